@@ -1,0 +1,27 @@
+"""Spiking policies trained on Gymnasium environments with Stable-Baselines3; names load when first used (PEP 562)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "SpikingPPO": "spiking_ppo",
+    "SpikingA2C": "spiking_a2c",
+    "LsnnPolicy": "policies",
+    "LifPolicy": "policies",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds ``name`` and return it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names without importing them."""
+    return __all__

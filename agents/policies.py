@@ -1,0 +1,347 @@
+"""SB3 policies whose actor is an LSNN and whose critic is an ordinary MLP on the observation."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    MlpExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from spikeloop.agents.encoders import encoder_for
+from spikeloop.spiking.lsnn import LSNN, RowLinear
+from spikeloop.spiking.network import ActionHead, Network, Normalizer, Readout
+from spikeloop.spiking.surrogate import Surrogate
+
+LSNN_OPTIONS = tuple(
+    name
+    for name in inspect.signature(LSNN.__init__).parameters
+    if name not in ("self", "encoder", "n_neurons", "surrogate", "generator")
+)
+
+
+def _default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
+    if isinstance(space, spaces.Dict):
+        return CombinedExtractor
+    return NatureCNN if is_image_space(space) else FlattenExtractor
+
+
+class LsnnPolicy(RecurrentActorCriticPolicy):
+    """Actor-critic policy with a recurrent spiking actor, for SpikingPPO and SpikingA2C.
+
+    The actor is features -> encoder -> LSNN layers -> leaky readout -> ``action_net``; its state is carried across
+    env steps. The critic is an MLP on the features (measured better than a spiking one; only the actor is deployed).
+    Vector, Dict and image observations go through SB3's features extractors.
+
+    Args:
+        observation_space: Observation space.
+        action_space: Action space: Box, Discrete, MultiDiscrete or MultiBinary.
+        lr_schedule: Learning rate schedule.
+        n_neurons: Neurons in each spiking layer.
+        encoder: ``direct``, ``population``, ``rate``, ``latency`` or ``delta``
+            (see :func:`~spikeloop.agents.encoders.encoder_for`).
+        encoder_kwargs: Options of the encoder.
+        surrogate: Name of the surrogate derivative, ``fast_sigmoid``, ``triangle`` or ``arctan``.
+        surrogate_kwargs: Its ``damping`` and ``width``.
+        net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]).
+        features_extractor_class: SB3 features extractor; chosen by the observation space if None.
+        optimizer_class: Optimizer; Adam runs fused with eps 1e-5 unless ``optimizer_kwargs`` says otherwise.
+        optimizer_kwargs: Its keyword arguments.
+        kwargs: Any option of :class:`~spikeloop.spiking.lsnn.LSNN` (``tau_m``, ``beta``, ``n_ticks``, ...) or of
+            SB3's ``ActorCriticPolicy`` (``activation_fn``, ``ortho_init``, ``log_std_init``, ...).
+
+    Raises:
+        TypeError: If an option belongs to neither.
+        ValueError: If a value is out of range.
+    """
+
+    recurrent_default = True
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        n_neurons: Sequence[int] = (64,),
+        encoder: str = "direct",
+        encoder_kwargs: Mapping[str, Any] | None = None,
+        surrogate: str = "fast_sigmoid",
+        surrogate_kwargs: Mapping[str, Any] | None = None,
+        net_arch: dict[str, list[int]] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self._own_arguments = dict(
+            n_neurons=tuple(n_neurons),
+            encoder=encoder,
+            encoder_kwargs=dict(encoder_kwargs or {}),
+            surrogate=surrogate,
+            surrogate_kwargs=dict(surrogate_kwargs or {}),
+            **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
+        )
+        self._own_arguments.setdefault("recurrent", self.recurrent_default)
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"eps": 1e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
+        # contrib's constructor would build LSTMs only to throw them away
+        ActorCriticPolicy.__init__(
+            self,
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch={"pi": [], "vf": [64, 64], **(net_arch or {})},
+            features_extractor_class=features_extractor_class or _default_extractor(observation_space),
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **kwargs,
+        )
+        self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
+        self._last_was_stateless = self._warned = False
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        arguments = dict(self._own_arguments)
+        encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
+        surrogate = Surrogate(arguments.pop("surrogate"), **arguments.pop("surrogate_kwargs"))
+        self.lstm_actor = LSNN(encoder, surrogate=surrogate, **arguments)
+        super()._build(lr_schedule)
+        if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
+            # summed in one order whatever the batch, so that a rollout's log-probabilities come out again exactly
+            rows = RowLinear(self.action_net.in_features, self.action_net.out_features)
+            rows.weight, rows.bias = self.action_net.weight, self.action_net.bias
+            self.action_net = rows
+
+    def _build_mlp_extractor(self) -> None:
+        assert isinstance(self.net_arch, dict)
+        make = partial(MlpExtractor, activation_fn=self.activation_fn, device=self.device)
+        actor = make(self.lstm_actor.n_neurons[-1], {"pi": self.net_arch["pi"], "vf": []})
+        self.mlp_extractor = make(self.features_dim, {"pi": [], "vf": self.net_arch["vf"]})
+        self.mlp_extractor.policy_net, self.mlp_extractor.latent_dim_pi = actor.policy_net, actor.latent_dim_pi
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "share_features_extractor": self.share_features_extractor,
+            "normalize_images": self.normalize_images,
+            **self._own_arguments,
+        }
+
+    def initial_state(self, n_envs: int = 1) -> np.ndarray:
+        """Return the actor's resting packed state, shape (n_rows, n_envs, width)."""
+        return self.lstm_actor.initial_state(n_envs, self._key_rng)
+
+    def _distribution(
+        self, features: th.Tensor, state: th.Tensor, episode_starts: th.Tensor
+    ) -> tuple[Distribution, th.Tensor]:
+        """Run the actor for one env step without gradients: features (B, F) -> distribution and the new state."""
+        if self.device.type == "cpu":
+            arrays = self.lstm_actor.step(features.numpy(), state.numpy(), episode_starts.numpy())
+            y, new = (th.from_numpy(array) for array in arrays)
+        else:
+            with th.no_grad():
+                y, new = self.lstm_actor(features[None], state, episode_starts[None])
+            y = y[0]
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(y)), new
+
+    def _warn_if_state_is_dropped(self, stateless: bool) -> None:
+        if stateless and self._last_was_stateless and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "predict() was called again with neither state nor episode_start: every call starts from rest. "
+                "Pass the returned state back, as in `action, state = model.predict(obs, state, episode_start)`.",
+                stacklevel=3,
+            )
+        self._last_was_stateless = stateless
+
+    def _features(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
+        """Return the features of actor and critic, each (B, F)."""
+        features = self.extract_features(obs)
+        return (features, features) if self.share_features_extractor else features
+
+    def forward(
+        self,
+        obs: th.Tensor | dict[str, th.Tensor],
+        lstm_states: RNNStates,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNStates]:
+        """Sample actions in a rollout; call it without gradients.
+
+        Args:
+            obs: Observations, shape (B, ...).
+            lstm_states: ``pi[0]`` is the packed state, shape (n_rows, B, width); the critic has none.
+            episode_starts: 1 where a new episode begins, shape (B,).
+            deterministic: Take the most likely action.
+
+        Returns:
+            Actions (B, ...), values (B, 1), log-probabilities (B,), new states.
+        """
+        pi_features, vf_features = self._features(obs)
+        distribution, state = self._distribution(pi_features, lstm_states.pi[0], episode_starts)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        values = self.value_net(self.mlp_extractor.forward_critic(vf_features))
+        # contrib cuts the critic's state to pieces at timeouts; an empty one costs nothing
+        states = RNNStates((state,), (state[:0], state[:0]))
+        return actions.reshape((-1, *self.action_space.shape)), values, log_prob, states  # type: ignore[misc]
+
+    def get_distribution(
+        self, obs: Any, lstm_states: tuple[th.Tensor, ...], episode_starts: th.Tensor
+    ) -> tuple[Distribution, tuple[th.Tensor, ...]]:
+        """Return the action distribution and the new state, without gradients."""
+        distribution, state = self._distribution(self._features(obs)[0], lstm_states[0], episode_starts)
+        return distribution, (state,)
+
+    def predict_values(
+        self, obs: Any, lstm_states: tuple[th.Tensor, ...] = (), episode_starts: th.Tensor | None = None
+    ) -> th.Tensor:
+        """Return the critic's values, shape (B, 1); it has no state."""
+        return self.value_net(self.mlp_extractor.forward_critic(self._features(obs)[1]))
+
+    def evaluate_actions(
+        self, obs: Any, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Run the actor over sequences, with gradients.
+
+        Args:
+            obs: Observations of ``n_seq`` sequences of length L, one after the other, shape (n_seq * L, ...).
+            actions: Actions taken, shape (n_seq * L, ...).
+            lstm_states: ``pi[0]`` is the packed state at the start of each sequence, shape (n_rows, n_seq, width).
+            episode_starts: 1 where a new episode begins, shape (n_seq * L,).
+
+        Returns:
+            Values (n_seq * L, 1), log-probabilities and entropies (n_seq * L,).
+        """
+        pi_features, vf_features = self._features(obs)
+        state = lstm_states.pi[0]
+        n_seq = state.shape[1]
+        sequences = pi_features.reshape(n_seq, -1, pi_features.shape[-1]).transpose(0, 1)  # (L, n_seq, F)
+        y, _ = self.lstm_actor(sequences, state, episode_starts.reshape(n_seq, -1).transpose(0, 1))
+        latent = self.mlp_extractor.forward_actor(y.transpose(0, 1).flatten(0, 1))  # (n_seq * L, N)
+        distribution = self._get_action_dist_from_latent(latent)
+        values = self.value_net(self.mlp_extractor.forward_critic(vf_features))
+        return values, distribution.log_prob(actions), distribution.entropy()  # type: ignore[return-value]
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose actions; pass the returned state to the next call, and ``episode_start`` where an episode begins.
+
+        Args:
+            observation: One observation or a batch of them.
+            state: What the previous call returned; None starts from rest.
+            episode_start: Shape (B,), true where the state is to be cleared first.
+            deterministic: Take the most likely action.
+
+        Returns:
+            The actions, and the new state: a tuple of the packed state, shape (n_rows, B, width).
+        """
+        self._warn_if_state_is_dropped(state is None and episode_start is None)
+        self.set_training_mode(False)
+        obs, vectorized = self.obs_to_tensor(observation)
+        with th.no_grad():
+            features = self._features(obs)[0]
+            n_envs = len(features)
+            packed = self.initial_state(n_envs) if state is None else np.asarray(state[0], np.float32)
+            starts = np.zeros(n_envs) if episode_start is None else np.asarray(episode_start)
+            distribution, new = self._distribution(
+                features,
+                th.from_numpy(packed).to(self.device),
+                th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(self.device),
+            )
+            actions = distribution.get_actions(deterministic=deterministic).cpu().numpy()
+        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        if isinstance(self.action_space, spaces.Box):
+            if self.squash_output:
+                actions = self.unscale_action(actions)
+            else:
+                actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions if vectorized else actions.squeeze(axis=0), (new.cpu().numpy(),)
+
+    def to_network(
+        self, vec_normalize: VecNormalize | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Network:
+        """Return the actor as a value: normalisation, encoder, neurons, readout and action head.
+
+        Args:
+            vec_normalize: The VecNormalize the policy was trained behind, whose observation statistics become the
+                network's normaliser; None if it saw raw observations.
+            metadata: Text pairs to keep with the network.
+
+        Raises:
+            ValueError: If a part of the policy has no place in a Network: an observation that is not a vector, or
+                MLP layers after the spiking actor.
+        """
+        space = self.observation_space
+        if not isinstance(space, spaces.Box) or not isinstance(self.pi_features_extractor, FlattenExtractor):
+            raise ValueError(f"to_network() needs a vector observation (Box, flattened), the policy takes {space}")
+        if len(self.mlp_extractor.policy_net):
+            raise ValueError(f"to_network() needs net_arch pi=[], the policy has pi={self.net_arch['pi']}")  # type: ignore
+        assert isinstance(self.action_net, nn.Linear)
+        lsnn = self.lstm_actor
+        return Network(
+            encoder=lsnn.current_encoder(),
+            layers=lsnn.network_layers(),
+            readout=Readout(
+                self.action_net.weight.detach().cpu().numpy(),
+                self.action_net.bias.detach().cpu().numpy(),
+                tau_out=lsnn.tau_out,
+                count=lsnn.count,
+            ),
+            head=_action_head(self.action_space, self.squash_output),
+            normalizer=None if vec_normalize is None else _normalizer(vec_normalize),
+            n_ticks=lsnn.n_ticks,
+            dt=lsnn.dt,
+            latency=lsnn.latency,
+            metadata=metadata or {},
+        )
+
+
+class LifPolicy(LsnnPolicy):
+    """The same policy without recurrence: feed-forward layers of spiking neurons, state still carried."""
+
+    recurrent_default = False
+
+
+def _normalizer(vec_normalize: VecNormalize) -> Normalizer | None:
+    if not vec_normalize.norm_obs:
+        return None
+    rms = vec_normalize.obs_rms
+    if isinstance(rms, dict):
+        raise ValueError("to_network() needs a vector observation, VecNormalize holds statistics of a Dict")
+    return Normalizer(rms.mean.ravel(), rms.var.ravel(), vec_normalize.epsilon, vec_normalize.clip_obs)
+
+
+def _action_head(space: spaces.Space, squash: bool) -> ActionHead:
+    if isinstance(space, spaces.Discrete):
+        return ActionHead("discrete", (int(space.n),))
+    if isinstance(space, spaces.MultiDiscrete):
+        return ActionHead("multi_discrete", tuple(space.nvec.ravel()), space.shape)
+    if isinstance(space, spaces.MultiBinary):
+        return ActionHead("multi_binary", (2,) * int(np.prod(space.shape)), space.shape)
+    assert isinstance(space, spaces.Box)
+    return ActionHead("box", (1,) * int(np.prod(space.shape)), space.shape, space.low, space.high, squash)

@@ -1,0 +1,118 @@
+"""Rollout buffers that cut each environment's row into equal sequences, with the state at their start; no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+import torch as th
+from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
+from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamples, RNNStates
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+
+_COLUMNS = ("actions", "values", "log_probs", "advantages", "returns", "episode_starts")
+
+
+class Unpadded:
+    """The mask of a batch without padding.
+
+    sb3-contrib selects the unpadded entries of a tensor with ``x[mask > 1e-8]``; here that is ``x[...]``,
+    everything, which costs neither a copy nor an ``index_put`` in the backward pass.
+    """
+
+    def __gt__(self, other: float) -> EllipsisType:
+        """Select everything."""
+        return ...
+
+
+class _Chunks:
+    """What the two buffers below share.
+
+    Each environment's row of ``n_steps`` is cut into ``n_steps / seq_len`` chunks. A minibatch is a random set of
+    whole chunks, flattened chunk by chunk: entry ``c * seq_len + t`` is step ``t`` of chunk ``c``. Only the states
+    at chunk starts are kept.
+
+    Args:
+        seq_len: Steps per chunk, a divisor of the buffer's size; gradients do not pass beyond a chunk.
+        state_shape: ``(n_rows, width)`` of the packed state.
+    """
+
+    def __init__(self, *args: Any, seq_len: int, state_shape: tuple[int, int], **kwargs: Any):
+        self.seq_len = seq_len
+        self.state_shape = state_shape
+        super().__init__(*args, hidden_state_shape=(0, 0, 0, 0), **kwargs)  # type: ignore[call-arg]
+
+    def reset(self) -> None:
+        """Empty the buffer."""
+        super().reset()  # type: ignore[misc]
+        n_rows, width = self.state_shape
+        n_chunks = self.buffer_size // self.seq_len  # type: ignore[attr-defined]
+        self.start_states = np.zeros((self.n_envs, n_chunks, n_rows, width), np.float32)  # type: ignore[attr-defined]
+
+    def _keep_state(self, state: th.Tensor) -> None:
+        chunk, offset = divmod(self.pos, self.seq_len)  # type: ignore[attr-defined]
+        if offset == 0:
+            self.start_states[:, chunk] = state.transpose(0, 1).cpu().numpy()  # (n_envs, n_rows, width)
+
+    def _in_chunks(self, array: np.ndarray) -> th.Tensor:
+        """(n_steps, n_envs, ...) -> (n_envs * n_chunks, seq_len, ...)."""
+        array = np.swapaxes(array, 0, 1)
+        array = array.reshape(-1, self.seq_len, *array.shape[2:])
+        if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+            array = array.astype(np.float32)  # as SB3's own buffer does for the actions
+        return self.to_torch(array)  # type: ignore[attr-defined]
+
+    def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:
+        """Yield minibatches of about ``batch_size`` steps (all of them if None), in random order of chunks."""
+        assert self.full, "the rollout buffer must be full before sampling from it"  # type: ignore[attr-defined]
+        if not self.generator_ready:  # type: ignore[has-type]
+            self._columns = {name: self._in_chunks(getattr(self, name)) for name in _COLUMNS}
+            obs = self.observations  # type: ignore[attr-defined]
+            is_dict = isinstance(obs, dict)
+            self._obs = {k: self._in_chunks(v) for k, v in obs.items()} if is_dict else self._in_chunks(obs)
+            self._states = self.to_torch(self.start_states).flatten(0, 1)  # type: ignore[attr-defined]
+            self.generator_ready = True
+        n_chunks = len(self._states)
+        per_batch = max(1, (batch_size or n_chunks * self.seq_len) // self.seq_len)
+        order = th.randperm(n_chunks).to(self._states.device)
+        for ids in order.split(per_batch):
+            yield self._samples(ids)
+
+    def _samples(self, ids: th.Tensor) -> RecurrentRolloutBufferSamples:
+        def take(chunks: th.Tensor) -> th.Tensor:
+            return chunks.index_select(0, ids).flatten(0, 1)
+
+        column = {name: take(chunks) for name, chunks in self._columns.items()}
+        obs = {k: take(v) for k, v in self._obs.items()} if isinstance(self._obs, dict) else take(self._obs)
+        state = self._states.index_select(0, ids).transpose(0, 1)  # (n_rows, n_seq, width)
+        return RecurrentRolloutBufferSamples(
+            observations=obs,  # type: ignore[arg-type]
+            actions=column["actions"],
+            old_values=column["values"],
+            old_log_prob=column["log_probs"],
+            advantages=column["advantages"],
+            returns=column["returns"],
+            lstm_states=RNNStates((state,), ()),
+            episode_starts=column["episode_starts"],
+            mask=Unpadded(),  # type: ignore[arg-type]
+        )
+
+
+class ChunkedRolloutBuffer(_Chunks, RecurrentRolloutBuffer):
+    """Chunked buffer of array observations."""
+
+    def add(self, *args: Any, lstm_states: RNNStates, **kwargs: Any) -> None:
+        """Store one step of every environment; contrib's four LSTM states are not kept."""
+        self._keep_state(lstm_states.pi[0])
+        RolloutBuffer.add(self, *args, **kwargs)
+
+
+class ChunkedDictRolloutBuffer(_Chunks, RecurrentDictRolloutBuffer):
+    """Chunked buffer of Dict observations."""
+
+    def add(self, *args: Any, lstm_states: RNNStates, **kwargs: Any) -> None:
+        """Store one step of every environment; contrib's four LSTM states are not kept."""
+        self._keep_state(lstm_states.pi[0])
+        DictRolloutBuffer.add(self, *args, **kwargs)

@@ -1,0 +1,11 @@
+"""Reinforcement-learning tasks, registered in Gymnasium when this package is imported.
+
+`import spikeloop.envs` once and then `gym.make("spikeloop/CartPoleNoVel-v0")`, or, where no import can be written,
+`gym.make("spikeloop.envs:spikeloop/CartPoleNoVel-v0")`. Each task stands in a module of its own, whose docstring
+describes it.
+"""
+
+from spikeloop.envs import cartpole_no_vel, pendulum_no_vel  # noqa: F401  imported to register the tasks
+from spikeloop.envs.wrappers import HideVelocity
+
+__all__ = ["HideVelocity"]

@@ -1,0 +1,1 @@
+"""Command-line programs, each runnable as a file and as `spikeloop NAME`."""

@@ -1,0 +1,34 @@
+"""Spiking networks as values, and the engines that run and train them. Names load when first used (PEP 562)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "ActionHead": "network",
+    "Encoder": "network",
+    "Layer": "network",
+    "Network": "network",
+    "NeuronParameters": "network",
+    "Normalizer": "network",
+    "Readout": "network",
+    "Surrogate": "surrogate",
+    "Simulator": "simulator",
+    "Monitor": "monitor",
+    "LSNN": "lsnn",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds ``name`` and return it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names without importing them."""
+    return __all__

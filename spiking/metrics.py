@@ -1,0 +1,126 @@
+"""NeuroBench's complexity metrics (Yik et al. 2025, Nature Communications 16:1545, "Correctness and complexity metrics").
+
+    footprint             bytes of parameters and buffers, zero weights included
+    connection sparsity   zero weights / weights, over all layers
+    activation sparsity   1 - spikes / (neurons x ticks), over all layers, 1 if nothing ever spikes
+    synaptic operations   pairs of an activation and a synapse it reaches, per model execution:
+                          dense counts all, effective those with both nonzero;
+                          effective ones are accumulates (ACs) if the activations are binary (-1, 0, 1),
+                          multiply-accumulates (MACs) otherwise. Biases do not count.
+
+A model execution is one env step with all its ticks. Three readings of ours: the diagonal of ``w_rec`` counts as N zero
+weights, as it would in NeuroBench's harness. A current that is held over a step is projected once per step. The
+readout's filter and its linear map commute, so a spike that reaches the readout costs an AC per output, as in
+compartments that integrate and never fire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spikeloop.spiking.network import Layer, Network
+
+
+class SynapticOperations(NamedTuple):
+    """Synaptic operations per env step."""
+
+    effective_macs: float
+    effective_acs: float
+    dense: float
+
+
+def footprint(network: Network) -> int:
+    """Return the bytes that the network's arrays and the state of one environment take."""
+    return _array_bytes(network) + network.initial_state().nbytes
+
+
+def connection_sparsity(network: Network) -> float:
+    """Return the share of weights that are zero, the readout's included."""
+    weights = [network.readout.w_out, *(w for layer in network.layers for w in _weights(layer))]
+    return 1.0 - sum(np.count_nonzero(w) for w in weights) / sum(w.size for w in weights)
+
+
+def activation_sparsity(spike_counts: Sequence[np.ndarray], n_counted: int) -> float:
+    """Return the share of neurons and ticks without a spike.
+
+    Args:
+        spike_counts: Spikes of each neuron, one array (N,) per layer.
+        n_counted: Pairs of environment and tick over which they were counted.
+    """
+    return 1.0 - float(sum(c.sum() for c in spike_counts)) / (n_counted * sum(c.size for c in spike_counts))
+
+
+def synaptic_operations(
+    layers: Sequence[Layer],
+    spike_counts: Sequence[np.ndarray],
+    n_counted: int,
+    *,
+    n_ticks: int = 1,
+    x: np.ndarray | None = None,
+    w_out: np.ndarray | None = None,
+) -> SynapticOperations:
+    """Return the synaptic operations per env step, averaged over what was counted.
+
+    Args:
+        layers: The network's layers.
+        spike_counts: Spikes of each neuron, one array (N,) per layer.
+        n_counted: Pairs of environment and tick over which they were counted.
+        n_ticks: Ticks per env step.
+        x: Encoder output to average the input's cost over, shape (L, B, n_channels) or (L, n_ticks, B, n_channels);
+            None takes currents that are never zero, which is the worst case of a held input.
+        w_out: Readout weights, shape (n_outputs, N); None leaves the readout out.
+    """
+    per_step = [np.asarray(counts) * (n_ticks / n_counted) for counts in spike_counts]  # spikes per env step, (N,)
+    if x is None:
+        x = np.full((1, 1, layers[0].n_inputs), 0.5)
+    ticks_of_x = x.shape[1] if x.ndim == 4 else 1
+    n_steps = x.size // (x.shape[-1] * ticks_of_x)
+    active = (
+        np.count_nonzero(x.reshape(-1, x.shape[-1]), axis=0) / n_steps
+    )  # nonzero inputs per env step, (n_channels,)
+    of_input = _operations(active, layers[0].w_in)
+    binary = bool(np.all((x == 0) | (abs(x) == 1)))
+    dense = float(ticks_of_x * layers[0].w_in.size)
+    acs = of_input if binary else 0.0
+    for i, layer in enumerate(layers):
+        reached = [layer.w_rec, layers[i + 1].w_in if i + 1 < len(layers) else w_out]
+        for weights in (w for w in reached if w is not None):
+            acs += _operations(per_step[i], weights)
+            dense += n_ticks * weights.size
+    return SynapticOperations(0.0 if binary else of_input, acs, dense)
+
+
+def summary(
+    network: Network, spike_counts: Sequence[np.ndarray], n_counted: int, x: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return every metric of a network by name; arguments as in :func:`synaptic_operations`."""
+    operations = synaptic_operations(
+        network.layers, spike_counts, n_counted, n_ticks=network.n_ticks, x=x, w_out=network.readout.w_out
+    )
+    return {
+        "footprint": footprint(network),
+        "connection_sparsity": connection_sparsity(network),
+        "activation_sparsity": activation_sparsity(spike_counts, n_counted),
+        **operations._asdict(),
+    }
+
+
+def _operations(active: np.ndarray, weights: np.ndarray) -> float:
+    """Return how often nonzero presynaptic values, counts of shape (n_pre,), meet nonzero weights (n_post, n_pre)."""
+    return float(active @ np.count_nonzero(weights, axis=0))
+
+
+def _weights(layer: Layer) -> list[np.ndarray]:
+    return [layer.w_in] if layer.w_rec is None else [layer.w_in, layer.w_rec]
+
+
+def _array_bytes(part: Any) -> int:
+    if isinstance(part, np.ndarray):
+        return part.nbytes
+    if isinstance(part, tuple):
+        return sum(_array_bytes(item) for item in part)
+    return sum(_array_bytes(getattr(part, f.name)) for f in fields(part)) if is_dataclass(part) else 0

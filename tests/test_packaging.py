@@ -1,0 +1,70 @@
+"""What is installed is whole: versions, types, lazy imports, and a README whose examples run."""
+
+import importlib
+import importlib.metadata
+import importlib.resources
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ["spikeloop.agents", "spikeloop.envs", "spikeloop.hardware", "spikeloop.scripts", "spikeloop.spiking"]
+README = (ROOT / "README.md").read_text("utf-8")
+README_EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_version_is_that_of_pyproject_and_has_a_changelog_entry():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert importlib.metadata.version("spikeloop") == project["version"]
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_is_typed(package):
+    assert importlib.resources.files(package).joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_resolve(package):
+    module = importlib.import_module(package)
+    for name in getattr(module, "__all__", ()):
+        assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("package", "heavy"),
+    [
+        ("spikeloop.agents", {"torch", "numba", "gymnasium", "stable_baselines3", "sb3_contrib"}),
+        ("spikeloop.envs", {"torch", "stable_baselines3", "pygame"}),
+        ("spikeloop.hardware", {"torch", "numba", "gymnasium", "stable_baselines3"}),
+        ("spikeloop.spiking", {"torch", "numba", "gymnasium", "stable_baselines3"}),
+    ],
+)
+def test_import_loads_nothing_heavy(package, heavy):
+    assert modules_loaded_by(package) & heavy == set()
+
+
+def test_only_the_torch_half_of_spiking_loads_torch():
+    """The simulator and the chip run without torch, whose import alone takes seconds."""
+    modules = [
+        f"{package}.{path.stem}"
+        for package in ("spikeloop.spiking", "spikeloop.hardware")
+        for path in sorted((ROOT / package.removeprefix("spikeloop.")).glob("[!_]*.py"))
+        if path.stem not in ("lsnn", "surrogate")
+    ]
+    assert "torch" not in modules_loaded_by(*modules)
+
+
+@pytest.mark.parametrize("example", README_EXAMPLES)
+def test_readme_example_runs(example, tmp_path):
+    subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True)
+
+
+def modules_loaded_by(*modules: str) -> set[str]:
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
