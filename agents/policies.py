@@ -124,6 +124,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
         surrogate = Surrogate(arguments.pop("surrogate"), **arguments.pop("surrogate_kwargs"))
         self.lstm_actor = LSNN(encoder, surrogate=surrogate, **arguments)
+        # contrib sizes its LSTM buffers by these; SpikingPPO keeps the packed state in a buffer of its own
+        self.lstm_actor.num_layers = self.lstm_actor.hidden_size = 0
         super()._build(lr_schedule)
         if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
             # summed in one order whatever the batch, so that a rollout's log-probabilities come out again exactly

@@ -86,7 +86,7 @@ def _population(encoder: Encoder, obs: np.ndarray) -> np.ndarray:
     u /= encoder.widths
     u *= u
     u *= -0.5
-    return np.exp(u).astype(np.float32).reshape(*obs.shape[:2], -1)
+    return np.exp(u).astype(np.float32).reshape(*obs.shape[:2], encoder.n_channels)
 
 
 def _intensity(encoder: Encoder, obs: np.ndarray) -> np.ndarray:

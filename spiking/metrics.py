@@ -1,4 +1,4 @@
-"""NeuroBench's complexity metrics (Yik et al. 2025, Nature Communications 16:1545, "Correctness and complexity metrics").
+"""NeuroBench's complexity metrics (Yik et al. 2025, arXiv:2304.04640; neurobench's docs/metrics), from spike counts.
 
     footprint             bytes of parameters and buffers, zero weights included
     connection sparsity   zero weights / weights, over all layers
@@ -41,7 +41,7 @@ def footprint(network: Network) -> int:
 def connection_sparsity(network: Network) -> float:
     """Return the share of weights that are zero, the readout's included."""
     weights = [network.readout.w_out, *(w for layer in network.layers for w in _weights(layer))]
-    return 1.0 - sum(np.count_nonzero(w) for w in weights) / sum(w.size for w in weights)
+    return 1.0 - float(sum(np.count_nonzero(w) for w in weights)) / sum(w.size for w in weights)
 
 
 def activation_sparsity(spike_counts: Sequence[np.ndarray], n_counted: int) -> float:
@@ -74,7 +74,8 @@ def synaptic_operations(
             None takes currents that are never zero, which is the worst case of a held input.
         w_out: Readout weights, shape (n_outputs, N); None leaves the readout out.
     """
-    per_step = [np.asarray(counts) * (n_ticks / n_counted) for counts in spike_counts]  # spikes per env step, (N,)
+    n_steps = n_counted / n_ticks
+    per_step = [np.asarray(counts, dtype=np.float64) / n_steps for counts in spike_counts]  # spikes per env step, (N,)
     if x is None:
         x = np.full((1, 1, layers[0].n_inputs), 0.5)
     ticks_of_x = x.shape[1] if x.ndim == 4 else 1
