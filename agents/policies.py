@@ -62,6 +62,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         encoder_kwargs: Options of the encoder.
         surrogate: Name of the surrogate derivative, ``fast_sigmoid``, ``triangle`` or ``arctan``.
         surrogate_kwargs: Its ``damping`` and ``width``.
+        critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
+            whose observation does not tell the state.
         net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]).
         features_extractor_class: SB3 features extractor; chosen by the observation space if None.
         optimizer_class: Optimizer; Adam runs fused with eps 1e-5 unless ``optimizer_kwargs`` says otherwise.
@@ -87,6 +89,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         encoder_kwargs: Mapping[str, Any] | None = None,
         surrogate: str = "fast_sigmoid",
         surrogate_kwargs: Mapping[str, Any] | None = None,
+        critic_reads_actor: bool = False,
         net_arch: dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -99,6 +102,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             encoder_kwargs=dict(encoder_kwargs or {}),
             surrogate=surrogate,
             surrogate_kwargs=dict(surrogate_kwargs or {}),
+            critic_reads_actor=critic_reads_actor,
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
         self._own_arguments.setdefault("recurrent", self.recurrent_default)
@@ -121,6 +125,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
+        self.critic_reads_actor = arguments.pop("critic_reads_actor")
         encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
         surrogate = Surrogate(arguments.pop("surrogate"), **arguments.pop("surrogate_kwargs"))
         self.lstm_actor = LSNN(encoder, surrogate=surrogate, **arguments)
@@ -137,7 +142,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         assert isinstance(self.net_arch, dict)
         make = partial(MlpExtractor, activation_fn=self.activation_fn, device=self.device)
         actor = make(self.lstm_actor.n_neurons[-1], {"pi": self.net_arch["pi"], "vf": []})
-        self.mlp_extractor = make(self.features_dim, {"pi": [], "vf": self.net_arch["vf"]})
+        critic_dim = self.features_dim + self.critic_reads_actor * self.lstm_actor.n_neurons[-1]
+        self.mlp_extractor = make(critic_dim, {"pi": [], "vf": self.net_arch["vf"]})
         self.mlp_extractor.policy_net, self.mlp_extractor.latent_dim_pi = actor.policy_net, actor.latent_dim_pi
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -152,18 +158,24 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         """Return the actor's resting packed state, shape (n_rows, n_envs, width)."""
         return self.lstm_actor.initial_state(n_envs, self._key_rng)
 
-    def _distribution(
-        self, features: th.Tensor, state: th.Tensor, episode_starts: th.Tensor
-    ) -> tuple[Distribution, th.Tensor]:
-        """Run the actor for one env step without gradients: features (B, F) -> distribution and the new state."""
+    def _advance(self, features: th.Tensor, state: th.Tensor, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Run the actor for one env step without gradients: features (B, F) -> trace (B, N) and the new state."""
         if self.device.type == "cpu":
-            arrays = self.lstm_actor.step(features.numpy(), state.numpy(), episode_starts.numpy())
-            y, new = (th.from_numpy(array) for array in arrays)
-        else:
-            with th.no_grad():
-                y, new = self.lstm_actor(features[None], state, episode_starts[None])
-            y = y[0]
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(y)), new
+            y, new = self.lstm_actor.step(features.detach().numpy(), state.numpy(), episode_starts.numpy())
+            return th.from_numpy(y), th.from_numpy(new)
+        with th.no_grad():
+            y, new = self.lstm_actor(features[None], state, episode_starts[None])
+        return y[0], new
+
+    def _act(self, y: th.Tensor) -> Distribution:
+        """Return the action distribution for readout traces, shape (..., N)."""
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(y))
+
+    def _value(self, features: th.Tensor, y: th.Tensor) -> th.Tensor:
+        """Return the critic's values, shape (B, 1), for features (B, F) and readout traces (B, N)."""
+        if self.critic_reads_actor:
+            features = th.cat([features, y.detach()], dim=-1)
+        return self.value_net(self.mlp_extractor.forward_critic(features))
 
     def _warn_if_state_is_dropped(self, stateless: bool) -> None:
         if stateless and self._last_was_stateless and not self._warned:
@@ -199,26 +211,28 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             Actions (B, ...), values (B, 1), log-probabilities (B,), new states.
         """
         pi_features, vf_features = self._features(obs)
-        distribution, state = self._distribution(pi_features, lstm_states.pi[0], episode_starts)
+        y, state = self._advance(pi_features, lstm_states.pi[0], episode_starts)
+        distribution = self._act(y)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
-        values = self.value_net(self.mlp_extractor.forward_critic(vf_features))
-        # contrib cuts the critic's state to pieces at timeouts; an empty one costs nothing
-        states = RNNStates((state,), (state[:0], state[:0]))
+        values = self._value(vf_features, y)
+        # contrib cuts two critic states to pieces at timeouts; an empty one costs nothing
+        states = RNNStates((state,), (state, state[:0]))
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob, states  # type: ignore[misc]
 
     def get_distribution(
         self, obs: Any, lstm_states: tuple[th.Tensor, ...], episode_starts: th.Tensor
     ) -> tuple[Distribution, tuple[th.Tensor, ...]]:
         """Return the action distribution and the new state, without gradients."""
-        distribution, state = self._distribution(self._features(obs)[0], lstm_states[0], episode_starts)
-        return distribution, (state,)
+        y, state = self._advance(self._features(obs)[0], lstm_states[0], episode_starts)
+        return self._act(y), (state,)
 
-    def predict_values(
-        self, obs: Any, lstm_states: tuple[th.Tensor, ...] = (), episode_starts: th.Tensor | None = None
-    ) -> th.Tensor:
-        """Return the critic's values, shape (B, 1); it has no state."""
-        return self.value_net(self.mlp_extractor.forward_critic(self._features(obs)[1]))
+    def predict_values(self, obs: Any, lstm_states: tuple[th.Tensor, ...], episode_starts: th.Tensor) -> th.Tensor:
+        """Return the critic's values, shape (B, 1); the state, ``lstm_states[0]``, is the actor's."""
+        pi_features, vf_features = self._features(obs)
+        if not self.critic_reads_actor:
+            return self._value(vf_features, vf_features)
+        return self._value(vf_features, self._advance(pi_features, lstm_states[0], episode_starts)[0])
 
     def evaluate_actions(
         self, obs: Any, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
@@ -239,9 +253,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         n_seq = state.shape[1]
         sequences = pi_features.reshape(n_seq, -1, pi_features.shape[-1]).transpose(0, 1)  # (L, n_seq, F)
         y, _ = self.lstm_actor(sequences, state, episode_starts.reshape(n_seq, -1).transpose(0, 1))
-        latent = self.mlp_extractor.forward_actor(y.transpose(0, 1).flatten(0, 1))  # (n_seq * L, N)
-        distribution = self._get_action_dist_from_latent(latent)
-        values = self.value_net(self.mlp_extractor.forward_critic(vf_features))
+        y = y.transpose(0, 1).flatten(0, 1)  # (n_seq * L, N)
+        distribution = self._act(y)
+        values = self._value(vf_features, y)
         return values, distribution.log_prob(actions), distribution.entropy()  # type: ignore[return-value]
 
     def predict(
@@ -270,12 +284,12 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             n_envs = len(features)
             packed = self.initial_state(n_envs) if state is None else np.asarray(state[0], np.float32)
             starts = np.zeros(n_envs) if episode_start is None else np.asarray(episode_start)
-            distribution, new = self._distribution(
+            y, new = self._advance(
                 features,
                 th.from_numpy(packed).to(self.device),
                 th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(self.device),
             )
-            actions = distribution.get_actions(deterministic=deterministic).cpu().numpy()
+            actions = self._act(y).get_actions(deterministic=deterministic).cpu().numpy()
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:

@@ -77,7 +77,7 @@ class SpikingPPO(RecurrentPPO):
             state_shape=state_shape,
         )
         state = th.from_numpy(self.policy.initial_state(self.n_envs)).to(self.device)
-        self._last_lstm_states = RNNStates((state,), (state[:0], state[:0]))  # type: ignore[assignment]
+        self._last_lstm_states = RNNStates((state,), (state, state[:0]))  # type: ignore[assignment]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -79,10 +79,8 @@ def synaptic_operations(
     if x is None:
         x = np.full((1, 1, layers[0].n_inputs), 0.5)
     ticks_of_x = x.shape[1] if x.ndim == 4 else 1
-    n_steps = x.size // (x.shape[-1] * ticks_of_x)
-    active = (
-        np.count_nonzero(x.reshape(-1, x.shape[-1]), axis=0) / n_steps
-    )  # nonzero inputs per env step, (n_channels,)
+    steps_of_x = x.size // (x.shape[-1] * ticks_of_x)
+    active = np.count_nonzero(x.reshape(-1, x.shape[-1]), axis=0) / steps_of_x  # nonzero inputs per env step
     of_input = _operations(active, layers[0].w_in)
     binary = bool(np.all((x == 0) | (abs(x) == 1)))
     dense = float(ticks_of_x * layers[0].w_in.size)

@@ -108,9 +108,9 @@ class NeuronParameters:
             if np.any(array < 0) or (name == "v_th" and np.any(array == 0)):
                 raise ValueError(f"{me}.{name} must be {'> 0' if name == 'v_th' else '>= 0'}, found {array.min()}")
             _set(self, **{name: array})
-        refractory = np.asarray(self.refractory)
-        if not np.all(np.equal(np.mod(refractory, 1), 0)) or np.any(refractory < 0):
-            raise ValueError(f"{me}.refractory must be whole ticks >= 0, got {refractory!r}")
+        refractory = _array(me, "refractory", self.refractory, (n,), np.float64)
+        if np.any(refractory % 1) or np.any(refractory < 0) or np.any(refractory >= 2**24):
+            raise ValueError(f"{me}.refractory must be whole ticks >= 0 that float32 can count, got {refractory!r}")
         _set(self, refractory=_array(me, "refractory", refractory, (n,), np.int32))
         _choice(me, "reset", self.reset, ("subtract", "zero"))
         _choice(me, "adaptation", self.adaptation, ("threshold", "ahp"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -19,15 +19,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     A crash or a full disk leaves either the old file or the new one under ``path``, never half of one.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # mkstemp's would be readable by its owner only
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the rename itself reaches the disk with the folder
         folder = os.open(path.parent, os.O_RDONLY)
@@ -60,15 +60,15 @@ def load_parts(path: str | os.PathLike[str], kind: str, version: int, classes: t
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if "spikeloop" not in metadata:  # told before the tensors are read: they may be large, or not for numpy
+                raise ValueError(f"{path} is a safetensors file, but not one of spikeloop's")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from None
-    if "spikeloop" not in metadata:
-        raise ValueError(f"{path} is a safetensors file, but not one of spikeloop's")
     try:
         header = json.loads(metadata["spikeloop"])
         found_kind, found_version, tree = header["format"], header["format_version"], header["parts"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} has a damaged header") from None
     if found_kind != kind:
         raise ValueError(f"{path} holds a {found_kind!r}, not a {kind!r}")
@@ -76,7 +76,7 @@ def load_parts(path: str | os.PathLike[str], kind: str, version: int, classes: t
         raise ValueError(f"{path} has format version {found_version!r}; this spikeloop reads version {version}")
     try:
         return _from_tree(tree, tensors, {part.__name__: part for part in classes})
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} does not describe a {kind!r} ({type(error).__name__}: {error})") from None
 
 

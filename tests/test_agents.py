@@ -257,3 +257,18 @@ def test_an_unknown_policy_option_is_refused():
 def test_policies_are_registered_by_name():
     assert isinstance(small_model(policy="LsnnPolicy").policy, LsnnPolicy)
     assert small_model(policy="LifPolicy").policy.lstm_actor.network_layers()[0].w_rec is None
+
+
+def test_a_critic_that_reads_the_actor_has_its_memory():
+    model = small_model(policy_kwargs={"critic_reads_actor": True, "tau_out": 3.0})
+    buffer = collect(model)
+    batch = next(buffer.get())
+    values, _, _ = model.policy.evaluate_actions(
+        batch.observations, batch.actions.long().flatten(), batch.lstm_states, batch.episode_starts
+    )
+    np.testing.assert_allclose(values.flatten().detach(), batch.old_values, atol=1e-5)
+    obs, starts = th.zeros(3, 3), th.zeros(3)
+    rest = th.zeros_like(model._last_lstm_states.pi[0])
+    carried = model.policy.predict_values(obs, model._last_lstm_states.vf, starts)
+    assert not th.equal(carried, model.policy.predict_values(obs, (rest,), starts))
+    model.learn(200)

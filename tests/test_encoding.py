@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from spikeloop.spiking.encoding import encode, new_keys
 from spikeloop.spiking.network import ENCODERS, Encoder
 
@@ -153,6 +154,13 @@ def test_delta_follows_its_equations(sequence):
             assert end[0, env, dim] == level
 
 
+def test_a_change_of_exactly_the_threshold_is_no_event():
+    encoder = Encoder("delta", 1, threshold=0.25)
+    for value in (0.25, -0.25):
+        x, _ = encode(encoder, np.full((1, 1, 1), value), np.zeros((1, 1, 1)), None, 3)
+        assert x.max() == 0.0
+
+
 def test_delta_level_tracks_a_held_observation_to_within_the_threshold():
     encoder = make_encoder("delta")
     obs = np.tile(np.array([2.0, -1.5, 0.1], dtype=np.float32), (1, 1, 1))
@@ -187,7 +195,9 @@ def test_keys_are_exact_in_float32_and_their_generator_has_full_period():
     memory = make_memory(encoder, 3)
     memory[0, :, 0] = [0, 1, 2**24 - 1]
     _, end = encode(encoder, np.zeros((1, 3, N_OBS)), memory, None, 1)
-    expected = [(int(k) * int(encoding._KEY_MULTIPLIER) + int(encoding._KEY_INCREMENT)) % 2**24 for k in memory[0, :, 0]]
+    expected = [
+        (int(k) * int(encoding._KEY_MULTIPLIER) + int(encoding._KEY_INCREMENT)) % 2**24 for k in memory[0, :, 0]
+    ]
     assert end[0, :, 0].tolist() == expected
 
 

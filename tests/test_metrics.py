@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from spikeloop.spiking.metrics import (
     activation_sparsity,
     connection_sparsity,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Layer, NeuronParameters
 
@@ -64,6 +65,7 @@ def test_arrays_that_do_not_belong_together_are_refused():
 def plotting():
     pytest.importorskip("matplotlib")
     from matplotlib import pyplot as plt
+
     from spikeloop.spiking import plotting
 
     yield plotting
@@ -115,7 +117,10 @@ def test_traces_need_membranes(plotting):
 
 def test_learning_curve_is_the_mean_of_the_seeds(plotting):
     (ax,) = plotting.new_axes()
-    runs = [(np.array([0.0, 1e4, 2e4]), np.array([0.0, 10.0, 20.0])), (np.array([0.0, 2e4, 3e4]), np.array([4.0, 4, 9]))]
+    runs = [
+        (np.array([0.0, 1e4, 2e4]), np.array([0.0, 10.0, 20.0])),
+        (np.array([0.0, 2e4, 3e4]), np.array([4.0, 4, 9])),
+    ]
     plotting.learning_curve(ax, runs, label="SpikingPPO")
     plotting.learning_curve(ax, runs[:1], label="one seed")
     mean = ax.lines[0]
@@ -126,6 +131,8 @@ def test_learning_curve_is_the_mean_of_the_seeds(plotting):
     assert band[:, 1].max() == pytest.approx(12 + spread)
     assert len(ax.collections) == 1  # no band for one seed
     assert ax.lines[0].get_color() != ax.lines[1].get_color()
+    ax.figure.canvas.draw()
+    assert "20k" in [label.get_text() for label in ax.get_xticklabels()]
 
 
 def test_progress_file_of_sb3_is_read_where_both_columns_stand(plotting, tmp_path):

@@ -1,0 +1,134 @@
+"""Training throughput on the CartPole preset: ours, SB3's MLP and LSTM policies, and other spiking libraries in SB3.
+
+Every agent runs in this process, with the same environment and hyperparameters, in alternating blocks of env steps;
+the figure is the median over the blocks. An update belongs to the block that collected its rollout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+N_TICKS = 8  # ticks per env step of the spiking features extractors, whose state is rebuilt on every step
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``spikeloop benchmark train``."""
+    parser.add_argument("--blocks", type=int, default=7, help="blocks per agent (default 7)")
+    parser.add_argument("--steps", type=int, default=1024, help="env steps per block (default 1024)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print env steps per second of every agent and our ratio to it."""
+    import torch
+
+    torch.set_num_threads(1)
+    agents = {name: make() for name, make in _agents(args.seed).items()}
+    speeds: dict[str, list[float]] = {name: [] for name in agents}
+    for agent in agents.values():
+        agent.learn(args.steps)  # compiles, allocates
+    for _ in range(args.blocks):
+        for name, agent in agents.items():
+            begin = time.perf_counter()
+            agent.learn(args.steps)
+            speeds[name].append(args.steps / (time.perf_counter() - begin))
+    ours = np.array(speeds["SpikingPPO LsnnPolicy"])
+    print(f"CartPole-v1, preset of spiking_ppo, {args.blocks} blocks of {args.steps} env steps, seed {args.seed}, 1 thread")
+    print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it")
+    for name, values in speeds.items():
+        ratio = np.median(ours / np.array(values))
+        print(f"{name:42s} {np.median(values):8.0f} {min(values):7.0f} {max(values):7.0f} {ratio:10.2f}")
+
+
+def _agents(seed: int) -> dict[str, Callable[[], Any]]:
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from spikeloop.agents import SpikingPPO
+
+    preset, policy_kwargs = _cartpole_preset()
+
+    def env() -> VecNormalize:
+        return VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=seed), norm_reward=False, gamma=preset["gamma"])
+
+    common = {**preset, "seed": seed, "device": "cpu"}
+    fused = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
+    agents: dict[str, Callable[[], Any]] = {
+        "SpikingPPO LsnnPolicy": lambda: SpikingPPO("LsnnPolicy", env(), policy_kwargs=policy_kwargs, **common),
+        "SB3 PPO MlpPolicy": lambda: PPO("MlpPolicy", env(), **common),
+        "SB3 PPO MlpPolicy, fused Adam": lambda: PPO("MlpPolicy", env(), policy_kwargs=fused, **common),
+        "sb3-contrib RecurrentPPO MlpLstmPolicy": lambda: RecurrentPPO("MlpLstmPolicy", env(), **common),
+    }
+    for library, extractor in _spiking_extractors().items():
+        kwargs = {"features_extractor_class": extractor, "net_arch": {"pi": [], "vf": [64, 64]}}
+        agents[f"{library} extractor, T={N_TICKS}, SB3 PPO"] = lambda kwargs=kwargs: PPO(
+            "MlpPolicy", env(), policy_kwargs=kwargs, **common
+        )
+    return agents
+
+
+def _cartpole_preset() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the CartPole preset as keyword arguments of an SB3 algorithm, and our policy's."""
+    from pathlib import Path
+
+    import yaml
+
+    from spikeloop import agents
+
+    path = Path(list(agents.__path__)[0]) / "hyperparams" / "spiking_ppo.yml"
+    preset = yaml.safe_load(path.read_text())["CartPole-v1"]
+    keys = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef")
+    # the schedules do not change the cost of a step
+    return {**{key: preset[key] for key in keys}, "learning_rate": 1e-3}, preset.get("policy_kwargs", {})
+
+
+def _spiking_extractors() -> dict[str, type]:
+    """Return features extractors of 64 LIF neurons written with other libraries, those that are installed."""
+    import torch
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from torch import nn
+
+    found: dict[str, type] = {}
+    try:
+        import snntorch
+
+        class SnnTorchExtractor(BaseFeaturesExtractor):
+            def __init__(self, observation_space: Any):
+                super().__init__(observation_space, 64)
+                self.linear = nn.Linear(observation_space.shape[0], 64)
+                self.lif = snntorch.Leaky(beta=0.78)
+
+            def forward(self, obs: torch.Tensor) -> torch.Tensor:
+                membrane, total, current = self.lif.init_leaky(), 0.0, self.linear(obs)
+                for _ in range(N_TICKS):
+                    spikes, membrane = self.lif(current, membrane)
+                    total = total + spikes
+                return total / N_TICKS
+
+        found["snnTorch"] = SnnTorchExtractor
+    except ImportError:
+        pass
+    try:
+        from spikingjelly.activation_based import functional, neuron
+
+        class SpikingJellyExtractor(BaseFeaturesExtractor):
+            def __init__(self, observation_space: Any):
+                super().__init__(observation_space, 64)
+                self.linear = nn.Linear(observation_space.shape[0], 64)
+                self.lif = neuron.LIFNode(tau=4.0, step_mode="m")
+
+            def forward(self, obs: torch.Tensor) -> torch.Tensor:
+                functional.reset_net(self.lif)
+                return self.lif(self.linear(obs).expand(N_TICKS, -1, -1)).mean(0)
+
+        found["SpikingJelly"] = SpikingJellyExtractor
+    except ImportError:
+        pass
+    return found

@@ -1,0 +1,58 @@
+"""`spikeloop COMMAND ...`: runs the scripts of this folder by name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterable
+
+COMMANDS = {
+    "train": "train a spiking policy, with RL Zoo's options, and resume a training that was cut short",
+    "rollout": "run a trained policy, print its return, record a video or a raster of its spikes",
+}
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be done; the message is one line and says why."""
+
+
+def did_you_mean(what: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for an unknown name, with the nearest known one."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"unknown {what} {name!r}; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}")
+
+
+def run(command: str, script: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run a script and return its exit status: 2 with one line for a wrong request, 130 for Ctrl-C."""
+    try:
+        return script(argv)
+    except UsageError as error:
+        print(f"spikeloop {command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"spikeloop {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def main() -> int:
+    """Run the command named by the first argument."""
+    command, *argv = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print("usage: spikeloop COMMAND ...\n\ncommands:")
+        print(*(f"  {name:<9} {text}" for name, text in COMMANDS.items()), sep="\n")
+        print("\n`spikeloop COMMAND --help` explains a command, `spikeloop --version` prints the version.")
+        return 0
+    if command == "--version":
+        print(importlib.metadata.version("spikeloop"))
+        return 0
+    if command not in COMMANDS:
+        print(f"spikeloop: error: {did_you_mean('command', command, COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"spikeloop.scripts.{command}").main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

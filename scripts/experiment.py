@@ -1,0 +1,306 @@
+"""RL Zoo's experiment, with what it lacks: exact resuming, checks before and during training, and its outputs."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from rl_zoo3 import ALGOS as ZOO_ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from spikeloop.agents.callbacks import (
+    CheckFinite,
+    Checkpoints,
+    EpisodeLog,
+    NonFiniteError,
+    TrainingStopped,
+    cut_logs,
+    read_episodes,
+)
+from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
+from spikeloop.agents.registry import ALGOS, hyperparams_file
+from spikeloop.scripts.cli import did_you_mean
+from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK
+
+# What RL Zoo takes out of the hyperparameters before they reach the algorithm.
+ZOO_HYPERPARAMS = {
+    "callback",
+    "env_kwargs",
+    "env_wrapper",
+    "frame_stack",
+    "monitor_kwargs",
+    "n_envs",
+    "n_timesteps",
+    "noise_std",
+    "noise_type",
+    "normalize",
+    "vec_env_wrapper",
+}
+SMOOTHED_OVER = 100  # episodes, as SB3's own rollout/ep_rew_mean
+
+
+def seed_after(seed: int, num_timesteps: int) -> int:
+    """Return the seed of the environments of a run that resumes: always the same, never one already used."""
+    return int(np.random.SeedSequence((seed, num_timesteps)).generate_state(1)[0] >> 1)
+
+
+class Experiment(ExperimentManager):
+    """One training run.
+
+    Args:
+        args: RL Zoo's arguments.
+        settings: What the checkpoint keeps to build the run again: its ``argv`` and ``checkpoint_freq``; this adds
+            ``seed`` and ``hyperparams``.
+        folder: Run folder to go on with.
+        state: Its checkpoint.
+        kwargs: RL Zoo's keyword arguments.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        settings: dict[str, Any],
+        folder: Path | None,
+        state: Mapping[str, Any] | None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        if not kwargs.get("config") and self.algo in ALGOS:
+            self.config = str(hyperparams_file(self.algo))
+        if folder is not None:
+            self.save_path, self.params_path = str(folder), str(folder / self.env_name)
+        self.settings = {"seed": self.seed, **settings}
+        self.state = state
+        self.folder = Path(self.save_path)
+        self.checkpoints: Checkpoints | None = None
+        self.interrupts = 0
+        self.saved = True
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the hyperparameters twice, to be used and to be saved; those of the run if it goes on."""
+        if self.state is not None:
+            return deepcopy(self.settings["hyperparams"]), self.settings["hyperparams"]
+        hyperparams, saved = super().read_hyperparameters()
+        check_hyperparameters(ZOO_ALGOS[self.algo], hyperparams)
+        self.settings["hyperparams"] = deepcopy(dict(saved))
+        return hyperparams, saved
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """Build the model and its environments, and put them where the checkpoint was if the run goes on."""
+        if self.state is not None:
+            cut_logs(self.folder, self.state["logs"])
+        results = super().setup_experiment()
+        if self.state is not None:
+            assert results is not None and self.checkpoints is not None
+            model = results[0]
+            self.checkpoints.restore(model, self.state)
+            self._continue_tensorboard(model)
+            print(f"Going on from step {model.num_timesteps}")
+        return results
+
+    def create_callbacks(self) -> None:
+        """Add our callbacks to RL Zoo's."""
+        super().create_callbacks()
+        if self.optimize_hyperparameters:
+            return
+        self.callbacks.append(EpisodeLog(self.folder / EPISODES, resume=self.state is not None))
+        if self.algo in ALGOS or issubclass(ZOO_ALGOS[self.algo], OnPolicyAlgorithm):
+            self.checkpoints = Checkpoints(
+                self.folder / CHECKPOINT,
+                self.settings["checkpoint_freq"],
+                self.settings,
+                evaluations=[callback for callback in self.callbacks if isinstance(callback, EvalCallback)],
+            )
+            self.callbacks.append(self.checkpoints)
+        else:
+            print(f"No {CHECKPOINT}: it would have to hold the replay buffer of {self.algo}; RL Zoo has --save-freq")
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Create the environments; those of a run that goes on continue its monitor files."""
+        goes_on = self.state is not None and not eval_env
+        if goes_on:
+            self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
+            starts = [_monitor_start(self.folder / f"{i}.monitor.csv") for i in range(n_envs)]
+        # Ctrl-C reaches the whole process group, but worker processes must live until the checkpoint is taken.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            env = super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        if goes_on:
+            for i, start in enumerate(starts):
+                env.env_method("set_wrapper_attr", "t_start", start, indices=i)
+        return env
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        name = self.env_name.gym_id + (" (evaluation)" if eval_env else "")
+        return super()._maybe_normalize(CheckFinite(env, name), eval_env)
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if self.state is None:
+            super()._save_config(saved_hyperparams)
+
+    def _continue_tensorboard(self, model: BaseAlgorithm) -> None:
+        folder = self.state["tensorboard"]  # type: ignore[index]
+        if folder is None:
+            return
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        tensorboard = TensorBoardOutputFormat(folder)
+        tensorboard.writer.close()
+        tensorboard.writer = SummaryWriter(folder, purge_step=model.num_timesteps + 1)  # hides what comes again
+        model.set_logger(Logger(folder, [*([HumanOutputFormat(sys.stdout)] if self.verbose else []), tensorboard]))
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train; whatever goes wrong from here on ends the process with a status of its own.
+
+        Raises:
+            SystemExit: 130 after Ctrl-C, 1 after a failure.
+        """
+        learner: Any = model
+        if self.state is not None:
+            self.n_timesteps -= model.num_timesteps
+            learn = partial(model.learn, reset_num_timesteps=False)
+            learner = SimpleNamespace(learn=learn, env=model.env, policy=model.policy)
+        handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        try:
+            super().learn(learner)
+        except TrainingStopped:
+            pass
+        except NonFiniteError as error:
+            self._fail(f"{error} at step {model.num_timesteps + model.n_envs}")
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._fail(f"training stopped: {error}")
+            traceback.print_exc()
+            raise SystemExit(1) from None
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            self._draw_learning_curve()
+        if self.checkpoints is None:
+            return
+        if self.interrupts:
+            print(f"interrupted at step {model.num_timesteps}; {self._kept()}", file=sys.stderr)
+            raise SystemExit(130)
+        self.saved = self.checkpoints.save()
+
+    def _on_interrupt(self, signum: int, frame: Any) -> None:
+        self.interrupts += 1
+        if self.checkpoints is None or self.interrupts > 1:
+            raise KeyboardInterrupt
+        self.checkpoints.stop_requested = True
+        print("finishing this update, then saving; Ctrl-C again stops at once", file=sys.stderr)
+
+    def _fail(self, message: str) -> None:
+        raise SystemExit(f"{message}; {self._kept()}")
+
+    def _kept(self) -> str:
+        if self.checkpoints is None or self.checkpoints.saved_at is None:
+            return "there is no checkpoint"
+        step = self.checkpoints.saved_at
+        return f"{self.checkpoints.path} holds step {step}, go on with: spikeloop train --resume {self.folder}"
+
+    def _draw_learning_curve(self) -> None:
+        from spikeloop.spiking.plotting import learning_curve, new_axes
+
+        steps, returns = read_episodes(self.folder / EPISODES)
+        if not len(steps):
+            return
+        totals = np.concatenate([[0.0], np.cumsum(returns)])
+        stop = np.arange(1, len(totals))
+        start = np.maximum(stop - SMOOTHED_OVER, 0)
+        try:
+            ax = new_axes()[0]
+        except ImportError as error:
+            print(f"{CURVE} not drawn: {error}", file=sys.stderr)
+            return
+        learning_curve(ax, [(steps, (totals[stop] - totals[start]) / (stop - start))])
+        ax.figure.savefig(self.folder / CURVE)
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """Save the model and, of a spiking policy, the network.
+
+        Raises:
+            SystemExit: 130 after Ctrl-C, 1 if something could not be saved.
+        """
+        try:
+            super().save_trained_model(model)
+            self._save_network(model)
+        except OSError as error:
+            self._fail(f"model not saved: {error}")
+        if self.interrupts or not self.saved:
+            raise SystemExit(130 if self.interrupts else 1)
+
+    def _save_network(self, model: BaseAlgorithm) -> None:
+        policy = model.policy
+        if not isinstance(policy, LsnnPolicy):
+            return
+        metadata = {
+            "algo": self.algo,
+            "env": self.env_name.gym_id,
+            "env_kwargs": json.dumps(self.env_kwargs, default=str),
+            "seed": str(self.settings["seed"]),
+            "num_timesteps": str(model.num_timesteps),
+        }
+        try:
+            network = policy.to_network(model.get_vec_normalize_env(), metadata)
+        except ValueError as error:
+            print(f"{NETWORK} not written: {error}", file=sys.stderr)
+            return
+        network.save(self.folder / NETWORK)
+
+
+def _monitor_start(path: Path) -> float:
+    """Return the time a monitor file counts from."""
+    with path.open(encoding="utf-8") as file:
+        return json.loads(file.readline().lstrip("#"))["t_start"]
+
+
+def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[str, Any]) -> None:
+    """Refuse a hyperparameter, policy or policy argument that the algorithm does not know.
+
+    Raises:
+        ValueError: Naming it, and the nearest known one.
+    """
+    known = (_arguments(algorithm) | ZOO_HYPERPARAMS) - {"env"}
+    for name in hyperparams:
+        if name not in known:
+            raise ValueError(did_you_mean("hyperparameter", name, known))
+    policy = hyperparams.get("policy")
+    if not isinstance(policy, str) or "." in policy:
+        return
+    if policy not in algorithm.policy_aliases:
+        raise ValueError(did_you_mean("policy", policy, algorithm.policy_aliases))
+    policy_class = algorithm.policy_aliases[policy]
+    known = _arguments(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, LsnnPolicy) else set())
+    policy_kwargs = hyperparams.get("policy_kwargs")
+    for name in policy_kwargs if isinstance(policy_kwargs, dict) else ():
+        if name not in known:
+            raise ValueError(did_you_mean("policy argument", name, known))
+
+
+def _arguments(cls: type) -> set[str]:
+    """Return the names a constructor takes, those it hands on to its base classes included."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        parameters = inspect.signature(base).parameters.values() if "__init__" in vars(base) else ()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names

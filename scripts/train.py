@@ -1,0 +1,111 @@
+"""Train a policy with RL Zoo; a run that was cut short goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from spikeloop.agents.registry import ALGOS, register_with_zoo
+from spikeloop.scripts.cli import UsageError, did_you_mean, run
+from spikeloop.scripts.run_folder import CHECKPOINT
+
+EPILOG = """\
+Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3.train --help` lists all), such as
+  --env ID                   environment id (default: CartPole-v1)
+  -n, --n-timesteps N        training budget in env steps
+  --seed N                   seed of all random numbers
+  --hyperparams NAME:VALUE   overwrite hyperparameters, for example n_envs:4 "policy_kwargs:dict(tau_m=8)"
+  --conf-file FILE           hyperparameters of your own, in RL Zoo's format
+  -f, --log-folder FOLDER    where runs are kept (default: logs)
+  --eval-freq N              env steps between evaluations (default: 25000)
+  --tensorboard-log FOLDER   log to TensorBoard
+  --progress                 progress bar
+A wrong setting is answered in one line; `python -X dev` shows where it was found.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script and return its exit status."""
+    return run("train", train, sys.argv[1:] if argv is None else argv)
+
+
+def train(argv: list[str]) -> int:
+    """Train as the arguments say."""
+    args, zoo_argv = _parser().parse_known_args(argv)
+    if args.resume is not None:
+        if args.algo or zoo_argv:
+            raise UsageError(f"--resume takes all settings from the run, remove {(args.algo or zoo_argv[0])!r}")
+        if not (args.resume / CHECKPOINT).is_file():
+            raise UsageError(f"{args.resume} holds no {CHECKPOINT} to go on from")
+    zoo = _import_zoo()
+    from spikeloop.agents.callbacks import read_checkpoint
+    from spikeloop.scripts.experiment import Experiment, seed_after
+
+    state: dict[str, Any] | None = None
+    if args.resume is None:
+        algo = args.algo or "spiking_ppo"
+        if algo not in zoo.ALGOS:
+            raise UsageError(did_you_mean("algorithm", algo, zoo.ALGOS))
+        zoo_argv = ["--algo", algo, *zoo_argv]
+        settings = {"argv": zoo_argv, "checkpoint_freq": args.checkpoint_freq or 10_000}
+    else:
+        try:
+            state = read_checkpoint(args.resume / CHECKPOINT)
+        except ValueError as error:
+            raise UsageError(error) from None
+        settings = state["run"]
+        settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
+        zoo_argv = [*settings["argv"], "--seed", str(seed_after(settings["seed"], state["num_timesteps"]))]
+    zoo.ExperimentManager = partial(Experiment, settings=settings, folder=args.resume, state=state)
+    sys.argv = ["spikeloop train", *zoo_argv]  # where RL Zoo looks for its options
+    try:
+        zoo.train()
+    except Exception as error:  # only from before the first step: Experiment answers for what comes later
+        if sys.flags.dev_mode:
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise UsageError(kind + " ".join(str(error).split())) from None
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "spikeloop train",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    names = ", ".join(ALGOS)
+    parser.add_argument("--algo", help=f"{names} (default: {next(iter(ALGOS))}), or any of RL Zoo's")
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with the run in this folder")
+    parser.add_argument(
+        "--checkpoint-freq", metavar="N", type=_positive, help="env steps between checkpoints (default: 10000)"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _import_zoo() -> Any:
+    """Import RL Zoo with our algorithms and environments in it, and return its ``train`` module."""
+    try:
+        import rl_zoo3.train
+    except ImportError as error:
+        raise UsageError(f'training needs RL Zoo ({error}): pip install "spikeloop[zoo]"') from None
+    import spikeloop.envs  # noqa: F401  registers our tasks
+
+    register_with_zoo()
+    return rl_zoo3.train
+
+
+if __name__ == "__main__":
+    sys.exit(main())

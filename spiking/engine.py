@@ -1,0 +1,302 @@
+"""Runs the kernels over the layers of a network, forward and backward: numpy arrays in and out, no torch.
+
+Weights come pre x post, ``w_in`` (n_inputs, N) and ``w_rec`` (N, N): the kernels add rows of presynaptic neurons.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from spikeloop.spiking import kernels
+from spikeloop.spiking.network import LAYER_ROWS, NeuronParameters, decay
+from spikeloop.spiking.surrogate import Surrogate
+
+# Layers this small are done before a second thread has started: neurons x neurons x ticks x sequences.
+_SERIAL_WORK = 2_000_000
+_KEPT_BUFFERS = 4
+
+
+class Weights(NamedTuple):
+    """Weights of one layer as the kernels read them."""
+
+    w_in: np.ndarray  # (n_inputs, N)
+    bias: np.ndarray  # (N,)
+    w_rec: np.ndarray | None  # (N, N), pre x post; the diagonal counts as zero
+
+
+class Constants(NamedTuple):
+    """Constants of one layer as the kernels read them."""
+
+    n_neurons: int
+    rows: np.ndarray  # (len(kernels.CONSTANTS), padded N)
+    options: np.ndarray  # (len(kernels.OPTIONS),)
+
+
+class Timing(NamedTuple):
+    """What all layers share."""
+
+    n_ticks: int
+    dt: float
+    latency: int
+    tau_out: float
+    count: bool
+    held: bool  # the input is one row per step, not one per tick
+
+
+class Tape(NamedTuple):
+    """What the backward pass of one layer needs."""
+
+    x: np.ndarray
+    padded: Weights
+    constants: Constants
+    below: Spikes
+    start: np.ndarray
+    psi: np.ndarray
+    v_before: np.ndarray
+    spikes: Spikes
+
+
+class Spikes(NamedTuple):
+    """Spike lists: ``index[ptr[b, t + 1]:ptr[b, t + 2]]`` fired in sequence b on tick t; list 0 fired before."""
+
+    index: np.ndarray  # flat
+    ptr: np.ndarray  # (B, T + 2)
+
+
+def constants(
+    neurons: NeuronParameters, timing: Timing, layer: int, n_memory: int, last: bool, surrogate: Surrogate, dtype: Any
+) -> Constants:
+    """Return the constants of layer number ``layer``, whose rows of the state follow ``n_memory`` encoder rows."""
+    n = neurons.n_neurons
+    rows = np.zeros((len(kernels.CONSTANTS), _padded_size(n, dtype)), dtype=dtype)
+    rows[2] = 1  # a padding neuron has a threshold, and never a current
+    rows[0, :n] = decay(neurons.tau_m, timing.dt)
+    rows[1, :n] = decay(neurons.tau_a, timing.dt)
+    rows[2, :n] = neurons.v_th
+    rows[3, :n] = neurons.beta
+    rows[4, :n] = neurons.refractory
+    rows[5, :n] = surrogate.damping / neurons.v_th.astype(np.float64)
+    rows[6, :n] = 1 / (surrogate.width * neurons.v_th.astype(np.float64))
+    kappa = float(decay(timing.tau_out, timing.dt))
+    rows[7, :2] = kappa, 1 / timing.n_ticks if timing.count else 1 - kappa
+    options = dict(
+        n=n,
+        n_ticks=timing.n_ticks,
+        row=n_memory + len(LAYER_ROWS) * layer,
+        reset_zero=neurons.reset == "zero",
+        ahp=neurons.adaptation == "ahp",
+        refractory=bool(np.any(neurons.refractory)),
+        surrogate=surrogate.code,
+        latency=timing.latency,
+        count=timing.count,
+        last=last,
+        held=timing.held,
+    )
+    return Constants(n, rows, np.array([options[name] for name in kernels.OPTIONS], dtype=np.intp))
+
+
+def forward(
+    weights: Sequence[Weights],
+    layers: Sequence[Constants],
+    x: np.ndarray,
+    state: np.ndarray,
+    start: np.ndarray,
+    counts: Sequence[np.ndarray],
+    keep: bool = False,
+    n_threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray, list[Tape]]:
+    """Run a sequence.
+
+    Args:
+        weights: One per layer.
+        layers: One per layer.
+        x: Input, shape (B, L, n_inputs) where held, else (B, L * n_ticks, n_inputs).
+        state: Packed state, shape (n_rows, B, width); not modified.
+        start: 1 where the state is cleared before the step, uint8, shape (B, L).
+        counts: Spike counts that are added to, one per layer, int64, shape (N,).
+        keep: Keep what :func:`backward` needs.
+        n_threads: Threads to use at most.
+
+    Returns:
+        The readout trace at the end of each step, shape (B, L, N of the last layer), the new state, and the tape,
+        whose entries hold spikes even if not ``keep``.
+    """
+    dtype, n_batch = state.dtype, state.shape[1]
+    n_t = start.shape[1] * int(layers[0].options[1])
+    new_state = np.zeros_like(state)
+    n_memory = int(layers[0].options[2])
+    new_state[:n_memory] = state[:n_memory]
+    below = Spikes(_NO_SPIKES, _NO_PTR)
+    tapes = []
+    y = np.empty((n_batch, start.shape[1], layers[-1].rows.shape[1]), dtype)
+    empty = np.empty((n_batch, 1, 0), dtype)
+    for i, (layer, weight, count) in enumerate(zip(layers, weights, counts, strict=True)):
+        n, width = layer.n_neurons, layer.rows.shape[1]
+        padded = _padded(weight, width)
+        psi = _take((n_batch, n_t, width) if keep else (0, 0, 0), dtype)
+        v_before = _take((n_batch, n_t, width) if keep and layer.options[3] else (0, 0, 0), dtype)
+        spikes = Spikes(_take((n_batch * (n_t + 1) * n,), np.uint16), np.empty((n_batch, n_t + 2), np.int64))
+        arguments = (
+            keep, x if i == 0 else empty, padded.w_in, padded.bias, padded.w_rec, layer.rows, layer.options, *below, state,
+            start, new_state, y, psi, v_before, *spikes,
+        )  # fmt: skip
+        bounds = _bounds(n_batch, n * n * n_t * n_batch, n_threads)
+        if len(bounds) == 2:
+            kernels._forward_rows(0, n_batch, *arguments, count)
+        else:
+            partial = np.zeros((len(bounds) - 1, n), np.int64)
+            kernels._forward_threads(bounds, *arguments, partial)
+            count += partial.sum(0)
+        tapes.append(Tape(x if i == 0 else empty, padded, layer, below, start, psi, v_before, spikes))
+        below = spikes
+    return y[:, :, : layers[-1].n_neurons], new_state, tapes
+
+
+def backward(
+    tapes: Sequence[Tape],
+    grad_y: np.ndarray,
+    rate_grads: Sequence[np.ndarray | None],
+    want_x: bool = False,
+    n_threads: int = 1,
+) -> tuple[list[Weights], np.ndarray | None]:
+    """Go back through a sequence; the tape is used up.
+
+    Args:
+        tapes: What :func:`forward` returned.
+        grad_y: Gradient of the trace, shape (B, L, N of the last layer).
+        rate_grads: Per layer a gradient of every spike, shape (N,), or None.
+        want_x: Whether the gradient of the input is wanted.
+        n_threads: Threads to use at most.
+
+    Returns:
+        The gradients of the weights of each layer, and of x, or None.
+    """
+    grads: list[Weights] = []
+    grad_x = None
+    dtype = tapes[-1].psi.dtype
+    none = np.empty((0, 0, 0), dtype)
+    grad_z = none
+    grad_y = _pad_last(grad_y, tapes[-1].constants.rows.shape[1])
+    for i in range(len(tapes) - 1, -1, -1):
+        tape = tapes[i]
+        layer, padded = tape.constants, tape.padded
+        n, width = layer.n_neurons, layer.rows.shape[1]
+        n_batch, n_t = tape.psi.shape[:2]
+        rate_grad = np.zeros(width, dtype)
+        if rate_grads[i] is not None:
+            rate_grad[:n] = rate_grads[i]
+        w_rec = _packed(padded.w_rec, len(padded.w_rec), width, n)
+        w_in, grad_below, grad_rows = none, none, none
+        if i > 0:
+            below_width = tapes[i - 1].constants.rows.shape[1]
+            w_in = _packed(padded.w_in, len(padded.w_in), below_width, n)
+            grad_below = _take((n_batch, n_t, below_width), dtype)
+        elif want_x:
+            grad_rows = np.empty((*tape.x.shape[:2], width), dtype)
+        bounds = _bounds(n_batch, 2 * n * n * n_t * n_batch, n_threads)
+        n_chunks = len(bounds) - 1
+        g_in = np.zeros((n_chunks, *padded.w_in.shape), dtype)
+        g_rec = np.zeros((n_chunks, *padded.w_rec.shape), dtype)
+        g_bias = np.zeros((n_chunks, width), dtype)
+        arguments = (
+            tape.x, w_in, w_rec, layer.rows, layer.options, *tape.below, tape.start, tape.psi, tape.v_before, *tape.spikes,
+            grad_y, grad_z, rate_grad, grad_rows, grad_below,
+        )  # fmt: skip
+        if n_chunks == 1:
+            kernels._backward_rows(0, n_batch, *arguments, g_in[0], g_bias[0], g_rec[0])
+        else:
+            kernels._backward_threads(bounds, *arguments, g_in, g_bias, g_rec)
+        for g in (g_in, g_bias, g_rec):
+            for c in range(1, n_chunks):
+                g[0] += g[c]
+        if len(padded.w_rec):
+            np.fill_diagonal(g_rec[0], 0)
+        grads.append(Weights(g_in[0, :, :n], g_bias[0, :n], g_rec[0, :, :n] if len(padded.w_rec) else None))
+        if i == 0 and want_x:
+            grad_x = grad_rows[:, :, :n] @ padded.w_in[:, :n].T
+        _give_back(tape.psi, tape.v_before, tape.spikes.index, grad_z)
+        grad_z = grad_below
+    return grads[::-1], grad_x
+
+
+def _padded_size(n: int, dtype: Any) -> int:
+    step = kernels.panel(dtype)
+    return -(-n // step) * step
+
+
+def _pad_last(array: np.ndarray, width: int) -> np.ndarray:
+    """Return the array with its last axis padded with zeros, contiguous; itself if it is so already."""
+    if array.shape[-1] == width:
+        return np.ascontiguousarray(array)
+    padded = np.zeros((*array.shape[:-1], width), array.dtype)
+    padded[..., : array.shape[-1]] = array
+    return padded
+
+
+def _padded(weights: Weights, width: int) -> Weights:
+    w_rec = weights.w_rec
+    if w_rec is None:
+        w_rec = np.empty((0, width), weights.w_in.dtype)
+    else:
+        n = len(w_rec)
+        w_rec = _pad_last(w_rec, width)
+        if kernels.has_diagonal(w_rec[:, :n]):
+            w_rec = w_rec.copy()
+            np.fill_diagonal(w_rec, 0)
+    return Weights(_pad_last(weights.w_in, width), _pad_last(weights.bias, width), w_rec)
+
+
+def _packed(w: np.ndarray, n: int, width: int, n_post: int) -> np.ndarray:
+    if n == 0:
+        return np.empty((0, 0, 0), w.dtype)
+    step = kernels.panel(w.dtype)
+    packed = np.empty((width // step, n_post, step), w.dtype)
+    kernels._pack(w, n, w.shape[1], packed)
+    return packed
+
+
+_NO_SPIKES = np.empty(0, np.uint16)
+_NO_PTR = np.empty((0, 0), np.int64)
+_bounds_cache: dict[tuple[int, int], np.ndarray] = {}
+
+
+def _bounds(n_batch: int, work: int, n_threads: int) -> np.ndarray:
+    """Return the limits of the batch chunks, one per thread."""
+    n = 1 if work < _SERIAL_WORK else min(n_threads, n_batch)
+    if (n_batch, n) not in _bounds_cache:
+        _bounds_cache[n_batch, n] = np.arange(n + 1, dtype=np.intp) * n_batch // n
+    return _bounds_cache[n_batch, n]
+
+
+# Fresh pages cost as much as the kernels that fill them, so big buffers go round.
+_free: list[np.ndarray] = []
+
+
+def _take(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size < 1 << 16:
+        return np.empty(shape, dtype)
+    for i, buffer in enumerate(_free):
+        if size <= buffer.nbytes <= 4 * size:
+            try:
+                buffer = _free.pop(i)
+            except IndexError:  # another thread was faster
+                break
+            if size <= buffer.nbytes:
+                return buffer[:size].view(dtype).reshape(shape)
+    return np.empty(size, np.uint8)[:size].view(dtype).reshape(shape)
+
+
+def _give_back(*arrays: np.ndarray) -> None:
+    for array in arrays:
+        base: Any = array
+        while base.base is not None:
+            base = base.base
+        if base.nbytes >= 1 << 16 and base.dtype == np.uint8:
+            _free.append(base)
+    del _free[:-_KEPT_BUFFERS]

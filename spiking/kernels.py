@@ -1,0 +1,822 @@
+"""The LSNN's numba kernels: whole sequences forward, hand-written backpropagation through time, row-wise products.
+
+A kernel runs one layer over all ticks of a sequence; :mod:`spikeloop.spiking.engine` calls it layer by layer. Inside,
+arrays are ``(B, T, N)`` with N padded to whole vector panels, so that each thread streams through its own memory, and
+spikes are lists: ``spikes[b, ptr[b, t]:ptr[b, t + 1]]`` holds who fired on tick ``t - 1`` (list 0: before the first).
+
+Every sum has one fixed order, whatever the batch, the split of a sequence into calls, or the number of threads:
+``current = bias + inputs in ascending order + recurrent spikes in ascending order``. Only the weight gradients add up
+over threads.
+
+The vector type below is a thin layer over LLVM's: an array is addressed by a flat element offset, and LLVM turns the
+operations into what the CPU has. Written as scalar loops the same kernels do not vectorise, because LLVM cannot prove
+that a dozen arrays do not overlap. Everything that calls one another stands in this file: numba's cache does not notice
+changes in another.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+_HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f", False))
+# A register tile is TILE_ROWS rows of PANEL_VECTORS 64-byte vectors: what fits in 32 wide or in 16 narrower registers.
+TILE_ROWS = 8 if _HAS_AVX512 else 4
+PANEL_VECTORS = 2 if _HAS_AVX512 else 1
+GROUP = 8  # sequences that go backward together
+DENSE_RATE = 0.31  # above it a dense product beats the scatter into the recurrent gradient
+
+CONSTANTS = ("alpha", "rho", "v_th", "beta", "refractory", "psi_scale", "psi_inverse_width", "kappa")
+OPTIONS = ("n", "n_ticks", "row", "reset_zero", "ahp", "refractory", "surrogate", "latency", "count", "last", "held")
+
+
+def panel(dtype: Any) -> int:
+    """Return the multiple to which rows of neurons are padded."""
+    return PANEL_VECTORS * 64 // np.dtype(dtype).itemsize
+
+
+# ---- vectors of 64 bytes
+
+
+class _Vector(types.Type):
+    def __init__(self, element: types.Float):
+        self.element = element
+        self.lanes = 512 // element.bitwidth
+        super().__init__(name=f"Vector({element})")
+
+
+class _Mask(types.Type):
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        super().__init__(name=f"Mask({lanes})")
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: _Vector):
+        super().__init__(dmm, fe_type, _llvm_vector(fe_type.element))
+
+
+@register_model(_Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: _Mask):
+        super().__init__(dmm, fe_type, ir.VectorType(ir.IntType(1), fe_type.lanes))
+
+
+def _llvm_vector(element: types.Float) -> ir.VectorType:
+    scalar = ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
+    return ir.VectorType(scalar, 512 // element.bitwidth)
+
+
+def _register_operator(op: Any, emit: Any, compare: bool = False) -> None:
+    @infer_global(op)
+    class _Typing(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2 and args[0] == args[1] and isinstance(args[0], _Vector):
+                return signature(_Mask(args[0].lanes) if compare else args[0], *args)
+            if len(args) == 2 and args[0] == args[1] and isinstance(args[0], _Mask) and op is operator.and_:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(op, _Vector, _Vector)
+    @lower_builtin(op, _Mask, _Mask)
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit(builder, *args)
+
+
+_register_operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
+_register_operator(operator.iadd, lambda builder, a, b: builder.fadd(a, b))
+_register_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
+_register_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+_register_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
+_register_operator(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), compare=True)
+_register_operator(operator.and_, lambda builder, a, b: builder.and_(a, b))
+
+
+def _pointer(context: Any, builder: Any, array_type: types.Array, array: Any, offset: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [offset])
+
+
+def _load_vector(context: Any, builder: Any, array_type: types.Array, array: Any, offset: Any) -> Any:
+    vector = _llvm_vector(array_type.dtype)
+    pointer = builder.bitcast(_pointer(context, builder, array_type, array, offset), vector.as_pointer())
+    return builder.load(pointer, align=array_type.dtype.bitwidth // 8)
+
+
+def _store_vector(context: Any, builder: Any, array_type: types.Array, array: Any, offset: Any, value: Any) -> None:
+    vector = _llvm_vector(array_type.dtype)
+    pointer = builder.bitcast(_pointer(context, builder, array_type, array, offset), vector.as_pointer())
+    builder.store(value, pointer, align=array_type.dtype.bitwidth // 8)
+
+
+def _broadcast(builder: Any, vector: ir.VectorType, value: Any) -> Any:
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def _call_intrinsic(builder: Any, name: str, *args: Any) -> Any:
+    vector = args[0].type
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    function_type = ir.FunctionType(vector, [vector] * len(args))
+    name = f"llvm.{name}.v{vector.count}f{bits}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
+
+
+def _emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return _call_intrinsic(builder, "fma", a, b, c)
+
+
+@intrinsic
+def _lanes(typingctx: Any, array: Any) -> Any:
+    """Return the number of elements of the array that one vector holds."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), 512 // sig.args[0].dtype.bitwidth)
+
+    return types.intp(array), codegen
+
+
+@intrinsic
+def _load(typingctx: Any, array: Any, offset: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load_vector(context, builder, sig.args[0], *args)
+
+    return _Vector(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
+def _store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store_vector(context, builder, sig.args[0], *args)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def _get(typingctx: Any, array: Any, offset: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, sig.args[0], *args))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
+def _set(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, sig.args[0], *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
+def _splat(typingctx: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _broadcast(builder, _llvm_vector(sig.args[0]), args[0])
+
+    return _Vector(value)(value), codegen
+
+
+@intrinsic
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return ``a * b + c``, rounded once."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _emit_fma(builder, *args)
+
+    return a(a, b, c), codegen
+
+
+@intrinsic
+def _where(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return a(mask, a, b), codegen
+
+
+@intrinsic
+def _abs(typingctx: Any, a: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call_intrinsic(builder, "fabs", *args)
+
+    return a(a), codegen
+
+
+@intrinsic
+def _bits(typingctx: Any, mask: Any) -> Any:
+    """Return the mask as an integer, lane i in bit i."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.IntType(sig.args[0].lanes)), ir.IntType(64))
+
+    return types.uint64(mask), codegen
+
+
+@intrinsic
+def _lowest_bit(typingctx: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.intp(types.uint64), codegen
+
+
+@intrinsic
+def _sum(typingctx: Any, a: Any) -> Any:
+    """Return the sum of a vector's elements: halves onto halves."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, n = args[0], sig.args[0].lanes
+        while n > 1:
+            n //= 2
+            halves = [
+                builder.shuffle_vector(
+                    value, value, ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(start, start + n)))
+                )
+                for start in (0, n)
+            ]
+            value = builder.fadd(*halves)
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return a.element(a), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _tile(
+    typingctx: Any, rows: Any, a: Any, a0: Any, a_row: Any, n: Any, w: Any, w0: Any, w_row: Any, out: Any, o0: Any, o_row: Any
+) -> Any:
+    """Add a product to a register tile: ``out[o0 + r o_row + j] += sum_k a[a0 + r a_row + k] w[w0 + k w_row + j]``.
+
+    r runs over the (literal) rows, j over one panel; the sum over k is sequential, one fused multiply-add each.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _, a, a0, a_row, n, w, w0, w_row, out, o0, o_row = args
+        a_type, w_type, out_type = sig.args[1], sig.args[5], sig.args[8]
+        vector = _llvm_vector(out_type.dtype)
+        intp = ir.IntType(64)
+        offsets = {}
+        sums = {}
+        for r in range(sig.args[0].literal_value):
+            row = builder.add(o0, builder.mul(o_row, ir.Constant(intp, r)))
+            for p in range(PANEL_VECTORS):
+                offsets[r, p] = builder.add(row, ir.Constant(intp, p * vector.count))
+                start = _load_vector(context, builder, out_type, out, offsets[r, p])
+                sums[r, p] = cgutils.alloca_once_value(builder, start)
+        with cgutils.for_range(builder, n, intp=intp) as loop:
+            k = loop.index
+            w_k = builder.add(w0, builder.mul(k, w_row))
+            panels = [
+                _load_vector(context, builder, w_type, w, builder.add(w_k, ir.Constant(intp, p * vector.count)))
+                for p in range(PANEL_VECTORS)
+            ]
+            for r in range(sig.args[0].literal_value):
+                at = builder.add(builder.add(a0, k), builder.mul(a_row, ir.Constant(intp, r)))
+                x = _broadcast(builder, vector, builder.load(_pointer(context, builder, a_type, a, at)))
+                for p in range(PANEL_VECTORS):
+                    builder.store(_emit_fma(builder, x, panels[p], builder.load(sums[r, p])), sums[r, p])
+        for key, pointer in sums.items():
+            _store_vector(context, builder, out_type, out, offsets[key], builder.load(pointer))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(rows, a, i, i, i, w, i, i, out, i, i), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _outer_tile(
+    typingctx: Any, columns: Any, g: Any, g0: Any, g_row: Any, x: Any, x0: Any, x_row: Any, d: Any, d0: Any, d_row: Any, n: Any
+) -> Any:
+    """Add outer products: ``g[g0 + c g_row + j] += sum_r x[x0 + r x_row + c] d[d0 + r d_row + j]``.
+
+    c runs over the (literal) columns of x, j over one panel, r over n rows.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _, g, g0, g_row, x, x0, x_row, d, d0, d_row, n = args
+        g_type, x_type, d_type = sig.args[1], sig.args[4], sig.args[7]
+        vector = _llvm_vector(g_type.dtype)
+        intp = ir.IntType(64)
+        offsets = {}
+        sums = {}
+        for c in range(sig.args[0].literal_value):
+            row = builder.add(g0, builder.mul(g_row, ir.Constant(intp, c)))
+            for p in range(PANEL_VECTORS):
+                offsets[c, p] = builder.add(row, ir.Constant(intp, p * vector.count))
+                start = _load_vector(context, builder, g_type, g, offsets[c, p])
+                sums[c, p] = cgutils.alloca_once_value(builder, start)
+        with cgutils.for_range(builder, n, intp=intp) as loop:
+            x_r = builder.add(x0, builder.mul(loop.index, x_row))
+            d_r = builder.add(d0, builder.mul(loop.index, d_row))
+            panels = [
+                _load_vector(context, builder, d_type, d, builder.add(d_r, ir.Constant(intp, p * vector.count)))
+                for p in range(PANEL_VECTORS)
+            ]
+            for c in range(sig.args[0].literal_value):
+                at = builder.add(x_r, ir.Constant(intp, c))
+                value = _broadcast(builder, vector, builder.load(_pointer(context, builder, x_type, x, at)))
+                for p in range(PANEL_VECTORS):
+                    builder.store(_emit_fma(builder, value, panels[p], builder.load(sums[c, p])), sums[c, p])
+        for key, pointer in sums.items():
+            _store_vector(context, builder, g_type, g, offsets[key], builder.load(pointer))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(columns, g, i, i, x, i, i, d, i, i, i), codegen
+
+
+# ---- products and row operations on flat offsets
+
+
+_jit = njit(cache=True, nogil=True)
+
+
+@_jit
+def _fill(a, a0, n, value):
+    lanes = _lanes(a)
+    filled = _splat(value)
+    for j in range(0, n, lanes):
+        _store(a, a0 + j, filled)
+
+
+@_jit
+def _copy(src, s0, dst, d0, n):
+    """Copy n elements, n of any size."""
+    lanes = _lanes(src)
+    whole = n - n % lanes
+    for j in range(0, whole, lanes):
+        _store(dst, d0 + j, _load(src, s0 + j))
+    for j in range(whole, n):
+        _set(dst, d0 + j, _get(src, s0 + j))
+
+
+@_jit
+def _add(src, s0, dst, d0, n):
+    for j in range(0, n, _lanes(src)):
+        _store(dst, d0 + j, _load(dst, d0 + j) + _load(src, s0 + j))
+
+
+@_jit
+def _product(a, a0, a_row, rows, n, w, w_panel, w_row, out, o0, o_row, width):
+    """Add ``a w`` to ``out``: rows x n times n x width, ``w`` at ``panel * w_panel + k * w_row``."""
+    step = PANEL_VECTORS * _lanes(out)
+    for p in range(width // step):
+        w0, o = p * w_panel, o0 + p * step
+        r = 0
+        while r + TILE_ROWS <= rows:
+            _tile(TILE_ROWS, a, a0 + r * a_row, a_row, n, w, w0, w_row, out, o + r * o_row, o_row)
+            r += TILE_ROWS
+        if r + 4 <= rows:
+            _tile(4, a, a0 + r * a_row, a_row, n, w, w0, w_row, out, o + r * o_row, o_row)
+            r += 4
+        if r + 2 <= rows:
+            _tile(2, a, a0 + r * a_row, a_row, n, w, w0, w_row, out, o + r * o_row, o_row)
+            r += 2
+        if r < rows:
+            _tile(1, a, a0 + r * a_row, a_row, n, w, w0, w_row, out, o + r * o_row, o_row)
+
+
+@_jit
+def _outer(g, g0, width, x, x0, x_row, n_columns, d, d0, d_row, rows):
+    """Add ``x^T d`` to ``g`` of shape (n_columns, width)."""
+    step = PANEL_VECTORS * _lanes(g)
+    c = 0
+    while c + 4 <= n_columns:
+        for j in range(0, width, step):
+            _outer_tile(4, g, g0 + c * width + j, width, x, x0 + c, x_row, d, d0 + j, d_row, rows)
+        c += 4
+    while c < n_columns:
+        for j in range(0, width, step):
+            _outer_tile(1, g, g0 + c * width + j, width, x, x0 + c, x_row, d, d0 + j, d_row, rows)
+        c += 1
+
+
+@_jit
+def _gather(src, s0, w, spikes, lo, hi, dst, d0, width):
+    """Write ``src + sum of the rows of w that spikes[lo:hi] names`` to ``dst``, in the order of the list."""
+    n = _lanes(src)
+    j = 0
+    while j + 8 * n <= width:
+        c0, c1 = _load(src, s0 + j), _load(src, s0 + j + n)
+        c2, c3 = _load(src, s0 + j + 2 * n), _load(src, s0 + j + 3 * n)
+        c4, c5 = _load(src, s0 + j + 4 * n), _load(src, s0 + j + 5 * n)
+        c6, c7 = _load(src, s0 + j + 6 * n), _load(src, s0 + j + 7 * n)
+        for k in range(lo, hi):
+            o = np.intp(spikes[np.uintp(k)]) * width + j
+            c0 += _load(w, o)
+            c1 += _load(w, o + n)
+            c2 += _load(w, o + 2 * n)
+            c3 += _load(w, o + 3 * n)
+            c4 += _load(w, o + 4 * n)
+            c5 += _load(w, o + 5 * n)
+            c6 += _load(w, o + 6 * n)
+            c7 += _load(w, o + 7 * n)
+        _store(dst, d0 + j, c0)
+        _store(dst, d0 + j + n, c1)
+        _store(dst, d0 + j + 2 * n, c2)
+        _store(dst, d0 + j + 3 * n, c3)
+        _store(dst, d0 + j + 4 * n, c4)
+        _store(dst, d0 + j + 5 * n, c5)
+        _store(dst, d0 + j + 6 * n, c6)
+        _store(dst, d0 + j + 7 * n, c7)
+        j += 8 * n
+    while j + 2 * n <= width:
+        c0, c1 = _load(src, s0 + j), _load(src, s0 + j + n)
+        for k in range(lo, hi):
+            o = np.intp(spikes[np.uintp(k)]) * width + j
+            c0 += _load(w, o)
+            c1 += _load(w, o + n)
+        _store(dst, d0 + j, c0)
+        _store(dst, d0 + j + n, c1)
+        j += 2 * n
+    while j < width:
+        c0 = _load(src, s0 + j)
+        for k in range(lo, hi):
+            c0 += _load(w, np.intp(spikes[np.uintp(k)]) * width + j)
+        _store(dst, d0 + j, c0)
+        j += n
+
+
+@_jit
+def _scatter(src, s0, g, g0, spikes, lo, hi, width):
+    """Add the row ``src`` to each row of ``g`` that ``spikes[lo:hi]`` names."""
+    n = _lanes(src)
+    j = 0
+    while j + 8 * n <= width:
+        c0, c1 = _load(src, s0 + j), _load(src, s0 + j + n)
+        c2, c3 = _load(src, s0 + j + 2 * n), _load(src, s0 + j + 3 * n)
+        c4, c5 = _load(src, s0 + j + 4 * n), _load(src, s0 + j + 5 * n)
+        c6, c7 = _load(src, s0 + j + 6 * n), _load(src, s0 + j + 7 * n)
+        for k in range(lo, hi):
+            o = g0 + np.intp(spikes[np.uintp(k)]) * width + j
+            _store(g, o, _load(g, o) + c0)
+            _store(g, o + n, _load(g, o + n) + c1)
+            _store(g, o + 2 * n, _load(g, o + 2 * n) + c2)
+            _store(g, o + 3 * n, _load(g, o + 3 * n) + c3)
+            _store(g, o + 4 * n, _load(g, o + 4 * n) + c4)
+            _store(g, o + 5 * n, _load(g, o + 5 * n) + c5)
+            _store(g, o + 6 * n, _load(g, o + 6 * n) + c6)
+            _store(g, o + 7 * n, _load(g, o + 7 * n) + c7)
+        j += 8 * n
+    while j < width:
+        c0 = _load(src, s0 + j)
+        for k in range(lo, hi):
+            o = g0 + np.intp(spikes[np.uintp(k)]) * width + j
+            _store(g, o, _load(g, o) + c0)
+        j += n
+
+
+@_jit
+def _pack(w, n, width, packed):
+    """Copy ``w`` (pre, post; rows of ``width``) transposed into panels: ``packed[panel, post, pre in panel]``."""
+    step = PANEL_VECTORS * _lanes(w)
+    n_post = packed.shape[1]
+    for p in range(packed.shape[0]):
+        for c in range(step):
+            pre = p * step + c
+            if pre < n:
+                for i in range(n_post):
+                    packed[p, i, c] = w[pre, i]
+            else:
+                for i in range(n_post):
+                    packed[p, i, c] = 0
+
+
+@_jit
+def has_diagonal(w):
+    """Return whether a square matrix has a non-zero entry on its diagonal."""
+    for i in range(w.shape[0]):  # noqa: SIM110 - numba compiles loops, not generators
+        if w[i, i] != 0:
+            return True
+    return False
+
+
+# ---- forward
+
+
+@_jit
+def _forward_rows(
+    b0, b1, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, v_before,
+    spikes, ptr, counts
+):  # fmt: skip
+    """Run sequences b0 to b1 of one layer. See :func:`forward_layer`."""
+    lanes = _lanes(constants)
+    n, n_ticks, row, surrogate, latency = options[0], options[1], options[2], options[6], options[7]
+    reset_zero, ahp, refractory = options[3] != 0, options[4] != 0, options[5] != 0
+    count, last, held = options[8] != 0, options[9] != 0, options[10] != 0
+    width, n_batch, n_row = constants.shape[1], state.shape[1], state.shape[2]
+    n_steps, n_x, n_inputs = start.shape[1], x.shape[1], x.shape[2]
+    n_t = n_steps * n_ticks
+    dense, recurrent = n_inputs > 0, w_rec.shape[0] > 0
+    number = constants.dtype.type
+    zero, one, half_pi = _splat(number(0)), _splat(number(1)), _splat(number(np.pi / 2))
+    fill = _splat(constants[7, 1])
+    # rows of the scratch: the state, the current, a block of projected inputs
+    v0, a0, z0, r0, y0, i0, proj0 = 0, width, 2 * width, 3 * width, 4 * width, 5 * width, 6 * width
+    s = np.empty((6 + GROUP) * width, constants.dtype)
+    for b in range(b0, b1):
+        _fill(s, 0, 5 * width, number(0))
+        for k in range(4):
+            _copy(state, ((row + k) * n_batch + b) * n_row, s, k * width, n)
+        if last:
+            _copy(state, ((row + 4) * n_batch + b) * n_row, s, y0, n)
+        lo = b * (spikes.shape[0] // n_batch)
+        hi = lo
+        for i in range(n):
+            if s[z0 + i] > 0:
+                spikes[hi] = i
+                hi += 1
+        ptr[b, 0], ptr[b, 1] = lo, hi
+        step, tick = 0, 0
+        for t in range(n_t):
+            cleared = tick == 0 and start[b, step]
+            if cleared:
+                _fill(s, 0, 5 * width, number(0))
+                lo = hi
+            current = proj0
+            if dense:
+                x_row = step if held else t
+                if x_row % GROUP == 0 and (tick == 0 or not held):
+                    rows = min(GROUP, n_x - x_row)
+                    for r in range(rows):
+                        _copy(bias, 0, s, proj0 + r * width, width)
+                    _product(
+                        x, (b * n_x + x_row) * n_inputs, n_inputs, rows, n_inputs,
+                        w_in, PANEL_VECTORS * lanes, width, s, proj0, width, width,
+                    )  # fmt: skip
+                current = proj0 + (x_row % GROUP) * width
+            else:
+                from_, to = below_ptr[b, t + 1 - latency], below_ptr[b, t + 2 - latency]
+                if latency == 1 and cleared:
+                    to = from_
+                _gather(bias, 0, w_in, below, from_, to, s, proj0, width)
+            if recurrent and hi > lo:
+                _gather(s, current, w_rec, spikes, lo, hi, s, i0, width)
+                current = i0
+            decay_y = _splat(number(0 if tick == 0 else 1) if count else constants[7, 0])
+            psi0 = (b * n_t + t) * width
+            if keep and reset_zero:
+                _copy(s, v0, v_before, psi0, width)
+            lo = hi
+            for j in range(0, width, lanes):
+                z = _load(s, z0 + j)
+                v_th = _load(constants, 2 * width + j)
+                beta = _load(constants, 3 * width + j)
+                a = _fma(_load(constants, width + j), _load(s, a0 + j), z)
+                v = _load(s, v0 + j)
+                if reset_zero:
+                    v = _fma(_load(constants, j), v * (one - z), _load(s, current + j))
+                else:
+                    v = _fma(_load(constants, j), v, _load(s, current + j)) - v_th * z
+                if ahp:
+                    v = v - beta * a
+                    over = v - v_th
+                else:
+                    over = v - v_th - beta * a
+                fired = over > zero
+                slope = _load(constants, 5 * width + j)
+                if refractory:
+                    r = _load(s, r0 + j)
+                    free = one > r  # r counts whole ticks
+                    fired = fired & free
+                    slope = _where(free, slope, zero)
+                    _store(s, r0 + j, _where(fired, _load(constants, 4 * width + j), _where(free, zero, r - one)))
+                new_z = _where(fired, one, zero)
+                _store(s, v0 + j, v)
+                _store(s, a0 + j, a)
+                _store(s, z0 + j, new_z)
+                if last:
+                    if latency == 0:
+                        z = new_z
+                    _store(s, y0 + j, _fma(decay_y, _load(s, y0 + j), fill * z))
+                if keep:
+                    u = _abs(over) * _load(constants, 6 * width + j)
+                    if surrogate == 0:
+                        u = one - u
+                        slope = _where(u > zero, slope * u, zero)
+                    elif surrogate == 1:
+                        u = one + u
+                        slope = slope / (u * u)
+                    else:
+                        u = half_pi * u
+                        slope = slope / _fma(u, u, one)
+                    _store(psi, psi0 + j, slope)
+                bits = _bits(fired)
+                while bits != np.uint64(0):
+                    i = j + _lowest_bit(bits)
+                    spikes[np.uintp(hi)] = i
+                    hi += 1
+                    counts[np.uintp(i)] += 1
+                    bits &= bits - np.uint64(1)
+            ptr[b, t + 2] = hi
+            tick += 1
+            if tick == n_ticks:
+                if last:
+                    _copy(s, y0, y_out, (b * n_steps + step) * width, width)
+                tick = 0
+                step += 1
+        for k in range(4):
+            _copy(s, k * width, new_state, ((row + k) * n_batch + b) * n_row, n)
+        if last:
+            _copy(s, y0, new_state, ((row + 4) * n_batch + b) * n_row, n)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _forward_threads(
+    bounds, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, v_before,
+    spikes, ptr, counts
+):  # fmt: skip
+    for c in prange(len(bounds) - 1):
+        _forward_rows(
+            bounds[c], bounds[c + 1], keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start,
+            new_state, y_out, psi, v_before, spikes, ptr, counts[c],
+        )  # fmt: skip
+
+
+# ---- backward
+
+
+@_jit
+def _backward_rows(
+    b0, b1, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, v_before, spikes, ptr, grad_y, grad_z,
+    rate_grad, grad_x, grad_below, grad_w_in, grad_bias, grad_w_rec
+):  # fmt: skip
+    """Go back through sequences b0 to b1 of one layer, GROUP of them side by side. See :func:`backward_layer`."""
+    lanes = _lanes(constants)
+    n, n_ticks, latency = options[0], options[1], options[7]
+    reset_zero, ahp = options[3] != 0, options[4] != 0
+    count, last, held = options[8] != 0, options[9] != 0, options[10] != 0
+    width, n_steps, n_x, n_inputs = constants.shape[1], start.shape[1], x.shape[1], x.shape[2]
+    n_t = n_steps * n_ticks
+    dense, recurrent = n_inputs > 0, w_rec.shape[0] > 0
+    summed = dense and held and n_ticks > 1  # the input is held: one gradient row per step
+    from_above, want_x, want_below = grad_z.shape[0] > 0, grad_x.shape[0] > 0, grad_below.shape[0] > 0
+    below_width, n_below = w_in.shape[0] * w_in.shape[2], grad_w_in.shape[0]
+    number = constants.dtype.type
+    one = _splat(number(1))
+    fill = _splat(constants[7, 1])
+    step_width = PANEL_VECTORS * lanes
+    # rows of the scratch, GROUP of each: adjoints of v, a, z, y; gradient of the current, its sum over a step, spikes
+    block = GROUP * width
+    v0, a0, z0, y0, i0, sum0, dense0 = 0, block, 2 * block, 3 * block, 4 * block, 5 * block, 6 * block
+    s = np.empty(7 * block, constants.dtype)
+    _fill(s, dense0, block, number(0))
+    for g0 in range(b0, b1, GROUP):
+        n_rows = min(GROUP, b1 - g0)
+        _fill(s, 0, 6 * block, number(0))
+        if want_below and latency == 1:
+            for r in range(n_rows):
+                _fill(grad_below, ((g0 + r) * n_t + n_t - 1) * below_width, below_width, number(0))
+        step, tick = n_steps - 1, n_ticks - 1
+        for t in range(n_t - 1, -1, -1):
+            decay_y = _splat(number(0 if tick == 0 else 1) if count else constants[7, 0])
+            n_spikes = 0
+            for r in range(n_rows):
+                b = g0 + r
+                o = r * width
+                lo, hi = ptr[b, t], ptr[b, t + 1]
+                if tick == 0 and start[b, step]:
+                    hi = lo
+                n_spikes += hi - lo
+                if reset_zero:
+                    for k in range(lo, hi):
+                        s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 1
+                row = (b * n_t + t) * width
+                step_row = (b * n_steps + step) * width
+                for j in range(0, width, lanes):
+                    gz = _load(s, z0 + o + j) + _load(rate_grad, j)
+                    gy = one
+                    if last:
+                        gy = _load(s, y0 + o + j)
+                        if tick == n_ticks - 1:
+                            gy = gy + _load(grad_y, step_row + j)
+                        _store(s, y0 + o + j, decay_y * gy)
+                        gy = fill * gy
+                        if latency == 0:
+                            gz = gz + gy
+                    if from_above:
+                        gz = gz + _load(grad_z, row + j)
+                    through = gz * _load(psi, row + j)
+                    gv = _load(s, v0 + o + j) + through
+                    beta = _load(constants, 3 * width + j)
+                    if ahp:
+                        ga = _load(s, a0 + o + j) - beta * gv
+                    else:
+                        ga = _load(s, a0 + o + j) - beta * through
+                    _store(s, i0 + o + j, gv)
+                    _store(s, a0 + o + j, _load(constants, width + j) * ga)
+                    gz = ga
+                    if last and latency == 1:
+                        gz = gz + gy
+                    back = _load(constants, j) * gv
+                    if reset_zero:
+                        gz = gz - _load(v_before, row + j) * back
+                        back = back * (one - _load(s, dense0 + o + j))
+                    else:
+                        gz = gz - _load(constants, 2 * width + j) * gv
+                    _store(s, v0 + o + j, back)
+                    _store(s, z0 + o + j, gz)
+                if reset_zero:
+                    for k in range(lo, hi):
+                        s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 0
+            if recurrent:
+                _product(s, i0, width, n_rows, n, w_rec, n * step_width, step_width, s, z0, width, width)
+                if n_spikes > DENSE_RATE * n_rows * n:
+                    for r in range(n_rows):
+                        if not (tick == 0 and start[g0 + r, step]):
+                            for k in range(ptr[g0 + r, t], ptr[g0 + r, t + 1]):
+                                s[dense0 + r * width + np.intp(spikes[np.uintp(k)])] = 1
+                    _outer(grad_w_rec, 0, width, s, dense0, width, n, s, i0, width, n_rows)
+                    _fill(s, dense0, n_rows * width, number(0))
+                else:
+                    for r in range(n_rows):
+                        if not (tick == 0 and start[g0 + r, step]):
+                            lo, hi = ptr[g0 + r, t], ptr[g0 + r, t + 1]
+                            _scatter(s, i0 + r * width, grad_w_rec, spikes, lo, hi, width)
+            gradient = i0
+            if summed:
+                for r in range(n_rows):
+                    _add(s, i0 + r * width, s, sum0 + r * width, width)
+                gradient = sum0
+            if tick == 0 or not summed:
+                for r in range(n_rows):
+                    _add(s, gradient + r * width, grad_bias, 0, width)
+                if dense:
+                    x_row = step if held else t
+                    _outer(
+                        grad_w_in, 0, width, x, (g0 * n_x + x_row) * n_inputs, n_x * n_inputs, n_inputs,
+                        s, gradient, width, n_rows,
+                    )  # fmt: skip
+                    if want_x:
+                        for r in range(n_rows):
+                            _copy(s, gradient + r * width, grad_x, ((g0 + r) * n_x + x_row) * width, width)
+                if summed:
+                    _fill(s, sum0, n_rows * width, number(0))
+            if not dense:
+                for r in range(n_rows):
+                    if not (latency == 1 and tick == 0 and start[g0 + r, step]):
+                        lo, hi = below_ptr[g0 + r, t + 1 - latency], below_ptr[g0 + r, t + 2 - latency]
+                        _scatter(s, i0 + r * width, grad_w_in, below, lo, hi, width)
+                if want_below and t >= latency:
+                    o = (g0 * n_t + t - latency) * below_width
+                    for r in range(n_rows):
+                        _fill(grad_below, o + r * n_t * below_width, below_width, number(0))
+                    _product(
+                        s, i0, width, n_rows, n, w_in, n * step_width, step_width, grad_below, o, n_t * below_width,
+                        below_width,
+                    )  # fmt: skip
+                    if latency == 1 and tick == 0:
+                        for r in range(n_rows):
+                            if start[g0 + r, step]:
+                                _fill(grad_below, o + r * n_t * below_width, below_width, number(0))
+            if tick == 0:
+                for r in range(n_rows):
+                    if start[g0 + r, step]:
+                        for k in range(4):
+                            _fill(s, k * block + r * width, width, number(0))
+                step -= 1
+                tick = n_ticks
+            tick -= 1
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _backward_threads(
+    bounds, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, v_before, spikes, ptr, grad_y, grad_z,
+    rate_grad, grad_x, grad_below, grad_w_in, grad_bias, grad_w_rec
+):  # fmt: skip
+    for c in prange(len(bounds) - 1):
+        _backward_rows(
+            bounds[c], bounds[c + 1], x, w_in, w_rec, constants, options, below, below_ptr, start, psi, v_before, spikes,
+            ptr, grad_y, grad_z, rate_grad, grad_x, grad_below, grad_w_in[c], grad_bias[c], grad_w_rec[c],
+        )  # fmt: skip
+
+
+# ---- readout
+
+
+@_jit
+def linear_rows(x, w, bias, out):
+    """Write ``x w^T + bias`` to ``out``: (rows, n) times (n_out, n); the order of each sum depends on n alone."""
+    lanes = _lanes(w)
+    n = w.shape[1]
+    whole = n - n % lanes
+    for r in range(x.shape[0]):
+        for o in range(w.shape[0]):
+            partial = _splat(w.dtype.type(0))
+            for k in range(0, whole, lanes):
+                partial = _fma(_load(x, r * n + k), _load(w, o * n + k), partial)
+            total = _sum(partial)
+            for k in range(whole, n):
+                total += x[r, k] * w[o, k]
+            out[r, o] = total + bias[o]
