@@ -111,7 +111,9 @@ class Checkpoints(BaseCallback):
             "run": dict(self.run),
             "num_timesteps": self.model.num_timesteps,
             "random": _random_state(self.model),
-            "vec_normalize": {name: getattr(vec_normalize, name) for name in _STATISTICS if hasattr(vec_normalize, name)},
+            "vec_normalize": {
+                name: getattr(vec_normalize, name) for name in _STATISTICS if hasattr(vec_normalize, name)
+            },
             "evaluations": [{name: getattr(callback, name) for name in _EVALUATIONS} for callback in self.evaluations],
             "logs": {file.name: file.stat().st_size for file in self.path.parent.glob(self.logs)},
             "tensorboard": os.path.abspath(self.logger.dir) if self.model.tensorboard_log else None,

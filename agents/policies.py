@@ -298,6 +298,12 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions if vectorized else actions.squeeze(axis=0), (new.cpu().numpy(),)
 
+    def readout_weights(self) -> np.ndarray | None:
+        """Return the weights that the last layer's spikes meet, shape (n_outputs, N); None if an MLP follows."""
+        if len(self.mlp_extractor.policy_net) or not isinstance(self.action_net, nn.Linear):
+            return None
+        return self.action_net.weight.detach().cpu().numpy()
+
     def to_network(
         self, vec_normalize: VecNormalize | None = None, metadata: Mapping[str, str] | None = None
     ) -> Network:
@@ -315,15 +321,15 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         space = self.observation_space
         if not isinstance(space, spaces.Box) or not isinstance(self.pi_features_extractor, FlattenExtractor):
             raise ValueError(f"to_network() needs a vector observation (Box, flattened), the policy takes {space}")
-        if len(self.mlp_extractor.policy_net):
-            raise ValueError(f"to_network() needs net_arch pi=[], the policy has pi={self.net_arch['pi']}")  # type: ignore
-        assert isinstance(self.action_net, nn.Linear)
+        w_out = self.readout_weights()
+        if w_out is None:
+            raise ValueError(f"to_network() needs a linear readout, the policy has net_arch {self.net_arch}")
         lsnn = self.lstm_actor
         return Network(
             encoder=lsnn.current_encoder(),
             layers=lsnn.network_layers(),
             readout=Readout(
-                self.action_net.weight.detach().cpu().numpy(),
+                w_out,
                 self.action_net.bias.detach().cpu().numpy(),
                 tau_out=lsnn.tau_out,
                 count=lsnn.count,

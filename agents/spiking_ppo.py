@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
+from spikeloop.spiking.metrics import accumulates
 
 Self = TypeVar("Self", bound="SpikingPPO")
 
@@ -82,13 +83,22 @@ class SpikingPPO(RecurrentPPO):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Collect a rollout as RecurrentPPO does, and log what the spikes of it cost."""
+        """Collect a rollout as RecurrentPPO does, and log its spikes and accumulates per env step, layer by layer."""
         actor = self.policy.lstm_actor
         actor.reset_counts()
         go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        n_ticks = max(actor.n_counted, 1)
-        for i, counts in enumerate(actor.spike_counts):
-            self.logger.record(f"spiking/firing_rate_{i}", counts.sum() / (counts.size * n_ticks))
+        rates = [counts.mean() / actor.n_counted for counts in actor.spike_counts]
+        operations = accumulates(
+            actor.network_layers(),
+            actor.spike_counts,
+            actor.n_counted,
+            n_ticks=actor.n_ticks,
+            w_out=self.policy.readout_weights(),
+        )
+        for i, (rate, synops) in enumerate(zip(rates, operations, strict=True)):
+            self.logger.record(f"spiking/firing_rate_{i}", float(rate))
+            self.logger.record(f"spiking/sparsity_{i}", 1.0 - float(rate))
+            self.logger.record(f"spiking/synops_{i}", synops)
         return go_on
 
     def learn(

@@ -449,7 +449,7 @@ def _gather(src, s0, w, spikes, lo, hi, dst, d0, width):
 
 
 @_jit
-def _scatter(src, s0, g, g0, spikes, lo, hi, width):
+def _scatter(src, s0, g, spikes, lo, hi, width):
     """Add the row ``src`` to each row of ``g`` that ``spikes[lo:hi]`` names."""
     n = _lanes(src)
     j = 0
@@ -459,7 +459,7 @@ def _scatter(src, s0, g, g0, spikes, lo, hi, width):
         c4, c5 = _load(src, s0 + j + 4 * n), _load(src, s0 + j + 5 * n)
         c6, c7 = _load(src, s0 + j + 6 * n), _load(src, s0 + j + 7 * n)
         for k in range(lo, hi):
-            o = g0 + np.intp(spikes[np.uintp(k)]) * width + j
+            o = np.intp(spikes[np.uintp(k)]) * width + j
             _store(g, o, _load(g, o) + c0)
             _store(g, o + n, _load(g, o + n) + c1)
             _store(g, o + 2 * n, _load(g, o + 2 * n) + c2)
@@ -472,7 +472,7 @@ def _scatter(src, s0, g, g0, spikes, lo, hi, width):
     while j < width:
         c0 = _load(src, s0 + j)
         for k in range(lo, hi):
-            o = g0 + np.intp(spikes[np.uintp(k)]) * width + j
+            o = np.intp(spikes[np.uintp(k)]) * width + j
             _store(g, o, _load(g, o) + c0)
         j += n
 

@@ -74,8 +74,6 @@ def synaptic_operations(
             None takes currents that are never zero, which is the worst case of a held input.
         w_out: Readout weights, shape (n_outputs, N); None leaves the readout out.
     """
-    n_steps = n_counted / n_ticks
-    per_step = [np.asarray(counts, dtype=np.float64) / n_steps for counts in spike_counts]  # spikes per env step, (N,)
     if x is None:
         x = np.full((1, 1, layers[0].n_inputs), 0.5)
     ticks_of_x = x.shape[1] if x.ndim == 4 else 1
@@ -84,13 +82,27 @@ def synaptic_operations(
     of_input = _operations(active, layers[0].w_in)
     binary = bool(np.all((x == 0) | (abs(x) == 1)))
     dense = float(ticks_of_x * layers[0].w_in.size)
-    acs = of_input if binary else 0.0
-    for i, layer in enumerate(layers):
-        reached = [layer.w_rec, layers[i + 1].w_in if i + 1 < len(layers) else w_out]
-        for weights in (w for w in reached if w is not None):
-            acs += _operations(per_step[i], weights)
-            dense += n_ticks * weights.size
+    acs = sum(accumulates(layers, spike_counts, n_counted, n_ticks=n_ticks, w_out=w_out)) + binary * of_input
+    dense += n_ticks * sum(weights.size for reached in _reached(layers, w_out) for weights in reached)
     return SynapticOperations(0.0 if binary else of_input, acs, dense)
+
+
+def accumulates(
+    layers: Sequence[Layer],
+    spike_counts: Sequence[np.ndarray],
+    n_counted: int,
+    *,
+    n_ticks: int = 1,
+    w_out: np.ndarray | None = None,
+) -> list[float]:
+    """Return the effective accumulates per env step that the spikes of each layer cause, one number per layer.
+
+    Arguments as in :func:`synaptic_operations`.
+    """
+    n_steps = n_counted / n_ticks
+    per_step = [np.asarray(counts, dtype=np.float64) / n_steps for counts in spike_counts]  # spikes per env step, (N,)
+    reached = _reached(layers, w_out)
+    return [sum(_operations(active, w) for w in weights) for active, weights in zip(per_step, reached, strict=True)]
 
 
 def summary(
@@ -111,6 +123,12 @@ def summary(
 def _operations(active: np.ndarray, weights: np.ndarray) -> float:
     """Return how often nonzero presynaptic values, counts of shape (n_pre,), meet nonzero weights (n_post, n_pre)."""
     return float(active @ np.count_nonzero(weights, axis=0))
+
+
+def _reached(layers: Sequence[Layer], w_out: np.ndarray | None) -> list[list[np.ndarray]]:
+    """Return the weights that the spikes of each layer meet."""
+    forward = [*(layer.w_in for layer in layers[1:]), w_out]
+    return [[w for w in (layer.w_rec, after) if w is not None] for layer, after in zip(layers, forward, strict=True)]
 
 
 def _weights(layer: Layer) -> list[np.ndarray]:
