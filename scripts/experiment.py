@@ -176,6 +176,9 @@ class Experiment(ExperimentManager):
         learner: Any = model
         if self.state is not None:
             self.n_timesteps -= model.num_timesteps
+            if self.n_timesteps <= 0:
+                print("Nothing is left to train")
+                return
             learn = partial(model.learn, reset_num_timesteps=False)
             learner = SimpleNamespace(learn=learn, env=model.env, policy=model.policy)
         handler = signal.signal(signal.SIGINT, self._on_interrupt)

@@ -1,6 +1,63 @@
-"""What a run folder of RL Zoo holds: `logs/ALGO/ENV_N`."""
+"""What a run folder of RL Zoo, `logs/ALGO/ENV_N`, holds, and how to find one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spikeloop.scripts.cli import UsageError
 
 CHECKPOINT = "checkpoint.zip"
 EPISODES = "learning_curve.csv"
 CURVE = "learning_curve.png"
 NETWORK = "policy.safetensors"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished run.
+
+    Args:
+        model: The zip that SB3 saved.
+        settings: Folder of the run's settings and normalisation statistics.
+        algo: Name of the algorithm.
+        env_id: Environment it was trained on.
+        env_kwargs: Arguments of the environment given on the command line.
+    """
+
+    model: Path
+    settings: Path
+    algo: str
+    env_id: str
+    env_kwargs: dict[str, Any]
+
+
+def open_run(folder: Path, best: bool = False) -> RunFolder:
+    """Return what stands in a run folder, its best model instead of its last if asked for.
+
+    Raises:
+        UsageError: If it is no run folder, or the run did not get as far.
+    """
+    import yaml
+
+    if not folder.is_dir():
+        raise UsageError(f"there is no run folder {folder}")
+    found = sorted(folder.glob("*/args.yml"))
+    if len(found) != 1:
+        raise UsageError(f"{folder} is not the folder of one run: it holds {len(found)} */args.yml")
+    args = yaml.load(found[0].read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)  # as RL Zoo wrote it
+    settings = found[0].parent
+    model = folder / ("best_model.zip" if best else f"{settings.name}.zip")
+    if not model.is_file():
+        raise UsageError(f"{folder} holds no {model.name} yet, train on with: spikeloop train --resume {folder}")
+    return RunFolder(model, settings, args["algo"], args["env"], args["env_kwargs"] or {})
+
+
+def find_run(logs: Path, algo: str, env_id: str, exp_id: int) -> Path:
+    """Return the run folder that RL Zoo's ``--algo --env --folder --exp-id`` mean; 0 is the latest run."""
+    name = env_id.replace("/", "-")
+    if exp_id == 0:
+        ids = [path.name.rpartition("_")[2] for path in (logs / algo).glob(f"{name}_*")]
+        exp_id = max((int(number) for number in ids if number.isdigit()), default=1)
+    return logs / algo / (f"{name}_{exp_id}" if exp_id > 0 else "")

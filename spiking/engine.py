@@ -224,6 +224,19 @@ def backward(
     return grads[::-1], grad_x
 
 
+def max_threads() -> int:
+    """Return how many threads the kernels may use: numba's, if its threading layer starts them fast and safely."""
+    global _max_threads
+    if _max_threads == 0:
+        kernels.start_threads(np.zeros(1))
+        # "workqueue" takes 30-100 us a launch, and ends the process when two Python threads use it at once.
+        _max_threads = numba.config.NUMBA_NUM_THREADS if numba.threading_layer() in ("omp", "tbb") else 1
+    return _max_threads
+
+
+_max_threads = 0
+
+
 def _padded_size(n: int, dtype: Any) -> int:
     step = kernels.panel(dtype)
     return -(-n // step) * step

@@ -13,65 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
-from spikeloop.spiking import reference
-from spikeloop.spiking.encoding import encode, new_keys
-from spikeloop.spiking.network import (
-    LAYER_ROWS,
-    Encoder,
-    Layer,
-    Network,
-    NeuronParameters,
-    Readout,
-    decay,
-    packed_shape,
+from spikeloop.spiking import engine, reference
+from spikeloop.spiking.autograd import (
+    Attach,
+    EngineCall,
+    EngineSequence,
+    Population,
+    RowLinearFunction,
+    linear_rows,
+    run_equations,
 )
+from spikeloop.spiking.encoding import encode, new_keys
+from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout, decay, packed_shape
 from spikeloop.spiking.surrogate import Surrogate
-
-
-class _Spike(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u: torch.Tensor, surrogate: Surrogate) -> torch.Tensor:
-        ctx.save_for_backward(u)
-        ctx.surrogate = surrogate
-        return (u > 0).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        (u,) = ctx.saved_tensors
-        return grad * ctx.surrogate.derivative(u), None
-
-
-class _Attach(torch.autograd.Function):
-    """Identity on ``y`` whose backward also seeds ``penalty`` with 1, which adds it to whatever the loss is."""
-
-    @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
-        return y.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        return grad, grad.new_ones(())
-
-
-class _Population(torch.autograd.Function):
-    """Gaussian tuning curves: forward is the numpy encoder (rollouts and training see the same bits)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, features: torch.Tensor, centers: torch.Tensor, log_widths: torch.Tensor, x: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(features, centers, log_widths, x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        features, centers, log_widths, x = ctx.saved_tensors
-        widths = log_widths.exp()
-        u = (features[..., None] - centers) / widths  # (L, B, n_obs, n)
-        slope = (grad * x).reshape(u.shape) * u / widths  # dL/dc
-        return -slope.sum(-1), slope.sum((0, 1)), (slope * u * widths).sum((0, 1)), None
 
 
 class LSNN(nn.Module):
@@ -184,6 +139,11 @@ class LSNN(nn.Module):
                 w_rec.data.fill_diagonal_(0.0)
                 self.register_parameter(f"w_rec_{i}", w_rec)
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(n)))
+        self._weight_names = [
+            f"{name}_{i}" for i in range(self.n_layers) for name in ("w_in", "bias", "w_rec")[: 3 if recurrent else 2]
+        ]
+        self._views: tuple[tuple[int, ...], list[engine.Weights]] | None = None
+        self._prepared: tuple[Any, list[engine.Constants]] | None = None
         self.spike_counts: list[np.ndarray] = []
         self.reset_counts()
         # validates what the constructor took on trust
@@ -292,8 +252,64 @@ class LSNN(nn.Module):
         Returns:
             The readout trace at the end of each step, shape (L, B, N of the last layer), and the new state.
         """
+        if features.shape[:2] != episode_start.shape or state.shape[1] != features.shape[1]:
+            raise ValueError(
+                f"features {tuple(features.shape)}, state {tuple(state.shape)} and episode_start "
+                f"{tuple(episode_start.shape)} must be (L, B, F), (n_rows, B, width) and (L, B)"
+            )
         x, memory = self._encode(features, state, episode_start)
-        return self._forward_torch(x, memory, state, episode_start)
+        if state.device.type == "cpu" and state.dtype == self.get_parameter("bias_0").dtype:
+            return self._forward_engine(x, memory, state.detach(), episode_start)
+        return self._forward_equations(x, memory, state.detach(), episode_start)
+
+    def _forward_engine(
+        self, x: torch.Tensor, memory: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        batch_first = x.permute(2, 0, 1, 3).flatten(1, 2) if self._encoder.per_tick else x.transpose(0, 1)
+        call = EngineCall(
+            self._weights(),
+            self._constants(state.numpy().dtype),
+            batch_first.detach().contiguous().numpy(),
+            state.contiguous().numpy(),
+            _starts(episode_start.detach().numpy()),
+            self.rate_coef,
+            self.target_rate,
+        )
+        parameters = [self._parameters[name] for name in self._weight_names]
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):  # type: ignore[union-attr]
+            y = EngineSequence.apply(call, x, *parameters)
+        else:
+            arguments = (call.weights, call.constants, call.x, call.state, call.start, call.counts)
+            array, call.new_state, _ = engine.forward(*arguments, n_threads=call.n_threads)
+            y = torch.from_numpy(array).transpose(0, 1)
+        for total, count in zip(self.spike_counts, call.counts, strict=True):
+            total += count
+        self.n_counted += call.n_counted
+        new = torch.from_numpy(call.new_state)
+        new[: len(memory)] = memory
+        return y, new
+
+    def _forward_equations(
+        self, x: torch.Tensor, memory: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        y, new, rates = run_equations(
+            x,
+            state[len(memory) :],
+            episode_start,
+            [self._torch_weights(i) for i in range(self.n_layers)],
+            [self._torch_constants(i) for i in range(self.n_layers)],
+            self.surrogate,
+            self._unit_readout(),
+            self._timing(),
+        )
+        n = episode_start.numel() * self.n_ticks
+        for total, rate in zip(self.spike_counts, rates, strict=True):
+            total += (rate.detach() * n).cpu().numpy().round().astype(np.int64)
+        self.n_counted += n
+        if self.rate_coef and torch.is_grad_enabled():
+            excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in rates]
+            y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
+        return y, torch.cat((memory, new))
 
     def _encode(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -317,80 +333,8 @@ class LSNN(nn.Module):
             log_widths = (
                 torch.as_tensor(np.log(encoder.widths)).to(state) if self.log_widths is None else self.log_widths  # type: ignore[arg-type]
             )
-            x = _Population.apply(features.to(state.dtype), centers, log_widths, x)
+            x = Population.apply(features.to(state.dtype), centers, log_widths, x)
         return x, torch.from_numpy(new).to(state)
-
-    def _forward_torch(
-        self, x: torch.Tensor, memory: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = state.detach()[len(memory) :]
-        layers = [
-            reference.LayerState(*(rows[len(LAYER_ROWS) * i + k, :, :n] for k in range(len(LAYER_ROWS))))
-            for i, n in enumerate(self.n_neurons)
-        ]
-        y = rows[-1, :, : self.n_neurons[-1]]
-        constants = [self._torch_constants(i) for i in range(self.n_layers)]
-        weights = [self._torch_weights(i) for i in range(self.n_layers)]
-        readout, ys = self._unit_readout(), []
-        zs: list[list[torch.Tensor]] = [[] for _ in layers]
-        for step in range(len(x)):
-            keep = (1.0 - episode_start[step].to(state.dtype))[:, None]  # (B, 1)
-            layers = [reference.LayerState(*(keep * value for value in layer)) for layer in layers]
-            y = keep * y
-            for k in range(self.n_ticks):
-                before = [layer.z for layer in layers]
-                spikes = x[step, k] if self._encoder.per_tick else x[step]
-                for i, (w_in, bias, w_rec) in enumerate(weights):
-                    current = functional.linear(spikes, w_in, bias)
-                    layers[i] = reference.tick(current, layers[i], w_rec, constants[i], self._spike)
-                    zs[i].append(layers[i].z)
-                    spikes = before[i] if self.latency else layers[i].z
-                y = reference.readout_tick(y, spikes, readout, self.n_ticks, k == 0, self.dt)
-            ys.append(y)
-        rates = [torch.stack(z).mean((0, 1)) for z in zs]
-        self._count([rate.detach() * len(zs[0]) * state.shape[1] for rate in rates], len(zs[0]) * state.shape[1])
-        out = torch.stack(ys)
-        if self.rate_coef and torch.is_grad_enabled():
-            excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in rates]
-            out = _Attach.apply(out, self.rate_coef * torch.stack(excess).mean())
-        new = torch.zeros_like(state)
-        new[: len(memory)] = memory
-        for i, (layer, n) in enumerate(zip(layers, self.n_neurons, strict=True)):
-            new[len(memory) + len(LAYER_ROWS) * i :][: len(LAYER_ROWS), :, :n] = torch.stack(layer).detach()
-        new[-1, :, : self.n_neurons[-1]] = y.detach()
-        return out, new
-
-    def _spike(self, u: torch.Tensor) -> torch.Tensor:
-        return _Spike.apply(u, self.surrogate)  # type: ignore[no-any-return]
-
-    def _torch_constants(self, i: int) -> reference.LayerConstants:
-        def column(name: str) -> torch.Tensor:
-            return getattr(self, f"{name}_{i}")
-
-        def decays(name: str) -> torch.Tensor:
-            return torch.from_numpy(decay(column(name).cpu().numpy(), self.dt)).to(column(name))
-
-        return reference.LayerConstants(
-            decays("tau_m"),
-            decays("tau_a"),
-            column("v_th"),
-            column("beta"),
-            column("refractory"),
-            self.reset == "zero",
-            self.adaptation == "ahp",
-        )
-
-    def _torch_weights(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        w_rec = None
-        if self.recurrent:
-            w_rec = self.get_parameter(f"w_rec_{i}")
-            w_rec = w_rec * (1 - torch.eye(len(w_rec), dtype=w_rec.dtype, device=w_rec.device))
-        return self.get_parameter(f"w_in_{i}"), self.get_parameter(f"bias_{i}"), w_rec
-
-    def _count(self, counts: Sequence[torch.Tensor], n: int) -> None:
-        for total, count in zip(self.spike_counts, counts, strict=True):
-            total += count.cpu().numpy().round().astype(np.int64)
-        self.n_counted += n
 
     def step(
         self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray
@@ -405,15 +349,70 @@ class LSNN(nn.Module):
         Returns:
             The readout trace, shape (B, N of the last layer), and the new state.
         """
-        with torch.no_grad():
-            arrays = (torch.from_numpy(np.asarray(array)) for array in (features, state, episode_start))
-            features_, state_, start = arrays
-            y, new = self.forward(features_[None], state_, start[None])
-        return y[0].numpy(), new.numpy()
+        n_memory = len(self._encoder.memory_rows)
+        dtype = state.dtype
+        if self._encoder.kind == "direct":
+            x = np.ascontiguousarray(features, dtype)[:, None]  # (B, 1, F)
+        else:
+            x, memory = encode(
+                self.current_encoder(), features[None], state[:n_memory], episode_start[None], self.n_ticks, self.dt
+            )
+            x = x[0].transpose(1, 0, 2) if self._encoder.per_tick else x.transpose(1, 0, 2)
+            x = np.ascontiguousarray(x, dtype)
+        starts = _starts(np.asarray(episode_start)[None])
+        layers = self._constants(dtype)
+        y, new, _ = engine.forward(self._weights(), layers, x, np.ascontiguousarray(state), starts, self.spike_counts)
+        if n_memory:
+            new[:n_memory] = memory
+        self.n_counted += len(features) * self.n_ticks
+        return y[:, 0], new
+
+    def _timing(self) -> engine.Timing:
+        held = not self._encoder.per_tick
+        return engine.Timing(self.n_ticks, self.dt, self.latency, self.tau_out, self.count, held)
+
+    def _weights(self) -> list[engine.Weights]:
+        """Return the live parameters as numpy views, pre x post."""
+        key = tuple(self._parameters[name].data_ptr() for name in self._weight_names)  # type: ignore[union-attr]
+        if self._views is None or self._views[0] != key:
+            # The views keep the memory they show alive, so an equal address means the same memory.
+            arrays = [self._parameters[name].detach().t().numpy() for name in self._weight_names]  # type: ignore[union-attr]
+            n = 3 if self.recurrent else 2
+            layers = [arrays[i : i + n] for i in range(0, len(arrays), n)]
+            self._views = key, [engine.Weights(a[0], a[1], a[2] if self.recurrent else None) for a in layers]
+        return self._views[1]
+
+    def _constants(self, dtype: np.dtype) -> list[engine.Constants]:
+        """Return the constants for the kernels, rebuilt when a buffer or an option has changed."""
+        buffers = tuple((buffer.data_ptr(), buffer._version) for buffer in self._buffers.values())  # type: ignore[union-attr]
+        key = (buffers, dtype, self._timing(), self.reset, self.adaptation, self.surrogate)
+        if self._prepared is None or self._prepared[0] != key:
+            n_memory, last = len(self._encoder.memory_rows), self.n_layers - 1
+            self._prepared = key, [
+                engine.constants(layer.neurons, self._timing(), i, n_memory, i == last, self.surrogate, dtype)
+                for i, layer in enumerate(self.network_layers())
+            ]
+        return self._prepared[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_views": None, "_prepared": None}  # addresses mean nothing in a copy
 
 
 class RowLinear(nn.Linear):
     """A linear map that sums each row in one fixed order on the CPU, so that the bits do not depend on the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x weight^T + bias``, shape (..., out_features)."""
+        if x.device.type != "cpu" or self.bias is None:
+            return super().forward(x)
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad or self.bias.requires_grad):
+            return RowLinearFunction.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
+        return linear_rows(x, self.weight, self.bias)
+
+
+def _starts(episode_start: np.ndarray) -> np.ndarray:
+    """Return (L, B) flags as the kernels want them: (B, L), uint8."""
+    return np.ascontiguousarray((episode_start != 0).T).view(np.uint8)
 
 
 def _normal(n: int, n_inputs: int, scale: float, generator: torch.Generator | None) -> nn.Parameter:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spikeloop.spiking.metrics import (
+    accumulates,
     activation_sparsity,
     connection_sparsity,
     footprint,
@@ -69,6 +70,9 @@ def test_operations_equal_a_count_pair_by_pair(network, kind):
     macs = of_input if kind == "currents" else 0.0
     assert operations.effective_macs == pytest.approx(macs)
     assert operations.effective_acs == pytest.approx(of_input - macs + of_spikes)
+    per_layer = [sum(counted(*pair) for pair in pairs[:2]) / samples, counted(*pairs[2]) / samples]
+    counts, w_out = [z.sum(axis=(0, 1)) for z in spikes], network.readout.w_out
+    assert accumulates(network.layers, counts, samples * k, n_ticks=k, w_out=w_out) == pytest.approx(per_layer)
     per_tick = N * N + N * N + N_OUT * N
     assert operations.dense == k * per_tick + (k if kind == "spikes" else 1) * N * N_IN
 

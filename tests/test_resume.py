@@ -1,0 +1,187 @@
+"""A training run that ends early, whatever the way, goes on from its last checkpoint as if it had not."""
+
+import csv
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.save_util import load_from_zip_file
+
+pytest.importorskip("rl_zoo3")
+
+from spikeloop.agents import SpikingPPO, callbacks  # noqa: E402
+from spikeloop.agents.callbacks import read_checkpoint, read_episodes  # noqa: E402
+from spikeloop.scripts import train  # noqa: E402
+
+N_ENVS, N_STEPS, BUDGET = 2, 32, 512
+ROLLOUT = N_ENVS * N_STEPS
+RUN = Path("logs/spiking_ppo/Faulty-v0_1")
+
+
+def arguments(fault="", at=0, n_timesteps=BUDGET):
+    env = ["--env", "Faulty-v0", "--gym-packages", "faulty_env", "--env-kwargs", f"fault:{fault!r}", f"at:{at}"]
+    run = ["-n", str(n_timesteps), "--seed", "3", "--eval-freq", "100", "--checkpoint-freq", "100", "--verbose", "0"]
+    policy = "policy_kwargs:dict(n_neurons=[8], encoder='rate', n_ticks=2)"
+    sizes = [f"n_envs:{N_ENVS}", f"n_steps:{N_STEPS}", "batch_size:64", "n_epochs:2", "learning_rate:'lin_0.001'"]
+    return [*env, *run, "--hyperparams", *sizes, policy]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run killed at step 300 of its 512, in the middle of a rollout."""
+    folder = tmp_path_factory.mktemp("killed")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, train.__file__, *arguments("SIGKILL", 150)]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    return folder / RUN
+
+
+@pytest.fixture
+def cut(killed, tmp_path, monkeypatch):
+    """A copy of it in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(killed, RUN)
+    return RUN
+
+
+def start(*args):
+    """Run the script and return its exit status."""
+    try:
+        return train.main([str(arg) for arg in args])
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code
+
+
+def parameters(run):
+    _, params, _ = load_from_zip_file(run / "Faulty-v0.zip")
+    return params
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.reader(line for line in file if not line.startswith("#")))[1:]
+
+
+def test_a_checkpoint_is_also_a_model(killed):
+    model = SpikingPPO.load(killed / "checkpoint.zip")
+    assert model.num_timesteps == read_checkpoint(killed / "checkpoint.zip")["num_timesteps"] == 256
+
+
+def test_a_killed_run_goes_on_to_its_budget_and_counts_nothing_twice(cut):
+    before, _ = read_episodes(cut / "learning_curve.csv")
+    assert before[-1] > 256  # the killed run went beyond its checkpoint
+    assert start("--resume", cut) == 0
+    steps, returns = read_episodes(cut / "learning_curve.csv")
+    np.testing.assert_array_equal(steps[steps <= 256], before[before <= 256])
+    assert np.all(np.diff(steps) >= 0) and BUDGET - 30 < steps[-1] <= BUDGET
+    monitors = [row for i in range(N_ENVS) for row in rows(cut / f"{i}.monitor.csv")]
+    assert sorted(float(r) for r, *_ in monitors) == pytest.approx(sorted(returns))
+    for i in range(N_ENVS):
+        times = [float(t) for *_, t in rows(cut / f"{i}.monitor.csv")]
+        assert times == sorted(times)
+    assert list(np.load(cut / "evaluations.npz")["timesteps"]) == [100, 200, 300, 400, 500]
+    assert load_from_zip_file(cut / "Faulty-v0.zip")[0]["num_timesteps"] == BUDGET
+    assert (cut / "policy.safetensors").is_file()
+
+
+def test_resuming_twice_gives_the_same_bits(cut):
+    again = Path("again")
+    shutil.copytree(cut, again)
+    assert start("--resume", cut) == start("--resume", again) == 0
+    first, second = parameters(cut)["policy"], parameters(again)["policy"]
+    assert all(th.equal(first[name], second[name]) for name in first)
+    for name in ("policy.safetensors", "learning_curve.csv"):
+        assert (cut / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_schedules_and_optimizer_go_on_where_they_were(cut):
+    assert start("--resume", cut) == start(*arguments()) == 0
+    resumed, whole = (parameters(run)["policy.optimizer"] for run in (cut, RUN.with_name("Faulty-v0_2")))
+    assert resumed["param_groups"][0]["lr"] == whole["param_groups"][0]["lr"]
+    assert resumed["state"][0]["step"] == whole["state"][0]["step"]
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert start(*arguments()) == 0
+    before = (RUN / "policy.safetensors").read_bytes()
+    (RUN / "policy.safetensors").unlink()
+    assert start("--resume", RUN) == 0
+    assert (RUN / "policy.safetensors").read_bytes() == before
+
+
+def test_a_half_written_checkpoint_is_never_taken_for_a_whole_one(cut, capsys):
+    whole = (cut / "checkpoint.zip").read_bytes()
+    (cut / ".checkpoint.zip.x1").write_bytes(whole[:1000])  # what a kill within the write leaves
+    assert read_checkpoint(cut / "checkpoint.zip")["num_timesteps"] == 256
+    (cut / "checkpoint.zip").write_bytes(whole[: len(whole) // 2])
+    assert start("--resume", cut) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_saves_says_where_and_exits_130(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert start(*arguments("SIGINT", 75)) == 130
+    assert f"spikeloop train --resume {RUN}" in capsys.readouterr().err
+    assert read_checkpoint(RUN / "checkpoint.zip")["num_timesteps"] == 3 * ROLLOUT  # the rollout of step 150 is done
+    assert (RUN / "learning_curve.png").is_file()
+    assert start("--resume", RUN) == 0
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert start(*arguments("SIGINT+SIGINT", 75)) == 130
+    assert "holds step 128" in capsys.readouterr().err
+    assert read_checkpoint(RUN / "checkpoint.zip")["num_timesteps"] == 128
+    assert not (RUN / "Faulty-v0.zip").exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write, calls = callbacks.write_atomically, []
+
+    def full_from_the_third(path, data):
+        calls.append(path)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
+
+    monkeypatch.setattr(callbacks, "write_atomically", full_from_the_third)
+    assert start(*arguments()) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "checkpoint.zip not written" in line]
+    assert len(lines) == len(calls) - 2
+    assert all("No space left" in line and "step 128 is kept" in line for line in lines)
+    assert (RUN / "Faulty-v0.zip").is_file()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert start("--resume", RUN) == 0
+
+
+@pytest.mark.parametrize(("fault", "what"), [("nan", "observation"), ("inf", "reward")])
+def test_a_value_that_is_not_finite_stops_the_run(fault, what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert start(*arguments(fault, 75)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{what} from env 0 of Faulty-v0 is {fault} at step 150" in line and "holds step 128" in line
+
+
+def test_tensorboard_goes_on_in_its_folder(tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    assert start(*arguments("SIGINT", 75), "-tb", "tb") == 130
+    assert start("--resume", RUN) == 0
+    (folder,) = Path("tb/Faulty-v0").iterdir()
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    steps = [event.step for event in events.Scalars("spiking/firing_rate_0")]
+    assert steps == list(range(ROLLOUT, BUDGET + 1, ROLLOUT))
