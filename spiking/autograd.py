@@ -102,7 +102,7 @@ class EngineCall:
         self.counts = [np.zeros(layer.n_neurons, np.int64) for layer in constants]
         self.n_counted = start.size * int(constants[0].options[1])
         self.new_state = state
-        self.n_threads = min(torch.get_num_threads(), engine.max_threads())
+        self.n_threads = _n_threads()
 
     def rate_grads(self) -> list[np.ndarray | None]:
         """Return the gradient of the rate penalty by each spike of a neuron, per layer."""
@@ -110,6 +110,14 @@ class EngineCall:
             return [None] * len(self.counts)
         scale = self.rate_coef / (len(self.counts) * self.n_counted)
         return [scale * np.maximum(count / self.n_counted - self.target_rate, 0) for count in self.counts]
+
+
+def _n_threads() -> int:
+    n = torch.get_num_threads()
+    limit = engine.max_threads()
+    if torch.get_num_threads() != n:  # numba's first launch sets the count of the OpenMP runtime it shares with torch
+        torch.set_num_threads(n)
+    return min(n, limit)
 
 
 def run_equations(

@@ -156,7 +156,12 @@ class LSNN(nn.Module):
 
     def _unit_readout(self) -> Readout:
         n = self.n_neurons[-1]
-        return Readout(np.zeros((1, n)), np.zeros(1), self.tau_out, self.count)
+        zeros = np.zeros((1, n), self._dtype)
+        return Readout(zeros, zeros[0, :1], self.tau_out, self.count)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return np.dtype(np.float64 if self.get_parameter("bias_0").dtype == torch.float64 else np.float32)
 
     def current_encoder(self) -> Encoder:
         """Return the encoder, with the current centres and widths where they are learned."""
@@ -173,8 +178,7 @@ class LSNN(nn.Module):
     def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys from ``rng``."""
         rows, width = self.state_shape
-        dtype = torch.empty(0, dtype=self.get_parameter("bias_0").dtype).numpy().dtype
-        state = np.zeros((rows, n_envs, width), dtype=dtype)
+        state = np.zeros((rows, n_envs, width), dtype=self._dtype)
         if self._encoder.kind == "rate":
             state[0, :, 0] = new_keys(rng if rng is not None else np.random.default_rng(), n_envs)
         return state

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from spikeloop.spiking.storage import load_parts, save_parts
 
@@ -26,7 +27,7 @@ LAYER_ROWS = ("v", "a", "z", "refractory")
 HEADS = ("discrete", "multi_discrete", "multi_binary", "box")
 
 
-def decay(tau, dt: float = 1.0) -> np.ndarray:
+def decay(tau: npt.ArrayLike, dt: float = 1.0) -> np.ndarray:
     """Return the factor per tick ``exp(-dt / tau)`` of a time constant; ``tau = 0`` means no memory, factor 0.
 
     Args:
@@ -38,7 +39,7 @@ def decay(tau, dt: float = 1.0) -> np.ndarray:
         return np.where(tau > 0, np.exp(-dt / np.where(tau > 0, tau, 1.0)), 0.0)
 
 
-def _array(owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype=None) -> np.ndarray:
+def _array(owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype: npt.DTypeLike = None) -> np.ndarray:
     """Return ``value`` as a read-only, C-contiguous array of the given shape, or raise naming the field."""
     try:
         array = np.asarray(value)
@@ -143,9 +144,12 @@ class Layer:
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
         n = self.neurons.n_neurons
-        _set(self, w_in=_array("Layer", "w_in", self.w_in, (n, None)), bias=_array("Layer", "bias", self.bias, (n,)))
+        w_in = _array("Layer", "w_in", self.w_in, (n, None))
+        if w_in.size == 0:
+            raise ValueError(f"Layer.w_in must have at least one neuron and one input, got shape {w_in.shape}")
+        _set(self, w_in=w_in, bias=_array("Layer", "bias", self.bias, (n,), w_in.dtype))
         if self.w_rec is not None:
-            _set(self, w_rec=_array("Layer", "w_rec", self.w_rec, (n, n)))
+            _set(self, w_rec=_array("Layer", "w_rec", self.w_rec, (n, n), w_in.dtype))
             if np.any(np.diagonal(self.w_rec)):
                 raise ValueError("Layer.w_rec must have a zero diagonal (self-connections are masked)")
 
@@ -207,7 +211,7 @@ class Encoder:
         low: ``rate`` and ``latency``: value mapped to intensity 0, shape (n_obs,).
         high: ``rate`` and ``latency``: value mapped to intensity 1, shape (n_obs,), > low.
         gain: ``rate``: spikes per tick at intensity 1, in (0, 1] for Bernoulli; ``latency``: input current at
-            intensity 1, in units of the threshold.
+            intensity 1, > threshold.
         poisson: ``rate``: spike probability ``1 - exp(-gain * intensity)`` instead of ``gain * intensity``.
         tau: ``latency``: membrane time constant of the charging RC circuit in ms.
         threshold: ``latency``: its threshold; ``delta``: change that makes one event.
@@ -235,6 +239,8 @@ class Encoder:
         n = int(self.n_obs)
         if self.kind == "population":
             centers = _array("Encoder", "centers", self.centers, (n, None))
+            if centers.size == 0:
+                raise ValueError("Encoder.centers must have at least one neuron per observation")
             widths = _array("Encoder", "widths", self.widths, centers.shape)
             if np.any(widths <= 0):
                 raise ValueError(f"Encoder.widths must be > 0, found {widths.min()}")
@@ -245,10 +251,12 @@ class Encoder:
                 raise ValueError(f"Encoder.high must be above Encoder.low, got low {low} and high {high}")
             _set(self, low=low, high=high)
             _number("Encoder", "gain", self.gain, 1e-9, 1.0 if self.kind == "rate" and not self.poisson else math.inf)
-        if self.kind == "latency":
-            _number("Encoder", "tau", self.tau, 1e-9)
         if self.kind in ("latency", "delta"):
             _number("Encoder", "threshold", self.threshold, 1e-9)
+        if self.kind == "latency":
+            _number("Encoder", "tau", self.tau, 1e-9)
+            if self.gain <= self.threshold:
+                raise ValueError(f"Encoder.gain must exceed threshold={self.threshold} to ever spike, got {self.gain}")
 
     @property
     def n_channels(self) -> int:
@@ -278,8 +286,9 @@ class Readout:
         b_out: Shape (n_outputs,).
         tau_out: Time constant of the filter in ms; 0 reads the spikes of the step's last tick.
         count: Read the mean number of spikes per tick of the step instead of the leaky filter.
-        first_spike: Each output is an integrate-and-fire unit over the ticks of the step; the first to reach
-            ``v_th_out`` decides (inference of discrete actions only).
+        first_spike: Inference of discrete actions only: each output integrates ``w_out z + b_out`` from 0 over the
+            ticks of the step, and the values are read when the first one exceeds ``v_th_out`` (at the last tick if
+            none does), so that the largest of them is the first unit to spike.
         v_th_out: Threshold of those units.
 
     Raises:
@@ -296,7 +305,7 @@ class Readout:
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
         w_out = _array("Readout", "w_out", self.w_out, (None, None))
-        _set(self, w_out=w_out, b_out=_array("Readout", "b_out", self.b_out, (w_out.shape[0],)))
+        _set(self, w_out=w_out, b_out=_array("Readout", "b_out", self.b_out, (w_out.shape[0],), w_out.dtype))
         _number("Readout", "tau_out", self.tau_out, 0.0)
         _number("Readout", "v_th_out", self.v_th_out, 1e-9)
 
@@ -334,14 +343,22 @@ class ActionHead:
         if not self.sizes or any(int(n) < 1 for n in self.sizes):
             raise ValueError(f"ActionHead.sizes must be positive, got {self.sizes!r}")
         _set(self, sizes=tuple(int(n) for n in self.sizes), shape=tuple(int(n) for n in self.shape))
-        if math.prod(self.shape) != (1 if self.kind == "discrete" else len(self.sizes)):
+        if math.prod(self.shape) != len(self.sizes):
             raise ValueError(f"ActionHead.shape {self.shape} does not hold {len(self.sizes)} actions")
+        only = {"multi_binary": 2, "box": 1}.get(self.kind)
+        if only is not None and set(self.sizes) != {only}:
+            raise ValueError(f"ActionHead.sizes must all be {only} for kind {self.kind!r}, got {self.sizes}")
         if self.kind == "box":
             for name in ("low", "high"):
-                bound = np.asarray(getattr(self, name), dtype=np.float32)
+                bound = np.array(getattr(self, name), dtype=np.float32)
                 if bound.shape != self.shape or np.any(np.isnan(bound)):
                     raise ValueError(f"ActionHead.{name} must have shape {self.shape}, got {getattr(self, name)!r}")
+                bound.setflags(write=False)
                 _set(self, **{name: bound})
+            if np.any(self.low > self.high):  # type: ignore[operator]
+                raise ValueError(f"ActionHead.high must be at least low, got low {self.low} and high {self.high}")
+            if self.squash and not (np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high))):  # type: ignore[arg-type]
+                raise ValueError(f"ActionHead.squash needs finite bounds, got low {self.low} and high {self.high}")
 
     @property
     def n_outputs(self) -> int:
@@ -397,7 +414,7 @@ class Network:
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
-        _set(self, layers=tuple(self.layers))
+        _set(self, layers=tuple(self.layers), metadata={str(k): str(v) for k, v in self.metadata.items()})
         if not self.layers:
             raise ValueError("Network.layers must hold at least one layer")
         if not (isinstance(self.n_ticks, (int, np.integer)) and self.n_ticks >= 1):
@@ -418,6 +435,8 @@ class Network:
         if self.normalizer is not None and self.normalizer.mean.size != self.encoder.n_obs:
             n = self.normalizer.mean.size
             raise ValueError(f"Network.normalizer must take {self.encoder.n_obs} observations, takes {n}")
+        if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
+            raise ValueError("Network weights must all be float32 or all float64")
 
     @property
     def state_shape(self) -> tuple[int, int]:
@@ -443,7 +462,7 @@ class Network:
         """
         network = load_parts(path, "spikeloop.network", FORMAT_VERSION, _PARTS)
         if not isinstance(network, Network):
-            raise ValueError(f"{path} does not describe a network")  # noqa: TRY004 - the file is at fault
+            raise ValueError(f"{path} does not describe a network")
         return network
 
 

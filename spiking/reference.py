@@ -38,7 +38,9 @@ class LayerConstants(NamedTuple):
 def tick(
     current: Any, state: LayerState, w_rec: Any | None, neurons: LayerConstants, spike: Callable[[Any], Any]
 ) -> LayerState:
-    """Advance one layer by one tick (Bellec et al. 2018, eqs. 1-3, discretised). In code order:
+    """Advance one layer by one tick (Bellec et al. 2018, eqs. 1-3, discretised).
+
+    In code order:
 
         i = current + w_rec z                       z: spikes of the previous tick; current = w_in x + b
         a <- rho a + z
@@ -123,6 +125,7 @@ def step(
     """
     states = list(states)
     recorded: list[list[np.ndarray]] = [[] for _ in states]
+    arrived: list[np.ndarray] = []  # at the readout
     layer_constants = [constants(network, i) for i in range(len(states))]
     for t in range(network.n_ticks):
         before = [state.z for state in states]
@@ -133,5 +136,22 @@ def step(
             recorded[i].append(states[i].z)
             spikes = before[i] if network.latency else states[i].z
         y = readout_tick(y, spikes, network.readout, network.n_ticks, t == 0, network.dt)
-    outputs = y @ network.readout.w_out.T + network.readout.b_out
+        arrived.append(spikes)
+    w_out, b_out = network.readout.w_out, network.readout.b_out
+    outputs = (
+        first_spike_outputs(np.stack(arrived), network.readout) if network.readout.first_spike else y @ w_out.T + b_out
+    )
     return outputs, states, y, [np.stack(z) for z in recorded]
+
+
+def first_spike_outputs(spikes: np.ndarray, readout: Readout) -> np.ndarray:
+    """Return the values of integrating outputs when the first of them exceeds ``v_th_out``, shape (B, n_outputs).
+
+    Args:
+        spikes: What reaches the readout on each tick of one env step, shape (n_ticks, B, N).
+        readout: Its weights and threshold.
+    """
+    values = np.cumsum(spikes @ readout.w_out.T + readout.b_out, axis=0)  # (n_ticks, B, n_outputs)
+    above = (values > readout.v_th_out).any(axis=2)  # (n_ticks, B)
+    above[-1] = True
+    return values[above.argmax(axis=0), np.arange(spikes.shape[1])]

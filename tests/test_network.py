@@ -19,6 +19,7 @@ from spikeloop.spiking.network import (
     decay,
     state_rows,
 )
+from spikeloop.spiking.reference import first_spike_outputs
 from spikeloop.spiking.storage import save_parts, write_atomically
 
 LOW, HIGH = np.array([-1.0, 0.0]), np.array([1.0, 2.0])
@@ -358,3 +359,26 @@ def test_header_is_readable_json(saved):
         header = json.loads(file.metadata()["spikeloop"])
     assert (header["format"], header["format_version"]) == ("spikeloop.network", 1)
     assert header["parts"]["layers"][0]["w_in"] == {"array": "layers.0.w_in"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ActionHead("discrete", (2, 3)), "does not hold"),
+        (lambda: ActionHead("multi_binary", (2, 3), (2,)), "must all be 2"),
+        (lambda: ActionHead("box", (1,), (1,), np.ones(1), -np.ones(1)), "at least low"),
+        (lambda: ActionHead("box", (1,), (1,), np.full(1, -np.inf), np.ones(1), squash=True), "finite bounds"),
+        (lambda: Encoder("latency", 1, low=np.zeros(1), high=np.ones(1)), "gain must exceed threshold"),
+        (lambda: Encoder("population", 1, centers=np.zeros((1, 0)), widths=np.ones((1, 0))), "at least one neuron"),
+    ],
+)
+def test_a_part_that_could_not_work_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_first_spike_reads_the_outputs_when_the_first_one_crosses():
+    readout = Readout(np.eye(2), np.zeros(2), first_spike=True, v_th_out=1.5)
+    spikes = np.array([[[1, 0]], [[0, 1]], [[0, 1]], [[1, 0]], [[1, 0]]], dtype=float)  # (n_ticks, 1, 2)
+    np.testing.assert_array_equal(first_spike_outputs(spikes, readout), [[1.0, 2.0]])
+    np.testing.assert_array_equal(first_spike_outputs(spikes[:2], readout), [[1.0, 1.0]])
