@@ -77,6 +77,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     """
 
     recurrent_default = True
+    lstm_actor: LSNN  # type: ignore[assignment]  # under the name contrib's algorithm looks for
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         surrogate = Surrogate(arguments.pop("surrogate"), **arguments.pop("surrogate_kwargs"))
         self.lstm_actor = LSNN(encoder, surrogate=surrogate, **arguments)
         # contrib sizes its LSTM buffers by these; SpikingPPO keeps the packed state in a buffer of its own
-        self.lstm_actor.num_layers = self.lstm_actor.hidden_size = 0
+        self.lstm_actor.num_layers = self.lstm_actor.hidden_size = 0  # type: ignore[assignment]
         super()._build(lr_schedule)
         if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
             # summed in one order whatever the batch, so that a rollout's log-probabilities come out again exactly
@@ -190,7 +191,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     def _features(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
         """Return the features of actor and critic, each (B, F)."""
         features = self.extract_features(obs)
-        return (features, features) if self.share_features_extractor else features
+        return (features, features) if self.share_features_extractor else features  # type: ignore[return-value]
 
     def forward(
         self,
@@ -290,7 +291,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(self.device),
             )
             actions = self._act(y).get_actions(deterministic=deterministic).cpu().numpy()
-        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
         if isinstance(self.action_space, spaces.Box):
             if self.squash_output:
                 actions = self.unscale_action(actions)
@@ -322,7 +323,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         if not isinstance(space, spaces.Box) or not isinstance(self.pi_features_extractor, FlattenExtractor):
             raise ValueError(f"to_network() needs a vector observation (Box, flattened), the policy takes {space}")
         w_out = self.readout_weights()
-        if w_out is None:
+        if w_out is None or not isinstance(self.action_net, nn.Linear):
             raise ValueError(f"to_network() needs a linear readout, the policy has net_arch {self.net_arch}")
         lsnn = self.lstm_actor
         return Network(

@@ -39,6 +39,8 @@ class _Chunks:
         state_shape: ``(n_rows, width)`` of the packed state.
     """
 
+    generator_ready: bool
+
     def __init__(self, *args: Any, seq_len: int, state_shape: tuple[int, int], **kwargs: Any):
         self.seq_len = seq_len
         self.state_shape = state_shape
@@ -67,7 +69,7 @@ class _Chunks:
     def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:
         """Yield minibatches of about ``batch_size`` steps (all of them if None), in random order of chunks."""
         assert self.full, "the rollout buffer must be full before sampling from it"  # type: ignore[attr-defined]
-        if not self.generator_ready:  # type: ignore[has-type]
+        if not self.generator_ready:
             self._columns = {name: self._in_chunks(getattr(self, name)) for name in _COLUMNS}
             obs = self.observations  # type: ignore[attr-defined]
             is_dict = isinstance(obs, dict)
@@ -100,7 +102,7 @@ class _Chunks:
         )
 
 
-class ChunkedRolloutBuffer(_Chunks, RecurrentRolloutBuffer):
+class ChunkedRolloutBuffer(_Chunks, RecurrentRolloutBuffer):  # type: ignore[misc]
     """Chunked buffer of array observations."""
 
     def add(self, *args: Any, lstm_states: RNNStates, **kwargs: Any) -> None:
@@ -109,7 +111,7 @@ class ChunkedRolloutBuffer(_Chunks, RecurrentRolloutBuffer):
         RolloutBuffer.add(self, *args, **kwargs)
 
 
-class ChunkedDictRolloutBuffer(_Chunks, RecurrentDictRolloutBuffer):
+class ChunkedDictRolloutBuffer(_Chunks, RecurrentDictRolloutBuffer):  # type: ignore[misc]
     """Chunked buffer of Dict observations."""
 
     def add(self, *args: Any, lstm_states: RNNStates, **kwargs: Any) -> None:

@@ -52,7 +52,7 @@ class SpikingPPO(RecurrentPPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
+        super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[arg-type, misc]
         self.seq_len = seq_len
         if _init_setup_model:
             self._setup_model()

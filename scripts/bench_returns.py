@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
+
+from spikeloop.agents.registry import hyperparams_file
 
 SEEDS = (100, 101, 102, 103, 104)  # never used to choose a setting
 EPISODES = 100
@@ -96,14 +99,17 @@ def _result(row: Row, seed: int, output: Path) -> dict[str, float]:
     if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         train = ["train", "--algo", row.algo, "--env", row.env, "-n", str(row.n_timesteps), "--seed", str(seed)]
+        baseline = hyperparams_file(row.algo)
+        if baseline.is_file() and row.env in yaml.safe_load(baseline.read_text()):
+            train += ["--conf-file", str(baseline)]
         train += ["-f", str(folder), "--eval-freq", "-1", "--num-threads", "1", "--verbose", "0"]
         _spikeloop(train, folder / "train.log")
-        (run_folder,) = (folder / row.algo).glob("*_1")
+        (run_folder,) = (folder / row.algo).rglob("*_1")
         rollout = ["rollout", str(run_folder), "-n", str(EPISODES), "--seed", str(10_000 + seed), "--json"]
         partial = result.with_suffix(".partial")
         _spikeloop(rollout, partial)
         partial.rename(result)
-    return json.loads(result.read_text())
+    return json.loads(result.read_text().splitlines()[-1])
 
 
 def _spikeloop(arguments: list[str], output: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 COMMANDS = {
     "train": "train a spiking policy, with RL Zoo's options, and resume a training that was cut short",
@@ -16,6 +18,14 @@ COMMANDS = {
 
 class UsageError(Exception):
     """What the user asked for cannot be done; the message is one line and says why."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message."""
+        raise UsageError(message)
 
 
 def did_you_mean(what: str, name: str, known: Iterable[str]) -> str:

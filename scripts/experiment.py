@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import json
+import shutil
 import signal
 import sys
 import traceback
@@ -105,7 +106,13 @@ class Experiment(ExperimentManager):
         """Build the model and its environments, and put them where the checkpoint was if the run goes on."""
         if self.state is not None:
             cut_logs(self.folder, self.state["logs"])
-        results = super().setup_experiment()
+        is_new = not self.folder.exists()
+        try:
+            results = super().setup_experiment()
+        except BaseException:
+            if is_new:  # an empty run would be taken for the latest
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         if self.state is not None:
             assert results is not None and self.checkpoints is not None
             model = results[0]
@@ -178,6 +185,7 @@ class Experiment(ExperimentManager):
             self.n_timesteps -= model.num_timesteps
             if self.n_timesteps <= 0:
                 print("Nothing is left to train")
+                model.env.close()  # type: ignore[union-attr]
                 return
             learn = partial(model.learn, reset_num_timesteps=False)
             learner = SimpleNamespace(learn=learn, env=model.env, policy=model.policy)
@@ -285,6 +293,9 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[s
     for name in hyperparams:
         if name not in known:
             raise ValueError(did_you_mean("hyperparameter", name, known))
+    n_envs = hyperparams.get("n_envs", 1)
+    if not isinstance(n_envs, int) or n_envs < 1:
+        raise ValueError(f"n_envs must be a whole number >= 1, got {n_envs!r}")
     policy = hyperparams.get("policy")
     if not isinstance(policy, str) or "." in policy:
         return

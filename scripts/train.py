@@ -6,10 +6,11 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from spikeloop.agents.registry import ALGOS, register_with_zoo
-from spikeloop.scripts.cli import UsageError, did_you_mean, run
+from spikeloop.scripts.cli import Parser, UsageError, did_you_mean, run
 from spikeloop.scripts.run_folder import CHECKPOINT
 
 EPILOG = """\
@@ -60,19 +61,26 @@ def train(argv: list[str]) -> int:
         settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
         zoo_argv = [*settings["argv"], "--seed", str(seed_after(settings["seed"], state["num_timesteps"]))]
     zoo.ExperimentManager = partial(Experiment, settings=settings, folder=args.resume, state=state)
+    zoo.argparse = SimpleNamespace(ArgumentParser=Parser)
     sys.argv = ["spikeloop train", *zoo_argv]  # where RL Zoo looks for its options
     try:
         zoo.train()
     except Exception as error:  # only from before the first step: Experiment answers for what comes later
         if sys.flags.dev_mode:
             raise
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise UsageError(kind + " ".join(str(error).split())) from None
+        raise UsageError(_explain(error)) from None
     return 0
 
 
+def _explain(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, (NameError, SyntaxError)):
+        return f"{message}; NAME:VALUE takes a Python value, text in quotes as in \"learning_rate:'lin_0.001'\""
+    return message if isinstance(error, (UsageError, ValueError)) else f"{type(error).__name__}: {message}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "spikeloop train",
         description=__doc__,
         epilog=EPILOG,
@@ -89,10 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
 
 
 def _import_zoo() -> Any:

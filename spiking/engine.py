@@ -5,7 +5,6 @@ Weights come pre x post, ``w_in`` (n_inputs, N) and ``w_rec`` (N, N): the kernel
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +47,13 @@ class Timing(NamedTuple):
     held: bool  # the input is one row per step, not one per tick
 
 
+class Spikes(NamedTuple):
+    """Spike lists: ``index[ptr[b, t + 1]:ptr[b, t + 2]]`` fired in sequence b on tick t; list 0 fired before."""
+
+    index: np.ndarray  # flat
+    ptr: np.ndarray  # (B, T + 2)
+
+
 class Tape(NamedTuple):
     """What the backward pass of one layer needs."""
 
@@ -57,15 +63,8 @@ class Tape(NamedTuple):
     below: Spikes
     start: np.ndarray
     psi: np.ndarray
-    v_before: np.ndarray
+    membrane: np.ndarray
     spikes: Spikes
-
-
-class Spikes(NamedTuple):
-    """Spike lists: ``index[ptr[b, t + 1]:ptr[b, t + 2]]`` fired in sequence b on tick t; list 0 fired before."""
-
-    index: np.ndarray  # flat
-    ptr: np.ndarray  # (B, T + 2)
 
 
 def constants(
@@ -107,7 +106,7 @@ def forward(
     state: np.ndarray,
     start: np.ndarray,
     counts: Sequence[np.ndarray],
-    keep: bool = False,
+    keep: int = kernels.KEEP_NOTHING,
     n_threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray, list[Tape]]:
     """Run a sequence.
@@ -119,12 +118,12 @@ def forward(
         state: Packed state, shape (n_rows, B, width); not modified.
         start: 1 where the state is cleared before the step, uint8, shape (B, L).
         counts: Spike counts that are added to, one per layer, int64, shape (N,).
-        keep: Keep what :func:`backward` needs.
+        keep: ``kernels.KEEP_TAPE`` keeps what :func:`backward` needs, ``KEEP_MEMBRANE`` membranes to look at.
         n_threads: Threads to use at most.
 
     Returns:
         The readout trace at the end of each step, shape (B, L, N of the last layer), the new state, and the tape,
-        whose entries hold spikes even if not ``keep``.
+        whose entries hold spikes in any case.
     """
     dtype, n_batch = state.dtype, state.shape[1]
     n_t = start.shape[1] * int(layers[0].options[1])
@@ -137,13 +136,15 @@ def forward(
     empty = np.empty((n_batch, 1, 0), dtype)
     for i, (layer, weight, count) in enumerate(zip(layers, weights, counts, strict=True)):
         n, width = layer.n_neurons, layer.rows.shape[1]
-        padded = _padded(weight, width)
-        psi = _take((n_batch, n_t, width) if keep else (0, 0, 0), dtype)
-        v_before = _take((n_batch, n_t, width) if keep and layer.options[3] else (0, 0, 0), dtype)
+        weight = padded(weight, width)
+        whole, none = (n_batch, n_t, width), (0, 0, 0)
+        psi = _take(whole if keep == kernels.KEEP_TAPE else none, dtype)
+        wanted = layer.options[3] if keep == kernels.KEEP_TAPE else keep == kernels.KEEP_MEMBRANE
+        membrane = _take(whole if wanted else none, dtype)
         spikes = Spikes(_take((n_batch * (n_t + 1) * n,), np.uint16), np.empty((n_batch, n_t + 2), np.int64))
         arguments = (
-            keep, x if i == 0 else empty, padded.w_in, padded.bias, padded.w_rec, layer.rows, layer.options, *below, state,
-            start, new_state, y, psi, v_before, *spikes,
+            keep, x if i == 0 else empty, weight.w_in, weight.bias, weight.w_rec, layer.rows, layer.options, *below, state,
+            start, new_state, y, psi, membrane, *spikes,
         )  # fmt: skip
         bounds = _bounds(n_batch, n * n * n_t * n_batch, n_threads)
         if len(bounds) == 2:
@@ -152,7 +153,7 @@ def forward(
             partial = np.zeros((len(bounds) - 1, n), np.int64)
             kernels._forward_threads(bounds, *arguments, partial)
             count += partial.sum(0)
-        tapes.append(Tape(x if i == 0 else empty, padded, layer, below, start, psi, v_before, spikes))
+        tapes.append(Tape(x if i == 0 else empty, weight, layer, below, start, psi, membrane, spikes))
         below = spikes
     return y[:, :, : layers[-1].n_neurons], new_state, tapes
 
@@ -204,7 +205,7 @@ def backward(
         g_rec = np.zeros((n_chunks, *padded.w_rec.shape), dtype)
         g_bias = np.zeros((n_chunks, width), dtype)
         arguments = (
-            tape.x, w_in, w_rec, layer.rows, layer.options, *tape.below, tape.start, tape.psi, tape.v_before, *tape.spikes,
+            tape.x, w_in, w_rec, layer.rows, layer.options, *tape.below, tape.start, tape.psi, tape.membrane, *tape.spikes,
             grad_y, grad_z, rate_grad, grad_rows, grad_below,
         )  # fmt: skip
         if n_chunks == 1:
@@ -219,9 +220,48 @@ def backward(
         grads.append(Weights(g_in[0, :, :n], g_bias[0, :n], g_rec[0, :, :n] if len(padded.w_rec) else None))
         if i == 0 and want_x:
             grad_x = grad_rows[:, :, :n] @ padded.w_in[:, :n].T
-        _give_back(tape.psi, tape.v_before, tape.spikes.index, grad_z)
+        _give_back(tape.psi, tape.membrane, tape.spikes.index, grad_z)
         grad_z = grad_below
     return grads[::-1], grad_x
+
+
+def address_table(
+    weights: Sequence[Weights], layers: Sequence[Constants], counts: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Return what :func:`kernels.step_layers` reads: addresses, valid as long as the (padded) arrays live."""
+    return np.array(
+        [
+            (
+                len(weight.w_in),
+                weight.w_in.ctypes.data,
+                weight.bias.ctypes.data,
+                weight.w_rec.ctypes.data if weight.w_rec is not None and len(weight.w_rec) else 0,
+                layer.rows.ctypes.data,
+                layer.options.ctypes.data,
+                count.ctypes.data,
+                layer.rows.shape[1],
+            )
+            for weight, layer, count in zip(weights, layers, counts, strict=True)
+        ],
+        dtype=np.intp,
+    )
+
+
+def batch_first(x: np.ndarray) -> np.ndarray:
+    """Return encoded input, (L, B, C) or (L, n_ticks, B, C), as the kernels take it: (B, ticks or steps, C)."""
+    if x.ndim == 4:
+        x = x.reshape(-1, *x.shape[2:])
+    return np.ascontiguousarray(x.transpose(1, 0, 2))
+
+
+def dense(spikes: Spikes, n_neurons: int, dtype: Any) -> np.ndarray:
+    """Return spikes as 0 and 1, shape (1 + T, B, N); entry 0 is the tick before the sequence."""
+    n_batch, n_lists = spikes.ptr.shape
+    z = np.zeros((n_lists - 1, n_batch, n_neurons), dtype)
+    for b, ptr in enumerate(spikes.ptr):
+        ticks = np.repeat(np.arange(n_lists - 1), np.diff(ptr))
+        z[ticks, b, spikes.index[ptr[0] : ptr[-1]]] = 1
+    return z
 
 
 def max_threads() -> int:
@@ -251,14 +291,14 @@ def _pad_last(array: np.ndarray, width: int) -> np.ndarray:
     return padded
 
 
-def _padded(weights: Weights, width: int) -> Weights:
+def padded(weights: Weights, width: int) -> Weights:
+    """Return the weights with ``width`` columns and a zero diagonal; the same arrays where they are so already."""
     w_rec = weights.w_rec
     if w_rec is None:
         w_rec = np.empty((0, width), weights.w_in.dtype)
-    else:
-        n = len(w_rec)
+    elif len(w_rec):
         w_rec = _pad_last(w_rec, width)
-        if kernels.has_diagonal(w_rec[:, :n]):
+        if kernels.has_diagonal(w_rec):
             w_rec = w_rec.copy()
             np.fill_diagonal(w_rec, 0)
     return Weights(_pad_last(weights.w_in, width), _pad_last(weights.bias, width), w_rec)

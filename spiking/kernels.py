@@ -23,10 +23,12 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import carray, prange, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from spikeloop.spiking.compiling import kernel
 
 # Launching a loop over threads takes 2 us with omp, 30-100 us with numba's own workqueue.
 numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
@@ -37,6 +39,10 @@ TILE_ROWS = 8 if _HAS_AVX512 else 4
 PANEL_VECTORS = 2 if _HAS_AVX512 else 1
 GROUP = 8  # sequences that go backward together
 DENSE_RATE = 0.31  # above it a dense product beats the scatter into the recurrent gradient
+
+# What a forward pass writes beside spikes and readout: nothing; psi, and before each tick the membrane where reset
+# "zero" needs it, for the backward pass; the membrane after each tick, to look at.
+KEEP_NOTHING, KEEP_TAPE, KEEP_MEMBRANE = 0, 1, 2
 
 CONSTANTS = ("alpha", "rho", "v_th", "beta", "refractory", "psi_scale", "psi_inverse_width", "kappa")
 OPTIONS = ("n", "n_ticks", "row", "reset_zero", "ahp", "refractory", "surrogate", "latency", "count", "last", "held")
@@ -343,10 +349,7 @@ def _outer_tile(
 # ---- products and row operations on flat offsets
 
 
-_jit = njit(cache=True, nogil=True)
-
-
-@_jit
+@kernel
 def _fill(a, a0, n, value):
     lanes = _lanes(a)
     filled = _splat(value)
@@ -354,7 +357,7 @@ def _fill(a, a0, n, value):
         _store(a, a0 + j, filled)
 
 
-@_jit
+@kernel
 def _copy(src, s0, dst, d0, n):
     """Copy n elements, n of any size."""
     lanes = _lanes(src)
@@ -365,13 +368,13 @@ def _copy(src, s0, dst, d0, n):
         _set(dst, d0 + j, _get(src, s0 + j))
 
 
-@_jit
+@kernel
 def _add(src, s0, dst, d0, n):
     for j in range(0, n, _lanes(src)):
         _store(dst, d0 + j, _load(dst, d0 + j) + _load(src, s0 + j))
 
 
-@_jit
+@kernel
 def _product(a, a0, a_row, rows, n, w, w_panel, w_row, out, o0, o_row, width):
     """Add ``a w`` to ``out``: rows x n times n x width, ``w`` at ``panel * w_panel + k * w_row``."""
     step = PANEL_VECTORS * _lanes(out)
@@ -391,7 +394,7 @@ def _product(a, a0, a_row, rows, n, w, w_panel, w_row, out, o0, o_row, width):
             _tile(1, a, a0 + r * a_row, a_row, n, w, w0, w_row, out, o + r * o_row, o_row)
 
 
-@_jit
+@kernel
 def _outer(g, g0, width, x, x0, x_row, n_columns, d, d0, d_row, rows):
     """Add ``x^T d`` to ``g`` of shape (n_columns, width)."""
     step = PANEL_VECTORS * _lanes(g)
@@ -406,7 +409,7 @@ def _outer(g, g0, width, x, x0, x_row, n_columns, d, d0, d_row, rows):
         c += 1
 
 
-@_jit
+@kernel
 def _gather(src, s0, w, spikes, lo, hi, dst, d0, width):
     """Write ``src + sum of the rows of w that spikes[lo:hi] names`` to ``dst``, in the order of the list."""
     n = _lanes(src)
@@ -452,7 +455,7 @@ def _gather(src, s0, w, spikes, lo, hi, dst, d0, width):
         j += n
 
 
-@_jit
+@kernel
 def _scatter(src, s0, g, spikes, lo, hi, width):
     """Add the row ``src`` to each row of ``g`` that ``spikes[lo:hi]`` names."""
     n = _lanes(src)
@@ -481,7 +484,7 @@ def _scatter(src, s0, g, spikes, lo, hi, width):
         j += n
 
 
-@_jit
+@kernel
 def _pack(w, n, width, packed):
     """Copy ``w`` (pre, post; rows of ``width``) transposed into panels: ``packed[panel, post, pre in panel]``."""
     step = PANEL_VECTORS * _lanes(w)
@@ -497,7 +500,7 @@ def _pack(w, n, width, packed):
                     packed[p, i, c] = 0
 
 
-@_jit
+@kernel
 def has_diagonal(w):
     """Return whether a square matrix has a non-zero entry on its diagonal."""
     for i in range(w.shape[0]):  # noqa: SIM110 - numba compiles loops, not generators
@@ -509,9 +512,9 @@ def has_diagonal(w):
 # ---- forward
 
 
-@_jit
+@kernel
 def _forward_rows(
-    b0, b1, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, v_before,
+    b0, b1, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, membrane,
     spikes, ptr, counts
 ):  # fmt: skip
     """Run sequences b0 to b1 of one layer. See :func:`forward_layer`."""
@@ -570,8 +573,8 @@ def _forward_rows(
                 current = i0
             decay_y = _splat(number(0 if tick == 0 else 1) if count else constants[7, 0])
             psi0 = (b * n_t + t) * width
-            if keep and reset_zero:
-                _copy(s, v0, v_before, psi0, width)
+            if keep == KEEP_TAPE and reset_zero:
+                _copy(s, v0, membrane, psi0, width)
             lo = hi
             for j in range(0, width, lanes):
                 z = _load(s, z0 + j)
@@ -604,7 +607,7 @@ def _forward_rows(
                     if latency == 0:
                         z = new_z
                     _store(s, y0 + j, _fma(decay_y, _load(s, y0 + j), fill * z))
-                if keep:
+                if keep == KEEP_TAPE:
                     u = _abs(over) * _load(constants, 6 * width + j)
                     if surrogate == 0:
                         u = one - u
@@ -624,6 +627,8 @@ def _forward_rows(
                     counts[np.uintp(i)] += 1
                     bits &= bits - np.uint64(1)
             ptr[b, t + 2] = hi
+            if keep == KEEP_MEMBRANE:
+                _copy(s, v0, membrane, psi0, width)
             tick += 1
             if tick == n_ticks:
                 if last:
@@ -636,19 +641,19 @@ def _forward_rows(
             _copy(s, y0, new_state, ((row + 4) * n_batch + b) * n_row, n)
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def _forward_threads(
-    bounds, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, v_before,
+    bounds, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, membrane,
     spikes, ptr, counts
 ):  # fmt: skip
     for c in prange(len(bounds) - 1):
         _forward_rows(
             bounds[c], bounds[c + 1], keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start,
-            new_state, y_out, psi, v_before, spikes, ptr, counts[c],
+            new_state, y_out, psi, membrane, spikes, ptr, counts[c],
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def start_threads(ones):
     """Start numba's threads, which also settles its threading layer."""
     for i in prange(len(ones)):
@@ -658,9 +663,9 @@ def start_threads(ones):
 # ---- backward
 
 
-@_jit
+@kernel
 def _backward_rows(
-    b0, b1, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, v_before, spikes, ptr, grad_y, grad_z,
+    b0, b1, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes, ptr, grad_y, grad_z,
     rate_grad, grad_x, grad_below, grad_w_in, grad_bias, grad_w_rec
 ):  # fmt: skip
     """Go back through sequences b0 to b1 of one layer, GROUP of them side by side. See :func:`backward_layer`."""
@@ -732,7 +737,7 @@ def _backward_rows(
                         gz = gz + gy
                     back = _load(constants, j) * gv
                     if reset_zero:
-                        gz = gz - _load(v_before, row + j) * back
+                        gz = gz - _load(membrane, row + j) * back
                         back = back * (one - _load(s, dense0 + o + j))
                     else:
                         gz = gz - _load(constants, 2 * width + j) * gv
@@ -801,14 +806,14 @@ def _backward_rows(
             tick -= 1
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def _backward_threads(
-    bounds, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, v_before, spikes, ptr, grad_y, grad_z,
+    bounds, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes, ptr, grad_y, grad_z,
     rate_grad, grad_x, grad_below, grad_w_in, grad_bias, grad_w_rec
 ):  # fmt: skip
     for c in prange(len(bounds) - 1):
         _backward_rows(
-            bounds[c], bounds[c + 1], x, w_in, w_rec, constants, options, below, below_ptr, start, psi, v_before, spikes,
+            bounds[c], bounds[c + 1], x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes,
             ptr, grad_y, grad_z, rate_grad, grad_x, grad_below, grad_w_in[c], grad_bias[c], grad_w_rec[c],
         )  # fmt: skip
 
@@ -816,9 +821,16 @@ def _backward_threads(
 # ---- readout
 
 
-@_jit
+@kernel
 def linear_rows(x, w, bias, out):
-    """Write ``x w^T + bias`` to ``out``: (rows, n) times (n_out, n); the order of each sum depends on n alone."""
+    """Write ``x w^T + bias`` to ``out``, shape (rows, n_out): the order of each sum depends on n alone.
+
+    Args:
+        x: Shape (rows, n or more); further columns are not read.
+        w: Shape (n_out, n).
+        bias: Shape (n_out,).
+        out: Written.
+    """
     lanes = _lanes(w)
     n = w.shape[1]
     whole = n - n % lanes
@@ -826,8 +838,92 @@ def linear_rows(x, w, bias, out):
         for o in range(w.shape[0]):
             partial = _splat(w.dtype.type(0))
             for k in range(0, whole, lanes):
-                partial = _fma(_load(x, r * n + k), _load(w, o * n + k), partial)
+                partial = _fma(_load(x, r * x.shape[1] + k), _load(w, o * n + k), partial)
             total = _sum(partial)
             for k in range(whole, n):
                 total += x[r, k] * w[o, k]
             out[r, o] = total + bias[o]
+
+
+# ---- one step without the engine: addresses bound once
+
+
+@intrinsic
+def _void_pointer(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.intp), codegen
+
+
+@kernel
+def step_layers(table, x, state, start, new_state, y):
+    """Run all layers over the ticks of one env step.
+
+    Args:
+        table: Per layer n_inputs and the addresses of w_in, bias, w_rec (0: none), constants, options and counts, as
+            :func:`_forward_rows` takes them, padded to ``table[i, 7]`` columns.
+        x: Input, shape (B, 1 or n_ticks, n_inputs).
+        state: Packed state.
+        start: 1 where the state is cleared first, shape (B, 1).
+        new_state: Written, as is
+        y: The readout trace, shape (B, 1, padded N of the last layer).
+    """
+    dtype = state.dtype
+    n_batch = state.shape[1]
+    no_input = np.empty((n_batch, 1, 0), dtype)
+    nothing = np.empty((0, 0, 0), dtype)
+    below, below_ptr = np.empty(0, np.uint16), np.empty((0, 0), np.int64)
+    for i in range(table.shape[0]):
+        n_inputs, width = table[i, 0], table[i, 7]
+        options = carray(_void_pointer(table[i, 5]), (len(OPTIONS),), np.intp)
+        n, n_ticks = options[0], options[1]
+        spikes, ptr = np.empty(n_batch * (n_ticks + 1) * n, np.uint16), np.empty((n_batch, n_ticks + 2), np.int64)
+        _forward_rows(
+            0, n_batch, KEEP_NOTHING, x if i == 0 else no_input,
+            carray(_void_pointer(table[i, 1]), (n_inputs, width), dtype),
+            carray(_void_pointer(table[i, 2]), (width,), dtype),
+            carray(_void_pointer(table[i, 3]), (n if table[i, 3] != 0 else 0, width), dtype),
+            carray(_void_pointer(table[i, 4]), (len(CONSTANTS), width), dtype),
+            options, below, below_ptr, state, start, new_state, y, nothing, nothing, spikes, ptr,
+            carray(_void_pointer(table[i, 6]), (n,), np.int64),
+        )  # fmt: skip
+        below, below_ptr = spikes, ptr
+
+
+@kernel
+def act(table, mean, scale, clip, obs, w_out, b_out, state, start, new_state, outputs):
+    """Run one env step of a network with ``direct`` input, from the raw observation to the largest output.
+
+    Args:
+        table: See :func:`step_layers`.
+        mean: Of the normaliser, float64, shape (n_obs,); of size 0 for none.
+        scale: Its standard deviations.
+        clip: Its bound.
+        obs: Raw observations, shape (B, n_obs).
+        w_out: Shape (n_outputs, N).
+        b_out: Shape (n_outputs,).
+        state: Packed state.
+        start: 1 where the state is cleared first, shape (B, 1).
+        new_state: Written.
+        outputs: Written, shape (B, n_outputs).
+
+    Returns:
+        The index of the largest output of the first row.
+    """
+    n_batch, n_obs = obs.shape
+    x = np.empty((n_batch, 1, n_obs), state.dtype)
+    for b in range(n_batch):
+        for j in range(n_obs):
+            if mean.size:
+                x[b, 0, j] = np.float32(min(max((obs[b, j] - mean[j]) / scale[j], -clip), clip))
+            else:
+                x[b, 0, j] = np.float32(obs[b, j])
+    y = np.empty((n_batch, 1, table[-1, 7]), state.dtype)
+    step_layers(table, x, state, start, new_state, y)
+    linear_rows(y.reshape((n_batch, -1)), w_out, b_out, outputs)
+    best = 0
+    for o in range(1, outputs.shape[1]):
+        if outputs[0, o] > outputs[0, best]:
+            best = o
+    return best

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from spikeloop.spiking import engine, reference
-from spikeloop.spiking.autograd import (
+from spikeloop.spiking._autograd import (
     Attach,
     EngineCall,
     EngineSequence,
@@ -340,6 +340,30 @@ class LSNN(nn.Module):
             x = Population.apply(features.to(state.dtype), centers, log_widths, x)
         return x, torch.from_numpy(new).to(state)
 
+    def _torch_constants(self, i: int) -> reference.LayerConstants:
+        def column(name: str) -> torch.Tensor:
+            return getattr(self, f"{name}_{i}")
+
+        def decays(name: str) -> torch.Tensor:
+            return torch.from_numpy(decay(column(name).cpu().numpy(), self.dt)).to(column(name))
+
+        return reference.LayerConstants(
+            decays("tau_m"),
+            decays("tau_a"),
+            column("v_th"),
+            column("beta"),
+            column("refractory"),
+            self.reset == "zero",
+            self.adaptation == "ahp",
+        )
+
+    def _torch_weights(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        w_rec = None
+        if self.recurrent:
+            w_rec = self.get_parameter(f"w_rec_{i}")
+            w_rec = w_rec * (1 - torch.eye(len(w_rec), dtype=w_rec.dtype, device=w_rec.device))
+        return self.get_parameter(f"w_in_{i}"), self.get_parameter(f"bias_{i}"), w_rec
+
     def step(
         self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -361,8 +385,7 @@ class LSNN(nn.Module):
             x, memory = encode(
                 self.current_encoder(), features[None], state[:n_memory], episode_start[None], self.n_ticks, self.dt
             )
-            x = x[0].transpose(1, 0, 2) if self._encoder.per_tick else x.transpose(1, 0, 2)
-            x = np.ascontiguousarray(x, dtype)
+            x = engine.batch_first(x).astype(dtype, copy=False)
         starts = _starts(np.asarray(episode_start)[None])
         layers = self._constants(dtype)
         y, new, _ = engine.forward(self._weights(), layers, x, np.ascontiguousarray(state), starts, self.spike_counts)

@@ -152,6 +152,6 @@ def first_spike_outputs(spikes: np.ndarray, readout: Readout) -> np.ndarray:
         readout: Its weights and threshold.
     """
     values = np.cumsum(spikes @ readout.w_out.T + readout.b_out, axis=0)  # (n_ticks, B, n_outputs)
-    above = (values > readout.v_th_out).any(axis=2)  # (n_ticks, B)
+    above = np.any(values > readout.v_th_out, axis=2)  # (n_ticks, B)
     above[-1] = True
     return values[above.argmax(axis=0), np.arange(spikes.shape[1])]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 SHAPES = ("triangle", "fast_sigmoid", "arctan")
 
@@ -50,7 +51,7 @@ class Surrogate:
         """Index of the shape in ``SHAPES``, the form the kernels take."""
         return SHAPES.index(self.shape)
 
-    def derivative(self, u):
+    def derivative(self, u: Any) -> Any:
         """Return ``damping * shape(u / width)`` for an array or tensor ``u`` (any shape, in units of ``v_th``)."""
         x = abs(u) / self.width
         if self.shape == "triangle":

@@ -65,7 +65,7 @@ class EngineSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: EngineCall, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
         y, call.new_state, ctx.tapes = engine.forward(
-            call.weights, call.constants, call.x, call.state, call.start, call.counts, True, call.n_threads
+            call.weights, call.constants, call.x, call.state, call.start, call.counts, kernels.KEEP_TAPE, call.n_threads
         )
         ctx.call = call
         return torch.from_numpy(y).transpose(0, 1)  # (L, B, N)

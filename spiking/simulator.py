@@ -1,0 +1,233 @@
+"""Runs a Network in numpy and numba, without torch: sequences, single policy steps, recordings."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from spikeloop.spiking import engine, kernels
+from spikeloop.spiking.encoding import encode, new_keys
+from spikeloop.spiking.monitor import Monitor
+from spikeloop.spiking.network import Network
+from spikeloop.spiking.reference import first_spike_outputs
+from spikeloop.spiking.surrogate import Surrogate
+
+
+class Simulator:
+    """Runs a network. State is a value: it is handed in and returned, never kept.
+
+    Outputs and actions are, bit for bit, those of the policy the network was exported from.
+
+    Args:
+        network: The network.
+        rng: Source of the start keys of a ``rate`` encoder; seeded with 0 if None.
+        n_threads: Threads over the batch for long sequences, at most; None for numba's number.
+    """
+
+    def __init__(self, network: Network, rng: np.random.Generator | None = None, n_threads: int | None = None):
+        self.network = network
+        self.rng = rng if rng is not None else np.random.default_rng(0)
+        self.n_threads = n_threads
+        self.dtype = network.layers[0].w_in.dtype
+        encoder, readout = network.encoder, network.readout
+        held = not encoder.per_tick
+        timing = engine.Timing(
+            network.n_ticks, network.dt, network.latency, readout.tau_out, readout.count and not readout.first_spike, held
+        )
+        self._n_memory, last = len(encoder.memory_rows), len(network.layers) - 1
+        self._constants = [
+            engine.constants(layer.neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
+            for i, layer in enumerate(network.layers)
+        ]
+        # np.array: the kernels are compiled for arrays that may be written, and a Network's may not
+        self._weights = [
+            engine.padded(
+                engine.Weights(
+                    np.array(layer.w_in.T, order="C"),
+                    np.array(layer.bias),
+                    None if layer.w_rec is None else np.array(layer.w_rec.T, order="C"),
+                ),
+                constants.rows.shape[1],
+            )
+            for layer, constants in zip(network.layers, self._constants, strict=True)
+        ]
+        self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
+        self._counts = [np.zeros(layer.n_neurons, np.int64) for layer in network.layers]
+        self._table = engine.address_table(self._weights, self._constants, self._counts)
+        normalizer = network.normalizer
+        self._mean, self._scale, self._clip = np.empty(0), np.empty(0), 0.0
+        if normalizer is not None:
+            self._mean, self._clip = np.array(normalizer.mean), float(normalizer.clip)
+            self._scale = np.sqrt(normalizer.var + normalizer.epsilon)
+        self._fused = encoder.kind == "direct" and not readout.first_spike
+        self._discrete = network.head is not None and network.head.kind == "discrete"
+        self._was_stateless = self._warned = False
+
+    def initial_state(self, n_envs: int = 1) -> np.ndarray:
+        """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys."""
+        state = self.network.initial_state(n_envs)
+        if self.network.encoder.kind == "rate":
+            state[0, :, 0] = new_keys(self.rng, n_envs)
+        return state
+
+    def run(
+        self, obs: np.ndarray, state: np.ndarray | None = None, episode_start: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run a sequence of env steps.
+
+        Args:
+            obs: Raw observations, shape (L, B, n_obs).
+            state: Packed state before the first step, shape (n_rows, B, width); None for rest. Not modified.
+            episode_start: True where the state is cleared before the step, shape (L, B); None for nowhere.
+
+        Returns:
+            The output values, shape (L, B, n_outputs), and the new state.
+        """
+        outputs, new, _ = self._run(obs, state, episode_start, kernels.KEEP_NOTHING)
+        return outputs, new
+
+    def record(
+        self,
+        obs: np.ndarray,
+        state: np.ndarray | None = None,
+        episode_start: np.ndarray | None = None,
+        membranes: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, Monitor]:
+        """Do as :meth:`run` does, and return what happened on the way too.
+
+        Args:
+            obs: As in :meth:`run`.
+            state: As in :meth:`run`.
+            episode_start: As in :meth:`run`.
+            membranes: Record the membranes, not only the spikes.
+
+        Returns:
+            The outputs, the new state, and a monitor of all ticks.
+        """
+        keep = kernels.KEEP_MEMBRANE if membranes else kernels.KEEP_NOTHING
+        outputs, new, tapes = self._run(obs, state, episode_start, keep)
+        n = [constants.n_neurons for constants in self._constants]
+        spikes = [engine.dense(tape.spikes, size, self.dtype)[1:] for tape, size in zip(tapes, n, strict=True)]
+        v = None
+        if membranes:
+            v = [tape.membrane[:, :, :size].transpose(1, 0, 2).copy() for tape, size in zip(tapes, n, strict=True)]
+        return outputs, new, Monitor.from_dense(spikes, v, self.network.n_ticks, self.network.dt)
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: np.ndarray | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Choose actions, as SB3's ``predict`` does.
+
+        Args:
+            observation: Raw observations, shape (B, n_obs), or one of shape (n_obs,).
+            state: What the previous call returned; None starts from rest.
+            episode_start: True where the state is cleared first, shape (B,).
+            deterministic: Only True: a network holds no distribution to sample from.
+
+        Returns:
+            The actions, shape (B, ...) or that of one action, and the new state.
+
+        Raises:
+            ValueError: If the network has no action head, a shape is wrong, or the action is to be sampled.
+        """
+        head = self.network.head
+        if head is None or not deterministic:
+            what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
+            raise ValueError(f"the network {what}")
+        if state is None:
+            self._warn_if_state_is_dropped(episode_start is None)
+        else:
+            self._was_stateless = False
+        obs = np.asarray(observation)
+        rows = obs if obs.ndim == 2 else obs[None]
+        if self._fused:
+            outputs, new, best = self._act(rows, state, episode_start)
+            if self._discrete and obs.ndim == 1:
+                return np.int64(best), new  # type: ignore[return-value]
+        else:
+            starts = None if episode_start is None else np.reshape(episode_start, (1, -1))
+            sequence, new, _ = self._run(rows[None], state, starts, kernels.KEEP_NOTHING)
+            outputs = sequence[0]
+        actions = head(outputs)
+        return actions if obs.ndim == 2 else actions[0], new
+
+    def _act(
+        self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Run one step of ``direct`` input in one kernel call: outputs (B, n_outputs), state, best output of row 0."""
+        n_batch = len(obs)
+        if state is None:
+            state = self.initial_state(n_batch)
+        self._check(obs, state)
+        if obs.dtype != np.float32:
+            obs = obs.astype(np.float64)
+        if episode_start is None:
+            start = np.zeros((n_batch, 1), np.uint8)
+        else:
+            start = (np.reshape(episode_start, (n_batch, 1)) != 0).view(np.uint8)
+        new = np.zeros(state.shape, self.dtype)
+        outputs = np.empty((n_batch, len(self._b_out)), self.dtype)
+        best = kernels.act(
+            self._table, self._mean, self._scale, self._clip, np.ascontiguousarray(obs), self._w_out, self._b_out,
+            np.ascontiguousarray(state, self.dtype), start, new, outputs,
+        )  # fmt: skip
+        return outputs, new, best
+
+    def _check(self, obs: np.ndarray, state: np.ndarray) -> None:
+        rows, width = self.network.state_shape
+        if obs.shape[-1] != self.network.encoder.n_obs:
+            raise ValueError(f"observations must have {self.network.encoder.n_obs} values, got shape {obs.shape}")
+        if state.shape != (rows, obs.shape[-2], width):
+            raise ValueError(f"state must have shape {(rows, obs.shape[-2], width)}, got {state.shape}")
+
+    def _run(
+        self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None, keep: int
+    ) -> tuple[np.ndarray, np.ndarray, list[engine.Tape]]:
+        network = self.network
+        obs = np.asarray(obs)
+        if obs.ndim != 3:
+            raise ValueError(f"obs must have shape (L, B, {network.encoder.n_obs}), got {obs.shape}")
+        n_steps, n_batch = obs.shape[:2]
+        if state is None:
+            state = self.initial_state(n_batch)
+        self._check(obs, state)
+        state = np.ascontiguousarray(state, self.dtype)
+        starts = np.zeros((n_steps, n_batch), bool) if episode_start is None else np.asarray(episode_start) != 0
+        if network.normalizer is not None:
+            obs = network.normalizer(obs)
+        x, memory = encode(network.encoder, obs, state[: self._n_memory], starts, network.n_ticks, network.dt)
+        x = engine.batch_first(x).astype(self.dtype, copy=False)
+        by_env = np.ascontiguousarray(starts.T).view(np.uint8)
+        n_threads = engine.max_threads() if self.n_threads is None else self.n_threads
+        y, new, tapes = engine.forward(self._weights, self._constants, x, state, by_env, self._counts, keep, n_threads)
+        new[: self._n_memory] = memory
+        if network.readout.first_spike:
+            return self._first_spikes(tapes[-1].spikes, starts), new, tapes
+        outputs = np.empty((n_batch * n_steps, len(self._b_out)), self.dtype)
+        kernels.linear_rows(np.ascontiguousarray(y).reshape(n_batch * n_steps, -1), self._w_out, self._b_out, outputs)
+        return outputs.reshape(n_batch, n_steps, -1).swapaxes(0, 1), new, tapes
+
+    def _first_spikes(self, spikes: engine.Spikes, starts: np.ndarray) -> np.ndarray:
+        n_ticks = self.network.n_ticks
+        z = engine.dense(spikes, self._constants[-1].n_neurons, self.dtype)  # (1 + T, B, N)
+        arrived = z[1:]
+        if self.network.latency:
+            arrived = z[:-1]
+            arrived[::n_ticks][starts] = 0
+        steps = arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
+        return np.stack([first_spike_outputs(step, self.network.readout) for step in steps])
+
+    def _warn_if_state_is_dropped(self, stateless: bool) -> None:
+        if stateless and self._was_stateless and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "predict() was called again with neither state nor episode_start: every call starts from rest. "
+                "Pass the returned state back, as in `action, state = simulator.predict(obs, state, episode_start)`.",
+                stacklevel=3,
+            )
+        self._was_stateless = stateless
