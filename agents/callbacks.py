@@ -116,7 +116,7 @@ class Checkpoints(BaseCallback):
             },
             "evaluations": [{name: getattr(callback, name) for name in _EVALUATIONS} for callback in self.evaluations],
             "logs": {file.name: file.stat().st_size for file in self.path.parent.glob(self.logs)},
-            "tensorboard": os.path.abspath(self.logger.dir) if self.model.tensorboard_log else None,
+            "tensorboard": os.path.abspath(self.logger.dir or "") if self.model.tensorboard_log else None,
         }
 
     def restore(self, model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
@@ -128,7 +128,7 @@ class Checkpoints(BaseCallback):
         """
         data, params, _ = load_from_zip_file(self.path, device=model.device)
         assert data is not None
-        model.set_parameters(params, device=model.device)  # type: ignore[arg-type]
+        model.set_parameters(params, device=model.device)
         for name in _COUNTERS:
             setattr(model, name, data[name])
         for name, statistics in state["vec_normalize"].items():
@@ -218,7 +218,7 @@ class EpisodeLog(BaseCallback):
 def read_episodes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the env steps and returns of the episodes in a file of :class:`EpisodeLog`, each of shape (n,)."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
+        rows = [row for row in csv.reader(file) if len(row) == 3 and row[2]][1:]  # a full disk cuts the last one
     steps, returns, _ = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     return steps, returns
 
@@ -252,7 +252,7 @@ class CheckFinite(VecEnvWrapper):
         obs, rewards, dones, infos = self.venv.step_wait()
         self._check("observation", obs)
         self._check("reward", rewards)
-        for index in np.flatnonzero(dones):
+        for index in np.flatnonzero(dones).tolist():
             self._check("last observation of an episode", infos[index].get("terminal_observation", 0.0), index)
         return obs, rewards, dones, infos
 

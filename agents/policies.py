@@ -161,7 +161,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
     def _advance(self, features: th.Tensor, state: th.Tensor, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Run the actor for one env step without gradients: features (B, F) -> trace (B, N) and the new state."""
-        if self.device.type == "cpu":
+        if features.device.type == "cpu":
             y, new = self.lstm_actor.step(features.detach().numpy(), state.numpy(), episode_starts.numpy())
             return th.from_numpy(y), th.from_numpy(new)
         with th.no_grad():

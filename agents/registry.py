@@ -29,14 +29,20 @@ def hyperparams_file(name: str) -> Path:
 
 
 def register_with_zoo() -> None:
-    """Add our algorithms to those RL Zoo trains, evaluates and tunes."""
-    from rl_zoo3 import ALGOS as zoo_algos
-    from rl_zoo3 import hyperparams_opt
+    """Add our algorithms to those RL Zoo trains, evaluates and tunes.
 
+    Raises:
+        ImportError: If RL Zoo is not installed.
+    """
+    try:
+        from rl_zoo3 import ALGOS as zoo_algos
+        from rl_zoo3 import hyperparams_opt
+    except ImportError as error:
+        raise ImportError(f'RL Zoo is not installed ({error}): pip install "spikeloop[zoo]"') from None
     for name in ALGOS:
         zoo_algos[name] = load_algorithm(name)
         hyperparams_opt.HYPERPARAMS_SAMPLER[name] = _sample
-        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _convert
+        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _convert  # type: ignore[assignment]
 
 
 def _sample(trial: Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:

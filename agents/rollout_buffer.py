@@ -78,17 +78,20 @@ class _Chunks:
             self.generator_ready = True
         n_chunks = len(self._states)
         per_batch = max(1, (batch_size or n_chunks * self.seq_len) // self.seq_len)
+        if per_batch >= n_chunks:
+            yield self._samples(None)  # one batch holds everything: no order to shuffle, nothing to copy
+            return
         order = th.randperm(n_chunks).to(self._states.device)
         for ids in order.split(per_batch):
             yield self._samples(ids)
 
-    def _samples(self, ids: th.Tensor) -> RecurrentRolloutBufferSamples:
+    def _samples(self, ids: th.Tensor | None) -> RecurrentRolloutBufferSamples:
         def take(chunks: th.Tensor) -> th.Tensor:
-            return chunks.index_select(0, ids).flatten(0, 1)
+            return (chunks if ids is None else chunks.index_select(0, ids)).flatten(0, 1)
 
         column = {name: take(chunks) for name, chunks in self._columns.items()}
         obs = {k: take(v) for k, v in self._obs.items()} if isinstance(self._obs, dict) else take(self._obs)
-        state = self._states.index_select(0, ids).transpose(0, 1)  # (n_rows, n_seq, width)
+        states = self._states if ids is None else self._states.index_select(0, ids)
         return RecurrentRolloutBufferSamples(
             observations=obs,  # type: ignore[arg-type]
             actions=column["actions"],
@@ -96,7 +99,7 @@ class _Chunks:
             old_log_prob=column["log_probs"],
             advantages=column["advantages"],
             returns=column["returns"],
-            lstm_states=RNNStates((state,), ()),
+            lstm_states=RNNStates((states.transpose(0, 1),), ()),  # (n_rows, n_seq, width)
             episode_starts=column["episode_starts"],
             mask=Unpadded(),  # type: ignore[arg-type]
         )

@@ -66,7 +66,9 @@ ROWS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark returns``."""
-    parser.add_argument("--tasks", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="TASK", help=f"{list(ROWS)}")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="TASK", help=f"{list(ROWS)}"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help=f"default {SEEDS}")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
     parser.add_argument("-o", "--output", type=Path, default=Path("logs/returns"), help="default logs/returns")
@@ -79,7 +81,9 @@ def run(args: argparse.Namespace) -> None:
         jobs = {(row, seed): pool.submit(_result, row, seed, args.output) for row in rows for seed in args.seeds}
         results = {key: job.result() for key, job in jobs.items()}
     print(f"deterministic return over {EPISODES} episodes after the last step, seeds {args.seeds}")
-    print("| algorithm | environment | env steps | mean ± sd of seeds | worst | each seed | spikes / neuron / tick | wanted |")
+    print(
+        "| algorithm | environment | env steps | mean ± sd of seeds | worst | each seed | spikes / neuron / tick | wanted |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         means = np.array([results[row, seed]["mean_return"] for seed in args.seeds])

@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> None:
             agent.learn(args.steps)
             speeds[name].append(args.steps / (time.perf_counter() - begin))
     ours = np.array(speeds["SpikingPPO LsnnPolicy"])
-    print(f"CartPole-v1, preset of spiking_ppo, {args.blocks} blocks of {args.steps} env steps, seed {args.seed}, 1 thread")
+    print(
+        f"CartPole-v1, preset of spiking_ppo, {args.blocks} blocks of {args.steps} env steps, seed {args.seed}, 1 thread"
+    )
     print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it")
     for name, values in speeds.items():
         ratio = np.median(ours / np.array(values))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 COMMANDS = {
@@ -35,12 +36,39 @@ def did_you_mean(what: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}")
 
 
-def run(command: str, script: Callable[[list[str]], int], argv: list[str]) -> int:
+@contextlib.contextmanager
+def before_any_work() -> Iterator[Callable[[], None]]:
+    """Answer what is found wrong with one line, until the function it gives is called: from then on it is a failure.
+
+    `python -X dev` shows where it was found instead.
+    """
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+
+    try:
+        yield begin
+    except UsageError:
+        raise
+    except Exception as error:
+        if begun or sys.flags.dev_mode:
+            raise
+        message = str(error)
+        if isinstance(error, (NameError, SyntaxError)):  # RL Zoo evaluates what stands behind the colon
+            message += "; NAME:VALUE takes a Python value, text in quotes as in \"learning_rate:'lin_0.001'\""
+        elif not isinstance(error, (ValueError, OSError, ImportError)):
+            message = f"{type(error).__name__}: {message}"
+        raise UsageError(message) from None
+
+
+def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Run a script and return its exit status: 2 with one line for a wrong request, 130 for Ctrl-C."""
     try:
-        return script(argv)
+        return script(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
-        print(f"spikeloop {command}: error: {error}", file=sys.stderr)
+        print(f"spikeloop {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"spikeloop {command}: interrupted", file=sys.stderr)

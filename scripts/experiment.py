@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import inspect
+import importlib
 import json
 import shutil
 import signal
 import sys
-import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -32,28 +31,12 @@ from spikeloop.agents.callbacks import (
     NonFiniteError,
     TrainingStopped,
     cut_logs,
-    read_episodes,
 )
-from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
+from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.registry import ALGOS, hyperparams_file
-from spikeloop.scripts.cli import did_you_mean
+from spikeloop.scripts.hyperparameters import check_hyperparameters
+from spikeloop.scripts.pictures import draw_learning_curve
 from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK
-
-# What RL Zoo takes out of the hyperparameters before they reach the algorithm.
-ZOO_HYPERPARAMS = {
-    "callback",
-    "env_kwargs",
-    "env_wrapper",
-    "frame_stack",
-    "monitor_kwargs",
-    "n_envs",
-    "n_timesteps",
-    "noise_std",
-    "noise_type",
-    "normalize",
-    "vec_env_wrapper",
-}
-SMOOTHED_OVER = 100  # episodes, as SB3's own rollout/ep_rew_mean
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -70,6 +53,7 @@ class Experiment(ExperimentManager):
             ``seed`` and ``hyperparams``.
         folder: Run folder to go on with.
         state: Its checkpoint.
+        begin: Called when everything is in order and the work begins.
         kwargs: RL Zoo's keyword arguments.
     """
 
@@ -79,6 +63,7 @@ class Experiment(ExperimentManager):
         settings: dict[str, Any],
         folder: Path | None,
         state: Mapping[str, Any] | None,
+        begin: Callable[[], None],
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -88,6 +73,7 @@ class Experiment(ExperimentManager):
             self.save_path, self.params_path = str(folder), str(folder / self.env_name)
         self.settings = {"seed": self.seed, **settings}
         self.state = state
+        self.begin = begin
         self.folder = Path(self.save_path)
         self.checkpoints: Checkpoints | None = None
         self.interrupts = 0
@@ -175,11 +161,12 @@ class Experiment(ExperimentManager):
         model.set_logger(Logger(folder, [*([HumanOutputFormat(sys.stdout)] if self.verbose else []), tensorboard]))
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train; whatever goes wrong from here on ends the process with a status of its own.
+        """Train.
 
         Raises:
             SystemExit: 130 after Ctrl-C, 1 after a failure.
         """
+        self.begin()
         learner: Any = model
         if self.state is not None:
             self.n_timesteps -= model.num_timesteps
@@ -196,11 +183,10 @@ class Experiment(ExperimentManager):
             pass
         except NonFiniteError as error:
             self._fail(f"{error} at step {model.num_timesteps + model.n_envs}")
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self._fail(f"training stopped: {error}")
-            traceback.print_exc()
-            raise SystemExit(1) from None
+            raise
         finally:
             signal.signal(signal.SIGINT, handler)
             self._draw_learning_curve()
@@ -210,6 +196,19 @@ class Experiment(ExperimentManager):
             print(f"interrupted at step {model.num_timesteps}; {self._kept()}", file=sys.stderr)
             raise SystemExit(130)
         self.saved = self.checkpoints.save()
+
+    def hyperparameters_optimization(self) -> None:
+        """Search hyperparameters.
+
+        Raises:
+            ImportError: If pandas is missing, without which RL Zoo could not report what it found.
+        """
+        try:
+            importlib.import_module("pandas")
+        except ImportError:
+            raise ImportError("RL Zoo reports on the search with pandas: pip install pandas") from None
+        self.begin()
+        super().hyperparameters_optimization()
 
     def _on_interrupt(self, signum: int, frame: Any) -> None:
         self.interrupts += 1
@@ -228,21 +227,10 @@ class Experiment(ExperimentManager):
         return f"{self.checkpoints.path} holds step {step}, go on with: spikeloop train --resume {self.folder}"
 
     def _draw_learning_curve(self) -> None:
-        from spikeloop.spiking.plotting import learning_curve, new_axes
-
-        steps, returns = read_episodes(self.folder / EPISODES)
-        if not len(steps):
-            return
-        totals = np.concatenate([[0.0], np.cumsum(returns)])
-        stop = np.arange(1, len(totals))
-        start = np.maximum(stop - SMOOTHED_OVER, 0)
         try:
-            ax = new_axes()[0]
-        except ImportError as error:
+            draw_learning_curve(self.folder / EPISODES, self.folder / CURVE)
+        except (ImportError, OSError) as error:  # the picture is not worth the run
             print(f"{CURVE} not drawn: {error}", file=sys.stderr)
-            return
-        learning_curve(ax, [(steps, (totals[stop] - totals[start]) / (stop - start))])
-        ax.figure.savefig(self.folder / CURVE)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save the model and, of a spiking policy, the network.
@@ -281,40 +269,3 @@ def _monitor_start(path: Path) -> float:
     """Return the time a monitor file counts from."""
     with path.open(encoding="utf-8") as file:
         return json.loads(file.readline().lstrip("#"))["t_start"]
-
-
-def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[str, Any]) -> None:
-    """Refuse a hyperparameter, policy or policy argument that the algorithm does not know.
-
-    Raises:
-        ValueError: Naming it, and the nearest known one.
-    """
-    known = (_arguments(algorithm) | ZOO_HYPERPARAMS) - {"env"}
-    for name in hyperparams:
-        if name not in known:
-            raise ValueError(did_you_mean("hyperparameter", name, known))
-    n_envs = hyperparams.get("n_envs", 1)
-    if not isinstance(n_envs, int) or n_envs < 1:
-        raise ValueError(f"n_envs must be a whole number >= 1, got {n_envs!r}")
-    policy = hyperparams.get("policy")
-    if not isinstance(policy, str) or "." in policy:
-        return
-    if policy not in algorithm.policy_aliases:
-        raise ValueError(did_you_mean("policy", policy, algorithm.policy_aliases))
-    policy_class = algorithm.policy_aliases[policy]
-    known = _arguments(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, LsnnPolicy) else set())
-    policy_kwargs = hyperparams.get("policy_kwargs")
-    for name in policy_kwargs if isinstance(policy_kwargs, dict) else ():
-        if name not in known:
-            raise ValueError(did_you_mean("policy argument", name, known))
-
-
-def _arguments(cls: type) -> set[str]:
-    """Return the names a constructor takes, those it hands on to its base classes included."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        parameters = inspect.signature(base).parameters.values() if "__init__" in vars(base) else ()
-        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names

@@ -16,47 +16,46 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikeloop.scripts.cli import Parser, UsageError, did_you_mean, run
-from spikeloop.scripts.run_folder import NETWORK, find_run, open_run
+from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
+from spikeloop.scripts.run_folder import NETWORK, find_run
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from spikeloop.spiking.monitor import Monitor
+    from spikeloop.scripts.load_policy import Policy
     from spikeloop.spiking.network import Network
 
 VIDEO_PREFIX = "rollout"
 EPILOG = f"""\
-RUN is a run folder of `spikeloop train`, which `--algo`, `--env`, `--folder` and `--exp-id` name as well, or the file
-of a network such as its {NETWORK}. Loading a network runs no code from the file; the model in a run folder is a
-pickle, so roll out only those you trust.
+RUN is a run folder of `spikeloop train`, which --algo, --env, --folder and --exp-id name as well, or the file of a
+network, such as the {NETWORK} in it. Loading a network runs no code from its file; the model in a run folder is
+a pickle, so roll out only those you trust.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script and return its exit status."""
-    return run("rollout", rollout, sys.argv[1:] if argv is None else argv)
+    return run("rollout", rollout, argv)
 
 
 def rollout(argv: list[str]) -> int:
     """Roll out as the arguments say."""
     args = _parser().parse_args(argv)
-    if args.n_episodes < 1:
-        raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
-    _check_outputs(args)
+    _check(args)
     with tempfile.TemporaryDirectory() as scratch:
         one_video = args.video is not None and args.video.suffix
-        recorder = _recorder(Path(scratch) if one_video else args.video, 1 if one_video else args.n_episodes)
-        with contextlib.redirect_stdout(sys.stderr):  # RL Zoo prints while it loads, and --json must stay alone
-            predictor, env, network, name = _load(args, recorder)
-        returns, lengths = _evaluate(predictor, env, args)
-        if args.raster:
-            assert network is not None
-            _draw_raster(network, _record_episode(network, env, args.seed), args.raster)
-        env.close()  # which writes the last video
+        videos = Path(scratch, "videos") if one_video else args.video
+        # RL Zoo prints while it loads, and --json must stay alone
+        with before_any_work(), contextlib.redirect_stdout(sys.stderr):
+            policy = _load(args, _video_arguments(videos, 1 if one_video else args.n_episodes))
+            network = policy.network() if args.raster else None
+        returns, lengths = _evaluate(policy, args)
+        if network is not None:
+            _show_spikes(network, policy.env, args)
+        policy.env.close()  # which writes the last video
         if one_video:
-            shutil.move(f"{scratch}/{VIDEO_PREFIX}-episode-0.mp4", args.video)
-    _report(name, returns, lengths, args)
+            shutil.move(videos / f"{VIDEO_PREFIX}-episode-0.mp4", args.video)
+    _report(policy.name, returns, lengths, args)
     return 0
 
 
@@ -71,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--env", help="environment id (default: CartPole-v1, or what the network was trained on)")
     add("-f", "--folder", default="logs", type=Path, help="where runs are kept (default: logs)")
     add("--exp-id", default=0, type=int, metavar="N", help="number of the run (default: 0, the latest)")
+    add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
     add("-n", "--n-episodes", default=10, type=int, metavar="N", help="episodes (default: 10)")
     add("--seed", default=0, type=int, help="seed of the environment and of sampled actions (default: 0)")
@@ -81,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuse what could only fail after the episodes have run."""
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would otherwise fail only after the episodes have run."""
+    if args.n_episodes < 1:
+        raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
     if args.video and not all(map(importlib.util.find_spec, ("pygame", "moviepy"))):
         raise UsageError('videos need pygame and moviepy: pip install "spikeloop[render]"')
     if args.video and args.video.suffix not in ("", ".mp4"):
@@ -96,182 +98,63 @@ def _check_outputs(args: argparse.Namespace) -> None:
             raise UsageError(f"there is no folder {path.parent} for {path.name}")
 
 
-def _load(args: argparse.Namespace, recorder: tuple[Any, dict[str, Any]]) -> tuple[Any, VecEnv, Network | None, str]:
-    """Return what predicts, its environment, the policy as a network if it is one, and what to call it."""
+def _video_arguments(folder: Path | None, n_episodes: int) -> dict[str, Any] | None:
+    """Return the arguments of ``RecordVideo`` for the first episodes; None without a folder."""
+    if folder is None:
+        return None
+    first = partial(operator.gt, n_episodes)
+    return {"video_folder": str(folder), "name_prefix": VIDEO_PREFIX, "episode_trigger": first}
+
+
+def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
+    from spikeloop.scripts.load_policy import load_network, load_run
+
+    for package in args.gym_packages:
+        importlib.import_module(package)
     if args.run is None or args.run.is_dir():
-        return _load_run(args, recorder)
+        folder = args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id)
+        return load_run(folder, args.load_best, args.seed, video)
     if args.run.suffix == ".zip":
         raise UsageError(f"{args.run} is a model without its settings, name its run folder instead")
-    return _load_network(args, recorder)
-
-
-def _load_network(args: argparse.Namespace, recorder: tuple[Any, dict[str, Any]]) -> tuple[Any, VecEnv, Network, str]:
-    from spikeloop.spiking.network import Network
-
-    try:
-        network = Network.load(args.run)
-    except (ValueError, OSError) as error:
-        raise UsageError(error) from None
-    env_id = args.env or network.metadata.get("env")
-    if env_id is None:
-        raise UsageError(f"{args.run} does not say what it was trained on, add --env ID")
     if args.stochastic:
-        raise UsageError(f"{args.run} holds no action distribution to sample from, --stochastic needs a run folder")
-    from stable_baselines3.common.env_util import make_vec_env
-
-    spec = _spec(env_id)
-    trained_on_it = env_id == network.metadata.get("env")
-    env_kwargs = json.loads(network.metadata["env_kwargs"]) if trained_on_it else {}
-    wrapper, kwargs = recorder
-    env = make_vec_env(
-        lambda **options: spec.make(**options),
-        seed=args.seed,
-        env_kwargs=env_kwargs | ({"render_mode": "rgb_array"} if args.video else {}),
-        wrapper_class=wrapper,
-        wrapper_kwargs=kwargs,
-    )
-    _check_spaces(network, env, f"the network of {args.run}", env_id)
-    return NetworkPolicy(network), env, network, f"{args.run} on {env_id}"
+        raise UsageError(f"{args.run} holds no distribution to sample from, --stochastic needs a run folder")
+    return load_network(args.run, args.env, args.seed, video)
 
 
-def _load_run(args: argparse.Namespace, recorder: tuple[Any, dict[str, Any]]) -> tuple[Any, VecEnv, Network | None, str]:
-    found = open_run(args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id), args.load_best)
-    try:
-        import rl_zoo3
-    except ImportError as error:
-        raise UsageError(f'rolling out a run needs RL Zoo ({error}): pip install "spikeloop[zoo]"') from None
-    from stable_baselines3.common.vec_env import unwrap_vec_normalize
-
-    from spikeloop.agents.policies import LsnnPolicy
-    from spikeloop.agents.registry import register_with_zoo
-
-    register_with_zoo()
-    _spec(found.env_id)
-    hyperparams, stats_path = rl_zoo3.get_saved_hyperparams(str(found.settings), test_mode=True)
-    env_kwargs = hyperparams.pop("env_kwargs", None) or found.env_kwargs
-    if args.video:
-        wrapper, kwargs = recorder
-        wrappers = hyperparams.get("env_wrapper") or []
-        hyperparams["env_wrapper"] = [*(wrappers if isinstance(wrappers, list) else [wrappers]), {wrapper: kwargs}]
-        env_kwargs = {**env_kwargs, "render_mode": "rgb_array"}
-    env = rl_zoo3.create_test_env(
-        found.env_id,
-        stats_path=stats_path,
-        seed=args.seed,
-        should_render=False,
-        hyperparams=hyperparams,
-        env_kwargs=env_kwargs,
-    )
-    schedules = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
-    try:
-        # the seed given here seeds the environment and every generator, as at the start of training
-        model = rl_zoo3.ALGOS[found.algo].load(found.model, env=env, seed=args.seed, custom_objects=schedules)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{found.model} cannot be loaded: {error}") from None
-    network = None
-    if args.raster:
-        if not isinstance(model.policy, LsnnPolicy):
-            raise UsageError(f"--raster shows spikes, and {found.algo} has none")
-        try:
-            network = model.policy.to_network(unwrap_vec_normalize(env))
-        except ValueError as error:
-            raise UsageError(error) from None
-    return model, env, network, f"{found.algo} on {found.env_id}"
-
-
-def _spec(env_id: str) -> Any:
-    """Return the specification of an environment, ours registered."""
-    import gymnasium
-
-    import spikeloop.envs  # noqa: F401
-
-    if env_id not in gymnasium.registry:
-        raise UsageError(did_you_mean("environment", env_id, gymnasium.registry))
-    return gymnasium.spec(env_id)
-
-
-def _recorder(folder: Path | None, n_episodes: int) -> tuple[Any, dict[str, Any]]:
-    """Return the wrapper that records the first episodes, and its arguments; no wrapper without a folder."""
-    if folder is None:
-        return None, {}
-    from gymnasium.wrappers import RecordVideo
-
-    trigger = partial(operator.gt, n_episodes)
-    return RecordVideo, {"video_folder": str(folder), "name_prefix": VIDEO_PREFIX, "episode_trigger": trigger}
-
-
-def _check_spaces(network: Network, env: VecEnv, name: str, env_id: str) -> None:
-    from gymnasium import spaces
-
-    kinds = {
-        "discrete": spaces.Discrete,
-        "multi_discrete": spaces.MultiDiscrete,
-        "multi_binary": spaces.MultiBinary,
-        "box": spaces.Box,
-    }
-    obs, actions, head = env.observation_space, env.action_space, network.head
-    if not isinstance(obs, spaces.Box) or spaces.flatdim(obs) != network.encoder.n_obs:
-        raise UsageError(f"{name} observes {network.encoder.n_obs} numbers, {env_id} shows {obs}")
-    if head is None:
-        raise UsageError(f"{name} has no action head, it is no policy")
-    fits = isinstance(actions, kinds[head.kind]) and spaces.flatdim(actions) == head.n_outputs
-    if not fits or actions.shape != head.shape:
-        raise UsageError(f"{name} chooses {head.kind} actions {head.sizes}, {env_id} takes {actions}")
-
-
-class NetworkPolicy:
-    """A network with the ``predict`` of an SB3 policy.
-
-    Args:
-        network: The network.
-    """
-
-    def __init__(self, network: Network):
-        from spikeloop.spiking.simulator import Simulator
-
-        self.simulator = Simulator(network)
-
-    def predict(
-        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = True
-    ) -> tuple[np.ndarray, Any]:
-        """Return the actions for a batch of observations, and the new state."""
-        return self.simulator.predict(observation.reshape(len(observation), -1), state, episode_start)
-
-
-def _evaluate(predictor: Any, env: VecEnv, args: argparse.Namespace) -> tuple[list[float], list[int]]:
+def _evaluate(policy: Policy, args: argparse.Namespace) -> tuple[list[float], list[int]]:
     from stable_baselines3.common.evaluation import evaluate_policy
 
-    return evaluate_policy(  # type: ignore[return-value]
-        predictor, env, args.n_episodes, deterministic=not args.stochastic, return_episode_rewards=True
+    returns, lengths = evaluate_policy(
+        policy.predictor,
+        policy.env,
+        args.n_episodes,
+        deterministic=not args.stochastic,
+        return_episode_rewards=True,
     )
+    assert isinstance(returns, list) and isinstance(lengths, list)
+    return [float(value) for value in returns], [int(length) for length in lengths]
 
 
-def _record_episode(network: Network, env: VecEnv, seed: int) -> Monitor:
-    """Run one episode and return what its spikes were."""
+def _show_spikes(network: Network, env: VecEnv, args: argparse.Namespace) -> None:
+    """Run one episode and draw its spikes."""
     from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
+    from spikeloop.scripts.pictures import draw_raster
     from spikeloop.spiking.simulator import Simulator
 
-    simulator, normalize = Simulator(network), unwrap_vec_normalize(env)
-    start = state = simulator.initial_state(1)
+    simulator = Simulator(network, np.random.default_rng(args.seed))
+    normalize = unwrap_vec_normalize(env)  # which the network does by itself
+    start = state = simulator.initial_state()
     seen: list[np.ndarray] = []
-    env.seed(seed)
+    env.seed(args.seed)
     obs, done = env.reset(), False
     while not done:
-        raw = np.asarray(obs if normalize is None else normalize.get_original_obs())  # the network normalises itself
+        raw = np.asarray(obs if normalize is None else normalize.get_original_obs())
         seen.append(raw.reshape(1, -1))
         action, state = simulator.predict(seen[-1], state)
         obs, _, dones, _ = env.step(action)
         done = bool(dones[0])
-    return simulator.record(np.stack(seen), start)[2]
-
-
-def _draw_raster(network: Network, monitor: Monitor, path: Path) -> None:
-    from spikeloop.spiking.plotting import new_axes, raster
-
-    ax = new_axes(height=4.0)[0]
-    raster(ax, monitor, network.layers)
-    ax.figure.savefig(path)
+    draw_raster(network, simulator.record(np.stack(seen), start)[2], args.raster)
 
 
 def _report(name: str, returns: list[float], lengths: list[int], args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ class RunFolder:
         algo: Name of the algorithm.
         env_id: Environment it was trained on.
         env_kwargs: Arguments of the environment given on the command line.
+        gym_packages: Modules that register the environment.
     """
 
     model: Path
@@ -31,6 +32,7 @@ class RunFolder:
     algo: str
     env_id: str
     env_kwargs: dict[str, Any]
+    gym_packages: list[str]
 
 
 def open_run(folder: Path, best: bool = False) -> RunFolder:
@@ -51,7 +53,7 @@ def open_run(folder: Path, best: bool = False) -> RunFolder:
     model = folder / ("best_model.zip" if best else f"{settings.name}.zip")
     if not model.is_file():
         raise UsageError(f"{folder} holds no {model.name} yet, train on with: spikeloop train --resume {folder}")
-    return RunFolder(model, settings, args["algo"], args["env"], args["env_kwargs"] or {})
+    return RunFolder(model, settings, args["algo"], args["env"], args["env_kwargs"] or {}, args["gym_packages"])
 
 
 def find_run(logs: Path, algo: str, env_id: str, exp_id: int) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from spikeloop.agents.registry import ALGOS, register_with_zoo
-from spikeloop.scripts.cli import Parser, UsageError, did_you_mean, run
+from spikeloop.scripts.cli import Parser, UsageError, before_any_work, did_you_mean, run
 from spikeloop.scripts.run_folder import CHECKPOINT
 
 EPILOG = """\
@@ -24,13 +25,13 @@ Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3
   --eval-freq N              env steps between evaluations (default: 25000)
   --tensorboard-log FOLDER   log to TensorBoard
   --progress                 progress bar
-A wrong setting is answered in one line; `python -X dev` shows where it was found.
+A wrong setting is answered in one line; `python -X dev scripts/train.py` shows where it was found.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script and return its exit status."""
-    return run("train", train, sys.argv[1:] if argv is None else argv)
+    return run("train", train, argv)
 
 
 def train(argv: list[str]) -> int:
@@ -41,42 +42,36 @@ def train(argv: list[str]) -> int:
             raise UsageError(f"--resume takes all settings from the run, remove {(args.algo or zoo_argv[0])!r}")
         if not (args.resume / CHECKPOINT).is_file():
             raise UsageError(f"{args.resume} holds no {CHECKPOINT} to go on from")
-    zoo = _import_zoo()
-    from spikeloop.agents.callbacks import read_checkpoint
-    from spikeloop.scripts.experiment import Experiment, seed_after
+    with before_any_work() as begin:
+        register_with_zoo()
+        import rl_zoo3.train
 
-    state: dict[str, Any] | None = None
-    if args.resume is None:
-        algo = args.algo or "spiking_ppo"
-        if algo not in zoo.ALGOS:
-            raise UsageError(did_you_mean("algorithm", algo, zoo.ALGOS))
-        zoo_argv = ["--algo", algo, *zoo_argv]
-        settings = {"argv": zoo_argv, "checkpoint_freq": args.checkpoint_freq or 10_000}
-    else:
-        try:
-            state = read_checkpoint(args.resume / CHECKPOINT)
-        except ValueError as error:
-            raise UsageError(error) from None
-        settings = state["run"]
-        settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
-        zoo_argv = [*settings["argv"], "--seed", str(seed_after(settings["seed"], state["num_timesteps"]))]
-    zoo.ExperimentManager = partial(Experiment, settings=settings, folder=args.resume, state=state)
-    zoo.argparse = SimpleNamespace(ArgumentParser=Parser)
-    sys.argv = ["spikeloop train", *zoo_argv]  # where RL Zoo looks for its options
-    try:
-        zoo.train()
-    except Exception as error:  # only from before the first step: Experiment answers for what comes later
-        if sys.flags.dev_mode:
-            raise
-        raise UsageError(_explain(error)) from None
+        import spikeloop.envs  # noqa: F401  registers our tasks
+
+        _train(args, zoo_argv, rl_zoo3.train, begin)
     return 0
 
 
-def _explain(error: Exception) -> str:
-    message = " ".join(str(error).split())
-    if isinstance(error, (NameError, SyntaxError)):
-        return f"{message}; NAME:VALUE takes a Python value, text in quotes as in \"learning_rate:'lin_0.001'\""
-    return message if isinstance(error, (UsageError, ValueError)) else f"{type(error).__name__}: {message}"
+def _train(args: argparse.Namespace, zoo_argv: list[str], zoo: Any, begin: Callable[[], None]) -> None:
+    from spikeloop.agents.callbacks import read_checkpoint
+    from spikeloop.scripts.experiment import Experiment, seed_after
+
+    if args.resume is None:
+        algo = args.algo or next(iter(ALGOS))
+        if algo not in zoo.ALGOS:
+            raise UsageError(did_you_mean("algorithm", algo, zoo.ALGOS))
+        state = None
+        zoo_argv = ["--algo", algo, *zoo_argv]
+        settings = {"argv": zoo_argv, "checkpoint_freq": args.checkpoint_freq or 10_000}
+    else:
+        state = read_checkpoint(args.resume / CHECKPOINT)
+        settings = state["run"]
+        settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
+        zoo_argv = [*settings["argv"], "--seed", str(seed_after(settings["seed"], state["num_timesteps"]))]
+    zoo.ExperimentManager = partial(Experiment, settings=settings, folder=args.resume, state=state, begin=begin)
+    zoo.argparse = SimpleNamespace(ArgumentParser=Parser)
+    sys.argv = ["spikeloop train", *zoo_argv]  # where RL Zoo looks for its options
+    zoo.train()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,18 +95,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
-
-
-def _import_zoo() -> Any:
-    """Import RL Zoo with our algorithms and environments in it, and return its ``train`` module."""
-    try:
-        import rl_zoo3.train
-    except ImportError as error:
-        raise UsageError(f'training needs RL Zoo ({error}): pip install "spikeloop[zoo]"') from None
-    import spikeloop.envs  # noqa: F401  registers our tasks
-
-    register_with_zoo()
-    return rl_zoo3.train
 
 
 if __name__ == "__main__":

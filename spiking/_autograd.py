@@ -23,7 +23,7 @@ class Spike(torch.autograd.Function):
         return (u > 0).to(u.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (u,) = ctx.saved_tensors
         return grad * ctx.surrogate.derivative(u), None
 
@@ -36,7 +36,7 @@ class Attach(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return grad, grad.new_ones(())
 
 
@@ -51,7 +51,7 @@ class Population(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         features, centers, log_widths, x = ctx.saved_tensors
         widths = log_widths.exp()
         u = (features[..., None] - centers) / widths  # (L, B, n_obs, n)
@@ -72,7 +72,7 @@ class EngineSequence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.tapes is None:
             raise RuntimeError("the graph of this sequence was already used by backward(); run the sequence again")
         call, tapes, ctx.tapes = ctx.call, ctx.tapes, None
@@ -80,7 +80,7 @@ class EngineSequence(torch.autograd.Function):
         grad_y = grad.transpose(0, 1).contiguous().numpy()
         grads, grad_x = engine.backward(tapes, grad_y, call.rate_grads(), want_x, call.n_threads)
         # the kernels' (pre, post) memory is that of the parameters, seen transposed
-        flat = [torch.from_numpy(g).t() for weights in grads for g in weights if g is not None]
+        flat = [torch.from_numpy(g).t() for weights in grads for g in weights if len(g)]
         return None, torch.from_numpy(grad_x).transpose(0, 1) if want_x else None, *flat
 
 
@@ -191,7 +191,7 @@ class RowLinearFunction(torch.autograd.Function):
         return linear_rows(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None

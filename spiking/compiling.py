@@ -1,4 +1,4 @@
-"""numba compilation with an on-disk cache where one can be written, and one line on stderr when a compilation starts."""
+"""numba compilation: cached on disk where one can write there, and announced by one line on stderr."""
 
 from __future__ import annotations
 

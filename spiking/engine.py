@@ -15,8 +15,8 @@ from spikeloop.spiking import kernels
 from spikeloop.spiking.network import LAYER_ROWS, NeuronParameters, decay
 from spikeloop.spiking.surrogate import Surrogate
 
-# Layers this small are done before a second thread has started: neurons x neurons x ticks x sequences.
-_SERIAL_WORK = 2_000_000
+# Below this work, neurons^2 x ticks x sequences, one thread is done before a second has started.
+SERIAL_BELOW = 2_000_000
 _KEPT_BUFFERS = 4
 
 
@@ -25,7 +25,7 @@ class Weights(NamedTuple):
 
     w_in: np.ndarray  # (n_inputs, N)
     bias: np.ndarray  # (N,)
-    w_rec: np.ndarray | None  # (N, N), pre x post; the diagonal counts as zero
+    w_rec: np.ndarray  # (N, N), the diagonal counts as zero; (0, N) for none
 
 
 class Constants(NamedTuple):
@@ -43,14 +43,14 @@ class Timing(NamedTuple):
     dt: float
     latency: int
     tau_out: float
-    count: bool
+    count_spikes: bool
     held: bool  # the input is one row per step, not one per tick
 
 
 class Spikes(NamedTuple):
-    """Spike lists: ``index[ptr[b, t + 1]:ptr[b, t + 2]]`` fired in sequence b on tick t; list 0 fired before."""
+    """Spike lists: ``neuron[ptr[b, t + 1]:ptr[b, t + 2]]`` fired in sequence b on tick t; list 0 fired before."""
 
-    index: np.ndarray  # flat
+    neuron: np.ndarray  # flat
     ptr: np.ndarray  # (B, T + 2)
 
 
@@ -82,7 +82,7 @@ def constants(
     rows[5, :n] = surrogate.damping / neurons.v_th.astype(np.float64)
     rows[6, :n] = 1 / (surrogate.width * neurons.v_th.astype(np.float64))
     kappa = float(decay(timing.tau_out, timing.dt))
-    rows[7, :2] = kappa, 1 / timing.n_ticks if timing.count else 1 - kappa
+    rows[7, :2] = kappa, 1 / timing.n_ticks if timing.count_spikes else 1 - kappa
     options = dict(
         n=n,
         n_ticks=timing.n_ticks,
@@ -92,7 +92,7 @@ def constants(
         refractory=bool(np.any(neurons.refractory)),
         surrogate=surrogate.code,
         latency=timing.latency,
-        count=timing.count,
+        count=timing.count_spikes,
         last=last,
         held=timing.held,
     )
@@ -108,6 +108,7 @@ def forward(
     counts: Sequence[np.ndarray],
     keep: int = kernels.KEEP_NOTHING,
     n_threads: int = 1,
+    serial_below: int = SERIAL_BELOW,
 ) -> tuple[np.ndarray, np.ndarray, list[Tape]]:
     """Run a sequence.
 
@@ -120,6 +121,7 @@ def forward(
         counts: Spike counts that are added to, one per layer, int64, shape (N,).
         keep: ``kernels.KEEP_TAPE`` keeps what :func:`backward` needs, ``KEEP_MEMBRANE`` membranes to look at.
         n_threads: Threads to use at most.
+        serial_below: Work, neurons^2 x ticks x sequences, under which one thread does it all.
 
     Returns:
         The readout trace at the end of each step, shape (B, L, N of the last layer), the new state, and the tape,
@@ -143,10 +145,10 @@ def forward(
         membrane = _take(whole if wanted else none, dtype)
         spikes = Spikes(_take((n_batch * (n_t + 1) * n,), np.uint16), np.empty((n_batch, n_t + 2), np.int64))
         arguments = (
-            keep, x if i == 0 else empty, weight.w_in, weight.bias, weight.w_rec, layer.rows, layer.options, *below, state,
-            start, new_state, y, psi, membrane, *spikes,
+            keep, x if i == 0 else empty, *weight, layer.rows, layer.options, *below, state, start, new_state, y, psi,
+            membrane, *spikes,
         )  # fmt: skip
-        bounds = _bounds(n_batch, n * n * n_t * n_batch, n_threads)
+        bounds = _bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
         if len(bounds) == 2:
             kernels._forward_rows(0, n_batch, *arguments, count)
         else:
@@ -158,12 +160,46 @@ def forward(
     return y[:, :, : layers[-1].n_neurons], new_state, tapes
 
 
+def step(
+    weights: Sequence[Weights],
+    layers: Sequence[Constants],
+    table: np.ndarray,
+    x: np.ndarray,
+    state: np.ndarray,
+    start: np.ndarray,
+    counts: Sequence[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run one env step in one kernel call, with the arithmetic of :func:`forward`.
+
+    Args:
+        weights: One per layer.
+        layers: One per layer.
+        table: The :func:`address_table` of these weights, layers and counts.
+        x: Input, shape (B, 1 or n_ticks, n_inputs).
+        state: Packed state.
+        start: 1 where the state is cleared first, uint8, shape (B, 1).
+        counts: Spike counts that are added to.
+
+    Returns:
+        The readout trace, shape (B, N of the last layer), and the new state.
+    """
+    for weight, layer in zip(weights, layers, strict=True):
+        if not _is_padded(weight, layer.rows.shape[1]):
+            y, new, _ = forward(weights, layers, x, state, start, counts)
+            return y[:, 0], new
+    y = np.empty((len(x), 1, layers[-1].rows.shape[1]), state.dtype)
+    new = np.zeros_like(state)
+    kernels.step_layers(table, x, state, start, new, y)
+    return y[:, 0, : layers[-1].n_neurons], new
+
+
 def backward(
     tapes: Sequence[Tape],
     grad_y: np.ndarray,
     rate_grads: Sequence[np.ndarray | None],
     want_x: bool = False,
     n_threads: int = 1,
+    serial_below: int = SERIAL_BELOW,
 ) -> tuple[list[Weights], np.ndarray | None]:
     """Go back through a sequence; the tape is used up.
 
@@ -173,6 +209,7 @@ def backward(
         rate_grads: Per layer a gradient of every spike, shape (N,), or None.
         want_x: Whether the gradient of the input is wanted.
         n_threads: Threads to use at most.
+        serial_below: Work, neurons^2 x ticks x sequences, under which one thread does it all.
 
     Returns:
         The gradients of the weights of each layer, and of x, or None.
@@ -199,14 +236,14 @@ def backward(
             grad_below = _take((n_batch, n_t, below_width), dtype)
         elif want_x:
             grad_rows = np.empty((*tape.x.shape[:2], width), dtype)
-        bounds = _bounds(n_batch, 2 * n * n * n_t * n_batch, n_threads)
+        bounds = _bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
         n_chunks = len(bounds) - 1
         g_in = np.zeros((n_chunks, *padded.w_in.shape), dtype)
         g_rec = np.zeros((n_chunks, *padded.w_rec.shape), dtype)
         g_bias = np.zeros((n_chunks, width), dtype)
         arguments = (
-            tape.x, w_in, w_rec, layer.rows, layer.options, *tape.below, tape.start, tape.psi, tape.membrane, *tape.spikes,
-            grad_y, grad_z, rate_grad, grad_rows, grad_below,
+            tape.x, w_in, w_rec, layer.rows, layer.options, *tape.below, tape.start, tape.psi, tape.membrane,
+            *tape.spikes, grad_y, grad_z, rate_grad, grad_rows, grad_below,
         )  # fmt: skip
         if n_chunks == 1:
             kernels._backward_rows(0, n_batch, *arguments, g_in[0], g_bias[0], g_rec[0])
@@ -217,17 +254,47 @@ def backward(
                 g[0] += g[c]
         if len(padded.w_rec):
             np.fill_diagonal(g_rec[0], 0)
-        grads.append(Weights(g_in[0, :, :n], g_bias[0, :n], g_rec[0, :, :n] if len(padded.w_rec) else None))
+        grads.append(Weights(g_in[0, :, :n], g_bias[0, :n], g_rec[0, :, :n]))
         if i == 0 and want_x:
             grad_x = grad_rows[:, :, :n] @ padded.w_in[:, :n].T
-        _give_back(tape.psi, tape.membrane, tape.spikes.index, grad_z)
+        _give_back(tape.psi, tape.membrane, tape.spikes.neuron, grad_z)
         grad_z = grad_below
     return grads[::-1], grad_x
 
 
-def address_table(
-    weights: Sequence[Weights], layers: Sequence[Constants], counts: Sequence[np.ndarray]
-) -> np.ndarray:
+def writable(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return the array as the kernels are compiled for: C-contiguous, aligned, writable; a copy if it is not so."""
+    if array.flags.carray and array.dtype == dtype:
+        return array
+    return np.array(array, dtype, order="C")
+
+
+def _is_padded(weights: Weights, width: int) -> bool:
+    """Return whether :func:`padded` would give back the same arrays."""
+    w_in, _, w_rec = weights
+    contiguous = w_in.flags.c_contiguous and w_rec.flags.c_contiguous
+    return contiguous and w_in.shape[1] == width and not kernels.has_diagonal(w_rec)
+
+
+def warm_up(dtype: Any = np.float32) -> None:
+    """Compile the kernels for one dtype, or load them from the cache, and start numba's threads.
+
+    Call it in the parent of worker processes: caches race when several compile at once.
+    """
+    ones = np.ones(2)
+    neurons = NeuronParameters(ones, ones, ones, ones, ones)
+    layers = [constants(neurons, Timing(1, 1.0, 0, 0.0, False, True), 0, 0, True, Surrogate(), dtype)]
+    weights = [padded(Weights(*(np.ones(n, dtype) for n in ((1, 2), 2, (2, 2)))), layers[0].rows.shape[1])]
+    x, state, counts = np.ones((2, 1, 1), dtype), np.zeros((5, 2, 2), dtype), [np.zeros(2, np.int64)]
+    start = np.zeros((2, 1), np.uint8)
+    for n_threads in {1, max_threads()}:
+        y, _, tapes = forward(weights, layers, x, state, start, counts, kernels.KEEP_TAPE, n_threads, 0)
+        backward(tapes, y, [None], True, n_threads, 0)
+    step(weights, layers, address_table(weights, layers, counts), x, state, start, counts)
+    kernels.linear_rows(x[:, 0], weights[0].w_in.T[:2].copy(), weights[0].bias[:2], np.empty((2, 2), dtype))
+
+
+def address_table(weights: Sequence[Weights], layers: Sequence[Constants], counts: Sequence[np.ndarray]) -> np.ndarray:
     """Return what :func:`kernels.step_layers` reads: addresses, valid as long as the (padded) arrays live."""
     return np.array(
         [
@@ -235,7 +302,7 @@ def address_table(
                 len(weight.w_in),
                 weight.w_in.ctypes.data,
                 weight.bias.ctypes.data,
-                weight.w_rec.ctypes.data if weight.w_rec is not None and len(weight.w_rec) else 0,
+                weight.w_rec.ctypes.data if len(weight.w_rec) else 0,
                 layer.rows.ctypes.data,
                 layer.options.ctypes.data,
                 count.ctypes.data,
@@ -260,7 +327,7 @@ def dense(spikes: Spikes, n_neurons: int, dtype: Any) -> np.ndarray:
     z = np.zeros((n_lists - 1, n_batch, n_neurons), dtype)
     for b, ptr in enumerate(spikes.ptr):
         ticks = np.repeat(np.arange(n_lists - 1), np.diff(ptr))
-        z[ticks, b, spikes.index[ptr[0] : ptr[-1]]] = 1
+        z[ticks, b, spikes.neuron[ptr[0] : ptr[-1]]] = 1
     return z
 
 
@@ -270,7 +337,7 @@ def max_threads() -> int:
     if _max_threads == 0:
         kernels.start_threads(np.zeros(1))
         # "workqueue" takes 30-100 us a launch, and ends the process when two Python threads use it at once.
-        _max_threads = numba.config.NUMBA_NUM_THREADS if numba.threading_layer() in ("omp", "tbb") else 1
+        _max_threads = numba.config.NUMBA_NUM_THREADS if numba.threading_layer() in ("omp", "tbb") else 1  # type: ignore[attr-defined]
     return _max_threads
 
 
@@ -285,7 +352,7 @@ def _padded_size(n: int, dtype: Any) -> int:
 def _pad_last(array: np.ndarray, width: int) -> np.ndarray:
     """Return the array with its last axis padded with zeros, contiguous; itself if it is so already."""
     if array.shape[-1] == width:
-        return np.ascontiguousarray(array)
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
     padded = np.zeros((*array.shape[:-1], width), array.dtype)
     padded[..., : array.shape[-1]] = array
     return padded
@@ -293,14 +360,10 @@ def _pad_last(array: np.ndarray, width: int) -> np.ndarray:
 
 def padded(weights: Weights, width: int) -> Weights:
     """Return the weights with ``width`` columns and a zero diagonal; the same arrays where they are so already."""
-    w_rec = weights.w_rec
-    if w_rec is None:
-        w_rec = np.empty((0, width), weights.w_in.dtype)
-    elif len(w_rec):
-        w_rec = _pad_last(w_rec, width)
-        if kernels.has_diagonal(w_rec):
-            w_rec = w_rec.copy()
-            np.fill_diagonal(w_rec, 0)
+    w_rec = _pad_last(weights.w_rec, width)
+    if kernels.has_diagonal(w_rec):
+        w_rec = w_rec.copy()
+        np.fill_diagonal(w_rec, 0)
     return Weights(_pad_last(weights.w_in, width), _pad_last(weights.bias, width), w_rec)
 
 
@@ -318,9 +381,9 @@ _NO_PTR = np.empty((0, 0), np.int64)
 _bounds_cache: dict[tuple[int, int], np.ndarray] = {}
 
 
-def _bounds(n_batch: int, work: int, n_threads: int) -> np.ndarray:
+def _bounds(n_batch: int, n_threads: int) -> np.ndarray:
     """Return the limits of the batch chunks, one per thread."""
-    n = 1 if work < _SERIAL_WORK else min(n_threads, n_batch)
+    n = min(n_threads, n_batch)
     if (n_batch, n) not in _bounds_cache:
         _bounds_cache[n_batch, n] = np.arange(n + 1, dtype=np.intp) * n_batch // n
     return _bounds_cache[n_batch, n]

@@ -264,7 +264,18 @@ def _sum(typingctx: Any, a: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def _tile(
-    typingctx: Any, rows: Any, a: Any, a0: Any, a_row: Any, n: Any, w: Any, w0: Any, w_row: Any, out: Any, o0: Any, o_row: Any
+    typingctx: Any,
+    rows: Any,
+    a: Any,
+    a0: Any,
+    a_row: Any,
+    n: Any,
+    w: Any,
+    w0: Any,
+    w_row: Any,
+    out: Any,
+    o0: Any,
+    o_row: Any,
 ) -> Any:
     """Add a product to a register tile: ``out[o0 + r o_row + j] += sum_k a[a0 + r a_row + k] w[w0 + k w_row + j]``.
 
@@ -306,7 +317,18 @@ def _tile(
 
 @intrinsic(prefer_literal=True)
 def _outer_tile(
-    typingctx: Any, columns: Any, g: Any, g0: Any, g_row: Any, x: Any, x0: Any, x_row: Any, d: Any, d0: Any, d_row: Any, n: Any
+    typingctx: Any,
+    columns: Any,
+    g: Any,
+    g0: Any,
+    g_row: Any,
+    x: Any,
+    x0: Any,
+    x_row: Any,
+    d: Any,
+    d0: Any,
+    d_row: Any,
+    n: Any,
 ) -> Any:
     """Add outer products: ``g[g0 + c g_row + j] += sum_r x[x0 + r x_row + c] d[d0 + r d_row + j]``.
 
@@ -514,10 +536,33 @@ def has_diagonal(w):
 
 @kernel
 def _forward_rows(
-    b0, b1, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, membrane,
-    spikes, ptr, counts
+    b0, b1, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi,
+    membrane, spikes, ptr, counts
 ):  # fmt: skip
-    """Run sequences b0 to b1 of one layer. See :func:`forward_layer`."""
+    """Run sequences b0 to b1 of one layer over all ticks.
+
+    Args:
+        b0: First sequence.
+        b1: Behind the last sequence.
+        keep: One of the KEEP_ constants.
+        x: Input, shape (B, steps where ``held`` else ticks, n_inputs); n_inputs 0 for a layer fed by another.
+        w_in: Shape (n_inputs, N padded), pre x post.
+        bias: Shape (N padded,).
+        w_rec: Shape (N, N padded), pre x post, zero diagonal; (0, N padded) for none.
+        constants: The rows named in CONSTANTS, shape (8, N padded).
+        options: The integers named in OPTIONS.
+        below: Spike lists of the layer below, flat; n_inputs > 0 leaves them unread.
+        below_ptr: Their limits, shape (B, T + 2).
+        state: Packed state, shape (n_rows, B, width).
+        start: 1 where the state is cleared before a step, shape (B, L).
+        new_state: Written: the layer's rows, and the readout trace if ``last``.
+        y_out: Written if ``last``: trace at the end of each step, shape (B, L, N padded).
+        psi: Written with KEEP_TAPE: surrogate dz/dv, shape (B, T, N padded).
+        membrane: Written as the KEEP_ constants say, shape (B, T, N padded).
+        spikes: Written: the layer's spike lists, flat, room for (T + 1) N in each sequence.
+        ptr: Written: their limits, shape (B, T + 2).
+        counts: Added to: spikes of each neuron, shape (N,).
+    """
     lanes = _lanes(constants)
     n, n_ticks, row, surrogate, latency = options[0], options[1], options[2], options[6], options[7]
     reset_zero, ahp, refractory = options[3] != 0, options[4] != 0, options[5] != 0
@@ -643,8 +688,8 @@ def _forward_rows(
 
 @kernel(parallel=True)
 def _forward_threads(
-    bounds, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi, membrane,
-    spikes, ptr, counts
+    bounds, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi,
+    membrane, spikes, ptr, counts
 ):  # fmt: skip
     for c in prange(len(bounds) - 1):
         _forward_rows(
@@ -668,7 +713,40 @@ def _backward_rows(
     b0, b1, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes, ptr, grad_y, grad_z,
     rate_grad, grad_x, grad_below, grad_w_in, grad_bias, grad_w_rec
 ):  # fmt: skip
-    """Go back through sequences b0 to b1 of one layer, GROUP of them side by side. See :func:`backward_layer`."""
+    """Go back through sequences b0 to b1 of one layer, GROUP of them side by side.
+
+    With the adjoints ``g`` of tick t + 1 at hand, tick t adds, for threshold adaptation and subtractive reset,
+
+        gz <- gz + (1 - kappa) gy + gradient from above
+        gv <- gv + psi gz                   gradient of the current, too
+        ga <- ga - beta psi gz
+        gz, gv, ga <- ga - v_th gv + w_rec^T gv, alpha gv, rho ga
+
+    Args:
+        b0: First sequence.
+        b1: Behind the last sequence.
+        x: As in the forward pass.
+        w_in: Packed in panels by :func:`_pack`; empty for the first layer, whose ``grad_x`` the caller completes.
+        w_rec: Packed in panels.
+        constants: As in the forward pass.
+        options: As in the forward pass.
+        below: As in the forward pass.
+        below_ptr: As in the forward pass.
+        start: As in the forward pass.
+        psi: What the forward pass wrote.
+        membrane: What the forward pass wrote.
+        spikes: What the forward pass wrote.
+        ptr: What the forward pass wrote.
+        grad_y: Gradient of the trace at the end of each step, shape (B, L, N padded).
+        grad_z: Gradient of the spikes from the layer above, shape (B, T, N padded); empty for the last layer.
+        rate_grad: A gradient that every spike of a neuron gets, shape (N padded,).
+        grad_x: Written unless empty: gradient of the current summed over what an input is held for,
+            shape (B, rows of x, N padded).
+        grad_below: Written unless empty: gradient of the spikes of the layer below, shape (B, T, its N padded).
+        grad_w_in: Added to, shape of the forward pass' ``w_in``.
+        grad_bias: Added to.
+        grad_w_rec: Added to; the caller masks the diagonal.
+    """
     lanes = _lanes(constants)
     n, n_ticks, latency = options[0], options[1], options[7]
     reset_zero, ahp = options[3] != 0, options[4] != 0
@@ -678,7 +756,7 @@ def _backward_rows(
     dense, recurrent = n_inputs > 0, w_rec.shape[0] > 0
     summed = dense and held and n_ticks > 1  # the input is held: one gradient row per step
     from_above, want_x, want_below = grad_z.shape[0] > 0, grad_x.shape[0] > 0, grad_below.shape[0] > 0
-    below_width, n_below = w_in.shape[0] * w_in.shape[2], grad_w_in.shape[0]
+    below_width = w_in.shape[0] * w_in.shape[2]
     number = constants.dtype.type
     one = _splat(number(1))
     fill = _splat(constants[7, 1])
@@ -727,9 +805,8 @@ def _backward_rows(
                     gv = _load(s, v0 + o + j) + through
                     beta = _load(constants, 3 * width + j)
                     if ahp:
-                        ga = _load(s, a0 + o + j) - beta * gv
-                    else:
-                        ga = _load(s, a0 + o + j) - beta * through
+                        through = gv
+                    ga = _load(s, a0 + o + j) - beta * through
                     _store(s, i0 + o + j, gv)
                     _store(s, a0 + o + j, _load(constants, width + j) * ga)
                     gz = ga
@@ -813,8 +890,8 @@ def _backward_threads(
 ):  # fmt: skip
     for c in prange(len(bounds) - 1):
         _backward_rows(
-            bounds[c], bounds[c + 1], x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes,
-            ptr, grad_y, grad_z, rate_grad, grad_x, grad_below, grad_w_in[c], grad_bias[c], grad_w_rec[c],
+            bounds[c], bounds[c + 1], x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane,
+            spikes, ptr, grad_y, grad_z, rate_grad, grad_x, grad_below, grad_w_in[c], grad_bias[c], grad_w_rec[c],
         )  # fmt: skip
 
 
@@ -866,8 +943,8 @@ def step_layers(table, x, state, start, new_state, y):
         x: Input, shape (B, 1 or n_ticks, n_inputs).
         state: Packed state.
         start: 1 where the state is cleared first, shape (B, 1).
-        new_state: Written, as is
-        y: The readout trace, shape (B, 1, padded N of the last layer).
+        new_state: Written.
+        y: Written: the readout trace, shape (B, 1, padded N of the last layer).
     """
     dtype = state.dtype
     n_batch = state.shape[1]
@@ -892,17 +969,13 @@ def step_layers(table, x, state, start, new_state, y):
 
 
 @kernel
-def act(table, mean, scale, clip, obs, w_out, b_out, state, start, new_state, outputs):
+def act(table, obs, state, start, new_state, outputs):
     """Run one env step of a network with ``direct`` input, from the raw observation to the largest output.
 
     Args:
-        table: See :func:`step_layers`.
-        mean: Of the normaliser, float64, shape (n_obs,); of size 0 for none.
-        scale: Its standard deviations.
-        clip: Its bound.
+        table: As for :func:`step_layers`, and a last row: n_outputs, N of the last layer, the addresses of w_out
+            (n_outputs, N) and b_out, and those of mean and of scale and clip (n_obs + 1) of the normaliser, or 0.
         obs: Raw observations, shape (B, n_obs).
-        w_out: Shape (n_outputs, N).
-        b_out: Shape (n_outputs,).
         state: Packed state.
         start: 1 where the state is cleared first, shape (B, 1).
         new_state: Written.
@@ -912,15 +985,23 @@ def act(table, mean, scale, clip, obs, w_out, b_out, state, start, new_state, ou
         The index of the largest output of the first row.
     """
     n_batch, n_obs = obs.shape
+    last = table[-1]
     x = np.empty((n_batch, 1, n_obs), state.dtype)
-    for b in range(n_batch):
-        for j in range(n_obs):
-            if mean.size:
-                x[b, 0, j] = np.float32(min(max((obs[b, j] - mean[j]) / scale[j], -clip), clip))
-            else:
+    if last[4] == 0:
+        for b in range(n_batch):
+            for j in range(n_obs):
                 x[b, 0, j] = np.float32(obs[b, j])
-    y = np.empty((n_batch, 1, table[-1, 7]), state.dtype)
-    step_layers(table, x, state, start, new_state, y)
+    else:
+        mean = carray(_void_pointer(last[4]), (n_obs,), np.float64)
+        scale = carray(_void_pointer(last[5]), (n_obs + 1,), np.float64)
+        clip = scale[n_obs]
+        for b in range(n_batch):
+            for j in range(n_obs):
+                x[b, 0, j] = np.float32(min(max((obs[b, j] - mean[j]) / scale[j], -clip), clip))
+    y = np.empty((n_batch, 1, table[-2, 7]), state.dtype)
+    step_layers(table[:-1], x, state, start, new_state, y)
+    w_out = carray(_void_pointer(last[2]), (last[0], last[1]), state.dtype)
+    b_out = carray(_void_pointer(last[3]), (last[0],), state.dtype)
     linear_rows(y.reshape((n_batch, -1)), w_out, b_out, outputs)
     best = 0
     for o in range(1, outputs.shape[1]):

@@ -122,7 +122,9 @@ class LSNN(nn.Module):
             n_adaptive = round(adaptive_fraction * n)
             betas = torch.zeros(n)
             betas[n - n_adaptive :] = beta
-            tau = torch.full((n,), float(tau_a)) if isinstance(tau_a, (int, float)) else _log_uniform(tau_a, n, generator)
+            tau = (
+                torch.full((n,), float(tau_a)) if isinstance(tau_a, (int, float)) else _log_uniform(tau_a, n, generator)
+            )
             constants = {
                 "tau_m": torch.full((n,), float(tau_m)),
                 "v_th": torch.full((n,), float(v_th)),
@@ -142,8 +144,10 @@ class LSNN(nn.Module):
         self._weight_names = [
             f"{name}_{i}" for i in range(self.n_layers) for name in ("w_in", "bias", "w_rec")[: 3 if recurrent else 2]
         ]
-        self._views: tuple[tuple[int, ...], list[engine.Weights]] | None = None
-        self._prepared: tuple[Any, list[engine.Constants]] | None = None
+        self._n_memory = len(encoder.memory_rows)
+        self._views: tuple[list[int], list[engine.Weights]] | None = None
+        self._prepared: tuple[list[Any], list[engine.Constants], list[Any]] | None = None
+        self._table: np.ndarray | None = None
         self.spike_counts: list[np.ndarray] = []
         self.reset_counts()
         # validates what the constructor took on trust
@@ -174,6 +178,7 @@ class LSNN(nn.Module):
         """Set the spike counts to zero."""
         self.spike_counts = [np.zeros(n, dtype=np.int64) for n in self.n_neurons]
         self.n_counted = 0
+        self._table = None
 
     def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys from ``rng``."""
@@ -191,8 +196,8 @@ class LSNN(nn.Module):
         def array(name: str) -> np.ndarray:
             return getattr(self, f"{name}_{i}").detach().cpu().numpy()
 
-        names = ("tau_m", "v_th", "tau_a", "beta", "refractory")
-        neurons = NeuronParameters(*(array(n) for n in names), reset=self.reset, adaptation=self.adaptation)  # type: ignore[arg-type]
+        values = {name: array(name) for name in ("tau_m", "v_th", "tau_a", "beta", "refractory")}
+        neurons = NeuronParameters(**values, reset=self.reset, adaptation=self.adaptation)  # type: ignore[arg-type]
         w_rec = None
         if self.recurrent:
             w_rec = array("w_rec") * (1 - np.eye(self.n_neurons[i], dtype=array("w_rec").dtype))
@@ -256,11 +261,7 @@ class LSNN(nn.Module):
         Returns:
             The readout trace at the end of each step, shape (L, B, N of the last layer), and the new state.
         """
-        if features.shape[:2] != episode_start.shape or state.shape[1] != features.shape[1]:
-            raise ValueError(
-                f"features {tuple(features.shape)}, state {tuple(state.shape)} and episode_start "
-                f"{tuple(episode_start.shape)} must be (L, B, F), (n_rows, B, width) and (L, B)"
-            )
+        self._check(features.shape, state.shape, episode_start.shape)
         x, memory = self._encode(features, state, episode_start)
         if state.device.type == "cpu" and state.dtype == self.get_parameter("bias_0").dtype:
             return self._forward_engine(x, memory, state.detach(), episode_start)
@@ -315,6 +316,17 @@ class LSNN(nn.Module):
             y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
         return y, torch.cat((memory, new))
 
+    def _check(self, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
+        """Refuse shapes that do not fit: the kernels read and write without looking at bounds."""
+        *steps, n_batch, n_obs = features
+        rows, width = self.state_shape
+        wanted = (rows, n_batch, width)
+        if n_obs != self._encoder.n_obs or tuple(state) != wanted or tuple(episode_start) != (*steps, n_batch):
+            raise ValueError(
+                f"features must be (L, B, {self._encoder.n_obs}), state ({rows}, B, {width}) and episode_start (L, B), "
+                f"without L in step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
+            )
+
     def _encode(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -358,15 +370,13 @@ class LSNN(nn.Module):
         )
 
     def _torch_weights(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        w_rec = None
-        if self.recurrent:
-            w_rec = self.get_parameter(f"w_rec_{i}")
-            w_rec = w_rec * (1 - torch.eye(len(w_rec), dtype=w_rec.dtype, device=w_rec.device))
-        return self.get_parameter(f"w_in_{i}"), self.get_parameter(f"bias_{i}"), w_rec
+        w_in, bias = self.get_parameter(f"w_in_{i}"), self.get_parameter(f"bias_{i}")
+        if not self.recurrent:
+            return w_in, bias, None
+        mask = 1 - torch.eye(len(bias), dtype=bias.dtype, device=bias.device)
+        return w_in, bias, self.get_parameter(f"w_rec_{i}") * mask
 
-    def step(
-        self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run one env step without gradients, numpy in and out; the same bits as :meth:`forward`.
 
         Args:
@@ -377,22 +387,26 @@ class LSNN(nn.Module):
         Returns:
             The readout trace, shape (B, N of the last layer), and the new state.
         """
-        n_memory = len(self._encoder.memory_rows)
-        dtype = state.dtype
+        self._check(features.shape, state.shape, episode_start.shape)
+        dtype, n_memory = state.dtype, self._n_memory
         if self._encoder.kind == "direct":
-            x = np.ascontiguousarray(features, dtype)[:, None]  # (B, 1, F)
+            x = engine.writable(features, dtype)[:, None]  # (B, 1, F)
         else:
+            memory = state[:n_memory]
             x, memory = encode(
-                self.current_encoder(), features[None], state[:n_memory], episode_start[None], self.n_ticks, self.dt
+                self.current_encoder(), features[None], memory, episode_start[None], self.n_ticks, self.dt
             )
             x = engine.batch_first(x).astype(dtype, copy=False)
-        starts = _starts(np.asarray(episode_start)[None])
-        layers = self._constants(dtype)
-        y, new, _ = engine.forward(self._weights(), layers, x, np.ascontiguousarray(state), starts, self.spike_counts)
+        starts = (np.reshape(episode_start, (-1, 1)) != 0).view(np.uint8)
+        state = engine.writable(state, dtype)
+        weights, layers = self._weights(), self._constants(dtype)
+        if self._table is None:
+            self._table = engine.address_table(weights, layers, self.spike_counts)
+        y, new = engine.step(weights, layers, self._table, x, state, starts, self.spike_counts)
         if n_memory:
             new[:n_memory] = memory
-        self.n_counted += len(features) * self.n_ticks
-        return y[:, 0], new
+        self.n_counted += len(starts) * self.n_ticks
+        return y, new
 
     def _timing(self) -> engine.Timing:
         held = not self._encoder.per_tick
@@ -400,29 +414,37 @@ class LSNN(nn.Module):
 
     def _weights(self) -> list[engine.Weights]:
         """Return the live parameters as numpy views, pre x post."""
-        key = tuple(self._parameters[name].data_ptr() for name in self._weight_names)  # type: ignore[union-attr]
+        parameters = self._parameters
+        key = [parameters[name].data_ptr() for name in self._weight_names]  # type: ignore[union-attr]
         if self._views is None or self._views[0] != key:
             # The views keep the memory they show alive, so an equal address means the same memory.
-            arrays = [self._parameters[name].detach().t().numpy() for name in self._weight_names]  # type: ignore[union-attr]
-            n = 3 if self.recurrent else 2
-            layers = [arrays[i : i + n] for i in range(0, len(arrays), n)]
-            self._views = key, [engine.Weights(a[0], a[1], a[2] if self.recurrent else None) for a in layers]
+            arrays = [parameters[name].detach().t().numpy() for name in self._weight_names]  # type: ignore[union-attr]
+            if self.recurrent:
+                layers = [engine.Weights(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
+            else:
+                pairs = zip(arrays[::2], arrays[1::2], strict=True)
+                layers = [engine.Weights(w_in, bias, np.empty((0, len(bias)), bias.dtype)) for w_in, bias in pairs]
+            self._views = key, layers
+            self._table = None
         return self._views[1]
 
     def _constants(self, dtype: np.dtype) -> list[engine.Constants]:
         """Return the constants for the kernels, rebuilt when a buffer or an option has changed."""
-        buffers = tuple((buffer.data_ptr(), buffer._version) for buffer in self._buffers.values())  # type: ignore[union-attr]
-        key = (buffers, dtype, self._timing(), self.reset, self.adaptation, self.surrogate)
+        key: list[Any] = [(id(buffer), buffer._version) for buffer in self._buffers.values()]  # type: ignore[union-attr]
+        key += (dtype, self.n_ticks, self.dt, self.latency, self.tau_out, self.count, self.surrogate)
         if self._prepared is None or self._prepared[0] != key:
-            n_memory, last = len(self._encoder.memory_rows), self.n_layers - 1
-            self._prepared = key, [
-                engine.constants(layer.neurons, self._timing(), i, n_memory, i == last, self.surrogate, dtype)
+            last = self.n_layers - 1
+            layers = [
+                engine.constants(layer.neurons, self._timing(), i, self._n_memory, i == last, self.surrogate, dtype)
                 for i, layer in enumerate(self.network_layers())
             ]
+            # holding the buffers keeps their ids from being given to others
+            self._prepared = key, layers, list(self._buffers.values())
+            self._table = None
         return self._prepared[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_views": None, "_prepared": None}  # addresses mean nothing in a copy
+        return {**self.__dict__, "_views": None, "_prepared": None, "_table": None}  # addresses mean nothing in a copy
 
 
 class RowLinear(nn.Linear):
@@ -448,5 +470,7 @@ def _normal(n: int, n_inputs: int, scale: float, generator: torch.Generator | No
 
 
 def _log_uniform(bounds: tuple[float, float], n: int, generator: torch.Generator | None) -> torch.Tensor:
+    if not 0 < bounds[0] <= bounds[1]:
+        raise ValueError(f"tau_a must be a number or a pair 0 < low <= high, got {bounds!r}")
     low, high = (math.log(bound) for bound in bounds)
     return torch.exp(low + (high - low) * torch.rand(n, generator=generator))

@@ -13,6 +13,8 @@ from spikeloop.spiking.network import Network
 from spikeloop.spiking.reference import first_spike_outputs
 from spikeloop.spiking.surrogate import Surrogate
 
+_NO_START = np.zeros((1, 1), np.uint8)
+
 
 class Simulator:
     """Runs a network. State is a value: it is handed in and returned, never kept.
@@ -33,7 +35,12 @@ class Simulator:
         encoder, readout = network.encoder, network.readout
         held = not encoder.per_tick
         timing = engine.Timing(
-            network.n_ticks, network.dt, network.latency, readout.tau_out, readout.count and not readout.first_spike, held
+            network.n_ticks,
+            network.dt,
+            network.latency,
+            readout.tau_out,
+            readout.count and not readout.first_spike,
+            held,
         )
         self._n_memory, last = len(encoder.memory_rows), len(network.layers) - 1
         self._constants = [
@@ -46,7 +53,9 @@ class Simulator:
                 engine.Weights(
                     np.array(layer.w_in.T, order="C"),
                     np.array(layer.bias),
-                    None if layer.w_rec is None else np.array(layer.w_rec.T, order="C"),
+                    np.empty((0, layer.n_neurons), self.dtype)
+                    if layer.w_rec is None
+                    else np.array(layer.w_rec.T, order="C"),
                 ),
                 constants.rows.shape[1],
             )
@@ -54,13 +63,19 @@ class Simulator:
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
         self._counts = [np.zeros(layer.n_neurons, np.int64) for layer in network.layers]
-        self._table = engine.address_table(self._weights, self._constants, self._counts)
         normalizer = network.normalizer
-        self._mean, self._scale, self._clip = np.empty(0), np.empty(0), 0.0
+        self._mean = self._scale = np.empty(0)
         if normalizer is not None:
-            self._mean, self._clip = np.array(normalizer.mean), float(normalizer.clip)
-            self._scale = np.sqrt(normalizer.var + normalizer.epsilon)
+            self._mean = np.array(normalizer.mean)
+            self._scale = np.append(np.sqrt(normalizer.var + normalizer.epsilon), normalizer.clip)
+        addresses = [array.ctypes.data for array in (self._w_out, self._b_out, self._mean, self._scale)]
+        if normalizer is None:
+            addresses[2:] = 0, 0
+        table = engine.address_table(self._weights, self._constants, self._counts)
+        self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0, 0])).astype(np.intp)
         self._fused = encoder.kind == "direct" and not readout.first_spike
+        self._n_obs, (self._n_rows, self._width) = encoder.n_obs, network.state_shape
+        self._n_outputs = readout.n_outputs
         self._discrete = network.head is not None and network.head.kind == "discrete"
         self._was_stateless = self._warned = False
 
@@ -163,27 +178,24 @@ class Simulator:
         n_batch = len(obs)
         if state is None:
             state = self.initial_state(n_batch)
-        self._check(obs, state)
-        if obs.dtype != np.float32:
-            obs = obs.astype(np.float64)
+        if obs.shape[-1] != self._n_obs or state.shape != (self._n_rows, n_batch, self._width):
+            self._check(obs, state)
+        obs = engine.writable(obs, np.float32 if obs.dtype == np.float32 else np.float64)
         if episode_start is None:
-            start = np.zeros((n_batch, 1), np.uint8)
+            start = _NO_START if n_batch == 1 else np.zeros((n_batch, 1), np.uint8)
         else:
             start = (np.reshape(episode_start, (n_batch, 1)) != 0).view(np.uint8)
+        state = engine.writable(state, self.dtype)
         new = np.zeros(state.shape, self.dtype)
-        outputs = np.empty((n_batch, len(self._b_out)), self.dtype)
-        best = kernels.act(
-            self._table, self._mean, self._scale, self._clip, np.ascontiguousarray(obs), self._w_out, self._b_out,
-            np.ascontiguousarray(state, self.dtype), start, new, outputs,
-        )  # fmt: skip
-        return outputs, new, best
+        outputs = np.empty((n_batch, self._n_outputs), self.dtype)
+        return outputs, new, kernels.act(self._table, obs, state, start, new, outputs)
 
     def _check(self, obs: np.ndarray, state: np.ndarray) -> None:
-        rows, width = self.network.state_shape
-        if obs.shape[-1] != self.network.encoder.n_obs:
-            raise ValueError(f"observations must have {self.network.encoder.n_obs} values, got shape {obs.shape}")
-        if state.shape != (rows, obs.shape[-2], width):
-            raise ValueError(f"state must have shape {(rows, obs.shape[-2], width)}, got {state.shape}")
+        if obs.shape[-1] != self._n_obs:
+            raise ValueError(f"observations must have {self._n_obs} values, got shape {obs.shape}")
+        shape = (self._n_rows, obs.shape[-2], self._width)
+        if state.shape != shape:
+            raise ValueError(f"state must have shape {shape}, got {state.shape}")
 
     def _run(
         self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None, keep: int
@@ -196,7 +208,7 @@ class Simulator:
         if state is None:
             state = self.initial_state(n_batch)
         self._check(obs, state)
-        state = np.ascontiguousarray(state, self.dtype)
+        state = engine.writable(state, self.dtype)
         starts = np.zeros((n_steps, n_batch), bool) if episode_start is None else np.asarray(episode_start) != 0
         if network.normalizer is not None:
             obs = network.normalizer(obs)

@@ -16,9 +16,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 pytest.importorskip("rl_zoo3")
 
-from spikeloop.agents import SpikingPPO, callbacks  # noqa: E402
-from spikeloop.agents.callbacks import read_checkpoint, read_episodes  # noqa: E402
-from spikeloop.scripts import train  # noqa: E402
+from spikeloop.agents import SpikingPPO, callbacks
+from spikeloop.agents.callbacks import read_checkpoint, read_episodes
+from spikeloop.scripts import train
 
 N_ENVS, N_STEPS, BUDGET = 2, 32, 512
 ROLLOUT = N_ENVS * N_STEPS

@@ -1,0 +1,71 @@
+"""One policy step for one environment, numpy in and an action out: obs 8 -> 128 neurons, half of them adaptive -> 4.
+
+"kernel" is the single call under ``Simulator.predict``, without its checks and fresh arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+
+from spikeloop.scripts.bench_core import RATE, set_rate
+from spikeloop.scripts.bench_peers import Contenders, alternate, print_table, stepping
+from spikeloop.spiking import kernels
+from spikeloop.spiking.lsnn import LSNN
+from spikeloop.spiking.network import ActionHead, Encoder, Network, Normalizer, Readout
+from spikeloop.spiking.simulator import Simulator
+
+N_OBS, N, N_ACTIONS = 8, 128, 4
+OURS = "spikeloop Simulator.predict"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``spikeloop benchmark step``."""
+    parser.add_argument("--blocks", type=int, default=15, help="blocks per contender (default 15)")
+    parser.add_argument("--seconds", type=float, default=0.05, help="per contender and block (default 0.05)")
+    parser.add_argument("--ticks", type=int, nargs="+", default=[1, 4, 16], help="ticks per step (default 1 4 16)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a table for each number of ticks."""
+    torch.set_num_threads(1)
+    for n_ticks in args.ticks:
+        torch.manual_seed(0)
+        lsnn = LSNN(Encoder("direct", N_OBS), [N], tau_m=20.0, tau_out=5.0, n_ticks=n_ticks)
+        rate = set_rate(lsnn, torch.randn(50, 8, N_OBS), RATE)
+        obs, w_out = np.random.default_rng(0).normal(size=(1, N_OBS)).astype(np.float32), torch.randn(N_ACTIONS, N)
+        contenders = {**_ours(lsnn, w_out.numpy(), obs), **stepping(lsnn, w_out.numpy(), obs)}
+        print(f"\n{n_ticks} ticks, {rate:.3f} spikes per neuron and tick")
+        print_table(alternate(contenders, args.blocks, args.seconds), OURS, 1e-6, "us")
+
+
+def _ours(lsnn: LSNN, w_out: np.ndarray, obs: np.ndarray) -> Contenders:
+    network = Network(
+        lsnn.encoder,
+        lsnn.network_layers(),
+        Readout(w_out, np.zeros(N_ACTIONS, np.float32), lsnn.tau_out),
+        ActionHead("discrete", (N_ACTIONS,)),
+        Normalizer(np.zeros(N_OBS), np.ones(N_OBS)),
+        lsnn.n_ticks,
+    )
+    simulator = Simulator(network)
+    state, start = simulator.initial_state(1), np.zeros((1, 1), np.uint8)
+    states, outputs = [state, state.copy()], np.empty((1, N_ACTIONS), np.float32)
+    carried = {"predict": state, "step": state}
+    not_started = np.zeros(1)
+
+    def predict() -> int:
+        action, carried["predict"] = simulator.predict(obs[0], carried["predict"])
+        return action
+
+    def kernel() -> int:
+        states.reverse()
+        return kernels.act(simulator._table, obs, states[0], start, states[1], outputs)
+
+    def step() -> np.ndarray:
+        y, carried["step"] = lsnn.step(obs, carried["step"], not_started)
+        return y
+
+    return {OURS: predict, "spikeloop kernel": kernel, "spikeloop LSNN.step": step}

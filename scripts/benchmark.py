@@ -1,0 +1,43 @@
+"""`spikeloop benchmark NAME`: measures the library beside what else one could use, in one run.
+
+Every contender runs in the same process, in alternating blocks, and the figures are medians over blocks: a ratio then
+holds on a busy machine too, a time alone does not. Libraries that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from spikeloop.scripts.cli import Parser
+from spikeloop.scripts.cli import run as run_script
+
+BENCHMARKS = {
+    "core": "a sequence forward and backward through one recurrent layer",
+    "step": "one policy step for one environment",
+    "train": "env steps per second of whole trainings",
+    "returns": "returns after training, against other algorithms",
+}
+
+
+def _run(argv: list[str]) -> int:
+    parser = Parser(prog="spikeloop benchmark", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, text in BENCHMARKS.items():
+        module = importlib.import_module(f"spikeloop.scripts.bench_{name}")
+        command = commands.add_parser(name, help=text, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    args.run(args)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark that the first argument names and return the exit status."""
+    return run_script("benchmark", _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

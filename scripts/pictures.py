@@ -1,0 +1,52 @@
+"""Pictures the scripts leave: learning curves and rasters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spikeloop.agents.callbacks import read_episodes
+from spikeloop.spiking.plotting import learning_curve, new_axes, raster
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from spikeloop.spiking.monitor import Monitor
+    from spikeloop.spiking.network import Network
+
+SMOOTHED_OVER = 100  # episodes, as SB3's own rollout/ep_rew_mean
+
+
+def draw_learning_curve(episodes: Path, picture: Path) -> None:
+    """Draw the mean return of the latest episodes; nothing if no episode has ended.
+
+    Args:
+        episodes: File of :class:`~spikeloop.agents.callbacks.EpisodeLog`.
+        picture: File to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    steps, returns = read_episodes(episodes)
+    if not len(steps):
+        return
+    totals = np.concatenate([[0.0], np.cumsum(returns)])
+    stop = np.arange(1, len(totals))
+    start = np.maximum(stop - SMOOTHED_OVER, 0)
+    _save(learning_curve(new_axes()[0], [(steps, (totals[stop] - totals[start]) / (stop - start))]), picture)
+
+
+def draw_raster(network: Network, monitor: Monitor, picture: Path) -> None:
+    """Draw the spikes that a monitor recorded of a network."""
+    _save(raster(new_axes(height=4.0)[0], monitor, network.layers), picture)
+
+
+def _save(ax: Axes, picture: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(picture)
+    plt.close(figure)

@@ -1,0 +1,186 @@
+"""The numba engine against the definition in reference.py, and its kernels one by one."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spikeloop.spiking import compiling, engine, kernels, reference
+from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout
+from spikeloop.spiking.simulator import Simulator
+from spikeloop.spiking.surrogate import Surrogate
+
+
+def dyadic(rng, shape, scale, bits=4):
+    """Multiples of 2^-bits: their sums are exact in any order, so every engine sees the same currents."""
+    return np.round(rng.uniform(-scale, scale, shape) * 2**bits) / 2**bits
+
+
+def random_layer(rng, n_in, n, recurrent, reset, adaptation, refractory):
+    neurons = NeuronParameters(
+        tau_m=rng.choice([0.0, 2.0, 10.0], n),
+        v_th=rng.choice([0.5, 1.0, 1.25], n),
+        tau_a=rng.choice([0.0, 5.0, 50.0], n),
+        beta=rng.choice([0.0, 0.25], n),
+        refractory=rng.integers(0, 3, n) * refractory,
+        reset=reset,
+        adaptation=adaptation,
+    )
+    w_rec = dyadic(rng, (n, n), 0.5) * (1 - np.eye(n))
+    return Layer(dyadic(rng, (n, n_in), 1.0), dyadic(rng, n, 0.5), neurons, w_rec if recurrent else None)
+
+
+@st.composite
+def networks(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sizes = [draw(st.integers(1, 5)), *draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))]
+    options = (
+        draw(st.booleans()),
+        draw(st.sampled_from(["subtract", "zero"])),
+        draw(st.sampled_from(["threshold", "ahp"])),
+        draw(st.booleans()),
+    )
+    layers = tuple(random_layer(rng, n_in, n, *options) for n_in, n in pairwise(sizes))
+    readout = Readout(
+        dyadic(rng, (2, sizes[-1]), 1.0),
+        dyadic(rng, 2, 1.0),
+        tau_out=draw(st.sampled_from([0.0, 3.0])),
+        count=draw(st.booleans()),
+    )
+    n_ticks, latency = draw(st.integers(1, 4)), draw(st.integers(0, 1))
+    return Network(Encoder("direct", sizes[0]), layers, readout, n_ticks=n_ticks, latency=latency), rng
+
+
+def run_reference(network, obs, episode_start):
+    """Outputs (L, B, n_out) and per layer spikes and membranes (T, B, N), from rest."""
+    n_batch = obs.shape[1]
+
+    def rest(n):
+        return np.zeros((n_batch, n))
+
+    states = [reference.LayerState(*(rest(layer.n_neurons) for _ in range(4))) for layer in network.layers]
+    y = rest(network.layers[-1].n_neurons)
+    outputs, spikes, membranes = [], [], []
+    for x, start in zip(obs, episode_start, strict=True):
+        keep = 1.0 - start[:, None]
+        states = [reference.LayerState(*(keep * row for row in state)) for state in states]
+        out, states, y, z = reference.step(network, np.repeat(x[None], network.n_ticks, 0), states, keep * y)
+        outputs.append(out)
+        spikes.append(z)
+        membranes.append([state.v for state in states])
+    per_layer = [np.concatenate([z[i] for z in spikes]) for i in range(len(network.layers))]
+    return np.stack(outputs), per_layer, [np.stack([v[i] for v in membranes]) for i in range(len(network.layers))]
+
+
+@settings(max_examples=150)
+@given(networks(), st.integers(1, 20), st.integers(1, 4))
+def test_engine_computes_the_reference_equations(drawn, n_steps, n_batch):
+    network, rng = drawn
+    obs = dyadic(rng, (n_steps, n_batch, network.encoder.n_obs), 2.0)
+    start = rng.random((n_steps, n_batch)) < 0.2
+    outputs, spikes, membranes = run_reference(network, obs, start)
+    simulator = Simulator(network, n_threads=1)
+    found, _, monitor = simulator.record(obs, None, start, membranes=True)
+    expected = type(monitor).from_dense(spikes)
+    for got, want in zip(monitor.layers, expected.layers, strict=True):
+        np.testing.assert_array_equal(got.i, want.i)
+        np.testing.assert_array_equal(got.t, want.t)
+        np.testing.assert_array_equal(got.env, want.env)
+    np.testing.assert_allclose(found, outputs, atol=1e-12)
+    for got, want in zip(monitor.v, membranes, strict=True):
+        np.testing.assert_allclose(got[network.n_ticks - 1 :: network.n_ticks], want, atol=1e-12)
+    last = [z.sum((0, 1)) for z in spikes]
+    for got, want in zip(simulator._counts, last, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def engine_arguments(n=40, n_batch=13, n_steps=9, n_inputs=3, bias=0.3):
+    rng = np.random.default_rng(0)
+    layer = random_layer(rng, n_inputs, n, True, "subtract", "threshold", False)
+    timing = engine.Timing(2, 1.0, 0, 3.0, False, True)
+    constants = engine.constants(layer.neurons, timing, 0, 0, True, Surrogate(), np.float64)
+    weights = engine.Weights(np.array(layer.w_in.T, order="C"), np.full(n, bias), np.array(layer.w_rec.T, order="C"))
+    x = rng.normal(size=(n_batch, n_steps, n_inputs))
+    start = (rng.random((n_batch, n_steps)) < 0.1).astype(np.uint8)
+    state, counts = np.zeros((5, n_batch, n)), [np.zeros(n, np.int64)]
+    return ([weights], [constants], x, state, start, counts), rng.normal(size=(n_batch, n_steps, n))
+
+
+@pytest.mark.parametrize("bias", [0.2, 2.0])  # sparse and dense spikes take different ways back
+def test_threads_change_nothing_forward_and_only_rounding_backward(bias):
+    results = []
+    for n_threads in (1, 2):
+        arguments, grad_y = engine_arguments(bias=bias)
+        y, state, tapes = engine.forward(*arguments, kernels.KEEP_TAPE, n_threads, serial_below=0)
+        (grads,), grad_x = engine.backward(tapes, grad_y, [None], True, n_threads, serial_below=0)
+        results.append((y, state, arguments[-1][0], grad_x, *grads))
+    for serial, threaded in zip(*[r[:4] for r in results], strict=True):
+        np.testing.assert_array_equal(serial, threaded)
+    for serial, threaded in zip(*[r[4:] for r in results], strict=True):
+        np.testing.assert_allclose(serial, threaded, rtol=1e-10, atol=1e-12)
+
+
+def test_buffers_are_reused_and_never_shared():
+    engine._free.clear()
+    first = engine._take((300, 100), np.float64)
+    engine._give_back(first)
+    second, third = engine._take((300, 100), np.float32), engine._take((300, 100), np.float32)
+    assert np.shares_memory(first, second)
+    assert not np.shares_memory(second, third)
+    assert second.dtype == np.float32 and second.shape == (300, 100)
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 100])
+def test_linear_rows_sums_each_row_alike(n):
+    rng = np.random.default_rng(n)
+    x, w, bias = rng.normal(size=(11, n)), rng.normal(size=(5, n)), rng.normal(size=5)
+    out = np.empty((11, 5))
+    kernels.linear_rows(x, w, bias, out)
+    np.testing.assert_allclose(out, x @ w.T + bias, rtol=1e-12, atol=1e-12)
+    one = np.empty((1, 5))
+    for row, expected in zip(x, out, strict=True):
+        kernels.linear_rows(row[None].copy(), w, bias, one)
+        np.testing.assert_array_equal(one[0], expected)
+
+
+def test_padding_copies_only_what_needs_it():
+    width = kernels.panel(np.float64)
+    whole = engine.Weights(np.ones((3, width)), np.ones(width), np.zeros((width, width)))
+    assert all(a is b for a, b in zip(engine.padded(whole, width), whole, strict=True))
+    ragged = engine.Weights(np.ones((3, 5)), np.ones(5), np.ones((5, 5)))
+    padded = engine.padded(ragged, width)
+    assert padded.w_rec.shape == (5, width)
+    np.testing.assert_array_equal(padded.w_rec[:, :5], 1 - np.eye(5))
+    np.testing.assert_array_equal(ragged.w_rec, 1)
+    assert not padded.w_in[:, 5:].any()
+
+
+def test_without_a_writable_cache_kernels_compile_uncached(monkeypatch, capsys):
+    def njit(function, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return function
+
+    monkeypatch.setattr(compiling, "njit", njit)
+    monkeypatch.setattr(compiling, "_said", set())
+    assert compiling.kernel(abs) is abs
+    assert compiling.kernel(parallel=True)(abs) is abs
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "NUMBA_CACHE_DIR" in lines[0]
+
+
+def test_first_compilation_prints_one_line():
+    code = (
+        "from spikeloop.spiking.compiling import kernel\n"
+        "def f(x): return x + 1\n"
+        "f.__module__ = 'spikeloop.test'\n"
+        "from numba import njit\n"
+        "g = njit(f); g(1); g(1.0)\n"
+        "njit(lambda x: x)(1)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr.count("compiling kernels") == 1
