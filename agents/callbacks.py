@@ -53,7 +53,6 @@ class Checkpoints(BaseCallback):
         path: The file; it appears under this name only when it is complete.
         every: Env steps between two checkpoints.
         run: What is needed to build the run again, kept in the file.
-        logs: Files that grow with the run; a resumed run cuts them back to their length at the checkpoint.
         evaluations: Evaluations whose results and best return are kept.
 
     Attributes:
@@ -67,14 +66,12 @@ class Checkpoints(BaseCallback):
         path: Path,
         every: int,
         run: Mapping[str, Any],
-        logs: str = "*.csv",
         evaluations: Sequence[EvalCallback] = (),
     ):
         super().__init__()
         self.path = path
         self.every = every
         self.run = run
-        self.logs = logs
         self.evaluations = evaluations
         self.stop_requested = False
         self.saved_at: int | None = None
@@ -115,7 +112,7 @@ class Checkpoints(BaseCallback):
                 name: getattr(vec_normalize, name) for name in _STATISTICS if hasattr(vec_normalize, name)
             },
             "evaluations": [{name: getattr(callback, name) for name in _EVALUATIONS} for callback in self.evaluations],
-            "logs": {file.name: file.stat().st_size for file in self.path.parent.glob(self.logs)},
+            "logs": {file.name: file.stat().st_size for file in self.path.parent.glob("*.csv")},
             "tensorboard": os.path.abspath(self.logger.dir or "") if self.model.tensorboard_log else None,
         }
 
@@ -157,10 +154,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def cut_logs(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Cut the logs of a run back to their lengths at the checkpoint: what was written later happens again."""
-    for name, size in sizes.items():
-        file = folder / name
+def clean_up(path: Path, state: Mapping[str, Any]) -> None:
+    """Remove what a run wrote after its checkpoint, which happens again: rows of its logs, a checkpoint begun.
+
+    Args:
+        path: The checkpoint.
+        state: What :func:`read_checkpoint` returned for it.
+    """
+    for unfinished in path.parent.glob(f".{path.name}.*"):
+        unfinished.unlink()
+    for name, size in state["logs"].items():
+        file = path.with_name(name)
         if file.exists() and file.stat().st_size > size:
             os.truncate(file, size)
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from spikeloop.spiking import reference
 from spikeloop.spiking.lsnn import LSNN
+from spikeloop.spiking.network import Network, Readout
 
 Contenders = dict[str, Callable[[], Any]]
 
@@ -68,9 +69,16 @@ class EagerLSNN:
 
     def __init__(self, lsnn: LSNN):
         self.w_in, self.bias, self.w_rec = (
-            p.detach().clone().contiguous().requires_grad_() for p in (lsnn.w_in_0, lsnn.bias_0, lsnn.w_rec_0)
+            lsnn.get_parameter(name).detach().clone().contiguous().requires_grad_()
+            for name in ("w_in_0", "bias_0", "w_rec_0")
         )
-        self.constants = lsnn._torch_constants(0)
+        n = len(self.bias)
+        readout = Readout(np.zeros((1, n), np.float32), np.zeros(1, np.float32))
+        constants = reference.constants(Network(lsnn.encoder, lsnn.network_layers(), readout), 0)
+        alpha, rho, v_th, beta, refractory = (torch.from_numpy(array) for array in constants[:5])
+        self.constants = reference.LayerConstants(
+            alpha, rho, v_th, beta, refractory, constants.reset_to_zero, constants.ahp
+        )
         self.kappa = float(np.exp(-lsnn.dt / lsnn.tau_out)) if lsnn.tau_out else 0.0
 
     def rest(self, n_batch: int) -> tuple[reference.LayerState, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Returns of the presets on held-out seeds: train for a fixed budget, then 100 deterministic episodes of the end result.
+"""Returns of the presets on held-out seeds: train for a fixed budget, then 100 deterministic episodes at its end.
 
 Each run is one ``spikeloop train`` and one ``spikeloop rollout``, in processes of their own; finished runs are kept in
 the output folder and not repeated. No checkpoint and no seed is left out of the table.
@@ -14,6 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -82,21 +83,30 @@ def run(args: argparse.Namespace) -> None:
         results = {key: job.result() for key, job in jobs.items()}
     print(f"deterministic return over {EPISODES} episodes after the last step, seeds {args.seeds}")
     print(
-        "| algorithm | environment | env steps | mean ± sd of seeds | worst | each seed | spikes / neuron / tick | wanted |"
+        "| algorithm | environment | env steps | mean ± sd | worst | each seed | spikes per neuron and tick | wanted |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        means = np.array([results[row, seed]["mean_return"] for seed in args.seeds])
-        rates = [results[row, seed].get("firing_rate") for seed in args.seeds]
-        rate = "" if None in rates else f"{np.mean(rates):.2f} (max {np.max(rates):.2f})"
-        each = ", ".join(f"{mean:.1f}" for mean in means)
-        spread = f"{means.mean():.1f} ± {means.std(ddof=1) if len(means) > 1 else 0.0:.1f}"
-        print(
-            f"| {row.algo} | {row.env} | {row.n_timesteps:,} | {spread} | {means.min():.1f} | {each} | {rate} | {row.wanted} |"
-        )
+        print(_table_line(row, [results[row, seed] for seed in args.seeds]))
 
 
-def _result(row: Row, seed: int, output: Path) -> dict[str, float]:
+def _table_line(row: Row, results: list[dict[str, Any]]) -> str:
+    means = np.array([result["mean_return"] for result in results])
+    rates = np.array([result["firing_rates"] for result in results])  # (seeds, layers), no layers if it does not spike
+    cells = [
+        row.algo,
+        row.env,
+        f"{row.n_timesteps:,}",
+        f"{means.mean():.1f} ± {means.std(ddof=min(1, len(means) - 1)):.1f}",
+        f"{means.min():.1f}",
+        ", ".join(f"{mean:.1f}" for mean in means),
+        f"{rates.mean():.2f} (most {rates.max():.2f})" if rates.size else "",
+        row.wanted,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _result(row: Row, seed: int, output: Path) -> dict[str, Any]:
     """Return what ``rollout --json`` says of one run, training it first if that has not been done."""
     folder = output / row.folder / f"seed{seed}"
     result = folder / "result.json"

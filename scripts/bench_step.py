@@ -58,7 +58,7 @@ def _ours(lsnn: LSNN, w_out: np.ndarray, obs: np.ndarray) -> Contenders:
 
     def predict() -> int:
         action, carried["predict"] = simulator.predict(obs[0], carried["predict"])
-        return action
+        return int(action)
 
     def kernel() -> int:
         states.reverse()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,7 @@ def run(args: argparse.Namespace) -> None:
             agent.learn(args.steps)
             speeds[name].append(args.steps / (time.perf_counter() - begin))
     ours = np.array(speeds["SpikingPPO LsnnPolicy"])
-    print(
-        f"CartPole-v1, preset of spiking_ppo, {args.blocks} blocks of {args.steps} env steps, seed {args.seed}, 1 thread"
-    )
+    print(f"CartPole-v1, preset of spiking_ppo, {args.blocks} blocks of {args.steps} env steps, 1 thread")
     print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it")
     for name, values in speeds.items():
         ratio = np.median(ours / np.array(values))
@@ -70,22 +69,19 @@ def _agents(seed: int) -> dict[str, Callable[[], Any]]:
     }
     for library, extractor in _spiking_extractors().items():
         kwargs = {"features_extractor_class": extractor, "net_arch": {"pi": [], "vf": [64, 64]}}
-        agents[f"{library} extractor, T={N_TICKS}, SB3 PPO"] = lambda kwargs=kwargs: PPO(
-            "MlpPolicy", env(), policy_kwargs=kwargs, **common
+        agents[f"{library} extractor, T={N_TICKS}, SB3 PPO"] = partial(
+            PPO, "MlpPolicy", env(), policy_kwargs=kwargs, **common
         )
     return agents
 
 
 def _cartpole_preset() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the CartPole preset as keyword arguments of an SB3 algorithm, and our policy's."""
-    from pathlib import Path
-
     import yaml
 
-    from spikeloop import agents
+    from spikeloop.agents.registry import hyperparams_file
 
-    path = Path(list(agents.__path__)[0]) / "hyperparams" / "spiking_ppo.yml"
-    preset = yaml.safe_load(path.read_text())["CartPole-v1"]
+    preset = yaml.safe_load(hyperparams_file("spiking_ppo").read_text())["CartPole-v1"]
     keys = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef")
     # the schedules do not change the cost of a step
     return {**{key: preset[key] for key in keys}, "learning_rate": 1e-3}, preset.get("policy_kwargs", {})
@@ -108,11 +104,11 @@ def _spiking_extractors() -> dict[str, type]:
                 self.lif = snntorch.Leaky(beta=0.78)
 
             def forward(self, obs: torch.Tensor) -> torch.Tensor:
-                membrane, total, current = self.lif.init_leaky(), 0.0, self.linear(obs)
+                membrane, current, spikes = self.lif.init_leaky(), self.linear(obs), []
                 for _ in range(N_TICKS):
-                    spikes, membrane = self.lif(current, membrane)
-                    total = total + spikes
-                return total / N_TICKS
+                    spike, membrane = self.lif(current, membrane)
+                    spikes.append(spike)
+                return torch.stack(spikes).mean(0)
 
         found["snnTorch"] = SnnTorchExtractor
     except ImportError:

@@ -30,7 +30,7 @@ from spikeloop.agents.callbacks import (
     EpisodeLog,
     NonFiniteError,
     TrainingStopped,
-    cut_logs,
+    clean_up,
 )
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.registry import ALGOS, hyperparams_file
@@ -91,7 +91,7 @@ class Experiment(ExperimentManager):
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Build the model and its environments, and put them where the checkpoint was if the run goes on."""
         if self.state is not None:
-            cut_logs(self.folder, self.state["logs"])
+            clean_up(self.folder / CHECKPOINT, self.state)
         is_new = not self.folder.exists()
         try:
             results = super().setup_experiment()

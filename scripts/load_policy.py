@@ -49,6 +49,15 @@ class Policy(NamedTuple):
             raise UsageError(f"{self.name} is not a spiking policy, it has no spikes to show")
         return policy.to_network(unwrap_vec_normalize(self.env))
 
+    def firing_rates(self) -> list[float]:
+        """Return the spikes per neuron and tick of each layer so far; empty if the policy does not spike."""
+        if isinstance(self.predictor, NetworkPolicy):
+            spiking: Any = self.predictor.simulator
+        else:
+            spiking = getattr(self.predictor.policy, "lstm_actor", None)
+        counts = getattr(spiking, "spike_counts", [])
+        return [float(count.mean()) / max(spiking.n_counted, 1) for count in counts]
+
 
 class NetworkPolicy:
     """A network with the ``predict`` of an SB3 policy.
@@ -107,6 +116,9 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
         best: Load the model that did best in evaluation instead of the last.
         seed: Seed of the environment and of sampled actions.
         video: Arguments of ``RecordVideo``; None to record nothing.
+
+    Raises:
+        UsageError: If there is no such run, or its model cannot be loaded.
     """
     register_with_zoo()
     import rl_zoo3
@@ -130,7 +142,10 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
     )
     schedules = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
     # `seed` because the one it was saved with would seed the environment again
-    model = rl_zoo3.ALGOS[run.algo].load(run.model, env=env, seed=seed, custom_objects=schedules)
+    try:
+        model = rl_zoo3.ALGOS[run.algo].load(run.model, env=env, seed=seed, custom_objects=schedules)
+    except Exception as error:
+        raise UsageError(f"{run.model} cannot be loaded ({error})") from error
     return Policy(model, env, f"{run.algo} on {run.env_id}")
 
 

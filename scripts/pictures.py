@@ -29,13 +29,27 @@ def draw_learning_curve(episodes: Path, picture: Path) -> None:
     Raises:
         ImportError: If matplotlib is not installed.
     """
+    if len(read_episodes(episodes)[0]):
+        _save(_curve(new_axes()[0], episodes), picture)
+
+
+def draw_raster_above_curve(network: Network, monitor: Monitor, episodes: Path, picture: Path) -> None:
+    """Draw the spikes of an episode above the learning curve of its policy."""
+    import matplotlib.pyplot as plt
+
+    _, (top, bottom) = plt.subplots(2, 1, figsize=(8.0, 6.2), height_ratios=(3, 2), layout="constrained", dpi=150)
+    raster(top, monitor, network.layers)
+    _save(_curve(bottom, episodes), picture)
+
+
+def _curve(ax: Axes, episodes: Path) -> Axes:
     steps, returns = read_episodes(episodes)
-    if not len(steps):
-        return
     totals = np.concatenate([[0.0], np.cumsum(returns)])
     stop = np.arange(1, len(totals))
     start = np.maximum(stop - SMOOTHED_OVER, 0)
-    _save(learning_curve(new_axes()[0], [(steps, (totals[stop] - totals[start]) / (stop - start))]), picture)
+    learning_curve(ax, [(steps, (totals[stop] - totals[start]) / (stop - start))])
+    ax.set_ylabel(f"return, mean of {SMOOTHED_OVER} episodes")
+    return ax
 
 
 def draw_raster(network: Network, monitor: Monitor, picture: Path) -> None:

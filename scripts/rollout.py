@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from spikeloop.scripts.load_policy import Policy
+    from spikeloop.spiking.monitor import Monitor
     from spikeloop.spiking.network import Network
 
 VIDEO_PREFIX = "rollout"
@@ -51,11 +52,13 @@ def rollout(argv: list[str]) -> int:
             network = policy.network() if args.raster else None
         returns, lengths = _evaluate(policy, args)
         if network is not None:
-            _show_spikes(network, policy.env, args)
+            from spikeloop.scripts.pictures import draw_raster
+
+            draw_raster(network, record_episode(network, policy.env, args.seed), args.raster)
         policy.env.close()  # which writes the last video
         if one_video:
             shutil.move(videos / f"{VIDEO_PREFIX}-episode-0.mp4", args.video)
-    _report(policy.name, returns, lengths, args)
+    _report(policy.name, returns, lengths, policy.firing_rates(), args)
     return 0
 
 
@@ -135,18 +138,23 @@ def _evaluate(policy: Policy, args: argparse.Namespace) -> tuple[list[float], li
     return [float(value) for value in returns], [int(length) for length in lengths]
 
 
-def _show_spikes(network: Network, env: VecEnv, args: argparse.Namespace) -> None:
-    """Run one episode and draw its spikes."""
+def record_episode(network: Network, env: VecEnv, seed: int) -> Monitor:
+    """Run one deterministic episode of a network and return what its neurons did.
+
+    Args:
+        network: The network.
+        env: One environment; a VecNormalize around it is bypassed, as the network normalises by itself.
+        seed: Seed of the environment and of a ``rate`` encoder.
+    """
     from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
-    from spikeloop.scripts.pictures import draw_raster
     from spikeloop.spiking.simulator import Simulator
 
-    simulator = Simulator(network, np.random.default_rng(args.seed))
-    normalize = unwrap_vec_normalize(env)  # which the network does by itself
+    simulator = Simulator(network, np.random.default_rng(seed))
+    normalize = unwrap_vec_normalize(env)
     start = state = simulator.initial_state()
     seen: list[np.ndarray] = []
-    env.seed(args.seed)
+    env.seed(seed)
     obs, done = env.reset(), False
     while not done:
         raw = np.asarray(obs if normalize is None else normalize.get_original_obs())
@@ -154,19 +162,24 @@ def _show_spikes(network: Network, env: VecEnv, args: argparse.Namespace) -> Non
         action, state = simulator.predict(seen[-1], state)
         obs, _, dones, _ = env.step(action)
         done = bool(dones[0])
-    draw_raster(network, simulator.record(np.stack(seen), start)[2], args.raster)
+    return simulator.record(np.stack(seen), start)[2]
 
 
-def _report(name: str, returns: list[float], lengths: list[int], args: argparse.Namespace) -> None:
+def _report(
+    name: str, returns: list[float], lengths: list[int], firing_rates: list[float], args: argparse.Namespace
+) -> None:
     mean, spread = float(np.mean(returns)), float(np.std(returns))
     if args.json:
         figures = {"mean_return": mean, "std_return": spread, "returns": returns, "lengths": lengths}
+        figures["firing_rates"] = firing_rates
         print(json.dumps({"policy": name, "seed": args.seed, "deterministic": not args.stochastic, **figures}))
         return
     manner = "stochastic" if args.stochastic else "deterministic"
     print(f"{name}, {len(returns)} episodes, {manner}")
     print(f"return {mean:.2f} +/- {spread:.2f} (lowest {min(returns):.2f}, highest {max(returns):.2f})")
     print(f"length {np.mean(lengths):.1f} +/- {np.std(lengths):.1f}")
+    if firing_rates:
+        print(f"spikes per neuron and tick, by layer: {', '.join(f'{rate:.3f}' for rate in firing_rates)}")
 
 
 if __name__ == "__main__":

@@ -948,24 +948,25 @@ def step_layers(table, x, state, start, new_state, y):
     """
     dtype = state.dtype
     n_batch = state.shape[1]
-    no_input = np.empty((n_batch, 1, 0), dtype)
-    nothing = np.empty((0, 0, 0), dtype)
+    source = x
     below, below_ptr = np.empty(0, np.uint16), np.empty((0, 0), np.int64)
     for i in range(table.shape[0]):
         n_inputs, width = table[i, 0], table[i, 7]
         options = carray(_void_pointer(table[i, 5]), (len(OPTIONS),), np.intp)
         n, n_ticks = options[0], options[1]
         spikes, ptr = np.empty(n_batch * (n_ticks + 1) * n, np.uint16), np.empty((n_batch, n_ticks + 2), np.int64)
+        # nothing is kept: y only stands in for the arrays that would be written
         _forward_rows(
-            0, n_batch, KEEP_NOTHING, x if i == 0 else no_input,
+            0, n_batch, KEEP_NOTHING, source,
             carray(_void_pointer(table[i, 1]), (n_inputs, width), dtype),
             carray(_void_pointer(table[i, 2]), (width,), dtype),
             carray(_void_pointer(table[i, 3]), (n if table[i, 3] != 0 else 0, width), dtype),
             carray(_void_pointer(table[i, 4]), (len(CONSTANTS), width), dtype),
-            options, below, below_ptr, state, start, new_state, y, nothing, nothing, spikes, ptr,
+            options, below, below_ptr, state, start, new_state, y, y, y, spikes, ptr,
             carray(_void_pointer(table[i, 6]), (n,), np.int64),
         )  # fmt: skip
-        below, below_ptr = spikes, ptr
+        if i + 1 < table.shape[0]:
+            below, below_ptr, source = spikes, ptr, np.empty((n_batch, 1, 0), dtype)
 
 
 @kernel

@@ -455,7 +455,7 @@ class RowLinear(nn.Linear):
         if x.device.type != "cpu" or self.bias is None:
             return super().forward(x)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad or self.bias.requires_grad):
-            return RowLinearFunction.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
+            return RowLinearFunction.apply(x, self.weight, self.bias)
         return linear_rows(x, self.weight, self.bias)
 
 

@@ -39,7 +39,9 @@ def decay(tau: npt.ArrayLike, dt: float = 1.0) -> np.ndarray:
         return np.where(tau > 0, np.exp(-dt / np.where(tau > 0, tau, 1.0)), 0.0)
 
 
-def _array(owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype: npt.DTypeLike | None = None) -> np.ndarray:
+def _array(
+    owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype: npt.DTypeLike | None = None
+) -> np.ndarray:
     """Return ``value`` as a read-only, C-contiguous array of the given shape, or raise naming the field."""
     try:
         array = np.asarray(value)

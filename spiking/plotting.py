@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -118,27 +116,6 @@ def traces(
     ax.set_yticks(-gap * np.arange(len(neurons)), [f"neuron {neuron}" for neuron in neurons])
     ax.set_ylabel("membrane v" if v_th is None else "membrane v (dashed: v_th)")
     return _time_axis(ax, monitor)
-
-
-def read_progress(
-    path: str | os.PathLike[str], y: str = "rollout/ep_rew_mean", x: str = "time/total_timesteps"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return two columns of the ``progress.csv`` that SB3's logger writes, the rows that hold both.
-
-    Args:
-        path: The file.
-        y: Column of the values.
-        x: Column of the time steps.
-
-    Raises:
-        ValueError: If the file has no row with both.
-    """
-    with open(path, newline="", encoding="utf-8") as file:
-        pairs = [(float(row[x]), float(row[y])) for row in csv.DictReader(file) if row.get(x) and row.get(y)]
-    if not pairs:
-        raise ValueError(f"{path} has no row with both {x!r} and {y!r}")
-    steps, values = np.array(pairs).T
-    return steps, values
 
 
 def learning_curve(

@@ -25,6 +25,10 @@ class Simulator:
         network: The network.
         rng: Source of the start keys of a ``rate`` encoder; seeded with 0 if None.
         n_threads: Threads over the batch for long sequences, at most; None for numba's number.
+
+    Attributes:
+        spike_counts: Per layer the spikes of each neuron so far, int64, shape (N,).
+        n_counted: Number of (environment, tick) pairs they are counted over.
     """
 
     def __init__(self, network: Network, rng: np.random.Generator | None = None, n_threads: int | None = None):
@@ -62,7 +66,8 @@ class Simulator:
             for layer, constants in zip(network.layers, self._constants, strict=True)
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
-        self._counts = [np.zeros(layer.n_neurons, np.int64) for layer in network.layers]
+        self.spike_counts = [np.zeros(layer.n_neurons, np.int64) for layer in network.layers]
+        self.n_counted = 0
         normalizer = network.normalizer
         self._mean = self._scale = np.empty(0)
         if normalizer is not None:
@@ -71,7 +76,7 @@ class Simulator:
         addresses = [array.ctypes.data for array in (self._w_out, self._b_out, self._mean, self._scale)]
         if normalizer is None:
             addresses[2:] = 0, 0
-        table = engine.address_table(self._weights, self._constants, self._counts)
+        table = engine.address_table(self._weights, self._constants, self.spike_counts)
         self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0, 0])).astype(np.intp)
         self._fused = encoder.kind == "direct" and not readout.first_spike
         self._n_obs, (self._n_rows, self._width) = encoder.n_obs, network.state_shape
@@ -188,6 +193,7 @@ class Simulator:
         state = engine.writable(state, self.dtype)
         new = np.zeros(state.shape, self.dtype)
         outputs = np.empty((n_batch, self._n_outputs), self.dtype)
+        self.n_counted += n_batch * self.network.n_ticks
         return outputs, new, kernels.act(self._table, obs, state, start, new, outputs)
 
     def _check(self, obs: np.ndarray, state: np.ndarray) -> None:
@@ -208,6 +214,7 @@ class Simulator:
         if state is None:
             state = self.initial_state(n_batch)
         self._check(obs, state)
+        self.n_counted += n_steps * n_batch * network.n_ticks
         state = engine.writable(state, self.dtype)
         starts = np.zeros((n_steps, n_batch), bool) if episode_start is None else np.asarray(episode_start) != 0
         if network.normalizer is not None:
@@ -216,7 +223,9 @@ class Simulator:
         x = engine.batch_first(x).astype(self.dtype, copy=False)
         by_env = np.ascontiguousarray(starts.T).view(np.uint8)
         n_threads = engine.max_threads() if self.n_threads is None else self.n_threads
-        y, new, tapes = engine.forward(self._weights, self._constants, x, state, by_env, self._counts, keep, n_threads)
+        y, new, tapes = engine.forward(
+            self._weights, self._constants, x, state, by_env, self.spike_counts, keep, n_threads
+        )
         new[: self._n_memory] = memory
         if network.readout.first_spike:
             return self._first_spikes(tapes[-1].spikes, starts), new, tapes

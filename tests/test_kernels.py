@@ -184,3 +184,19 @@ def test_first_compilation_prints_one_line():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr.count("compiling kernels") == 1
+
+
+def test_warm_up_compiles_what_a_sequence_needs():
+    engine.warm_up(np.float64)
+    known = [len(kernel.signatures) for kernel in (kernels._forward_rows, kernels._backward_rows, kernels.step_layers)]
+    arguments, grad_y = engine_arguments()
+    _, _, tapes = engine.forward(*arguments, kernels.KEEP_TAPE)
+    engine.backward(tapes, grad_y, [None])
+    assert known == [len(k.signatures) for k in (kernels._forward_rows, kernels._backward_rows, kernels.step_layers)]
+
+
+def test_more_neurons_than_a_spike_list_can_name_are_refused():
+    ones = np.ones(2**16)
+    neurons = NeuronParameters(ones, ones, ones, ones, ones)
+    with pytest.raises(ValueError, match="65535 neurons"):
+        engine.constants(neurons, engine.Timing(1, 1.0, 0, 0.0, False, True), 0, 0, True, Surrogate(), np.float32)

@@ -135,15 +135,6 @@ def test_learning_curve_is_the_mean_of_the_seeds(plotting):
     assert "20k" in [label.get_text() for label in ax.get_xticklabels()]
 
 
-def test_progress_file_of_sb3_is_read_where_both_columns_stand(plotting, tmp_path):
-    path = tmp_path / "progress.csv"
-    path.write_text("rollout/ep_rew_mean,time/total_timesteps,x\n,100,1\n5.5,200,\n7,300,2\n")
-    steps, returns = plotting.read_progress(path)
-    assert (steps.tolist(), returns.tolist()) == ([200.0, 300.0], [5.5, 7.0])
-    with pytest.raises(ValueError, match="no row with both"):
-        plotting.read_progress(path, y="eval/mean_reward")
-
-
 def test_missing_matplotlib_is_named_with_its_remedy(monkeypatch):
     from spikeloop.spiking import plotting
 

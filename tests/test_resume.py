@@ -123,8 +123,11 @@ def test_a_finished_run_has_nothing_to_go_on_with(tmp_path, monkeypatch):
 
 def test_a_half_written_checkpoint_is_never_taken_for_a_whole_one(cut, capsys):
     whole = (cut / "checkpoint.zip").read_bytes()
-    (cut / ".checkpoint.zip.x1").write_bytes(whole[:1000])  # what a kill within the write leaves
+    half = cut / ".checkpoint.zip.x1"
+    half.write_bytes(whole[:1000])  # what a kill within the write leaves
     assert read_checkpoint(cut / "checkpoint.zip")["num_timesteps"] == 256
+    assert start("--resume", cut) == 0 and not half.exists()
+    capsys.readouterr()
     (cut / "checkpoint.zip").write_bytes(whole[: len(whole) // 2])
     assert start("--resume", cut) == 2
     assert capsys.readouterr().err.count("\n") == 1

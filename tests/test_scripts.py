@@ -230,6 +230,15 @@ def test_damaged_network_file_is_answered_in_one_line(damage, trained, tmp_path,
     assert_one_line(capsys, "version 9" if damage == "another version" else "")
 
 
+def test_damaged_model_is_answered_in_one_line(trained, tmp_path, capsys):
+    run = tmp_path / trained.name
+    shutil.copytree(trained, run)
+    model = run / "spikeloop-CartPoleNoVel-v0.zip"
+    model.write_bytes(model.read_bytes()[:5000])
+    assert start(rollout, run) == 2
+    assert_one_line(capsys, f"{model} cannot be loaded")
+
+
 def test_unfinished_run_says_how_to_finish_it(trained, tmp_path, capsys):
     run = tmp_path / trained.name
     shutil.copytree(trained, run)
