@@ -147,8 +147,8 @@ class LSNN(nn.Module):
         self._n_memory = len(encoder.memory_rows)
         self._views: tuple[list[int], list[engine.Weights]] | None = None
         self._prepared: tuple[list[Any], list[engine.Constants], list[Any]] | None = None
-        self._table: np.ndarray | None = None
-        self.spike_counts: list[np.ndarray] = []
+        self._table: tuple[np.ndarray, tuple[np.ndarray, ...]] | None = None  # and whose addresses it holds
+        self.spike_counts: tuple[np.ndarray, ...] = ()
         self.reset_counts()
         # validates what the constructor took on trust
         Network(self.encoder, self.network_layers(), self._unit_readout(), None, None, self.n_ticks, self.dt, latency)
@@ -176,9 +176,8 @@ class LSNN(nn.Module):
 
     def reset_counts(self) -> None:
         """Set the spike counts to zero."""
-        self.spike_counts = [np.zeros(n, dtype=np.int64) for n in self.n_neurons]
+        self.spike_counts = tuple(np.zeros(n, dtype=np.int64) for n in self.n_neurons)
         self.n_counted = 0
-        self._table = None
 
     def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys from ``rng``."""
@@ -400,9 +399,9 @@ class LSNN(nn.Module):
         starts = (np.reshape(episode_start, (-1, 1)) != 0).view(np.uint8)
         state = engine.writable(state, dtype)
         weights, layers = self._weights(), self._constants(dtype)
-        if self._table is None:
-            self._table = engine.address_table(weights, layers, self.spike_counts)
-        y, new = engine.step(weights, layers, self._table, x, state, starts, self.spike_counts)
+        if self._table is None or self._table[1] is not self.spike_counts:
+            self._table = engine.address_table(weights, layers, self.spike_counts), self.spike_counts
+        y, new = engine.step(weights, layers, self._table[0], x, state, starts, self.spike_counts)
         if n_memory:
             new[:n_memory] = memory
         self.n_counted += len(starts) * self.n_ticks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Simulator:
             for layer, constants in zip(network.layers, self._constants, strict=True)
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
-        self.spike_counts = [np.zeros(layer.n_neurons, np.int64) for layer in network.layers]
+        self.spike_counts = tuple(np.zeros(layer.n_neurons, np.int64) for layer in network.layers)
         self.n_counted = 0
         normalizer = network.normalizer
         self._mean = self._scale = np.empty(0)
@@ -77,12 +78,16 @@ class Simulator:
         if normalizer is None:
             addresses[2:] = 0, 0
         table = engine.address_table(self._weights, self._constants, self.spike_counts)
+        self._kept = self.spike_counts  # like the weights, alive as long as their addresses are in the table
         self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0, 0])).astype(np.intp)
         self._fused = encoder.kind == "direct" and not readout.first_spike
         self._n_obs, (self._n_rows, self._width) = encoder.n_obs, network.state_shape
         self._n_outputs = readout.n_outputs
         self._discrete = network.head is not None and network.head.kind == "discrete"
         self._was_stateless = self._warned = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Simulator, (self.network, self.rng, self.n_threads)  # the addresses mean nothing in a copy
 
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys."""

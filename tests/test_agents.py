@@ -177,23 +177,21 @@ def test_image_and_dict_observations(env_class):
     evaluate_policy(model, model.env, n_eval_episodes=1, warn=False)
 
 
-@pytest.mark.parametrize(
-    ("env_class", "threshold"),
-    [(IdentityEnv, 90), (IdentityEnvMultiDiscrete, 90), (IdentityEnvMultiBinary, 90), (IdentityEnvBox, 80)],
-)
-def test_ppo_learns_to_repeat_what_it_sees(env_class, threshold):
-    env = DummyVecEnv([lambda: env_class(ep_length=100) for _ in range(4)])
-    schedule = {"learning_rate": 3e-3, "n_steps": 64, "batch_size": 128, "n_epochs": 10, "gamma": 0.4}
-    model = SpikingPPO("LsnnPolicy", env, policy_kwargs={"n_neurons": [32]}, seed=0, **schedule)
-    model.learn(8_000)
+@pytest.mark.parametrize("env_class", [IdentityEnv, IdentityEnvMultiDiscrete, IdentityEnvMultiBinary, IdentityEnvBox])
+def test_ppo_learns_to_repeat_what_it_sees(env_class):
+    kwargs = {"eps": 0.5} if env_class is IdentityEnvBox else {}
+    env = DummyVecEnv([lambda: env_class(ep_length=100, **kwargs) for _ in range(4)])
+    schedule = {"learning_rate": 5e-3, "n_steps": 64, "batch_size": 128, "gamma": 0.4}
+    memoryless = {"n_neurons": [32], "tau_m": 0.0}  # what was seen before tells nothing here
+    model = SpikingPPO("LsnnPolicy", env, policy_kwargs=memoryless, seed=0, **schedule).learn(5_000)
     mean, _ = evaluate_policy(model, env, n_eval_episodes=8, warn=False)
-    assert mean > threshold
+    assert mean > 90
 
 
 def test_a2c_learns_to_repeat_what_it_sees():
-    env = DummyVecEnv([lambda: IdentityEnv(dim=3, ep_length=100) for _ in range(4)])
-    model = SpikingA2C("LsnnPolicy", env, policy_kwargs={"n_neurons": [32]}, seed=0, gamma=0.4, learning_rate=3e-3)
-    model.learn(10_000)
+    env = DummyVecEnv([lambda: IdentityEnv(dim=2, ep_length=100) for _ in range(4)])
+    memoryless = {"n_neurons": [32], "tau_m": 0.0}
+    model = SpikingA2C("LsnnPolicy", env, 7e-3, n_steps=8, policy_kwargs=memoryless, seed=0, gamma=0.4).learn(8_000)
     mean, _ = evaluate_policy(model, env, n_eval_episodes=8, warn=False)
     assert mean > 90
 

@@ -94,7 +94,7 @@ def test_engine_computes_the_reference_equations(drawn, n_steps, n_batch):
     for got, want in zip(monitor.v, membranes, strict=True):
         np.testing.assert_allclose(got[network.n_ticks - 1 :: network.n_ticks], want, atol=1e-12)
     last = [z.sum((0, 1)) for z in spikes]
-    for got, want in zip(simulator._counts, last, strict=True):
+    for got, want in zip(simulator.spike_counts, last, strict=True):
         np.testing.assert_array_equal(got, want)
 
 

@@ -1,3 +1,5 @@
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -137,7 +139,7 @@ def test_record_is_the_run_with_its_spikes():
     simulator = Simulator(make_network(sizes=(20, 33)))
     obs, start = observations(8, 3)
     outputs, state = simulator.run(obs, None, start)
-    counts = [count.copy() for count in simulator._counts]
+    counts = [count.copy() for count in simulator.spike_counts]
     recorded, end, monitor = simulator.record(obs, None, start)
     np.testing.assert_array_equal(recorded, outputs)
     np.testing.assert_array_equal(end, state)
@@ -147,6 +149,18 @@ def test_record_is_the_run_with_its_spikes():
     v = simulator.record(obs, None, start, membranes=True)[2].v
     assert [u.shape for u in v] == [(24, 3, 20), (24, 3, 33)]
     np.testing.assert_array_equal(v[0][-1], state[0, :, :20])
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_copy_outlives_the_original(copier):
+    simulator = Simulator(make_network(sizes=(20, 33)))
+    obs, _ = observations(5, 1)
+    outputs, _ = simulator.run(obs)
+    simulator = copier(simulator)
+    state = simulator.initial_state()
+    for step in range(len(obs)):
+        action, state = simulator.predict(obs[step], state)
+        assert action[0] == outputs[step, 0].argmax()
 
 
 def test_rate_keys_come_from_the_generator():
