@@ -18,7 +18,8 @@ class SpikingA2C(SpikingPPO):
 
     A2C is PPO with a single epoch, one batch and no clipping: the ratio is then 1 where its gradient is taken
     (Huang et al. 2022, "A2C is a special case of PPO"). The arguments and defaults are those of SB3's ``A2C``, except
-    ``n_steps``, which is also how far gradients pass back through time.
+    ``n_steps``, which is also how far gradients pass back through time, and ``use_rms_prop``: its RMSprop starts from
+    squared gradients of 1, which the small gradients of a spiking actor take a whole short training to forget.
 
     Args:
         policy: ``"LsnnPolicy"``, ``"LifPolicy"`` or a subclass of :class:`~spikeloop.agents.policies.LsnnPolicy`.
@@ -49,7 +50,7 @@ class SpikingA2C(SpikingPPO):
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         rms_prop_eps: float = 1e-5,
-        use_rms_prop: bool = True,
+        use_rms_prop: bool = False,
         normalize_advantage: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from spikeloop.spiking import engine, reference
-from spikeloop.spiking._autograd import (
+from spikeloop.spiking.autograd import (
     Attach,
     EngineCall,
     EngineSequence,

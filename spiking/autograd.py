@@ -16,6 +16,8 @@ from spikeloop.spiking.surrogate import Surrogate
 
 
 class Spike(torch.autograd.Function):
+    """A spike where ``u > 0``, with a surrogate derivative."""
+
     @staticmethod
     def forward(ctx: Any, u: torch.Tensor, surrogate: Surrogate) -> torch.Tensor:
         ctx.save_for_backward(u)
