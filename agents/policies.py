@@ -133,9 +133,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         # contrib sizes its LSTM buffers by these; SpikingPPO keeps the packed state in a buffer of its own
         self.lstm_actor.num_layers = self.lstm_actor.hidden_size = 0  # type: ignore[assignment]
         super()._build(lr_schedule)
-        first = self.mlp_extractor.value_net[0] if len(self.mlp_extractor.value_net) else self.value_net
+        first = next(iter(self.mlp_extractor.value_net), self.value_net)
         with th.no_grad():
-            first.weight[:, self.features_dim :] = 0.0  # learn the value from the observation first
+            first.get_parameter("weight")[:, self.features_dim :] = 0.0  # learn the value from the observation first
         if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
             # summed in one order whatever the batch, so that a rollout's log-probabilities come out again exactly
             rows = RowLinear(self.action_net.in_features, self.action_net.out_features)
