@@ -43,9 +43,9 @@ class LSNN(nn.Module):
         encoder: How features become input.
         n_neurons: Neurons in each layer.
         recurrent: Whether layers have recurrent weights.
-        tau_m: Membrane time constant in ms.
+        tau_m: Membrane time constant in ms; a pair (low, high) draws one per neuron, log-uniformly.
         v_th: Threshold in units of v.
-        tau_a: Adaptation time constant in ms; a pair (low, high) draws one per neuron, log-uniformly.
+        tau_a: Adaptation time constant in ms, likewise.
         beta: Adaptation strength of the adaptive neurons, in units of v.
         adaptive_fraction: Fraction of neurons that adapt.
         refractory: Ticks a neuron is silent after a spike.
@@ -77,7 +77,7 @@ class LSNN(nn.Module):
         n_neurons: Sequence[int],
         *,
         recurrent: bool = True,
-        tau_m: float = 4.0,
+        tau_m: float | tuple[float, float] = 4.0,
         v_th: float = 1.0,
         tau_a: float | tuple[float, float] = 100.0,
         beta: float = 0.2,
@@ -117,27 +117,24 @@ class LSNN(nn.Module):
             assert encoder.centers is not None and encoder.widths is not None
             self.centers = nn.Parameter(torch.tensor(encoder.centers, dtype=torch.float32))
             self.log_widths = nn.Parameter(torch.tensor(np.log(encoder.widths), dtype=torch.float32))
-        alpha = float(decay(tau_m, dt))
         for i, (n_inputs, n) in enumerate(zip((encoder.n_channels, *self.n_neurons), self.n_neurons, strict=False)):
             n_adaptive = round(adaptive_fraction * n)
             betas = torch.zeros(n)
             betas[n - n_adaptive :] = beta
-            tau = (
-                torch.full((n,), float(tau_a)) if isinstance(tau_a, (int, float)) else _log_uniform(tau_a, n, generator)
-            )
             constants = {
-                "tau_m": torch.full((n,), float(tau_m)),
+                "tau_m": _time_constants(tau_m, n, generator),
                 "v_th": torch.full((n,), float(v_th)),
-                "tau_a": tau,
+                "tau_a": _time_constants(tau_a, n, generator),
                 "beta": betas,
                 "refractory": torch.full((n,), float(refractory)),
             }
             for name, value in constants.items():
                 self.register_buffer(f"{name}_{i}", value)
-            w_in = _normal(n, n_inputs, 2 * (1 - alpha) / math.sqrt(n_inputs), generator)
+            gain = 2 * (1 - decay(constants["tau_m"].numpy(), dt)) / math.sqrt(n_inputs)
+            w_in = _normal(n, n_inputs, torch.from_numpy(gain).float()[:, None], generator)
             self.register_parameter(f"w_in_{i}", w_in)
             if recurrent:
-                w_rec = _normal(n, n, 0.5 / math.sqrt(n), generator)
+                w_rec = _normal(n, n, torch.tensor(0.5 / math.sqrt(n)), generator)
                 w_rec.data.fill_diagonal_(0.0)
                 self.register_parameter(f"w_rec_{i}", w_rec)
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(n)))
@@ -463,13 +460,16 @@ def _starts(episode_start: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((episode_start != 0).T).view(np.uint8)
 
 
-def _normal(n: int, n_inputs: int, scale: float, generator: torch.Generator | None) -> nn.Parameter:
+def _normal(n: int, n_inputs: int, scale: torch.Tensor, generator: torch.Generator | None) -> nn.Parameter:
     """Return normal weights of shape (n, n_inputs), stored input by input: the rows the kernels read are contiguous."""
     return nn.Parameter((torch.randn(n, n_inputs, generator=generator) * scale).t().contiguous().t())
 
 
-def _log_uniform(bounds: tuple[float, float], n: int, generator: torch.Generator | None) -> torch.Tensor:
-    if not 0 < bounds[0] <= bounds[1]:
-        raise ValueError(f"tau_a must be a number or a pair 0 < low <= high, got {bounds!r}")
-    low, high = (math.log(bound) for bound in bounds)
-    return torch.exp(low + (high - low) * torch.rand(n, generator=generator))
+def _time_constants(tau: float | tuple[float, float], n: int, generator: torch.Generator | None) -> torch.Tensor:
+    """Return ``n`` equal time constants, or as many drawn log-uniformly between two bounds."""
+    if isinstance(tau, (int, float)):
+        return torch.full((n,), float(tau))
+    low, high = tau
+    if not 0 < low <= high:
+        raise ValueError(f"time constants are drawn between two bounds 0 < low <= high, got {tau!r}")
+    return torch.exp(math.log(low) + math.log(high / low) * torch.rand(n, generator=generator))
