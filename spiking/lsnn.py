@@ -122,9 +122,9 @@ class LSNN(nn.Module):
             betas = torch.zeros(n)
             betas[n - n_adaptive :] = beta
             constants = {
-                "tau_m": _time_constants(tau_m, n, generator),
+                "tau_m": _time_constants("tau_m", tau_m, n, generator),
                 "v_th": torch.full((n,), float(v_th)),
-                "tau_a": _time_constants(tau_a, n, generator),
+                "tau_a": _time_constants("tau_a", tau_a, n, generator),
                 "beta": betas,
                 "refractory": torch.full((n,), float(refractory)),
             }
@@ -465,11 +465,13 @@ def _normal(n: int, n_inputs: int, scale: torch.Tensor, generator: torch.Generat
     return nn.Parameter((torch.randn(n, n_inputs, generator=generator) * scale).t().contiguous().t())
 
 
-def _time_constants(tau: float | tuple[float, float], n: int, generator: torch.Generator | None) -> torch.Tensor:
+def _time_constants(
+    name: str, tau: float | tuple[float, float], n: int, generator: torch.Generator | None
+) -> torch.Tensor:
     """Return ``n`` equal time constants, or as many drawn log-uniformly between two bounds."""
     if isinstance(tau, (int, float)):
         return torch.full((n,), float(tau))
     low, high = tau
     if not 0 < low <= high:
-        raise ValueError(f"time constants are drawn between two bounds 0 < low <= high, got {tau!r}")
+        raise ValueError(f"{name} is drawn between two bounds 0 < low <= high, got {tau!r}")
     return torch.exp(math.log(low) + math.log(high / low) * torch.rand(n, generator=generator))
