@@ -121,6 +121,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             optimizer_kwargs=optimizer_kwargs,
             **kwargs,
         )
+        self._head = _action_head(action_space, squash=self.squash_output)
         self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
         self._last_was_stateless = self._warned = False
 
@@ -281,7 +282,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             The actions, and the new state: a tuple of the packed state, shape (n_rows, B, width).
         """
         self._warn_if_state_is_dropped(state is None and episode_start is None)
-        self.set_training_mode(False)
+        if self.training:
+            self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features = self._features(obs)[0]
@@ -290,17 +292,25 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             starts = np.zeros(n_envs) if episode_start is None else np.asarray(episode_start)
             y, new = self._advance(
                 features,
-                th.from_numpy(packed).to(self.device),
-                th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(self.device),
+                th.from_numpy(packed).to(features.device),
+                th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(features.device),
             )
-            actions = self._act(y).get_actions(deterministic=deterministic).cpu().numpy()
-        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
-        if isinstance(self.action_space, spaces.Box):
-            if self.squash_output:
-                actions = self.unscale_action(actions)
+            if deterministic and not self.squash_output:
+                # what the head reads off the parameters is the mode of the distribution, which need not be built
+                actions = self._head(self.action_net(self.mlp_extractor.forward_actor(y)).cpu().numpy())
             else:
-                actions = np.clip(actions, self.action_space.low, self.action_space.high)
+                actions = self._sample(y, deterministic)
         return actions if vectorized else actions.squeeze(axis=0), (new.cpu().numpy(),)
+
+    def _sample(self, y: th.Tensor, deterministic: bool) -> np.ndarray:
+        """Return actions drawn from the distribution of readout traces (B, N), within the bounds of a Box."""
+        actions = self._act(y).get_actions(deterministic=deterministic).cpu().numpy()
+        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.squash_output:
+            return self.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
 
     def readout_weights(self) -> np.ndarray | None:
         """Return the weights that the last layer's spikes meet, shape (n_outputs, N); None if an MLP follows."""
@@ -338,7 +348,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 tau_out=lsnn.tau_out,
                 count=lsnn.count,
             ),
-            head=_action_head(self.action_space, self.squash_output),
+            head=self._head,
             normalizer=None if vec_normalize is None else _normalizer(vec_normalize),
             n_ticks=lsnn.n_ticks,
             dt=lsnn.dt,

@@ -196,6 +196,20 @@ def test_a2c_learns_to_repeat_what_it_sees():
     assert mean > 90
 
 
+@pytest.mark.parametrize("action_space", ACTION_SPACES)
+def test_a_deterministic_action_is_the_mode_of_the_distribution(action_space):
+    policy = small_model(action_space).policy
+    obs = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    action, _ = policy.predict(obs, deterministic=True)
+    with th.no_grad():
+        state, starts = (th.from_numpy(policy.initial_state(6)),), th.zeros(6)
+        mode = policy.get_distribution(th.from_numpy(obs), state, starts)[0].mode().numpy()
+    if action_space == "box":
+        mode = np.clip(mode, policy.action_space.low, policy.action_space.high)
+    np.testing.assert_array_equal(action, mode)
+    assert all(policy.action_space.contains(one) for one in action.astype(policy.action_space.dtype))
+
+
 def test_predict_says_once_that_the_state_was_dropped():
     model = small_model()
     obs = np.zeros(3, np.float32)
