@@ -36,7 +36,11 @@ def run(args: argparse.Namespace) -> None:
         lsnn = LSNN(Encoder("direct", N_OBS), [N], tau_m=20.0, tau_out=5.0, n_ticks=n_ticks)
         rate = set_rate(lsnn, torch.randn(50, 8, N_OBS), RATE)
         obs, w_out = np.random.default_rng(0).normal(size=(1, N_OBS)).astype(np.float32), torch.randn(N_ACTIONS, N)
-        contenders = {**_ours(lsnn, w_out.numpy(), obs), **stepping(lsnn, w_out.numpy(), obs)}
+        contenders = {
+            **_ours(lsnn, w_out.numpy(), obs),
+            **_policies(n_ticks, obs),
+            **stepping(lsnn, w_out.numpy(), obs),
+        }
         print(f"\n{n_ticks} ticks, {rate:.3f} spikes per neuron and tick")
         print_table(alternate(contenders, args.blocks, args.seconds), OURS, 1e-6, "us")
 
@@ -69,3 +73,25 @@ def _ours(lsnn: LSNN, w_out: np.ndarray, obs: np.ndarray) -> Contenders:
         return y
 
     return {OURS: predict, "spikeloop kernel": kernel, "spikeloop LSNN.step": step}
+
+
+def _policies(n_ticks: int, obs: np.ndarray) -> Contenders:
+    """Return the ``predict`` of our policy and of SB3's, with all that comes before and after the network."""
+    from gymnasium.spaces import Box, Discrete
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    from spikeloop.agents import LsnnPolicy
+
+    spaces = Box(-np.inf, np.inf, (N_OBS,)), Discrete(N_ACTIONS)
+    ours = LsnnPolicy(*spaces, lambda _: 0.0, n_neurons=[N], n_ticks=n_ticks)
+    mlp = ActorCriticPolicy(*spaces, lambda _: 0.0)
+    carried = {"state": ours.predict(obs[0], deterministic=True)[1]}
+
+    def predict() -> np.ndarray:
+        action, carried["state"] = ours.predict(obs[0], carried["state"], deterministic=True)
+        return action
+
+    return {
+        "spikeloop LsnnPolicy.predict": predict,
+        "SB3 MlpPolicy.predict": lambda: mlp.predict(obs[0], deterministic=True),
+    }
