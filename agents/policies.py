@@ -49,7 +49,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     """Actor-critic policy with a recurrent spiking actor, for SpikingPPO and SpikingA2C.
 
     The actor is features -> encoder -> LSNN layers -> leaky readout -> ``action_net``; its state is carried across
-    env steps. The critic is an MLP on the features (measured better than a spiking one; only the actor is deployed).
+    env steps. The critic is an MLP on the features, as only the actor is deployed.
     Vector, Dict and image observations go through SB3's features extractors.
 
     Args:

@@ -25,10 +25,12 @@ def _run(argv: list[str]) -> int:
     parser = Parser(prog="spikeloop benchmark", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, text in BENCHMARKS.items():
-        module = importlib.import_module(f"spikeloop.scripts.bench_{name}")
-        command = commands.add_parser(name, help=text, description=module.__doc__)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command = commands.add_parser(name, help=text)
+        if argv[:1] == [name]:  # the others would load torch and the algorithms for nothing
+            module = importlib.import_module(f"spikeloop.scripts.bench_{name}")
+            command.description = module.__doc__
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     args.run(args)
     return 0

@@ -281,8 +281,10 @@ def test_a_critic_that_reads_the_actor_has_its_memory():
         batch.observations, batch.actions.long().flatten(), batch.lstm_states, batch.episode_starts
     )
     np.testing.assert_allclose(values.flatten().detach(), batch.old_values, atol=1e-5)
-    model.learn(200)  # at first the value depends on the observation alone
     obs, starts = th.zeros(3, 3), th.zeros(3)
     rest = th.zeros_like(model._last_lstm_states.pi[0])
+    carried = model.policy.predict_values(obs, model._last_lstm_states.vf, starts)
+    assert th.equal(carried, model.policy.predict_values(obs, (rest,), starts))  # at first from the observation alone
+    model.learn(200)
     carried = model.policy.predict_values(obs, model._last_lstm_states.vf, starts)
     assert not th.equal(carried, model.policy.predict_values(obs, (rest,), starts))
