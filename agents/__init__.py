@@ -8,8 +8,11 @@ from typing import Any
 _HOME = {
     "SpikingPPO": "spiking_ppo",
     "SpikingA2C": "spiking_a2c",
+    "EProp": "eprop",
+    "RSTDP": "rstdp",
     "LsnnPolicy": "policies",
     "LifPolicy": "policies",
+    "WtaPolicy": "wta_policy",
 }
 
 __all__ = list(_HOME)

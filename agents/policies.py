@@ -349,7 +349,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 count=lsnn.count,
             ),
             head=self._head,
-            normalizer=None if vec_normalize is None else _normalizer(vec_normalize),
+            normalizer=None if vec_normalize is None else normalizer_of(vec_normalize),
             n_ticks=lsnn.n_ticks,
             dt=lsnn.dt,
             latency=lsnn.latency,
@@ -363,7 +363,12 @@ class LifPolicy(LsnnPolicy):
     recurrent_default = False
 
 
-def _normalizer(vec_normalize: VecNormalize) -> Normalizer | None:
+def normalizer_of(vec_normalize: VecNormalize) -> Normalizer | None:
+    """Return the normalisation of a vector observation as a part of a Network; None if observations are left alone.
+
+    Raises:
+        ValueError: If the observation is a Dict.
+    """
     if not vec_normalize.norm_obs:
         return None
     rms = vec_normalize.obs_rms

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 ALGOS = {
     "spiking_ppo": "spikeloop.agents.spiking_ppo:SpikingPPO",
     "spiking_a2c": "spikeloop.agents.spiking_a2c:SpikingA2C",
+    "eprop": "spikeloop.agents.eprop:EProp",
+    "rstdp": "spikeloop.agents.rstdp:RSTDP",
 }
 
 
@@ -41,8 +43,10 @@ def register_with_zoo() -> None:
         raise ImportError(f'RL Zoo is not installed ({error}): pip install "spikeloop[zoo]"') from None
     for name in ALGOS:
         zoo_algos[name] = load_algorithm(name)
-        hyperparams_opt.HYPERPARAMS_SAMPLER[name] = _sample
-        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _convert  # type: ignore[assignment]
+        local_rules = {"rstdp": (_sample_rstdp, _convert_rstdp), "eprop": (_sample_eprop, _convert_eprop)}
+        sample, convert = local_rules.get(name, (_sample, _convert))
+        hyperparams_opt.HYPERPARAMS_SAMPLER[name] = sample
+        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = convert  # type: ignore[assignment]
 
 
 def _sample(trial: Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
@@ -70,4 +74,48 @@ def _convert(params: dict[str, Any]) -> dict[str, Any]:
         "gae_lambda": 1 - params["one_minus_gae_lambda"],
         "ent_coef": params["ent_coef"],
         "policy_kwargs": {"n_neurons": [params["n_neurons"]], **neurons},
+    }
+
+
+def _sample_rstdp(trial: Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """Draw hyperparameters of R-STDP for one trial."""
+    return _convert_rstdp(
+        {
+            "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.5, log=True),
+            "value_learning_rate": trial.suggest_float("value_learning_rate", 0.005, 0.1, log=True),
+            "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-3, 0.1, log=True),
+            "trace_lambda": trial.suggest_float("trace_lambda", 0.5, 0.95),
+            "noise": trial.suggest_float("noise", 0.1, 1.0, log=True),
+            "n_ticks": trial.suggest_int("n_ticks", 2, 10),
+        }
+    )
+
+
+def _convert_rstdp(params: dict[str, Any]) -> dict[str, Any]:
+    """Turn what a trial of R-STDP stores into hyperparameters."""
+    others = {name: value for name, value in params.items() if name != "one_minus_gamma"}
+    return {"gamma": 1 - params["one_minus_gamma"], **others}
+
+
+def _sample_eprop(trial: Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """Draw hyperparameters of e-prop for one trial."""
+    return _convert_eprop(
+        {
+            "learning_rate": trial.suggest_float("learning_rate", 1e-3, 0.1, log=True),
+            "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-3, 0.1, log=True),
+            "trace_lambda": trial.suggest_float("trace_lambda", 0.0, 0.95),
+            "n_neurons": trial.suggest_categorical("n_neurons", [20, 40, 80]),
+            "tau_a": trial.suggest_float("tau_a", 10.0, 500.0, log=True),
+            "beta": trial.suggest_float("beta", 0.05, 2.0, log=True),
+        }
+    )
+
+
+def _convert_eprop(params: dict[str, Any]) -> dict[str, Any]:
+    """Turn what a trial of e-prop stores into hyperparameters."""
+    return {
+        "learning_rate": params["learning_rate"],
+        "gamma": 1 - params["one_minus_gamma"],
+        "trace_lambda": params["trace_lambda"],
+        "policy_kwargs": {name: params[name] for name in ("n_neurons", "tau_a", "beta")},
     }

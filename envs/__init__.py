@@ -5,7 +5,8 @@
 describes it.
 """
 
-from spikeloop.envs import cartpole_no_vel, pendulum_no_vel  # noqa: F401  imported to register the tasks
+from spikeloop.envs import cartpole_no_vel, pendulum_no_vel, tmaze  # noqa: F401  imported to register the tasks
+from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.wrappers import HideVelocity
 
-__all__ = ["HideVelocity"]
+__all__ = ["ChangeBody", "HideVelocity"]

@@ -18,6 +18,13 @@ BENCHMARKS = {
     "step": "one policy step for one environment",
     "train": "env steps per second of whole trainings",
     "returns": "returns after training, against other algorithms",
+    "learning": "learning epochs of the emulated chip per second",
+    "chip": "the emulated chip beside other emulators of it, and its cost as a network grows",
+    "deploy": "returns that trained policies keep on the emulated chips",
+    "local": "R-STDP that solves tasks: returns, env steps until solved, speed",
+    "plasticity": "R-STDP on spike trains, ticks per second beside BindsNET and Brian2",
+    "chip-learning": "R-STDP on the emulated chip's learning engine: returns, what breaks, adaptation",
+    "tmaze": "e-prop on the noisy-cue T-maze, with its controls",
 }
 
 
@@ -27,7 +34,7 @@ def _run(argv: list[str]) -> int:
     for name, text in BENCHMARKS.items():
         command = commands.add_parser(name, help=text)
         if argv[:1] == [name]:  # the others would load torch and the algorithms for nothing
-            module = importlib.import_module(f"spikeloop.scripts.bench_{name}")
+            module = importlib.import_module(f"spikeloop.scripts.bench_{name.replace('-', '_')}")
             command.description = module.__doc__
             module.add_arguments(command)
             command.set_defaults(run=module.run)

@@ -14,6 +14,7 @@ from typing import NoReturn
 COMMANDS = {
     "train": "train a spiking policy, with RL Zoo's options, and resume a training that was cut short",
     "rollout": "run a trained policy, print its return, record a video or a raster of its spikes",
+    "deploy": "compile a trained policy for an emulated neuromorphic chip and run it there",
     "benchmark": "measure the library beside what else one could use",
 }
 

@@ -1,21 +1,22 @@
-"""The first five minutes: train a spiking policy on CartPole-v1, roll it out, and leave pictures in ``demo/``."""
+"""The first five minutes: train a spiking policy on CartPole-v1, roll it out, deploy it; pictures go to ``demo/``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from spikeloop.scripts import rollout, train
+from spikeloop.scripts import deploy, rollout, train
 
 FOLDER = Path("demo")
 SEED = 0
 
 
 def main() -> int:
-    """Train with the preset, evaluate over 20 episodes, draw the spikes of one above the learning curve."""
+    """Train with the preset, evaluate over 20 episodes, draw the spikes of one above the learning curve, deploy."""
     print("Training a recurrent spiking policy on CartPole-v1 for 50,000 env steps ...", flush=True)
     options = ["-n", "50000", "--seed", str(SEED), "-f", str(FOLDER), "--eval-freq", "-1", "--num-threads", "1"]
-    status = train.main(["--algo", "spiking_ppo", "--env", "CartPole-v1", "--verbose", "0", *options])
+    policy = ["--algo", "spiking_ppo", "--env", "CartPole-v1", "--chip-ready"]
+    status = train.main([*policy, "--verbose", "0", *options])
     if status:
         return status
     runs = (FOLDER / "spiking_ppo").glob("CartPole-v1_*")
@@ -25,9 +26,14 @@ def main() -> int:
     if status:
         return status
     _draw(run)
+    print("\nDeploying it to the emulated chip:")
+    status = deploy.main([str(run / "policy.safetensors"), "--seed", "1000"])
+    if status:
+        return status
     print(f"\npolicy          {run / 'policy.safetensors'}")
     print(f"learning curve  {run / 'learning_curve.png'}")
     print(f"both            {FOLDER / 'demo.png'}")
+    print(f"on the chip     {run / 'deployed.safetensors'}, {run / 'report.json'}, {run / 'cores.png'}")
     return 0
 
 

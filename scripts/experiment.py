@@ -32,9 +32,9 @@ from spikeloop.agents.callbacks import (
     TrainingStopped,
     clean_up,
 )
-from spikeloop.agents.policies import LsnnPolicy
+from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
-from spikeloop.scripts.hyperparameters import check_hyperparameters
+from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready
 from spikeloop.scripts.pictures import draw_learning_curve
 from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK
 
@@ -49,8 +49,8 @@ class Experiment(ExperimentManager):
 
     Args:
         args: RL Zoo's arguments.
-        settings: What the checkpoint keeps to build the run again: its ``argv`` and ``checkpoint_freq``; this adds
-            ``seed`` and ``hyperparams``.
+        settings: What the checkpoint keeps to build the run again: its ``argv``, ``checkpoint_freq``, ``chip_ready``,
+            ``quantize`` and ``core``; this adds ``seed`` and ``hyperparams``.
         folder: Run folder to go on with.
         state: Its checkpoint.
         begin: Called when everything is in order and the work begins.
@@ -68,7 +68,7 @@ class Experiment(ExperimentManager):
     ):
         super().__init__(*args, **kwargs)
         if not kwargs.get("config") and self.algo in ALGOS:
-            self.config = str(hyperparams_file(self.algo))
+            self.config = str(hyperparams_file(self.algo + "_chip" * (settings.get("core") == "chip")))
         if folder is not None:
             self.save_path, self.params_path = str(folder), str(folder / self.env_name)
         self.settings = {"seed": self.seed, **settings}
@@ -82,11 +82,23 @@ class Experiment(ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the hyperparameters twice, to be used and to be saved; those of the run if it goes on."""
         if self.state is not None:
-            return deepcopy(self.settings["hyperparams"]), self.settings["hyperparams"]
+            saved = self.settings["hyperparams"]
+            return {**deepcopy(saved), **self._core()}, saved
         hyperparams, saved = super().read_hyperparameters()
         check_hyperparameters(ZOO_ALGOS[self.algo], hyperparams)
+        if self.settings["chip_ready"]:
+            hyperparams = chip_ready(hyperparams)
+            saved["policy_kwargs"] = hyperparams["policy_kwargs"]
         self.settings["hyperparams"] = deepcopy(dict(saved))
-        return hyperparams, saved
+        return {**hyperparams, **self._core()}, saved
+
+    def _core(self) -> dict[str, Any]:
+        """Return what a local learner runs on, if that is not its own float simulator."""
+        if self.settings.get("core") != "chip":
+            return {}
+        from spikeloop.hardware.plastic_chip import ChipWinnerTakeAll
+
+        return {"core": ChipWinnerTakeAll}
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Build the model and its environments, and put them where the checkpoint was if the run goes on."""
@@ -112,6 +124,10 @@ class Experiment(ExperimentManager):
         super().create_callbacks()
         if self.optimize_hyperparameters:
             return
+        if self.settings["quantize"]:
+            from spikeloop.hardware.compiler import quantizer
+
+            self.callbacks.append(QuantizeWeights(quantizer(self.settings["quantize"])))
         self.callbacks.append(EpisodeLog(self.folder / EPISODES, resume=self.state is not None))
         if self.algo in ALGOS or issubclass(ZOO_ALGOS[self.algo], OnPolicyAlgorithm):
             self.checkpoints = Checkpoints(
@@ -247,8 +263,8 @@ class Experiment(ExperimentManager):
             raise SystemExit(130 if self.interrupts else 1)
 
     def _save_network(self, model: BaseAlgorithm) -> None:
-        policy = model.policy
-        if not isinstance(policy, LsnnPolicy):
+        policy: Any = model.policy
+        if not hasattr(policy, "to_network"):
             return
         metadata = {
             "algo": self.algo,

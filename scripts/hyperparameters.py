@@ -1,8 +1,9 @@
-"""Hyperparameters checked by name before a run begins."""
+"""Hyperparameters before a run begins: checked by name, and made ready for a chip."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
 from spikeloop.scripts.cli import did_you_mean
+from spikeloop.spiking.lsnn import LSNN
+from spikeloop.spiking.network import decay
 
 # What RL Zoo takes out of the hyperparameters before they reach the algorithm.
 ZOO_HYPERPARAMS = {
@@ -51,6 +54,31 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[s
     for name in policy_kwargs if isinstance(policy_kwargs, dict) else ():
         if name not in known:
             raise ValueError(did_you_mean("policy argument", name, known))
+
+
+def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters whose actor has the semantics of a chip, so that it deploys with quantisation alone.
+
+    Spikes take a tick to the next layer, and there are ticks enough for them to reach the readout. Unless the settings
+    say otherwise, a spike clears the membrane and adaptation is a slow negative current, scaled so that a steady one
+    pulls the membrane as far as the threshold would have risen: the forms that take fewest compartments.
+
+    Raises:
+        ValueError: If the policy has no spiking actor.
+    """
+    if hyperparams.get("policy") not in ("LsnnPolicy", "LifPolicy"):
+        raise ValueError(f"only a spiking policy can be chip-ready, the policy is {hyperparams.get('policy')!r}")
+    kwargs = dict(hyperparams.get("policy_kwargs") or {})
+    defaults = inspect.signature(LSNN).parameters
+    if "adaptation" not in kwargs:
+        tau_m = kwargs.get("tau_m", defaults["tau_m"].default)
+        typical = math.sqrt(tau_m[0] * tau_m[1]) if isinstance(tau_m, (list, tuple)) else tau_m
+        beta = kwargs.get("beta", defaults["beta"].default)
+        kwargs |= {"adaptation": "ahp", "beta": float(beta * (1 - decay(typical, kwargs.get("dt", 1.0))))}
+    kwargs.setdefault("reset", "zero")
+    kwargs["latency"] = 1
+    kwargs["n_ticks"] = max(kwargs.get("n_ticks", 1), len(kwargs.get("n_neurons", (1,))) + 1)
+    return {**hyperparams, "policy_kwargs": kwargs}
 
 
 def _arguments(cls: type) -> set[str]:

@@ -16,9 +16,10 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 import spikeloop.envs  # noqa: F401  registers our tasks
 from spikeloop.agents.registry import register_with_zoo
+from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.scripts.cli import UsageError, did_you_mean
 from spikeloop.scripts.run_folder import open_run
-from spikeloop.spiking.network import Network
+from spikeloop.spiking.network import ActionHead, Network
 from spikeloop.spiking.simulator import Simulator
 
 SPACES = {
@@ -44,6 +45,8 @@ class Policy(NamedTuple):
         """
         if isinstance(self.predictor, NetworkPolicy):
             return self.predictor.simulator.network
+        if isinstance(self.predictor, ChipPolicy):
+            raise UsageError(f"{self.name} is compiled for a chip, it is no network any more")
         policy = self.predictor.policy
         if not hasattr(policy, "to_network"):
             raise UsageError(f"{self.name} is not a spiking policy, it has no spikes to show")
@@ -51,6 +54,8 @@ class Policy(NamedTuple):
 
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far; empty if the policy does not spike."""
+        if isinstance(self.predictor, ChipPolicy):
+            return self.predictor.deployed.firing_rates()
         if isinstance(self.predictor, NetworkPolicy):
             spiking: Any = self.predictor.simulator
         else:
@@ -78,6 +83,24 @@ class NetworkPolicy:
         return self.simulator.predict(rows, state, episode_start, deterministic)
 
 
+class ChipPolicy:
+    """A deployed network with the ``predict`` of an SB3 policy.
+
+    Args:
+        deployed: The policy that steps it.
+    """
+
+    def __init__(self, deployed: DeployedPolicy):
+        self.deployed = deployed
+
+    def predict(
+        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[np.ndarray, Any]:
+        """Return the actions for a batch of observations, and the new state."""
+        rows = observation.reshape(len(observation), -1)
+        return self.deployed.predict(rows, state, episode_start, deterministic)
+
+
 def load_network(path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None) -> Policy:
     """Load the file of a network; nothing in it is unpickled.
 
@@ -91,12 +114,28 @@ def load_network(path: Path, env_id: str | None, seed: int, video: dict[str, Any
         UsageError: If the network does not fit the environment.
     """
     network = Network.load(path)
-    trained_on = network.metadata.get("env")
+    env, env_id = _environment(path, network, env_id, seed, video)
+    return Policy(NetworkPolicy(network, seed), env, f"{path} on {env_id}")
+
+
+def load_deployed(path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None) -> Policy:
+    """Load the file of a network compiled for a chip; arguments and errors as in :func:`load_network`."""
+    deployment = Deployment.load(path)
+    env, env_id = _environment(path, deployment, env_id, seed, video)
+    chip = ChipPolicy(DeployedPolicy(deployment, np.random.default_rng(seed)))
+    return Policy(chip, env, f"{path} on {deployment.program.chip}, {env_id}")
+
+
+def _environment(
+    path: Path, policy: Network | Deployment, env_id: str | None, seed: int, video: dict[str, Any] | None
+) -> tuple[VecEnv, str]:
+    """Return the environment of a policy from a file, and its id."""
+    trained_on = policy.metadata.get("env")
     env_id = env_id or trained_on
     if env_id is None:
         raise UsageError(f"{path} does not say what it was trained on, add --env ID")
     spec = _spec(env_id)
-    env_kwargs = json.loads(network.metadata.get("env_kwargs", "{}")) if env_id == trained_on else {}
+    env_kwargs = json.loads(policy.metadata.get("env_kwargs", "{}")) if env_id == trained_on else {}
     env = make_vec_env(
         lambda **kwargs: spec.make(**kwargs),
         seed=seed,
@@ -104,8 +143,9 @@ def load_network(path: Path, env_id: str | None, seed: int, video: dict[str, Any
         wrapper_class=RecordVideo if video else None,  # type: ignore[arg-type]
         wrapper_kwargs=video,
     )
-    _check_spaces(network, env, env_id)
-    return Policy(NetworkPolicy(network, seed), env, f"{path} on {env_id}")
+    part = policy if isinstance(policy, Network) else policy.host
+    _check_spaces(part.encoder.n_obs, part.head, env, env_id)
+    return env, env_id
 
 
 def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) -> Policy:
@@ -159,10 +199,10 @@ def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
     return gym.spec(env_id)
 
 
-def _check_spaces(network: Network, env: VecEnv, env_id: str) -> None:
-    obs, actions, head = env.observation_space, env.action_space, network.head
-    if not isinstance(obs, spaces.Box) or spaces.flatdim(obs) != network.encoder.n_obs:
-        raise UsageError(f"the network observes {network.encoder.n_obs} numbers, {env_id} shows {obs}")
+def _check_spaces(n_obs: int, head: ActionHead | None, env: VecEnv, env_id: str) -> None:
+    obs, actions = env.observation_space, env.action_space
+    if not isinstance(obs, spaces.Box) or spaces.flatdim(obs) != n_obs:
+        raise UsageError(f"the network observes {n_obs} numbers, {env_id} shows {obs}")
     if head is None:
         raise UsageError("the network has no action head, it is no policy")
     fits = isinstance(actions, SPACES[head.kind]) and spaces.flatdim(actions) == head.n_outputs

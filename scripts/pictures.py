@@ -30,7 +30,7 @@ def draw_learning_curve(episodes: Path, picture: Path) -> None:
         ImportError: If matplotlib is not installed.
     """
     if len(read_episodes(episodes)[0]):
-        _save(_curve(new_axes()[0], episodes), picture)
+        save(_curve(new_axes()[0], episodes), picture)
 
 
 def draw_raster_above_curve(network: Network, monitor: Monitor, episodes: Path, picture: Path) -> None:
@@ -39,7 +39,7 @@ def draw_raster_above_curve(network: Network, monitor: Monitor, episodes: Path, 
 
     _, (top, bottom) = plt.subplots(2, 1, figsize=(8.0, 6.2), height_ratios=(3, 2), layout="constrained", dpi=150)
     raster(top, monitor, network.layers)
-    _save(_curve(bottom, episodes), picture)
+    save(_curve(bottom, episodes), picture)
 
 
 def _curve(ax: Axes, episodes: Path) -> Axes:
@@ -54,10 +54,11 @@ def _curve(ax: Axes, episodes: Path) -> Axes:
 
 def draw_raster(network: Network, monitor: Monitor, picture: Path) -> None:
     """Draw the spikes that a monitor recorded of a network."""
-    _save(raster(new_axes(height=4.0)[0], monitor, network.layers), picture)
+    save(raster(new_axes(height=4.0)[0], monitor, network.layers), picture)
 
 
-def _save(ax: Axes, picture: Path) -> None:
+def save(ax: Axes, picture: Path) -> None:
+    """Write the figure of some Axes to a file, and close it."""
     import matplotlib.pyplot as plt
 
     figure = ax.get_figure(root=True)

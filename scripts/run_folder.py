@@ -12,6 +12,7 @@ CHECKPOINT = "checkpoint.zip"
 EPISODES = "learning_curve.csv"
 CURVE = "learning_curve.png"
 NETWORK = "policy.safetensors"
+DEPLOYED = "deployed.safetensors"
 
 
 @dataclass(frozen=True)

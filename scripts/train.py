@@ -14,6 +14,7 @@ from spikeloop.agents.registry import ALGOS, register_with_zoo
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, did_you_mean, run
 from spikeloop.scripts.run_folder import CHECKPOINT
 
+CHIP_NAMES = ("loihi1", "loihi2")
 EPILOG = """\
 Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3.train --help` lists all), such as
   --env ID                   environment id (default: CartPole-v1)
@@ -38,8 +39,10 @@ def train(argv: list[str]) -> int:
     """Train as the arguments say."""
     args, zoo_argv = _parser().parse_known_args(argv)
     if args.resume is not None:
-        if args.algo or zoo_argv:
-            raise UsageError(f"--resume takes all settings from the run, remove {(args.algo or zoo_argv[0])!r}")
+        given = {"--chip-ready": args.chip_ready, "--quantize": args.quantize, "--core": args.core}
+        own = [args.algo or "", *(name for name, value in given.items() if value), *zoo_argv]
+        if any(own):
+            raise UsageError(f"--resume takes all settings from the run, remove {next(filter(None, own))!r}")
         if not (args.resume / CHECKPOINT).is_file():
             raise UsageError(f"{args.resume} holds no {CHECKPOINT} to go on from")
     with before_any_work() as begin:
@@ -60,9 +63,17 @@ def _train(args: argparse.Namespace, zoo_argv: list[str], zoo: Any, begin: Calla
         algo = args.algo or next(iter(ALGOS))
         if algo not in zoo.ALGOS:
             raise UsageError(did_you_mean("algorithm", algo, zoo.ALGOS))
+        if args.core and algo != "rstdp":
+            raise UsageError(f"--core is for --algo rstdp, which learns where it runs, not {algo}")
         state = None
         zoo_argv = ["--algo", algo, *zoo_argv]
-        settings = {"argv": zoo_argv, "checkpoint_freq": args.checkpoint_freq or 10_000}
+        settings = {
+            "argv": zoo_argv,
+            "checkpoint_freq": args.checkpoint_freq or 10_000,
+            "chip_ready": args.chip_ready or args.quantize is not None,
+            "quantize": args.quantize,
+            "core": args.core,
+        }
     else:
         state = read_checkpoint(args.resume / CHECKPOINT)
         settings = state["run"]
@@ -87,6 +98,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with the run in this folder")
     parser.add_argument(
         "--checkpoint-freq", metavar="N", type=_positive, help="env steps between checkpoints (default: 10000)"
+    )
+    parser.add_argument(
+        "--chip-ready",
+        action="store_true",
+        help="train a spiking policy with the semantics of the emulated chip: what `spikeloop deploy` runs best",
+    )
+    parser.add_argument(
+        "--quantize",
+        metavar="CHIP",
+        choices=CHIP_NAMES,
+        help=f"train chip-ready, with the weights that the chip can hold: {', '.join(CHIP_NAMES)}",
+    )
+    parser.add_argument(
+        "--core",
+        choices=("float", "chip"),
+        help="where rstdp learns (default: float); chip: on the emulated chip's learning engine",
     )
     return parser
 

@@ -17,6 +17,18 @@ _HOME = {
     "Simulator": "simulator",
     "Monitor": "monitor",
     "LSNN": "lsnn",
+    "PlasticNetwork": "plastic",
+    "Dimensions": "tile_coding",
+    "Tiles": "tile_coding",
+    "PlaceCells": "tile_coding",
+    "STDP": "plasticity",
+    "RSTDP": "plasticity",
+    "stdp": "plasticity",
+    "rstdp": "plasticity",
+    "RewardEprop": "eprop",
+    "reward_eprop": "eprop",
+    "WinnerTakeAll": "winner_take_all",
+    "WinnerTakeAllParameters": "winner_take_all",
 }
 
 __all__ = sorted(_HOME)

@@ -151,7 +151,11 @@ def first_spike_outputs(spikes: np.ndarray, readout: Readout) -> np.ndarray:
         spikes: What reaches the readout on each tick of one env step, shape (n_ticks, B, N).
         readout: Its weights and threshold.
     """
-    values = np.cumsum(spikes @ readout.w_out.T + readout.b_out, axis=0)  # (n_ticks, B, n_outputs)
-    above = np.any(values > readout.v_th_out, axis=2)  # (n_ticks, B)
+    return values_at_first_spike(np.cumsum(spikes @ readout.w_out.T + readout.b_out, axis=0), readout.v_th_out)
+
+
+def values_at_first_spike(values: np.ndarray, v_th: float) -> np.ndarray:
+    """Return integrated values, given after each tick (n_ticks, B, n_outputs), when the first exceeds ``v_th``."""
+    above = np.any(values > v_th, axis=2)  # (n_ticks, B)
     above[-1] = True
-    return values[above.argmax(axis=0), np.arange(spikes.shape[1])]
+    return values[above.argmax(axis=0), np.arange(values.shape[1])]

@@ -33,7 +33,7 @@ def rollout(env: gym.Env, seed: int, n_steps: int = 30) -> list[tuple]:
 
 
 def test_all_tasks_are_registered():
-    assert ALL_ENVS == ["spikeloop/CartPoleNoVel-v0", "spikeloop/PendulumNoVel-v0"]
+    assert ALL_ENVS == ["spikeloop/CartPoleNoVel-v0", "spikeloop/PendulumNoVel-v0", "spikeloop/TMaze-v0"]
 
 
 # `gym.make` gives a wrapped task, and the wrappers are part of ours; Pendulum's torque has always gone from -2 to 2.

@@ -1,0 +1,177 @@
+"""The policy of R-STDP: an input code, and the plastic network that acts on it and learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+
+from spikeloop.agents.modulators import Modulator
+from spikeloop.spiking.plastic import PlasticNetwork
+from spikeloop.spiking.tile_coding import Dimensions, PlaceCells, Tiles
+from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
+
+# What builds a network: of so many input lines and actions, with these numbers and this source of noise, and options
+# of its own by name.
+Core = Callable[..., PlasticNetwork]
+
+ENCODERS: dict[str, type[Tiles] | type[PlaceCells]] = {"tiles": Tiles, "places": PlaceCells}
+_MOST_LINES = 5_000_000  # beyond, a space has too many dimensions for grids over all of them
+_LARGEST_END = 1e6  # beyond, the end of a range stands for none
+
+
+class WtaPolicy(BasePolicy):
+    """An input code and the plastic network behind it.
+
+    Args:
+        observation_space: A vector.
+        action_space: Discrete.
+        lr_schedule: Not used: what learns are the network's own rules.
+        core: What builds the network: called with the numbers of lines and actions, ``parameters`` and a generator.
+        core_kwargs: Its further arguments, by name.
+        parameters: Numbers of the rule.
+        modulator: Reward to modulator, whose running mean is saved along.
+        n_ticks: Ticks per env step.
+        encoder: ``tiles`` or ``places``.
+        encoder_kwargs: Arguments of :class:`~spikeloop.spiking.tile_coding.Tiles` or ``PlaceCells`` and of their
+            ``Dimensions``; ends that are left out are those of the observation space.
+
+    Raises:
+        ValueError: If the spaces are others, or an argument is unknown or missing.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        core: Core = WinnerTakeAll,
+        core_kwargs: Mapping[str, Any] | None = None,
+        parameters: WinnerTakeAllParameters | None = None,
+        modulator: Modulator | None = None,
+        n_ticks: int = 5,
+        encoder: str = "tiles",
+        encoder_kwargs: Mapping[str, Any] | None = None,
+    ):
+        super().__init__(observation_space, action_space)
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(f"R-STDP needs a vector observation (Box), the environment shows {observation_space}")
+        if not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"R-STDP needs discrete actions, the environment takes {action_space}")
+        if n_ticks < 1:
+            raise ValueError(f"n_ticks must be at least 1, got {n_ticks}")
+        self.n_ticks = n_ticks
+        self.parameters_of_rule = parameters or WinnerTakeAllParameters()
+        self.modulator = modulator or Modulator()
+        self.coder = coder_for(encoder, encoder_kwargs or {}, observation_space)
+        self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
+        numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
+        try:
+            self.network = core(*numbers, **(core_kwargs or {}))
+        except TypeError as error:  # an argument it does not know
+            raise ValueError(f"core_kwargs: {error}") from None
+        self.network.learning = self.network.exploring = False
+        self._arguments = {"n_ticks": n_ticks, "encoder": encoder, "encoder_kwargs": dict(encoder_kwargs or {})}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "parameters": self.parameters_of_rule, **self._arguments}
+
+    def epoch(self, obs: np.ndarray) -> tuple[int, float]:
+        """Run the network for one env step; return the number of the neuron that won the last tick, and the value."""
+        _, last, value = self.network.run(self.coder(obs), self.n_ticks)
+        return int(last.argmax()), value
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose actions, without learning; nothing is carried from one env step to the next.
+
+        Args:
+            observation: One observation, or a batch of them.
+            state: Returned as it is.
+            episode_start: Not needed.
+            deterministic: Without noise.
+
+        Returns:
+            The actions and ``state``.
+        """
+        obs = np.asarray(observation)
+        single = obs.shape == self.observation_space.shape
+        network = self.network
+        before = network.learning, network.exploring
+        network.learning, network.exploring = False, not deterministic
+        start = int(self.action_space.start)  # type: ignore[attr-defined]
+        try:
+            actions = np.array([start + self.epoch(row)[0] for row in (obs[None] if single else obs)])
+        finally:
+            network.learning, network.exploring = before
+        return actions[0] if single else actions, state
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
+
+    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        """Return the actions for a batch of observations."""
+        return self._predict(observation, deterministic)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, array in self._learnt().items():
+            destination[prefix + name] = th.from_numpy(np.array(array))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = {name: state_dict.get(prefix + name) for name in self._learnt()}
+        missing = [name for name, array in found.items() if array is None]
+        if missing:
+            raise ValueError(f"the saved policy lacks {', '.join(missing)}")
+        arrays = {name: array.cpu().numpy() for name, array in found.items()}  # type: ignore[union-attr]
+        self.modulator.baseline[:] = arrays.pop("modulator.baseline")
+        self.network.load_state_dict({name.removeprefix("network."): array for name, array in arrays.items()})
+
+    def _learnt(self) -> dict[str, np.ndarray]:
+        weights = {f"network.{name}": array for name, array in self.network.state_dict().items()}
+        return {**weights, "modulator.baseline": self.modulator.baseline}
+
+
+def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells:
+    """Return an input code for a vector space.
+
+    Args:
+        kind: One of :data:`ENCODERS`.
+        kwargs: Its arguments and those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions.
+        space: Gives the ends that are left out.
+
+    Raises:
+        ValueError: If an argument is unknown, or an end is neither given nor finite in the space.
+    """
+    if kind not in ENCODERS:
+        raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, got {kind!r}")
+    own = {name: value for name, value in kwargs.items() if name not in ("low", "high", "components", "wraps")}
+    components = list(kwargs.get("components", range(space.shape[0])))
+    if any(not 0 <= index < space.shape[0] for index in np.hstack(components)):
+        raise ValueError(f"components must be indices into {space.shape[0]} numbers, got {components}")
+    ends = {}
+    for name, bound, turn in (("low", space.low, -np.pi), ("high", space.high, np.pi)):
+        default = [bound[part] if isinstance(part, int) else turn for part in components]
+        ends[name] = kwargs.get(name, default)
+        if np.any(np.abs(ends[name]) > _LARGEST_END):
+            raise ValueError(f"encoder_kwargs needs {name}: the observation space has {default}")
+    dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()))
+    if kind == "tiles" and isinstance(own.get("n_tiles", 6), int):
+        own["n_tiles"] = [own.get("n_tiles", 6)] * len(components)
+    try:
+        coder = ENCODERS[kind](dimensions, **own)
+    except TypeError as error:  # an argument it does not know
+        raise ValueError(f"encoder_kwargs of {kind!r}: {error}") from None
+    if coder.n_inputs > _MOST_LINES:
+        raise ValueError(f"{coder.n_inputs:,} input lines are too many: fewer n_tiles, or encoder 'places'")
+    return coder

@@ -1,0 +1,178 @@
+"""Classic control compiled: ``step(state, action)`` of Gymnasium's tasks for learners whose whole loop is compiled.
+
+A step is a C function, so that a kernel takes it as an argument, is compiled once for all tasks, and is cached on disk
+whatever the task. It computes what Gymnasium's computes, in the same order, and reads the same constants, collected
+from an environment by :func:`dynamics_of` whenever an episode begins: a body changed in mid-life is changed here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, MountainCarEnv
+from numba import boolean, cfunc, float64, int64, types
+
+# step(state, action, body, obs): state and obs are overwritten, body is read; returns the reward and whether it ended
+STEP = types.Tuple((float64, boolean))(float64[::1], int64, float64[::1], float64[::1])
+
+_CARTPOLE = (
+    "gravity",
+    "masscart",
+    "masspole",
+    "length",
+    "force_mag",
+    "tau",
+    "theta_threshold_radians",
+    "x_threshold",
+    "_sutton_barto_reward",
+)
+_MOUNTAIN_CAR = (
+    "min_position",
+    "max_position",
+    "max_speed",
+    "goal_position",
+    "goal_velocity",
+    "force",
+    "gravity",
+)
+_ACROBOT = (
+    "dt",
+    "LINK_LENGTH_1",
+    "LINK_MASS_1",
+    "LINK_MASS_2",
+    "LINK_COM_POS_1",
+    "LINK_COM_POS_2",
+    "LINK_MOI",
+    "MAX_VEL_1",
+    "MAX_VEL_2",
+)
+
+
+def _compiled(function: Callable) -> Any:
+    try:
+        return cfunc(STEP, cache=True)(function)
+    except RuntimeError:  # numba finds no place for a cache that it may write to
+        return cfunc(STEP)(function)
+
+
+def _step_cartpole(state, action, body, obs):  # type: ignore[no-untyped-def]
+    gravity, mass_cart, mass_pole, length, force_mag, tau, max_theta, max_x, sutton_barto = body
+    x, x_dot, theta, theta_dot = state
+    total_mass = mass_pole + mass_cart
+    pole_mass_length = mass_pole * length
+    force = force_mag if action == 1 else -force_mag
+    cos, sin = math.cos(theta), math.sin(theta)
+    temp = (force + pole_mass_length * (theta_dot * theta_dot) * sin) / total_mass
+    theta_acc = (gravity * sin - cos * temp) / (length * (4.0 / 3.0 - mass_pole * (cos * cos) / total_mass))
+    x_acc = temp - pole_mass_length * theta_acc * cos / total_mass
+    state[0] = x + tau * x_dot
+    state[1] = x_dot + tau * x_acc
+    state[2] = theta + tau * theta_dot
+    state[3] = theta_dot + tau * theta_acc
+    for i in range(4):
+        obs[i] = np.float32(state[i])
+    terminated = abs(state[0]) > max_x or abs(state[2]) > max_theta
+    if sutton_barto:
+        return (-1.0 if terminated else 0.0), terminated
+    return 1.0, terminated
+
+
+def _step_mountain_car(state, action, body, obs):  # type: ignore[no-untyped-def]
+    min_position, max_position, max_speed, goal_position, goal_velocity, force, gravity = body
+    position, velocity = state
+    velocity += (action - 1) * force + math.cos(3 * position) * (-gravity)
+    velocity = min(max(velocity, -max_speed), max_speed)
+    position = min(max(position + velocity, min_position), max_position)
+    if position == min_position and velocity < 0:
+        velocity = 0.0
+    state[0], state[1] = position, velocity
+    obs[0], obs[1] = np.float32(position), np.float32(velocity)
+    return -1.0, (position >= goal_position and velocity >= goal_velocity)
+
+
+def _step_acrobot(state, action, body, obs):  # type: ignore[no-untyped-def]
+    dt, l1, m1, m2, lc1, lc2, moi, max_speed1, max_speed2 = body
+    torque = float(action - 1)
+    y1, y2, y3, y4 = state
+    # the sums of Runge and Kutta, from stages at 0, dt / 2, dt / 2 and dt
+    s1 = s2 = s3 = s4 = 0.0
+    k1 = k2 = k3 = k4 = 0.0
+    for stage in range(4):
+        h = 0.0 if stage == 0 else (dt if stage == 3 else dt / 2.0)
+        theta1, theta2, dtheta1, dtheta2 = y1 + h * k1, y2 + h * k2, y3 + h * k3, y4 + h * k4
+        cos2, sin2 = math.cos(theta2), math.sin(theta2)
+        d1 = m1 * lc1**2 + m2 * (l1**2 + lc2**2 + 2 * l1 * lc2 * cos2) + moi + moi
+        d2 = m2 * (lc2**2 + l1 * lc2 * cos2) + moi
+        phi2 = m2 * lc2 * 9.8 * math.cos(theta1 + theta2 - math.pi / 2.0)
+        phi1 = (
+            -m2 * l1 * lc2 * dtheta2**2 * sin2
+            - 2 * m2 * l1 * lc2 * dtheta2 * dtheta1 * sin2
+            + (m1 * lc1 + m2 * l1) * 9.8 * math.cos(theta1 - math.pi / 2)
+            + phi2
+        )
+        k4 = (torque + d2 / d1 * phi1 - m2 * l1 * lc2 * dtheta1**2 * sin2 - phi2) / (m2 * lc2**2 + moi - d2**2 / d1)
+        k3 = -(d2 * k4 + phi1) / d1
+        k1, k2 = dtheta1, dtheta2
+        weight = 1.0 if stage in (0, 3) else 2.0
+        s1, s2, s3, s4 = s1 + weight * k1, s2 + weight * k2, s3 + weight * k3, s4 + weight * k4
+    y1, y2, y3, y4 = y1 + dt / 6.0 * s1, y2 + dt / 6.0 * s2, y3 + dt / 6.0 * s3, y4 + dt / 6.0 * s4
+    while y1 > math.pi:
+        y1 -= 2 * math.pi
+    while y1 < -math.pi:
+        y1 += 2 * math.pi
+    while y2 > math.pi:
+        y2 -= 2 * math.pi
+    while y2 < -math.pi:
+        y2 += 2 * math.pi
+    state[0], state[1] = y1, y2
+    state[2], state[3] = min(max(y3, -max_speed1), max_speed1), min(max(y4, -max_speed2), max_speed2)
+    obs[0], obs[1] = np.float32(math.cos(y1)), np.float32(math.sin(y1))
+    obs[2], obs[3] = np.float32(math.cos(y2)), np.float32(math.sin(y2))
+    obs[4], obs[5] = np.float32(state[2]), np.float32(state[3])
+    terminated = -math.cos(y1) - math.cos(y2 + y1) > 1.0
+    return (0.0 if terminated else -1.0), terminated
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A task whose step is compiled.
+
+    Args:
+        environment: Gymnasium's class.
+        step: The compiled step, of signature :data:`STEP`.
+        constants: Attributes of the environment that make up ``body``, in order.
+        n_state: Length of the state.
+        n_obs: Length of the observation.
+    """
+
+    environment: type[gym.Env]
+    step: Any
+    constants: tuple[str, ...]
+    n_state: int
+    n_obs: int
+
+    def body(self, env: gym.Env) -> np.ndarray:
+        """Return the constants of an environment as they are now, shape (n_constants,), float64."""
+        return np.array([getattr(env.unwrapped, name) for name in self.constants], dtype=np.float64)
+
+
+DYNAMICS = {
+    CartPoleEnv: Dynamics(CartPoleEnv, _compiled(_step_cartpole), _CARTPOLE, 4, 4),
+    MountainCarEnv: Dynamics(MountainCarEnv, _compiled(_step_mountain_car), _MOUNTAIN_CAR, 2, 2),
+    AcrobotEnv: Dynamics(AcrobotEnv, _compiled(_step_acrobot), _ACROBOT, 4, 6),
+}
+
+
+def dynamics_of(env: gym.Env) -> Dynamics | None:
+    """Return the compiled dynamics of an environment, or None if it has none or was set to something else."""
+    task = env.unwrapped
+    variant = {"kinematics_integrator": "euler", "torque_noise_max": 0.0, "book_or_nips": "book"}
+    variant["AVAIL_TORQUE"] = [-1.0, 0.0, +1]
+    if any(getattr(task, name, value) != value for name, value in variant.items()):
+        return None
+    return DYNAMICS.get(type(task))

@@ -1,0 +1,101 @@
+"""What a Network does on recorded observations: the figures by which the compiler chooses scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spikeloop.spiking.encoding import encode
+from spikeloop.spiking.network import Network, decay
+from spikeloop.spiking.simulator import Simulator
+
+N_STEPS, N_ENVS = 200, 4
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Figures of one run, one entry per layer unless said otherwise; currents and membranes in units of v.
+
+    Args:
+        rates: Spikes per tick of each neuron, arrays (N,).
+        inputs: Mean square input of each channel of the first layer, shape (n_channels,).
+        largest_input: Largest absolute input of any channel.
+        current: Largest absolute current ``w_in x + bias`` of the first layer, a number.
+        synaptic: Largest absolute current through synapses.
+        membrane: Largest absolute membrane.
+        adaptation: Mean of ``a`` at a neuron's own spikes, arrays (N,).
+    """
+
+    rates: tuple[np.ndarray, ...]
+    inputs: np.ndarray
+    largest_input: float
+    current: float
+    synaptic: tuple[float, ...]
+    membrane: tuple[float, ...]
+    adaptation: tuple[np.ndarray, ...]
+
+
+def sample_observations(network: Network, rng: np.random.Generator) -> np.ndarray:
+    """Return made-up observations where none were recorded, shape (L, B, n_obs): slow noise about the known range."""
+    encoder, n = network.encoder, network.encoder.n_obs
+    middle, spread = np.zeros(n), np.ones(n)
+    if encoder.low is not None and encoder.high is not None:
+        middle, spread = (encoder.low + encoder.high) / 2, (encoder.high - encoder.low) / 2
+    if network.normalizer is not None:
+        sd = np.sqrt(network.normalizer.var + network.normalizer.epsilon)
+        middle, spread = network.normalizer.mean + sd * middle, sd * spread
+    noise = rng.normal(size=(N_STEPS, N_ENVS, n))
+    for t in range(1, N_STEPS):
+        noise[t] = 0.95 * noise[t - 1] + np.sqrt(1 - 0.95**2) * noise[t]
+    return middle + spread * noise
+
+
+def observe(network: Network, obs: np.ndarray) -> Observed:
+    """Run a network over raw observations, shape (L, B, n_obs), from rest.
+
+    Raises:
+        ValueError: If the observations are not of that shape.
+    """
+    obs = np.asarray(obs)
+    if obs.ndim != 3 or obs.shape[2] != network.encoder.n_obs or not obs.size:
+        raise ValueError(f"calibration must have shape (L, B, {network.encoder.n_obs}), got {obs.shape}")
+    simulator = Simulator(network)
+    state = simulator.initial_state(obs.shape[1])
+    _, _, monitor = simulator.record(obs, state, membranes=True)
+    assert monitor.v is not None
+    spikes = [np.zeros(v.shape, np.float32) for v in monitor.v]  # (T, B, N)
+    for z, found in zip(spikes, monitor.layers, strict=True):
+        z[np.rint(found.t / network.dt).astype(int), found.env, found.i] = 1
+    normal = obs if network.normalizer is None else network.normalizer(obs)
+    memory = state[: len(network.encoder.memory_rows)]
+    x = encode(network.encoder, normal, memory, np.zeros(obs.shape[:2], bool), network.n_ticks, network.dt)[0]
+    first = network.layers[0]
+    synaptic = []
+    for i, layer in enumerate(network.layers):
+        before = x if i == 0 and network.encoder.per_tick else spikes[i - 1] if i else None
+        parts = [] if before is None else [float(abs(before @ layer.w_in.T).max())]
+        parts += [] if layer.w_rec is None else [float(abs(spikes[i] @ layer.w_rec.T).max())]
+        synaptic.append(sum(parts))
+    adaptation = [
+        _mean_at_spikes(z, decay(layer.neurons.tau_a, network.dt))
+        for z, layer in zip(spikes, network.layers, strict=True)
+    ]
+    return Observed(
+        tuple(rates.astype(np.float64) for rates in monitor.rates),
+        np.mean(x.reshape(-1, x.shape[-1]).astype(np.float64) ** 2, axis=0),
+        float(abs(x).max()),
+        float(abs(x @ first.w_in.T + first.bias).max()),
+        tuple(synaptic),
+        tuple(float(abs(v).max()) for v in monitor.v),
+        tuple(adaptation),
+    )
+
+
+def _mean_at_spikes(z: np.ndarray, rho: np.ndarray) -> np.ndarray:
+    """Return the mean of ``a <- rho a + z_before`` on the ticks where z, shape (T, B, N), is 1."""
+    a, total = np.zeros(z.shape[1:]), np.zeros(z.shape[2])
+    for t in range(1, len(z)):
+        a = rho * a + z[t - 1]
+        total += (a * z[t]).sum(axis=0)
+    return total / np.maximum(z.sum(axis=(0, 1)), 1)

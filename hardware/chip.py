@@ -1,0 +1,251 @@
+"""What the emulated chips are: limits, register ranges and cost constants with their sources, and arithmetic profiles.
+
+Sources, by their short names: D18 = Davies et al. 2018, IEEE Micro 38(1); D21 = Davies et al. 2021, Proc. IEEE 109(5);
+F20 = Frady et al. 2020, NICE; O21 = Orchard et al. 2021, arXiv 2111.03746; NGO = nengo-loihi 1.1.0; B2L = brian2-loihi
+0.5.2; LAVA = lava-nc 0.10.0; DL = lava-dl 0.6.0; NRC = intel-nrc-ecosystem/models; SANA = SANA-FE 2.2.9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+EMULATOR_BITS = 28  # of u and v where a profile names no width: the emulator's own, so that sums of a few fit 32 bits
+EMULATOR_MAX = 2**EMULATOR_BITS - 1
+MAX_DELAY = 62  # ticks; B2L, and D18 p. 92
+REGISTER_V_MIN = tuple(-(2**n) + 1 for n in range(24))  # negVmLimit n; NGO hardware/builder.py
+REGISTER_V_MAX = tuple(2 ** (9 + 2 * p) - 1 for p in range(8))  # posVmLimit p; the same
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Integer arithmetic where public sources disagree; every edge is a named field.
+
+    Args:
+        name: Key in :data:`PROFILES`.
+        source: Whose arithmetic it is exact to.
+        decay_u_offset: Effective current decay less the register's value. A register of a real core may set it (NRC).
+        input_bits: The synaptic input of one tick wraps at this many bits and a sign.
+        u_bits: u wraps at this many bits and a sign.
+        u_wrap: ``"twos_complement"``, or ``"once"``: one correction by 2^24, which leaves +2^23 and maps -2^23 to it.
+        wrap_v_input: Whether ``u + bias + v of children`` wraps at 23 bits and a sign before it meets v.
+        v_min_values: What the lower bound of v may be; empty for anything.
+        v_max_values: What the upper bound may be; empty for anything.
+        exponent_on: A weight exponent shifts each ``"synapse"``, or, if negative, the ``"sum"`` of what a projection's
+            spikes of one tick bring with one delay.
+        low_bits: How dropped low bits of a mantissa round: ``"nearest"`` (ties to even), ``"floor"``, ``"zero"``.
+        mixed_max: Largest mantissa in mode ``mixed`` before low bits are dropped.
+        input_latency: Ticks from an input spike to u; spikes between compartments always take 1, and delays add.
+        late_reset: Whether a ``cuba`` neuron keeps the v that crossed until its next update, and is cleared there.
+    """
+
+    name: str
+    source: str
+    decay_u_offset: Literal[0, 1] = 1
+    input_bits: int = EMULATOR_BITS
+    u_bits: int = EMULATOR_BITS
+    u_wrap: Literal["twos_complement", "once"] = "twos_complement"
+    wrap_v_input: bool = False
+    v_min_values: tuple[int, ...] = ()
+    v_max_values: tuple[int, ...] = ()
+    exponent_on: Literal["synapse", "sum"] = "synapse"
+    low_bits: Literal["nearest", "floor", "zero"] = "nearest"
+    mixed_max: int = 254
+    input_latency: Literal[0, 1] = 1
+    late_reset: bool = False
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "nengo",
+            "NGO's emulator, compared with silicon by its authors",
+            input_bits=21,
+            u_bits=23,
+            wrap_v_input=True,
+            v_min_values=REGISTER_V_MIN,
+            v_max_values=REGISTER_V_MAX,
+        ),
+        Profile(
+            "lava",
+            "LAVA's bit-accurate process models",
+            u_bits=23,
+            u_wrap="once",
+            v_min_values=(-(2**23) + 1,),
+            v_max_values=(2**23 - 1,),
+            exponent_on="sum",
+            low_bits="floor",
+            mixed_max=255,
+        ),
+        Profile("brian", "B2L", decay_u_offset=0, low_bits="zero", input_latency=0),
+        Profile(
+            "slayer",
+            "DL's neurons, whose networks run on Loihi 2",
+            decay_u_offset=0,
+            exponent_on="sum",
+            low_bits="floor",
+            mixed_max=255,
+            late_reset=True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Limits of a chip; ``None`` is no limit of its own.
+
+    Args:
+        name: Key in :data:`CHIPS`.
+        profile: Arithmetic it runs with unless asked otherwise.
+        models: Neuron models it has.
+        graded_spikes: Whether a spike may carry an integer payload.
+        cores: Neuro-cores of a chip.
+        cores_per_tile: Cores that share a router.
+        tile_columns: Tiles in x; tile index = ``tile_rows * x + y``.
+        tile_rows: Tiles in y.
+        compartments: Per core.
+        input_axons: Per core: lists of synapses that an arriving spike can name; a plastic one takes two.
+        output_axons: Per core: pairs of a source and a list it reaches.
+        memory_words: 64-bit words of synaptic memory per core.
+        state_words: 64-bit words of that memory that one compartment takes.
+        delay_slots: Compartments times input slots per core, slots a power of two, at least 8.
+        compartment_profiles: Distinct settings of decays, refractory period and joins per core.
+        threshold_profiles: Distinct thresholds per core.
+        synapse_formats: Distinct formats of synapses per core.
+    """
+
+    name: str
+    profile: str
+    models: tuple[str, ...]
+    graded_spikes: bool
+    cores: int = 128
+    cores_per_tile: int = 4
+    tile_columns: int = 8
+    tile_rows: int = 4
+    compartments: int = 1024
+    input_axons: int = 4096
+    output_axons: int = 4096
+    memory_words: int = 16384
+    state_words: int = 0
+    delay_slots: int | None = 8192
+    compartment_profiles: int | None = 32
+    threshold_profiles: int | None = 8
+    synapse_formats: int | None = 8
+
+    def tile(self, core: int) -> tuple[int, int]:
+        """Return the tile coordinates (x, y) of a core."""
+        return divmod(core // self.cores_per_tile, self.tile_rows)
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        # D18 constraints 2-4 and p. 92: cores, compartments, axons, memory, delay slots; NGO, NRC: profiles and formats
+        Chip("loihi1", "nengo", ("cuba",), graded_spikes=False),
+        # O21 and Intel's technology brief: 128 cores, up to 8192 neurons each, 192 KB per core for synapses, neuron
+        # state and routing. Axon limits are not published: the first chip's are kept. Two words of state are our guess.
+        Chip(
+            "loihi2",
+            "slayer",
+            ("cuba", "slayer_alif", "lsnn"),
+            graded_spikes=True,
+            compartments=8192,
+            memory_words=24576,
+            state_words=2,
+            delay_slots=None,
+            compartment_profiles=None,
+            threshold_profiles=None,
+            synapse_formats=None,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class EventCost:
+    """Energy and time of one event.
+
+    Args:
+        energy: In J.
+        time: In s.
+    """
+
+    energy: float
+    time: float
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Published costs of a chip's events. Modelled figures, of no chip that we measured.
+
+    Args:
+        name: Key in :data:`COSTS`.
+        source: Where the constants stand.
+        mapped: One compartment on one tick, whether or not it has anything to do.
+        idle_update: Added for a compartment with nothing to do.
+        update: Added for one that updates: v, bias or input not zero.
+        spike: Added for one that fires.
+        synapse: One synaptic operation.
+        packet: One spike to one destination core, at the sender.
+        arrival: The same, at the receiver.
+        hop_x: One tile east or west.
+        hop_y: One tile north or south.
+        barrier: End of a tick, in s, by number of tiles in use (steps of a table: up to, seconds).
+        static_power: Of one chip, in W.
+    """
+
+    name: str
+    source: str
+    mapped: EventCost
+    idle_update: EventCost
+    update: EventCost
+    spike: EventCost
+    synapse: EventCost
+    packet: EventCost
+    arrival: EventCost
+    hop_x: EventCost
+    hop_y: EventCost
+    barrier: tuple[tuple[int, float], ...]
+    static_power: float
+
+
+_NOTHING = EventCost(0.0, 0.0)
+_STATIC = 3.34 / 32  # W per chip: 3.34 W for 32 chips, F20
+
+COSTS = {
+    model.name: model
+    for model in (
+        CostModel(
+            "davies2018",
+            "D18 Table 2, pre-silicon, 0.75 V; least energy and longest time of a synaptic operation",
+            mapped=_NOTHING,
+            idle_update=EventCost(52e-12, 5.3e-9),
+            update=EventCost(81e-12, 8.4e-9),
+            spike=_NOTHING,
+            synapse=EventCost(23.6e-12, 3.5e-9),
+            packet=EventCost(1.7e-12, 2.1e-9),
+            arrival=_NOTHING,
+            hop_x=EventCost(3.0e-12, 4.1e-9),
+            hop_y=EventCost(4.0e-12, 6.5e-9),
+            barrier=((1, 113e-9), (32, 465e-9)),
+            static_power=_STATIC,
+        ),
+        CostModel(
+            "sanafe",
+            "SANA's loihi.yaml, fitted on silicon; dense synapses",
+            mapped=EventCost(51.2e-12, 6.0e-9),
+            idle_update=_NOTHING,
+            update=EventCost(21.6e-12, 3.7e-9),
+            spike=EventCost(69.3e-12, 30e-9),
+            synapse=EventCost(35.5e-12, 3.8e-9),
+            packet=EventCost(111e-12, 5.1e-9),
+            arrival=EventCost(0.0, 16e-9),
+            hop_x=EventCost(3.0e-12, 4.1e-9),
+            hop_y=EventCost(4.2e-12, 6.5e-9),
+            barrier=((1, 0.6e-6), (2, 1.0e-6), (4, 1.4e-6), (29, 1.8e-6)),
+            static_power=_STATIC,
+        ),
+    )
+}

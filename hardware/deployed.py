@@ -1,0 +1,346 @@
+"""A compiled network: its program, what stays on the host, and a policy that steps both as SB3 expects."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from spikeloop.hardware.core import Emulator
+from spikeloop.hardware.interpreter import Interpreter
+from spikeloop.hardware.layout import layout_of
+from spikeloop.hardware.lowering import APPROXIMATIONS
+from spikeloop.hardware.program import PARTS, Program
+from spikeloop.hardware.quantize import MAX_BIAS, quantize_bias
+from spikeloop.spiking.encoding import encode, new_keys
+from spikeloop.spiking.network import ActionHead, Encoder, Normalizer, Readout
+from spikeloop.spiking.reference import first_spike_outputs, readout_tick, values_at_first_spike
+from spikeloop.spiking.storage import load_parts, save_parts
+
+FORMAT_VERSION = 1
+KIND = "spikeloop.deployment"
+INPUTS = ("bias", "spikes", "graded")
+
+
+@dataclass(frozen=True, eq=False)
+class Host:
+    """What is computed beside the chip on every env step: input before its ticks, action after them.
+
+    Args:
+        encoder: Observation to input.
+        readout: How output values are read. Where the chip holds its weights, ``w_out`` is empty, shape (n_outputs, 0);
+            else the host receives the last layer's spikes.
+        n_ticks: Ticks per env step.
+        dt: Length of a tick in ms.
+        input: ``"bias"`` writes currents ``w_in x + bias`` once per env step, ``"spikes"`` sends spikes on each
+            tick, ``"graded"`` sends values as payloads on each tick.
+        input_scale: Chip units per unit of current, or payload per unit of input.
+        output_scale: Value per chip unit of v of a readout compartment.
+        w_in: ``bias`` only: input weights, shape (N, n_channels).
+        bias: ``bias`` only: constant current, shape (N,).
+        first_target: ``bias`` only: the compartment that takes the first current; the others follow it.
+        first_source: The compartment of the last layer's first neuron; the others follow it.
+        normalizer: Observation normalisation; None for none.
+        head: Output values to an action; None for a network that is not a policy.
+
+    Raises:
+        ValueError: If a choice is unknown or shapes disagree.
+    """
+
+    encoder: Encoder
+    readout: Readout
+    n_ticks: int
+    dt: float
+    input: Literal["bias", "spikes", "graded"]
+    input_scale: float
+    output_scale: float
+    w_in: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    first_target: int = 0
+    first_source: int = 0
+    normalizer: Normalizer | None = None
+    head: ActionHead | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if self.input not in INPUTS:
+            raise ValueError(f"Host.input must be one of {INPUTS}, got {self.input!r}")
+        if not (isinstance(self.n_ticks, int) and self.n_ticks >= 1):
+            raise ValueError(f"Host.n_ticks must be an integer >= 1, got {self.n_ticks!r}")
+        if self.input == "bias":
+            if self.w_in is None or self.bias is None:
+                raise ValueError("Host.w_in and Host.bias are needed where input is written as biases")
+            shape = (len(self.bias), self.encoder.n_channels)
+            if self.w_in.shape != shape:
+                raise ValueError(f"Host.w_in must have shape {shape}, got {self.w_in.shape}")
+        if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
+            raise ValueError(f"Host.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
+
+    @property
+    def reads_spikes(self) -> bool:
+        """Whether the readout is computed here, from spikes that leave the chip."""
+        return self.readout.w_out.shape[1] > 0
+
+
+class State(NamedTuple):
+    """State of a deployed policy between env steps.
+
+    ``chip``: the emulator's, int32 (B, W); ``encoder``: its memory, (n_rows, B, n_obs); ``trace``: the readout's,
+    (B, N) where the host computes it, else (B, 0).
+    """
+
+    chip: np.ndarray
+    encoder: np.ndarray
+    trace: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A network compiled for a chip, as a value.
+
+    Args:
+        program: What the chip is loaded with.
+        host: What stays beside it.
+        approximations: Names of what the chip does otherwise than the network says, beside rounding.
+        metadata: Free text pairs, those of the network among them.
+
+    Raises:
+        ValueError: If program and host do not fit together.
+    """
+
+    program: Program
+    host: Host
+    approximations: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Validate that the parts fit together."""
+        host, program, n = self.host, self.program, self.program.compartments.n
+        object.__setattr__(self, "approximations", tuple(self.approximations))
+        if not set(self.approximations) <= set(APPROXIMATIONS):
+            raise ValueError(f"Deployment.approximations must be among {set(APPROXIMATIONS)}: {self.approximations}")
+        n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
+        if program.n_inputs != n_inputs:
+            raise ValueError(f"Deployment.program must have {n_inputs} inputs, has {program.n_inputs}")
+        n_outputs = 0 if host.reads_spikes else host.readout.n_outputs
+        if program.outputs.size != n_outputs:
+            raise ValueError(f"Deployment.program must have {n_outputs} outputs, has {program.outputs.size}")
+        lengths = {"target": 0 if host.bias is None else len(host.bias), "source": host.readout.w_out.shape[1]}
+        for name, length in lengths.items():
+            first = getattr(host, f"first_{name}")
+            if not (isinstance(first, int) and 0 <= first <= n - length):
+                raise ValueError(f"Deployment.host.first_{name} must be within [0, {n - length}], got {first!r}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to one safetensors file; it appears under its name only when it is complete."""
+        save_parts(path, KIND, FORMAT_VERSION, self)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Deployment:
+        """Read what :meth:`save` wrote. Runs no code from the file.
+
+        Raises:
+            ValueError: If the file is truncated, not ours, of another version, or does not hold a valid deployment.
+            FileNotFoundError: If there is no such file.
+        """
+        deployment = load_parts(
+            path, KIND, FORMAT_VERSION, (*PARTS, Deployment, Host, Encoder, Readout, Normalizer, ActionHead)
+        )
+        if not isinstance(deployment, Deployment):
+            raise ValueError(f"{path} does not describe a deployment")
+        return deployment
+
+
+class DeployedPolicy:
+    """Steps a deployment as SB3's policies are stepped. State is a value: it is handed in and returned, never kept.
+
+    Args:
+        deployment: The compiled network.
+        rng: Source of the start keys of a ``rate`` encoder; seeded with 0 if None.
+        interpreted: Run the plain-Python interpreter instead of the emulator; slow.
+
+    Attributes:
+        engine: What runs the program; its ``counts`` tell what happened.
+        n_steps: Pairs of environment and env step so far.
+        clipped_biases: How many currents exceeded what a bias can hold, and were written as the largest.
+    """
+
+    def __init__(self, deployment: Deployment, rng: np.random.Generator | None = None, interpreted: bool = False):
+        self.deployment = deployment
+        self.rng = rng if rng is not None else np.random.default_rng(0)
+        program, host = deployment.program, deployment.host
+        self.engine: Any = Interpreter(program) if interpreted else Emulator(program)
+        self.n_steps = self.clipped_biases = 0
+        self._n_memory = len(host.encoder.memory_rows)
+        self._b_out = host.readout.b_out.astype(np.float64)
+        layout = layout_of(program)
+        self._clears = not host.reads_spikes and (host.readout.count or host.readout.first_spike)
+        self._read_v = layout.start("v") + program.outputs
+        self._n_read = host.readout.w_out.shape[1]
+        self._read_z = slice(
+            layout.start("z") + host.first_source, layout.start("z") + host.first_source + self._n_read
+        )
+        if host.input == "bias":
+            assert host.w_in is not None and host.bias is not None
+            self._w = np.ascontiguousarray(host.w_in.T, np.float64) * host.input_scale
+            self._b = host.bias.astype(np.float64) * host.input_scale
+            self._targets = slice(host.first_target, host.first_target + len(host.bias))
+        self._rest = self.engine.initial_state(1)  # no compiled network has noise: rest is the same for all
+        self._was_stateless = self._warned = False
+
+    def initial_state(self, n_envs: int = 1) -> State:
+        """Return the resting state of ``n_envs`` chips and encoders."""
+        encoder = self.deployment.host.encoder
+        memory = np.zeros((self._n_memory, n_envs, encoder.n_obs), np.float32)
+        if encoder.kind == "rate":
+            memory[0, :, 0] = new_keys(self.rng, n_envs)
+        return State(self.engine.initial_state(n_envs), memory, np.zeros((n_envs, self._n_read)))
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, State]:
+        """Choose actions, as SB3's ``predict`` does.
+
+        Args:
+            observation: Raw observations, shape (B, n_obs), or one of shape (n_obs,).
+            state: What the previous call returned; None starts from rest.
+            episode_start: True where the state is cleared first, shape (B,).
+            deterministic: Only True: a chip holds no distribution to sample from.
+
+        Returns:
+            The actions, shape (B, ...) or that of one action, and the new state.
+
+        Raises:
+            ValueError: If the network has no action head, a shape is wrong, or the action is to be sampled.
+        """
+        head = self.deployment.host.head
+        if head is None or not deterministic:
+            what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
+            raise ValueError(f"the deployed network {what}")
+        if state is None:
+            self._warn_if_state_is_dropped(episode_start is None)
+        else:
+            self._was_stateless = False
+        obs = np.asarray(observation)
+        values, new = self.step(obs if obs.ndim == 2 else obs[None], state, episode_start)
+        actions = head(values.astype(self.deployment.host.readout.b_out.dtype))
+        return actions if obs.ndim == 2 else actions[0], new
+
+    def step(
+        self, obs: np.ndarray, state: State | None = None, episode_start: np.ndarray | None = None
+    ) -> tuple[np.ndarray, State]:
+        """Run one env step.
+
+        Args:
+            obs: Raw observations, shape (B, n_obs).
+            state: As in :meth:`predict`.
+            episode_start: As in :meth:`predict`.
+
+        Returns:
+            The output values, shape (B, n_outputs), float64, and the new state.
+
+        Raises:
+            ValueError: If a shape is wrong.
+        """
+        host, n_batch = self.deployment.host, len(obs)
+        if obs.ndim != 2 or obs.shape[1] != host.encoder.n_obs:
+            raise ValueError(f"observations must have {host.encoder.n_obs} values, got shape {obs.shape}")
+        state = self.initial_state(n_batch) if state is None else State(*state)
+        if len(state.chip) != n_batch or state.encoder.shape != (self._n_memory, n_batch, host.encoder.n_obs):
+            raise ValueError(f"state must be that of {n_batch} environments, got {len(state.chip)}")
+        chip, trace = state.chip, state.trace
+        starts = None if episode_start is None else np.reshape(episode_start, (n_batch,)) != 0
+        if starts is not None and starts.any():
+            chip = np.where(starts[:, None], self._rest, chip)
+            trace = np.where(starts[:, None], 0.0, trace)
+        if self._clears:
+            chip = chip.copy()
+            chip[:, self._read_v] = 0
+        self.n_steps += n_batch
+        x, memory = self._encode(obs, state.encoder, starts)
+        inputs, bias = self._to_chip(x)
+        if host.reads_spikes:
+            values, chip, trace = self._run_and_read_spikes(chip, inputs, bias, trace)
+        else:
+            v, chip = self.engine.run(chip, host.n_ticks, inputs, bias)[:2]
+            values = self._read(v)
+        return values, State(chip, memory, trace)
+
+    def _encode(self, obs: np.ndarray, memory: np.ndarray, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the encoder's output, (B, n_channels) or (n_ticks, B, n_channels), and its memory."""
+        host = self.deployment.host
+        normal = obs if host.normalizer is None else host.normalizer(obs)
+        if host.encoder.kind == "direct":
+            return np.asarray(normal, np.float32), memory
+        by_step = None if starts is None else starts[None]
+        x, memory = encode(host.encoder, normal[None], memory, by_step, host.n_ticks, host.dt)
+        return x[0], memory
+
+    def _to_chip(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return what goes to the chip for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C)."""
+        host, program = self.deployment.host, self.deployment.program
+        if host.input == "bias":
+            current = x @ self._w + self._b
+            if abs(current).max() > MAX_BIAS:
+                self.clipped_biases += int((abs(current) > MAX_BIAS).sum())
+            bias = np.repeat(program.compartments.bias[None], len(x), axis=0)
+            bias[:, self._targets] = quantize_bias(current)
+            return None, bias
+        sent = np.rint(x * host.input_scale).astype(np.int32)
+        return (np.repeat(sent[None], host.n_ticks, axis=0) if host.input == "graded" else sent), None
+
+    def _read(self, v: np.ndarray) -> np.ndarray:
+        """Return the output values, (B, O), of what the readout compartments held, (n_ticks, B, O)."""
+        readout, scale = self.deployment.host.readout, self.deployment.host.output_scale
+        if not readout.first_spike:
+            return v[-1] * scale + self._b_out
+        ticks = np.arange(1, len(v) + 1)[:, None, None]
+        return values_at_first_spike(v * scale + ticks * self._b_out, readout.v_th_out)
+
+    def _run_and_read_spikes(
+        self, chip: np.ndarray, inputs: np.ndarray | None, bias: np.ndarray | None, trace: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run the chip tick by tick and compute the readout from the spikes of each."""
+        host = self.deployment.host
+        arrived = np.empty((host.n_ticks, len(chip), self._n_read))
+        for t in range(host.n_ticks):
+            chip = self.engine.run(chip, 1, None if inputs is None else inputs[t : t + 1], bias)[1]
+            arrived[t] = chip[:, self._read_z]
+            trace = readout_tick(trace, arrived[t], host.readout, host.n_ticks, t == 0, host.dt)
+        if host.readout.first_spike:
+            return first_spike_outputs(arrived, host.readout), chip, trace
+        return trace @ host.readout.w_out.T + self._b_out, chip, trace
+
+    def _warn_if_state_is_dropped(self, stateless: bool) -> None:
+        if stateless and self._was_stateless and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "predict() was called again with neither state nor episode_start: every call starts from rest. "
+                "Pass the returned state back, as in `action, state = policy.predict(obs, state, episode_start)`.",
+                stacklevel=3,
+            )
+        self._was_stateless = stateless
+
+    def firing_rates(self) -> list[float]:
+        """Return the spikes per neuron and tick of each layer so far."""
+        counts, program = self.engine.counts, self.deployment.program
+        fires = program.compartments.fires
+        groups = [slice(start, stop) for _, start, stop in program.groups if fires[start]]
+        return [float(counts.spikes[group].mean()) / max(counts.n_ticks, 1) for group in groups]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the deployment to one safetensors file."""
+        self.deployment.save(path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], rng: np.random.Generator | None = None) -> DeployedPolicy:
+        """Read a deployment and return the policy that steps it; errors as in :meth:`Deployment.load`."""
+        return DeployedPolicy(Deployment.load(path), rng)

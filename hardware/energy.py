@@ -1,0 +1,95 @@
+"""Modelled energy and time of what an emulator counted, with constants that others published; nothing is measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spikeloop.hardware.chip import CostModel, EventCost
+from spikeloop.hardware.core import Counts
+from spikeloop.hardware.program import Program
+
+
+class Cost(NamedTuple):
+    """Modelled energies in J and time in s of all that was counted.
+
+    ``static`` is the power of the whole chip, whatever the share of it in use, over the modelled time.
+    """
+
+    neurons: float
+    synapses: float
+    network: float
+    static: float
+    time: float
+
+    @property
+    def dynamic(self) -> float:
+        """Energy that events cost, in J."""
+        return self.neurons + self.synapses + self.network
+
+
+def modelled_cost(program: Program, counts: Counts, model: CostModel) -> Cost:
+    """Return what the counted events cost by a model's constants.
+
+    Energies are sums over events. For the time, each core works through its own events one after the other, all
+    cores at once, and a barrier ends each tick; the core that is busiest over all ticks sets the time of them all,
+    and compartment updates are taken to be as frequent on every core. Spikes from the host cost a packet and no hops.
+
+    Args:
+        program: What ran.
+        counts: What happened.
+        model: The constants.
+    """
+    visits = program.compartments.n * counts.n_ticks
+    packets = counts.packets + counts.input_packets
+
+    def energy(*events: tuple[EventCost, float]) -> float:
+        return sum(cost.energy * number for cost, number in events)
+
+    time = counts.n_ticks * (_barrier(program, model) + _busiest(program, counts, model))
+    return Cost(
+        energy(
+            (model.mapped, visits),
+            (model.update, counts.updates),
+            (model.idle_update, visits - counts.updates),
+            (model.spike, int(counts.spikes.sum())),
+        ),
+        energy((model.synapse, counts.synaptic_ops)),
+        energy(
+            (model.packet, packets),
+            (model.arrival, packets),
+            (model.hop_x, counts.hops_x),
+            (model.hop_y, counts.hops_y),
+        ),
+        model.static_power * time,
+        time,
+    )
+
+
+def _barrier(program: Program, model: CostModel) -> float:
+    """Return the time of the barrier that ends a tick, interpolated between the published numbers of tiles."""
+    tiles = len(np.unique(program.compartments.core // program.chip_spec.cores_per_tile))
+    known, seconds = np.array(model.barrier).T
+    return float(np.interp(tiles, known, seconds))
+
+
+def _busiest(program: Program, counts: Counts, model: CostModel) -> float:
+    """Return the time per tick for which the busiest core works."""
+    if not counts.n_ticks:
+        return 0.0
+    core = program.compartments.core
+    n_cores = int(core.max()) + 1
+    n = np.bincount(core, minlength=n_cores)
+    active = counts.updates / (program.compartments.n * counts.n_ticks)
+    visit = model.mapped.time + active * model.update.time + (1.0 - active) * model.idle_update.time
+    busy = n * visit * counts.n_ticks + np.bincount(core, counts.spikes, n_cores) * model.spike.time
+    for p in program.projections:
+        sent = (counts.input_spikes if p.from_input else counts.spikes)[p.pre].astype(np.float64)
+        for destination in np.unique(core[p.post]):
+            lists = p.synapses[core[p.post] == destination].sum(axis=0)
+            packets = sent * (lists > 0)
+            busy[destination] += lists @ sent * model.synapse.time + packets.sum() * model.arrival.time
+            if not p.from_input:
+                busy += np.bincount(core[p.pre], packets, n_cores) * model.packet.time
+    return float(busy.max()) / counts.n_ticks

@@ -1,0 +1,82 @@
+"""Reward-based e-prop on the noisy-cue T-maze, over held-out seeds, with the controls that say what it learns with.
+
+Every row trains its preset for the same fixed budget and is judged by its last weights: the share of frozen greedy
+episodes that end with the right turn. Without adaptation (beta 0) the network has no memory as long as the delay; with
+a frozen hidden layer only the readout learns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import spikeloop.envs  # noqa: F401  registers the task
+from spikeloop.agents.eprop import EProp
+from spikeloop.agents.registry import hyperparams_file
+
+ENV = "spikeloop/TMaze-v0"
+SEEDS = tuple(range(100, 110))  # never used to choose a setting
+EPISODES = 100
+BAR = 0.95
+ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  # name: algorithm, policy, wanted
+    "e-prop": ({}, {}, f">= {BAR} in at least 8 of 10"),
+    "e-prop, random feedback": ({}, {"feedback": "random"}, ""),
+    "control: beta = 0": ({}, {"beta": 0.0}, "<= 0.60"),
+    "control: frozen hidden layer": ({"train_hidden": False}, {}, "<= 0.85"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``spikeloop benchmark tmaze``."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 100 ... 109")
+    parser.add_argument("--delay", type=int, default=20, help="env steps between cue and junction (default 20)")
+    parser.add_argument(
+        "-n", "--n-timesteps", type=int, default=None, help="budget in env steps (default the preset's)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a row as soon as all its seeds are trained."""
+    preset = yaml.safe_load(hyperparams_file("eprop").read_text(encoding="utf-8"))[ENV]
+    budget = args.n_timesteps or preset["n_timesteps"]
+    print(f"{ENV}, delay {args.delay}, {budget:,} env steps, then {EPISODES} greedy episodes, seeds {args.seeds}\n")
+    print(f"| network | correct, mean ± sd | at least {BAR} | each seed | spikes per neuron and tick | s | wanted |")
+    print("|---|---|---|---|---|---|---|")
+    for name, (algorithm, policy, wanted) in ROWS.items():
+        begin = time.perf_counter()
+        results = np.array([_train(preset, budget, args.delay, seed, algorithm, policy) for seed in args.seeds])
+        seconds = (time.perf_counter() - begin) / len(args.seeds)
+        correct, rates = results.T
+        cells = [
+            name,
+            f"{correct.mean():.2f} ± {correct.std(ddof=min(1, len(correct) - 1)):.2f}",
+            f"{np.sum(correct >= BAR)} of {len(correct)}",
+            ", ".join(f"{share:.2f}" for share in correct),
+            f"{rates.mean():.3f}",
+            f"{seconds:.1f}",
+            wanted,
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _train(
+    preset: dict[str, Any], budget: int, delay: int, seed: int, algorithm: dict[str, Any], policy: dict[str, Any]
+) -> tuple[float, float]:
+    """Train once and return the share of episodes solved and the mean firing rate."""
+    options = {k: v for k, v in preset.items() if k not in ("policy", "n_envs", "n_timesteps", "learning_rate")}
+    rate = str(preset["learning_rate"])
+    first = float(rate.removeprefix("lin_"))
+    schedule = (lambda left: left * first) if rate.startswith("lin_") else first
+    env = make_vec_env(ENV, seed=seed, env_kwargs={"delay": delay})
+    model = EProp(preset["policy"], env, schedule, seed=seed, policy_kwargs=policy, **{**options, **algorithm}).learn(
+        budget
+    )
+    judged_in = make_vec_env(ENV, n_envs=10, seed=10_000 + seed, env_kwargs={"delay": delay})
+    correct, _ = evaluate_policy(model, judged_in, EPISODES, deterministic=True)
+    return float(correct), float(model.policy.rate.mean())  # type: ignore[arg-type]

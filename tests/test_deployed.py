@@ -1,0 +1,219 @@
+"""Deployed policies step as SB3's do, carry their state as a value, and come back from their files unchanged."""
+
+import dataclasses
+import time
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from deployable import exact_network, observations
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from spikeloop.hardware.chip import CHIPS
+from spikeloop.hardware.compiler import compile_network
+from spikeloop.hardware.deployed import DeployedPolicy, Deployment, Host
+from spikeloop.hardware.quantize import MAX_BIAS
+from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout, Simulator
+
+ENCODERS = ("direct", "population", "delta", "rate", "latency")
+
+
+def deploy(chip="loihi1", **options):
+    return compile_network(exact_network(**options), chip, calibration=observations()[0])
+
+
+def cartpole_network(n=64):
+    """Return a network that takes CartPole's observations and pushes towards the side the pole falls to."""
+    neurons = NeuronParameters(
+        np.full(n, 4.0),
+        np.ones(n),
+        np.full(n, 100.0),
+        np.repeat([0.0, 0.05], n // 2),
+        np.zeros(n),
+        reset="zero",
+        adaptation="ahp",
+    )
+    side = np.where(np.arange(n) % 2, 1.0, -1.0)
+    w_in = np.outer(side, [0.02, 0.2, 1.5, 1.0])
+    rng = np.random.default_rng(0)
+    w_rec = rng.normal(0, 0.02, (n, n))
+    np.fill_diagonal(w_rec, 0)
+    layer = Layer(w_in.astype("f4"), rng.uniform(0, 0.3, n).astype("f4"), neurons, w_rec.astype("f4"))
+    readout = Readout((np.outer([-1, 1], side) / n).astype("f4"), np.zeros(2, "f4"), count=True)
+    normalizer = Normalizer(np.zeros(4), np.array([0.2, 0.2, 0.01, 0.1]))
+    head = ActionHead("discrete", (2,))
+    return Network(Encoder("direct", 4), (layer,), readout, head, normalizer, n_ticks=4, latency=1)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_actions_and_shapes_are_those_of_the_simulator(chip):
+    network, (obs, starts) = exact_network(), observations()
+    simulator, policy = Simulator(network), DeployedPolicy(deploy(chip))
+    expected_state = state = None
+    for x, start in zip(obs, starts, strict=True):
+        expected, expected_state = simulator.predict(x, expected_state, start)
+        actions, state = policy.predict(x, state, start)
+        np.testing.assert_array_equal(actions, expected)
+        assert actions.shape == (3,)
+    action, one = policy.predict(obs[0, 0], policy.initial_state())
+    assert np.shape(action) == () and one.chip.shape[0] == 1
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("latency", [0, 1])
+def test_state_is_a_value_and_environments_do_not_mix(encoder, latency):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        policy = DeployedPolicy(deploy(encoder=encoder, latency=latency))
+    obs, starts = observations()
+    together = policy.initial_state(3)
+    alone = [
+        type(together)(together.chip[i : i + 1], together.encoder[:, i : i + 1], together.trace[i : i + 1])
+        for i in range(3)
+    ]
+    before = [part.copy() for part in together]
+    first, _ = policy.step(obs[0], together, starts[0])
+    for part, kept in zip(together, before, strict=True):
+        np.testing.assert_array_equal(part, kept)
+    again, _ = policy.step(obs[0], together, starts[0])
+    np.testing.assert_array_equal(first, again)
+    for x, start in zip(obs[:12], starts[:12], strict=True):
+        values, together = policy.step(x, together, start)
+        for i in range(3):
+            value, alone[i] = policy.step(x[i : i + 1], alone[i], start[i : i + 1])
+            np.testing.assert_allclose(value[0], values[i], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoder", ["direct", "delta"])
+def test_an_episode_start_forgets_what_came_before(encoder):
+    policy, (obs, _) = DeployedPolicy(deploy(encoder=encoder)), observations()
+    fresh, _ = policy.step(obs[5])
+    _, used = policy.step(obs[0])
+    np.testing.assert_array_equal(policy.step(obs[5], used, np.ones(3, bool))[0], fresh)
+    assert not np.array_equal(policy.step(obs[5], used)[0], fresh)
+
+
+@pytest.mark.parametrize(("chip", "options"), [(chip, {"encoder": e}) for chip in CHIPS for e in ("direct", "delta")])
+def test_the_interpreter_chooses_the_same_actions(chip, options):
+    deployment, (obs, starts) = deploy(chip, sizes=(12, 9), **options), observations()
+    fast, slow = DeployedPolicy(deployment), DeployedPolicy(deployment, interpreted=True)
+    states = [None, None]
+    for x, start in zip(obs, starts, strict=True):
+        values = []
+        for i, policy in enumerate((fast, slow)):
+            value, states[i] = policy.step(x, states[i], start)
+            values.append(value)
+        np.testing.assert_array_equal(*values)
+    np.testing.assert_array_equal(states[0].chip, states[1].chip)
+
+
+def test_evaluate_policy_runs_it_in_vectorised_environments_as_it_runs_the_float_network():
+    network = cartpole_network()
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3)
+    returns = {}
+    for name, policy in (("float", Simulator(network)), ("chip", DeployedPolicy(compile_network(network)))):
+        env.seed(0)
+        returns[name] = evaluate_policy(policy, env, n_eval_episodes=6, warn=False)[0]
+    assert returns["float"] > 100 and returns["chip"] == pytest.approx(returns["float"], rel=0.25)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("options", [{"encoder": e} for e in ENCODERS] + [{"latency": 0}])
+@pytest.mark.filterwarnings("ignore:lowered for")
+def test_files_give_the_same_policy_back(chip, options, tmp_path):
+    network = dataclasses.replace(exact_network(**options), metadata={"env": "CartPole-v1"})
+    policy = DeployedPolicy(compile_network(network, chip, calibration=observations()[0]))
+    policy.save(tmp_path / "policy.safetensors")
+    loaded = DeployedPolicy.load(tmp_path / "policy.safetensors")
+    assert loaded.deployment.metadata["env"] == "CartPole-v1" and loaded.deployment.program.chip == chip
+    assert loaded.deployment.approximations == policy.deployment.approximations
+    states = [policy.initial_state(3), loaded.initial_state(3)]
+    for x in observations()[0][:5]:
+        (values, states[0]), (same, states[1]) = policy.step(x, states[0]), loaded.step(x, states[1])
+        np.testing.assert_array_equal(values, same)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "version", "network", "host"])
+def test_damaged_and_foreign_files_are_refused(damage, tmp_path):
+    file = tmp_path / "policy.safetensors"
+    deploy().save(file)
+    data = file.read_bytes()
+    if damage == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "foreign":
+        file.write_bytes(b"PK" + data)
+    elif damage == "version":
+        file.write_bytes(data.replace(b'format_version\\": 1', b'format_version\\": 9'))
+    elif damage == "network":
+        exact_network().save(file)
+    else:
+        file.write_bytes(data.replace(b'first_target\\": 6', b'first_target\\": 9'))
+    with pytest.raises(ValueError, match=r"policy\.safetensors|first_target"):
+        DeployedPolicy.load(file)
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        Deployment.load(tmp_path / "none")
+
+
+def test_wrong_calls_are_refused():
+    policy, (obs, _) = DeployedPolicy(deploy()), observations()
+    with pytest.raises(ValueError, match="must have 3 values"):
+        policy.predict(obs[0, :, :2])
+    with pytest.raises(ValueError, match="deterministic=True"):
+        policy.predict(obs[0], deterministic=False)
+    with pytest.raises(ValueError, match="state must be that of 2 environments"):
+        policy.predict(obs[0, :2], policy.initial_state(3))
+    with pytest.raises(ValueError, match="no action head"):
+        DeployedPolicy(deploy(head=None)).predict(obs[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"input": "telepathy"}, "Host.input must be one of"),
+        ({"n_ticks": 0}, "Host.n_ticks must be"),
+        ({"w_in": None}, "Host.w_in and Host.bias"),
+        ({"w_in": np.zeros((12, 5))}, "Host.w_in must have shape"),
+        ({"head": ActionHead("discrete", (3,))}, "Host.head needs 3 outputs"),
+    ],
+)
+def test_a_host_that_fits_nothing_is_refused(change, answer):
+    host = deploy().host
+    with pytest.raises(ValueError, match=answer):
+        Host(**{f.name: getattr(host, f.name) for f in dataclasses.fields(Host)} | change)
+
+
+@pytest.mark.parametrize("part", ["n_inputs", "outputs"])
+def test_a_program_of_another_network_is_refused(part):
+    deployment = deploy()
+    program = dataclasses.replace(deployment.program, **{part: 4 if part == "n_inputs" else np.arange(3)})
+    with pytest.raises(ValueError, match=r"Deployment\.program must have"):
+        dataclasses.replace(deployment, program=program)
+
+
+def test_forgetting_the_state_warns_once():
+    policy, (obs, _) = DeployedPolicy(deploy()), observations()
+    policy.predict(obs[0])
+    with pytest.warns(UserWarning, match="starts from rest"):
+        policy.predict(obs[0])
+    policy.predict(obs[0])
+
+
+def test_currents_beyond_the_largest_bias_are_written_as_the_largest_and_counted():
+    policy = DeployedPolicy(deploy())
+    assert policy.clipped_biases == 0
+    _, bias = policy._to_chip(np.full((1, 3), 1e4, np.float32))
+    assert policy.clipped_biases > 0 and abs(bias).max() == MAX_BIAS
+
+
+def test_a_step_takes_less_than_100_microseconds():
+    policy = DeployedPolicy(compile_network(cartpole_network()))
+    obs, start, state = np.full((1, 4), 0.01), np.zeros(1, bool), policy.initial_state()
+    best = np.inf
+    for _ in range(30):
+        began = time.perf_counter()
+        for _ in range(50):
+            _, state = policy.predict(obs, state, start)
+        best = min(best, (time.perf_counter() - began) / 50)
+    assert best < 100e-6

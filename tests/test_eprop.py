@@ -1,0 +1,263 @@
+"""e-prop: kernels equal the equations, eligibilities are gradients, episodes equal single steps, rewards teach."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spikeloop.spiking import plasticity_kernels as kernels
+from spikeloop.spiking import plasticity_reference as reference
+from spikeloop.spiking import reference as lsnn
+from spikeloop.spiking.eprop import (
+    EpropWeights,
+    RewardEprop,
+    eprop,
+    eprop_neurons,
+    initial_weights,
+    no_memory,
+    rest,
+    reward_eprop,
+)
+from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout, decay
+
+
+def parameters(n, beta=0.3, refractory=0, **kwargs):
+    return NeuronParameters(
+        tau_m=np.full(n, 4.0),
+        v_th=np.linspace(0.8, 1.2, n),
+        tau_a=np.linspace(20.0, 200.0, n),
+        beta=np.where(np.arange(n) % 2, beta, 0.0),
+        refractory=np.full(n, refractory),
+        **kwargs,
+    )
+
+
+def small_layer(rng, n=5, n_in=4, **kwargs):
+    w_rec = rng.normal(0, 0.7, (n, n))
+    np.fill_diagonal(w_rec, 0)
+    return Layer(rng.normal(0, 0.9, (n, n_in)), np.zeros(n), parameters(n, **kwargs), w_rec)
+
+
+def reference_constants(neurons):
+    alpha, kappa, damping, width = (float(value) for value in neurons.scalars)
+    arrays = {name: getattr(neurons, name) for name in ("rho", "beta", "v_th", "refractory")}
+    return {"alpha": alpha, "kappa": kappa, "damping": damping, "width": width, **arrays}
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.integers(0, 40), st.sampled_from([0.0, 6.0]), st.integers(0, 2))
+def test_eprop_is_its_equations(seed, n_t, tau_out, refractory):
+    rng = np.random.default_rng(seed)
+    layer = small_layer(rng, refractory=refractory)
+    x, signal = (rng.random((n_t, 4)) < 0.4) * 1.0, rng.normal(size=(n_t, 5))
+    result = eprop(x, layer, signal, tau_out)
+    constants = reference_constants(eprop_neurons(layer.neurons, tau_out, np.float64))
+    w, dw = np.concatenate((layer.w_in, layer.w_rec), axis=1), np.zeros((5, 9))
+    state = reference.EpropTick(*rest(5, 9, np.float64))
+    for t in range(n_t):
+        state = reference.eprop_tick(x[t], w, state, **constants)
+        np.testing.assert_array_equal(result.spikes[t], state.z)
+        dw += signal[t][:, None] * state.e_bar
+    np.testing.assert_allclose(result.dw_in, dw[:, :4], atol=1e-12)
+    np.fill_diagonal(dw[:, 4:], 0)
+    np.testing.assert_allclose(result.dw_rec, dw[:, 4:], atol=1e-12)
+    for one, other in zip(result.state, state, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_a_sequence_can_be_cut_anywhere():
+    rng = np.random.default_rng(0)
+    layer = small_layer(rng, refractory=1)
+    x, signal = (rng.random((50, 4)) < 0.4) * 1.0, rng.normal(size=(50, 5))
+    whole, first = eprop(x, layer, signal, 6.0), eprop(x[:17], layer, signal[:17], 6.0)
+    second = eprop(x[17:], layer, signal[17:], 6.0, first.state)
+    np.testing.assert_allclose(first.dw_rec + second.dw_rec, whole.dw_rec, atol=1e-12)
+    np.testing.assert_array_equal(np.concatenate((first.spikes, second.spikes)), whole.spikes)
+
+
+class Triangle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u):
+        ctx.save_for_backward(u)
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 0.3 * torch.clamp(1 - ctx.saved_tensors[0].abs(), min=0)
+
+
+@pytest.mark.parametrize("refractory", [0, 2])
+def test_eprop_is_the_gradient_through_the_neuron_itself(refractory):
+    """Autograd through the same LSNN with spikes cut where they leave for other neurons, and at the reset."""
+    rng = np.random.default_rng(3)
+    layer, tau_out, n_t = small_layer(rng, n=6, refractory=refractory), 5.0, 60
+    x, signal = torch.from_numpy((rng.random((n_t, 4)) < 0.4) * 1.0), torch.from_numpy(rng.normal(size=(n_t, 6)))
+    network = Network(Encoder("direct", 4), (layer,), Readout(np.zeros((1, 6)), np.zeros(1)))
+    alpha, rho, v_th, beta, held = (torch.from_numpy(array) for array in lsnn.constants(network, 0)[:5])
+    w_in = torch.tensor(layer.w_in, requires_grad=True)
+    w_rec = torch.tensor(layer.w_rec, requires_grad=True)
+    v = a = z = y = left = torch.zeros(6, dtype=torch.float64)
+    kappa, error = float(decay(tau_out)), torch.zeros((), dtype=torch.float64)
+    for t in range(n_t):
+        a = rho * a + z
+        v = alpha * v + w_in @ x[t] + w_rec @ z.detach() - v_th * z.detach()
+        free = left == 0
+        z = Triangle.apply((v - v_th - beta * a) / v_th) * free
+        left = torch.where(z > 0, held, torch.clamp(left - 1, min=0))
+        y = kappa * y + (1 - kappa) * z
+        error = error + (signal[t] * y).sum()
+    error.backward()
+    result = eprop(x.numpy(), layer, signal.numpy(), tau_out)
+    assert result.spikes.mean() > 0.1
+    np.testing.assert_allclose(result.dw_in, w_in.grad, atol=1e-12)
+    off_diagonal = w_rec.grad.numpy()
+    np.fill_diagonal(off_diagonal, 0)
+    np.testing.assert_allclose(result.dw_rec, off_diagonal, atol=1e-12)
+
+
+def some_weights(rng, n=5, n_in=4, n_actions=3, symmetric=True):
+    w = rng.normal(0, 0.8, (n, n_in + n))
+    np.fill_diagonal(w[:, n_in:], 0)
+    w_out = rng.normal(0, 0.5, (n_actions + 1, n))
+    return EpropWeights(w, w_out, w_out if symmetric else rng.normal(size=w_out.shape), np.full(n, 0.1))
+
+
+def reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks):
+    """Actor-critic e-prop over whole episodes in plain numpy."""
+    w, w_out, feedback, rate = (array.copy() for array in weights)
+    n, m = w.shape
+    returns, constants = np.zeros(len(x)), reference_constants(neurons)
+
+    def change(delta):
+        nonlocal w, w_out
+        if rule.learning_rate > 0:
+            pull = rule.rate_coef * (rule.target_rate - rate)[:, None] * state.e_bar
+            w = w + rule.learning_rate * (delta * trace + pull)
+            np.fill_diagonal(w[:, m - n :], 0)
+        rates = np.full(len(w_out), rule.actor_rate)
+        rates[-1] = rule.value_rate
+        w_out = w_out + rates[:, None] * delta * trace_out
+
+    for episode in range(len(x)):
+        reward, state, last = 0.0, reference.EpropTick(*rest(n, m, float)), None
+        trace, trace_out = np.zeros_like(w), np.zeros_like(w_out)
+        for t in range(x.shape[1]):
+            for _ in range(n_ticks):
+                state = reference.eprop_tick(x[episode, t], w, state, **constants)
+                rate += (state.z - rate) / rule.tau_rate
+            outputs = w_out @ state.y
+            if last is not None:
+                change(reward + rule.gamma * outputs[-1] - last)
+            pi = reference.action_probabilities(outputs[:-1])
+            action = min(np.searchsorted(np.cumsum(pi), uniform[episode, t], side="right"), len(pi) - 1)
+            trace, trace_out = reference.reward_eprop_traces(
+                action,
+                pi,
+                state.y,
+                state.e_bar,
+                w_out if weights.feedback is weights.w_out else feedback,
+                trace,
+                trace_out,
+                trace_decay=rule.gamma * rule.trace_lambda,
+                value_coef=rule.value_coef,
+            )
+            reward, last = rewards[episode, t, action], outputs[-1]
+            returns[episode] += reward
+        change(reward - last)
+    return w, w_out, rate, returns
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(0, 2**32),
+    st.booleans(),
+    st.sampled_from([0.0, 0.7]),
+    st.sampled_from([0.0, 0.1]),
+    st.integers(1, 3),
+)
+def test_reward_eprop_is_its_equations(seed, symmetric, trace_lambda, learning_rate, n_ticks):
+    rng = np.random.default_rng(seed)
+    weights = some_weights(rng, symmetric=symmetric)
+    neurons = eprop_neurons(parameters(5, refractory=1), 6.0, np.float64)
+    rule = RewardEprop(trace_lambda=trace_lambda, learning_rate=learning_rate, rate_coef=0.5, tau_rate=50)
+    x, rewards, uniform = (rng.random((3, 6, 4)) < 0.4) * 1.0, rng.normal(size=(3, 6, 3)), rng.random((3, 6))
+    new, returns = reward_eprop(x, rewards, uniform, weights, neurons, rule, n_ticks)
+    w, w_out, rate, expected = reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks)
+    np.testing.assert_allclose(new.w, w, atol=1e-10)
+    np.testing.assert_allclose(new.w_out, w_out, atol=1e-10)
+    np.testing.assert_allclose(new.rate, rate, atol=1e-12)
+    np.testing.assert_allclose(returns, expected, atol=1e-12)
+    assert (new.feedback is new.w_out) == symmetric
+    assert learning_rate > 0 or np.array_equal(new.w, weights.w)
+
+
+def test_a_time_limit_is_bootstrapped():
+    """Cut off, the last step learns from the value of where it was cut off; ended, from the reward alone."""
+    rng = np.random.default_rng(5)
+    neurons, c = eprop_neurons(parameters(5), 6.0, np.float64), RewardEprop(gamma=0.9).constants(np.float64)
+    x, after = np.ones(4), np.array([1.0, 0, 0, 1])
+    changed = []
+    for truncated in (False, True):
+        weights = some_weights(np.random.default_rng(1))
+        state, memory, outputs = rest(5, 9, float), no_memory(4, 5, 9, float), np.empty(4)
+        kernels.reward_eprop_act(x, 0.0, rng.random(), 3, weights, neurons, state, memory, c, outputs)
+        before, y, value = weights.w_out[-1].copy(), state.y.copy(), outputs[-1]
+        kernels.reward_eprop_end(after, 1.0, truncated, 3, weights, neurons, state, memory, c, outputs)
+        bootstrap = 0.9 * outputs[-1] if truncated else 0.0
+        np.testing.assert_allclose(weights.w_out[-1] - before, 0.05 * (1.0 + bootstrap - value) * y, atol=1e-12)
+        assert all(not array.any() for array in (*state, *memory))
+        changed.append(weights.w_out[-1])
+    assert not np.allclose(*changed)
+
+
+def test_it_learns_which_of_two_channels_was_on():
+    """A cue of two steps, three steps of silence, then the choice, with no environment at all."""
+    rng = np.random.default_rng(3)
+    n_episodes, n = 3000, 20
+    side, x = rng.integers(2, size=n_episodes), np.zeros((n_episodes, 6, 15))
+    for episode, where in enumerate(side):
+        x[episode, :2, 5 * where : 5 * where + 5] = 1
+    x[:, 5, 10:] = 1
+    rewards = np.zeros((n_episodes, 6, 2))
+    rewards[np.arange(n_episodes), 5, side] = 1
+    weights = initial_weights(rng, 15, n, 2, w_in_scale=2.0, dtype=np.float64)
+    neurons = eprop_neurons(
+        NeuronParameters(*(np.full(n, value) for value in (4.5, 1.0, 100.0, 0.3, 0))), 6.0, np.float64
+    )
+    _, returns = reward_eprop(x, rewards, rng.random((n_episodes, 6)), weights, neurons, n_ticks=4)
+    assert returns[:100].mean() < 0.75
+    assert returns[-200:].mean() > 0.85  # of drawn actions
+
+
+def two_taus():
+    arrays = {"v_th": np.ones(2), "tau_a": np.ones(2), "beta": np.ones(2), "refractory": np.zeros(2)}
+    return NeuronParameters(tau_m=np.array([3.0, 4.0]), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: RewardEprop(gamma=1.1), "RewardEprop.gamma must be a number within"),
+        (lambda: RewardEprop(actor_rate=-1), "RewardEprop.actor_rate"),
+        (lambda: eprop_neurons(two_taus(), 0.0, float), "one tau_m"),
+        (lambda: eprop_neurons(parameters(2, reset="zero"), 0.0, float), "reset 'subtract'"),
+        (lambda: eprop_neurons(parameters(2), 0.0, float, damping=0), "damping and width must be > 0"),
+        (lambda: eprop(np.zeros((3, 9)), small_layer(np.random.default_rng(0)), np.zeros((3, 5))), "x must have shape"),
+        (lambda: eprop(np.zeros((3, 4)), small_layer(np.random.default_rng(0)), np.zeros((2, 5))), "signal must have"),
+        (lambda: eprop([[0.0]], Layer([[1.0]], [0.0], parameters(1)), [[0.0]]), "recurrent weights"),
+        (
+            lambda: reward_eprop(
+                np.zeros((1, 2, 4)),
+                np.zeros((1, 2, 2)),
+                np.zeros((1, 2)),
+                some_weights(np.random.default_rng(0)),
+                eprop_neurons(parameters(5), 0.0, float),
+            ),
+            "rewards must have shape",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

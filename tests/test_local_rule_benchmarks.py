@@ -1,0 +1,26 @@
+"""The benchmarks of the local rules run, and say which peers they had to leave out."""
+
+import shutil
+
+from spikeloop.scripts.benchmark import main
+
+
+def test_tmaze_prints_a_row_for_e_prop_and_each_control(capsys):
+    assert main(["tmaze", "--seeds", "0", "1", "-n", "70", "--delay", "1"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row[0].strip() for row in rows[2:]] == [
+        "e-prop",
+        "e-prop, random feedback",
+        "control: beta = 0",
+        "control: frozen hidden layer",
+    ]
+    assert all(len(row) == 7 and len(row[3].split(",")) == 2 for row in rows[2:])
+
+
+def test_plasticity_measures_ours_alone_where_no_peer_is_installed(capsys):
+    interpreter = shutil.which("false")
+    arguments = ["--steps", "100", "--blocks", "1", "--bindsnet", interpreter, "--brian2", interpreter]
+    assert main(["plasticity", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("left out") == 6
+    assert printed.count("spikeloop rstdp") == 2

@@ -1,0 +1,182 @@
+"""STDP and R-STDP: kernels equal the equations, runs can be cut anywhere, windows are exponential, bounds hold."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spikeloop.spiking import plasticity_reference as reference
+from spikeloop.spiking.plasticity import RSTDP, STDP, RSTDPState, rstdp, stdp
+
+TAUS = st.floats(0.2, 2000.0)
+AMPLITUDES = st.floats(0.0, 0.3)
+STDP_RULES = st.builds(
+    STDP,
+    tau_plus=TAUS,
+    tau_minus=TAUS,
+    a_plus=AMPLITUDES,
+    a_minus=AMPLITUDES,
+    mu=st.sampled_from([0.0, 0.4, 1.0]),
+    w_min=st.just(-0.5),
+    w_max=st.just(1.5),
+)
+RATES = st.floats(-1.0, 1.0)
+FREE = st.builds(
+    RSTDP, tau_plus=TAUS, tau_minus=TAUS, tau_e=TAUS, a_plus=AMPLITUDES, a_minus=AMPLITUDES, learning_rate=RATES
+)
+BOUNDED = st.builds(
+    RSTDP,
+    tau_plus=TAUS,
+    tau_minus=TAUS,
+    tau_e=TAUS,
+    a_plus=AMPLITUDES,
+    a_minus=AMPLITUDES,
+    learning_rate=RATES,
+    w_min=st.sampled_from([-math.inf, 0.2]),
+    w_max=st.sampled_from([math.inf, 0.8]),
+    e_max=st.sampled_from([0.05, 0.5]),
+)
+
+
+@st.composite
+def trains(draw):
+    """Two spike trains, a reward and weights within 0.2 and 0.8; long enough for several blocks."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n_t, n_pre, n_post = draw(st.integers(0, 150)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    rate = draw(st.sampled_from([0.02, 0.1, 0.6]))
+    pre, post = rng.random((n_t, n_pre)) < rate, rng.random((n_t, n_post)) < rate
+    return pre, post, rng.normal(size=n_t), rng.uniform(0.2, 0.8, (n_post, n_pre))
+
+
+def reference_stdp(pre, post, w, rule, dt=1.0):
+    traces = reference.Traces(np.zeros(pre.shape[1]), np.zeros(post.shape[1]))
+    for s, z in zip(pre, post, strict=True):
+        w, traces = reference.stdp_tick(s, z, w, traces, **rule.constants(dt))
+    return w, traces
+
+
+def reference_rstdp(pre, post, reward, w, rule, dt=1.0):
+    e, traces = np.zeros_like(w), reference.Traces(np.zeros(pre.shape[1]), np.zeros(post.shape[1]))
+    for s, z, r in zip(pre, post, reward, strict=True):
+        w, e, traces = reference.rstdp_tick(s, z, r, w, e, traces, **rule.constants(dt))
+    return w, RSTDPState(e, *traces)
+
+
+def assert_same(result, expected, rtol=1e-10):
+    np.testing.assert_allclose(result[0], expected[0], rtol, 1e-11)
+    for one, other in zip(result[1], expected[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol, 1e-11)
+
+
+@given(trains(), STDP_RULES, st.sampled_from([0.5, 1.0]))
+def test_stdp_is_its_equations(data, rule, dt):
+    pre, post, _, w = data
+    assert_same(stdp(pre, post, w, rule, dt=dt), reference_stdp(pre, post, w, rule, dt))
+
+
+@given(trains(), FREE, st.sampled_from([0.5, 1.0]))
+def test_closed_form_of_rstdp_is_its_equations(data, rule, dt):
+    pre, post, reward, w = data
+    assert_same(rstdp(pre, post, reward, w, rule, dt=dt), reference_rstdp(pre, post, reward, w, rule, dt))
+
+
+@given(trains(), BOUNDED, st.sampled_from([0.5, 1.0]))
+def test_bounded_rstdp_is_its_equations(data, rule, dt):
+    pre, post, reward, w = data
+    assert_same(rstdp(pre, post, reward, w, rule, dt=dt), reference_rstdp(pre, post, reward, w, rule, dt))
+
+
+@settings(max_examples=30)
+@given(trains(), st.integers(0, 150), FREE | BOUNDED, STDP_RULES)
+def test_a_run_can_be_cut_anywhere(data, cut, rule, stdp_rule):
+    pre, post, reward, w = data
+    first, state = rstdp(pre[:cut], post[:cut], reward[:cut], w, rule)
+    assert_same(rstdp(pre[cut:], post[cut:], reward[cut:], first, rule, state), rstdp(pre, post, reward, w, rule))
+    first, traces = stdp(pre[:cut], post[:cut], w, stdp_rule)
+    assert_same(stdp(pre[cut:], post[cut:], first, stdp_rule, traces), stdp(pre, post, w, stdp_rule))
+
+
+def test_in_float32_the_closed_form_rounds_less_than_the_dense_pass():
+    rng = np.random.default_rng(0)
+    pre, post = rng.random((3000, 64)) < 0.07, rng.random((3000, 64)) < 0.065
+    reward, w = rng.normal(size=3000), rng.random((64, 64))
+    exact, _ = rstdp(pre, post, reward, w, RSTDP())
+    closed, _ = rstdp(pre, post, reward, w.astype(np.float32), RSTDP())
+    dense, _ = rstdp(pre, post, reward, w.astype(np.float32), RSTDP(e_max=1e6))
+    assert closed.dtype == np.float32
+    assert abs(closed - exact).max() < abs(dense - exact).max() < 1e-5
+
+
+@pytest.mark.parametrize("delay", [1, 7, 40])
+def test_windows_of_stdp_are_exponential(delay):
+    pre, post = np.zeros((60, 1)), np.zeros((60, 1))
+    pre[5], post[5 + delay] = 1, 1
+    w, _ = stdp(pre, post, [[0.5]], STDP(a_plus=0.1))
+    assert w[0, 0] == pytest.approx(0.5 + 0.1 * math.exp(-delay / 16.8))
+    w, _ = stdp(post, pre, [[0.5]], STDP(a_minus=0.1))
+    assert w[0, 0] == pytest.approx(0.5 - 0.1 * math.exp(-delay / 33.7))
+
+
+def test_spikes_of_the_same_tick_make_no_pair():
+    w, _ = stdp(np.ones((1, 1)), np.ones((1, 1)), [[0.5]])
+    assert w[0, 0] == 0.5
+
+
+def test_multiplicative_stdp_slows_down_towards_its_bounds():
+    pre, post = np.zeros((2, 3)), np.zeros((2, 1))
+    pre[0], post[1] = 1, 1
+    w, _ = stdp(pre, post, [[0.0, 0.5, 1.0]], STDP(mu=1.0, a_plus=0.1))
+    steps = w[0] - [0.0, 0.5, 1.0]
+    np.testing.assert_allclose(steps, 0.1 * math.exp(-1 / 16.8) * np.array([1.0, 0.5, 0.0]), atol=1e-12)
+
+
+def test_a_late_reward_pays_for_the_pair_before_it():
+    """The distal reward of Izhikevich 2007: the tag still knows which synapse it was."""
+    pre, post, reward = np.zeros((200, 2)), np.zeros((200, 1)), np.zeros(200)
+    pre[3, 0], post[6], pre[9, 1] = 1, 1, 1
+    reward[150] = 1
+    w, _ = rstdp(pre, post, reward, [[0.5, 0.5]], RSTDP(tau_e=100.0, learning_rate=1.0))
+    assert w[0, 0] == pytest.approx(0.5 + 0.01 * math.exp(-3 / 16.8) * math.exp(-144 / 100))
+    assert w[0, 1] < 0.5
+    w, _ = rstdp(pre, post, -reward, [[0.5, 0.5]], RSTDP(tau_e=100.0, learning_rate=1.0))
+    assert w[0, 0] < 0.5 < w[0, 1]
+
+
+def test_inputs_are_not_modified():
+    rng = np.random.default_rng(1)
+    pre, post, w = rng.random((50, 3)) < 0.3, rng.random((50, 2)) < 0.3, np.full((2, 3), 0.5)
+    _, state = rstdp(pre, post, np.ones(50), w)
+    kept = [array.copy() for array in state]
+    rstdp(pre, post, np.ones(50), w, state=state)
+    assert np.all(w == 0.5) and all(np.array_equal(a, b) for a, b in zip(kept, state, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: STDP(tau_plus=0), "STDP.tau_plus must be > 0, got 0"),
+        (lambda: STDP(a_minus=-1), "STDP.a_minus must be >= 0, got -1"),
+        (lambda: STDP(w_max=math.inf), "finite bounds"),
+        (lambda: STDP(w_min=2.0), "w_min must be below"),
+        (lambda: RSTDP(e_max=0), "RSTDP.e_max must be > 0"),
+        (lambda: RSTDP(tau_e=math.nan), "must be a number"),
+        (lambda: RSTDP(learning_rate=math.inf), "must be finite"),
+        (lambda: stdp(np.zeros((3, 2)), np.zeros((4, 2)), np.zeros((2, 2))), "as many ticks, got 3 and 4"),
+        (lambda: stdp(np.zeros(3), np.zeros((3, 2)), np.zeros((2, 2))), "pre must have shape"),
+        (lambda: stdp(np.zeros((3, 2)), np.zeros((3, 1)), np.zeros((2, 1))), r"w must have shape \(1, 2\)"),
+        (lambda: stdp(np.zeros((3, 1)), np.zeros((3, 1)), [[2.0]]), "must lie within"),
+        (lambda: rstdp(np.zeros((3, 1)), np.zeros((3, 1)), [1.0], [[2.0]]), "reward must have shape"),
+        (lambda: stdp(np.zeros((3, 1)), np.zeros((3, 1)), [[0.5]], dt=0), "dt must be > 0"),
+        (
+            lambda: rstdp(
+                [[0]], [[0]], [0], [[0.5]], RSTDP(e_max=0.1), RSTDPState(np.ones((1, 1)), np.zeros(1), np.zeros(1))
+            ),
+            "must lie within e_max=0.1, found 1.0",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
