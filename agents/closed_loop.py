@@ -61,7 +61,7 @@ class ClosedLoop:
             return None
         env: Any = venv.envs[0]
         wrappers: list[gym.Wrapper] = []
-        while type(env) in _TRANSPARENT:
+        while type(env) in (*_TRANSPARENT, gym.wrappers.TimeLimit):  # RL Zoo puts its own in Gymnasium's place
             wrappers.append(env)
             env = env.env
         dynamics = dynamics_of(env) if env is env.unwrapped and env.render_mode != "human" else None

@@ -60,6 +60,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         encoder: ``direct``, ``population``, ``rate``, ``latency`` or ``delta``
             (see :func:`~spikeloop.agents.encoders.encoder_for`).
         encoder_kwargs: Options of the encoder.
+        obs_scale: What a vector observation is multiplied by, one factor or one per value, instead of VecNormalize. Its
+            running statistics move on while a policy drifts, and what was learnt moves with them; fixed factors do not.
         surrogate: Name of the surrogate derivative, ``fast_sigmoid``, ``triangle`` or ``arctan``.
         surrogate_kwargs: Its ``damping`` and ``width``.
         critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
@@ -88,6 +90,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         n_neurons: Sequence[int] = (64,),
         encoder: str = "direct",
         encoder_kwargs: Mapping[str, Any] | None = None,
+        obs_scale: float | Sequence[float] | None = None,
         surrogate: str = "fast_sigmoid",
         surrogate_kwargs: Mapping[str, Any] | None = None,
         critic_reads_actor: bool = False,
@@ -101,6 +104,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             n_neurons=tuple(n_neurons),
             encoder=encoder,
             encoder_kwargs=dict(encoder_kwargs or {}),
+            obs_scale=obs_scale,
             surrogate=surrogate,
             surrogate_kwargs=dict(surrogate_kwargs or {}),
             critic_reads_actor=critic_reads_actor,
@@ -128,6 +132,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
         self.critic_reads_actor = arguments.pop("critic_reads_actor")
+        self._scaler = _scaler(arguments.pop("obs_scale"), self.observation_space)
         encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
         surrogate = Surrogate(arguments.pop("surrogate"), **arguments.pop("surrogate_kwargs"))
         self.lstm_actor = LSNN(encoder, surrogate=surrogate, **arguments)
@@ -195,7 +200,12 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     def _features(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
         """Return the features of actor and critic, each (B, F)."""
         features = self.extract_features(obs)
-        return (features, features) if self.share_features_extractor else features  # type: ignore[return-value]
+        actor, critic = (features, features) if isinstance(features, th.Tensor) else features
+        if self._scaler is None:
+            return actor, critic
+        # in float64, as the normaliser of a Network does it
+        unit = th.from_numpy(np.sqrt(self._scaler.var + self._scaler.epsilon)).to(actor.device)
+        return (actor / unit).float(), (critic / unit).float()
 
     def forward(
         self,
@@ -339,6 +349,11 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         if w_out is None or not isinstance(self.action_net, nn.Linear):
             raise ValueError(f"to_network() needs a linear readout, the policy has net_arch {self.net_arch}")
         lsnn = self.lstm_actor
+        normalizer = None if vec_normalize is None else normalizer_of(vec_normalize)
+        if normalizer is not None and self._scaler is not None:
+            raise ValueError(
+                "to_network() takes obs_scale or VecNormalize's norm_obs, the policy was trained with both"
+            )
         return Network(
             encoder=lsnn.current_encoder(),
             layers=lsnn.network_layers(),
@@ -349,7 +364,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 count=lsnn.count,
             ),
             head=self._head,
-            normalizer=None if vec_normalize is None else normalizer_of(vec_normalize),
+            normalizer=normalizer or self._scaler,
             n_ticks=lsnn.n_ticks,
             dt=lsnn.dt,
             latency=lsnn.latency,
@@ -361,6 +376,18 @@ class LifPolicy(LsnnPolicy):
     """The same policy without recurrence: feed-forward layers of spiking neurons, state still carried."""
 
     recurrent_default = False
+
+
+def _scaler(scale: float | Sequence[float] | None, space: spaces.Space) -> Normalizer | None:
+    """Return fixed factors on a vector observation as a normaliser; None for none."""
+    if scale is None:
+        return None
+    if not isinstance(space, spaces.Box) or is_image_space(space):
+        raise ValueError(f"obs_scale is for a vector observation, the policy takes {space}")
+    n, factors = spaces.flatdim(space), np.atleast_1d(np.asarray(scale, np.float64))
+    if factors.shape not in ((1,), (n,)) or not (np.isfinite(factors).all() and (factors > 0).all()):
+        raise ValueError(f"obs_scale must be > 0, one number or {n}, got {scale!r}")
+    return Normalizer(np.zeros(n), np.broadcast_to(1.0 / factors**2, (n,)), epsilon=1e-30, clip=1e30)
 
 
 def normalizer_of(vec_normalize: VecNormalize) -> Normalizer | None:

@@ -29,7 +29,7 @@ class QuantizeWeights(BaseCallback):
     def __init__(self, quantize: Callable[[np.ndarray], np.ndarray]):
         super().__init__()
         self.quantize = quantize
-        self._weights: list[th.nn.Parameter] = []
+        self._weights: list[th.Tensor] = []
 
     def _on_training_start(self) -> None:
         policy = self.model.policy

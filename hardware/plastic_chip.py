@@ -1,4 +1,4 @@
-"""The winner-take-all actor-critic on the emulated chip: its neuro-cores learn by rule text, the host forms the TD error.
+"""The winner-take-all actor-critic on the emulated chip: neuro-cores learn by rule text, the host forms the TD error.
 
 An env step is an epoch of 2^k ticks with the same input lines active on each. What happens where:
 
@@ -9,6 +9,9 @@ An env step is an epoch of 2^k ticks with the same input lines active on each. W
   of two uniform integers, its own: a compartment's noise would grow with the number of parts), and sends the spike of
   the largest back to the actor's learning engines as the postsynaptic spike. At the end of the epoch it reads the
   critic, forms the TD error and sends it, rounded at random to r1's 8 bits, as the reward of the last tick.
+
+That the CPU can raise the posttraces of a compartment that does not fire is an assumption. All parts share one engine
+here: the draws that round y1 are theirs in common, where each core would have its own.
 
 Sums are computed here for the lines that are active only; ``program`` is the same as a chip program, whose sums in the
 emulator are the same numbers. Weights are 8 bits, ``residue`` gives each four more that only learning sees, and
@@ -73,7 +76,7 @@ class ChipWinnerTakeAll:
         *,
         n_ticks: int = 4,
         residue: bool = True,
-        wide_shift: bool = True,
+        wide_shift: bool = False,
         w_max: float = 1.0,
         value_unit: float = 2.0**-10,
         r1_scale: float = 256.0,
@@ -235,7 +238,9 @@ class ChipWinnerTakeAll:
         n_inputs, n_outputs = self.actor.n_pre, self.actor.n_post
         n_lines = CHIPS[CHIP].input_axons // 2
         learners = {"actor": self.actor, "critic": self.critic}
-        projections, groups, core = [], [], []
+        projections: list[Projection] = []
+        groups: list[tuple[str, int, int]] = []
+        core: list[int] = []
         for part, first in enumerate(range(0, n_inputs, n_lines)):
             lines = np.arange(first, min(first + n_lines, n_inputs))
             for name, learner in learners.items():
@@ -263,7 +268,8 @@ def _text(learner: Learner) -> str:
 
 
 def _engine(learner: Learner) -> kernels.Engine:
-    return kernels.Engine(*learner.arrays, np.zeros((0, 0), np.int32), *no_draws(learner.rule))
+    nothing_written = np.zeros((0, 0), np.int32)
+    return kernels.Engine._make((*learner.arrays, nothing_written, *no_draws(learner.rule)))
 
 
 @lru_cache(maxsize=64)

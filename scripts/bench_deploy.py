@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.scripts.bench_returns import EPISODES, ROWS, Row, run_folder, spikeloop, trained
+from spikeloop.scripts.bench_returns import EPISODES, FRESH_SEEDS, ROWS, Row, run_folder, spikeloop, trained
 
 CHIPS = ("loihi1", "loihi2")
 CHECKED_STEPS = 10_000
 TASKS = {
-    "cartpole": Row("spiking_ppo", "CartPole-v1", 50_000, chip_ready=True),
+    "cartpole": Row("spiking_ppo", "CartPole-v1", 50_000, chip_ready=True, seeds=FRESH_SEEDS),
     "acrobot": Row("spiking_ppo", "Acrobot-v1", 100_000, chip_ready=True),
     "pendulum": Row("spiking_ppo", "Pendulum-v1", 150_000, chip_ready=True),
     "cartpole-novel": ROWS["cartpole-novel"][0],  # whose preset is chip-ready

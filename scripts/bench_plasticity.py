@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     """Print a table without bounds and one with bounds."""
     rng = np.random.default_rng(0)
     trains = {
-        "pre": (rng.random((args.steps, N)) < PRE_RATE).astype(np.uint8),
-        "post": (rng.random((args.steps, N)) < POST_RATE).astype(np.uint8),
+        "pre": rng.random((args.steps, N)) < PRE_RATE,
+        "post": rng.random((args.steps, N)) < POST_RATE,
         "reward": rng.normal(size=args.steps).astype(np.float32),
         "w": rng.random((N, N)).astype(np.float32),
     }

@@ -22,7 +22,7 @@ import yaml
 from spikeloop.agents.registry import hyperparams_file
 
 SEEDS = (100, 101, 102, 103, 104)  # never used to choose a setting
-FRESH_SEEDS = (200, 201, 202, 203, 204)  # of a preset that was chosen anew after the first had been looked at
+FRESH_SEEDS = (300, 301, 302, 303, 304)  # of presets that were chosen anew after earlier ones had been looked at
 EPISODES = 100
 
 
@@ -46,7 +46,7 @@ class Row:
 NO_VEL = "spikeloop/CartPoleNoVel-v0"
 PENDULUM_NO_VEL = "spikeloop/PendulumNoVel-v0"
 ROWS = {
-    "cartpole": [Row("spiking_ppo", "CartPole-v1", 50_000, ">= 495, worst >= 475")],
+    "cartpole": [Row("spiking_ppo", "CartPole-v1", 50_000, ">= 495, worst >= 475", seeds=FRESH_SEEDS)],
     "acrobot": [Row("spiking_ppo", "Acrobot-v1", 100_000, ">= -88")],
     "pendulum": [Row("spiking_ppo", "Pendulum-v1", 150_000, ">= -200")],
     "cartpole-novel": [
@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="TASK", help=f"{list(ROWS)}"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, help=f"default {SEEDS}, {FRESH_SEEDS} for cartpole-novel")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help=f"default {SEEDS}, {FRESH_SEEDS} for CartPole of spiking_ppo"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
     parser.add_argument("-o", "--output", type=Path, default=Path("logs/returns"), help="default logs/returns")
 

@@ -212,13 +212,13 @@ def rstdp(
     if third.shape != (len(before),):
         raise ValueError(f"reward must have shape ({len(before)},), one for each tick, got {third.shape}")
     x, y = _vectors(state, ("x", "y"), synapses)
-    tags = np.zeros_like(synapses)
+    tags = kernels.aligned(len(synapses), np.empty(synapses.shape[1], synapses.dtype))
     if state is not None:
         if state.e.shape != synapses.T.shape:
             raise ValueError(f"state.e must have the shape of w, {synapses.T.shape}, got {state.e.shape}")
         if state.e.size and np.abs(state.e).max() > rule.e_max:
             raise ValueError(f"state.e must lie within e_max={rule.e_max}, found {np.abs(state.e).max()}")
-        tags = np.array(state.e.T, synapses.dtype, order="C")
+        tags = _by_pre(state.e, synapses.dtype)
     c = _packed(rule.constants(dt), kernels.RSTDP_CONSTANTS, synapses.dtype)
     kernel = kernels.rstdp_bounded if rule.bounded else kernels.rstdp_unbounded
     kernel(before, after, third, synapses, tags, x, y, c)
@@ -236,7 +236,7 @@ def _trains(
         array = np.asarray(train)
         if array.ndim != 2:
             raise ValueError(f"{name} must have shape (T, n), got {array.shape}")
-        trains.append(np.ascontiguousarray(array != 0).view(np.uint8))
+        trains.append(np.ascontiguousarray(array if array.dtype == bool else array != 0).view(np.uint8))
     if len(trains[0]) != len(trains[1]):
         raise ValueError(f"pre and post must have as many ticks, got {len(trains[0])} and {len(trains[1])}")
     weights = np.asarray(w)
@@ -244,7 +244,7 @@ def _trains(
     if weights.shape != shape:
         raise ValueError(f"w must have shape {shape}, post x pre, got {weights.shape}")
     dtype = np.float32 if weights.dtype == np.float32 else np.float64
-    return (trains[0], trains[1]), np.array(weights.T, dtype, order="C")
+    return (trains[0], trains[1]), _by_pre(weights, dtype)
 
 
 def _vectors(state: Any, names: tuple[str, str], synapses: np.ndarray) -> list[np.ndarray]:
@@ -256,6 +256,13 @@ def _vectors(state: Any, names: tuple[str, str], synapses: np.ndarray) -> list[n
             raise ValueError(f"trace {name} must have shape ({n},), got {given.shape}")
         vectors.append(np.array(given, synapses.dtype))
     return vectors
+
+
+def _by_pre(array: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
+    """Return a copy of a (post, pre) array in the kernels' layout, (pre, post)."""
+    rows = kernels.aligned(array.shape[1], np.empty(array.shape[0], dtype))
+    rows[:] = array.T
+    return rows
 
 
 def _packed(constants: dict[str, float], names: tuple[str, ...], dtype: np.dtype) -> np.ndarray:

@@ -99,6 +99,18 @@ def stdp(pre, post, w, x, y, c):
 
 
 @kernel
+def aligned(rows, like):
+    """Return zeros of shape (rows, len(like)) that begin at a multiple of 64 bytes, in the dtype of ``like``.
+
+    Wide vector loads that straddle two cache lines cost the dense pass a quarter of its speed.
+    """
+    n, size = len(like), like.itemsize
+    buffer = np.zeros(rows * n + 64 // size, like.dtype)
+    skip = (-buffer.ctypes.data % 64) // size
+    return buffer[skip : skip + rows * n].reshape(rows, n)
+
+
+@kernel
 def rstdp_bounded(pre, post, reward, w, e, x, y, c):
     """Run R-STDP with hard bounds on weights and tags at every tick: a dense pass over all synapses.
 
@@ -117,8 +129,7 @@ def rstdp_bounded(pre, post, reward, w, e, x, y, c):
     decay_pre, decay_post, decay_tag, a_plus, a_minus = c[0], c[1], c[2], c[3], c[4]
     learning_rate, w_min, w_max, e_max = c[5], c[6], c[7], c[8]
     block = BLOCK // 4  # a row meets each tick of the block: its spikes and traces belong into the first cache
-    traces = np.empty((block, n_post), w.dtype)
-    spikes = np.empty((block, n_post), w.dtype)
+    traces, spikes = aligned(block, y), aligned(block, y)
     for begin in range(0, n_t, block):
         n = min(block, n_t - begin)
         for k in range(n):
@@ -199,8 +210,8 @@ def rstdp_unbounded(pre, post, reward, w, e, x, y, c):
     n_post = post.shape[1]
     decay_pre, decay_post, decay_tag, a_plus, a_minus, rate = c[0], c[1], c[2], c[3], c[4], c[5]
     # Row 0 of what reaches the end of the block is for x from before it, row k + 1 for tick k, the last one is nothing.
-    to_tag, to_w = np.zeros((BLOCK + 2, n_post), w.dtype), np.zeros((BLOCK + 2, n_post), w.dtype)
-    traces, fired = np.empty((BLOCK, n_post), w.dtype), np.empty((BLOCK, n_post), w.dtype)
+    to_tag, to_w = aligned(BLOCK + 2, y), aligned(BLOCK + 2, y)
+    traces, fired = aligned(BLOCK, y), aligned(BLOCK, y)
     tag_ahead, w_ahead = np.empty(n_post, w.dtype), np.empty(n_post, w.dtype)
     x_before = np.empty(n_pre, w.dtype)
     spikes, n_spikes = np.empty((n_pre, BLOCK + 4), np.int64), np.empty(n_pre, np.int64)

@@ -288,3 +288,25 @@ def test_a_critic_that_reads_the_actor_has_its_memory():
     model.learn(200)
     carried = model.policy.predict_values(obs, model._last_lstm_states.vf, starts)
     assert not th.equal(carried, model.policy.predict_values(obs, (rest,), starts))
+
+
+def test_a_fixed_scale_stands_for_normalisation_and_goes_along_with_the_network():
+    env = make_vec_env("CartPole-v1", n_envs=2, seed=0)
+    kwargs = {"n_neurons": [16], "obs_scale": [1.0, 0.5, 10.0, 3.0]}
+    model = SpikingPPO("LsnnPolicy", env, n_steps=32, batch_size=32, seed=0, device="cpu", policy_kwargs=kwargs)
+    model.learn(64)
+    simulator = Simulator(model.policy.to_network())
+    obs, state, packed = env.reset(), None, None
+    for _ in range(50):
+        actions, state = model.predict(obs, state, deterministic=True)
+        again, packed = simulator.predict(obs, packed)
+        assert np.array_equal(actions, again) and np.array_equal(state[0], packed)
+        obs = env.step(actions)[0]
+    features = model.policy._features(th.ones(1, 4))[0]
+    assert th.allclose(features, th.tensor([[1.0, 0.5, 10.0, 3.0]]))
+
+
+@pytest.mark.parametrize("scale", [0.0, [1.0, 2.0], [1.0, 1.0, 1.0, float("inf")], -1])
+def test_a_scale_that_does_not_fit_is_refused(scale):
+    with pytest.raises(ValueError, match="obs_scale must be > 0, one number or 4"):
+        SpikingPPO("LsnnPolicy", "CartPole-v1", policy_kwargs={"obs_scale": scale})
