@@ -172,6 +172,12 @@ def test_the_compiled_loop_does_what_the_ordinary_one_does():
     assert_same(weights(models[0]), weights(models[1]))
 
 
+def test_the_compiled_loop_is_taken_under_the_zoos_time_limit_too():
+    pytest.importorskip("rl_zoo3")  # puts a wrapper of its own in Gymnasium's place
+    learner = model()
+    assert ClosedLoop.of(learner.get_env(), learner.policy.network, learner.policy.coder) is not None
+
+
 # ---- weights that come and go
 
 
