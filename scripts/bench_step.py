@@ -1,11 +1,14 @@
 """One policy step for one environment, numpy in and an action out: obs 8 -> 128 neurons, half of them adaptive -> 4.
 
-"kernel" is the single call under ``Simulator.predict``, without its checks and fresh arrays.
+"kernel" is the single call under ``Simulator.predict``, without its checks and fresh arrays. Deployed policies run a
+chip-ready network of the same sizes, compiled for the emulated chips.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
         contenders = {
             **_ours(lsnn, w_out.numpy(), obs),
             **_policies(n_ticks, obs),
+            **_deployed(n_ticks, obs),
             **stepping(lsnn, w_out.numpy(), obs),
         }
         print(f"\n{n_ticks} ticks, {rate:.3f} spikes per neuron and tick")
@@ -73,6 +77,38 @@ def _ours(lsnn: LSNN, w_out: np.ndarray, obs: np.ndarray) -> Contenders:
         return y
 
     return {OURS: predict, "spikeloop kernel": kernel, "spikeloop LSNN.step": step}
+
+
+def _deployed(n_ticks: int, obs: np.ndarray) -> Contenders:
+    """Return the ``predict`` of a network compiled for each chip."""
+    from spikeloop.hardware import CHIPS, DeployedPolicy, compile_network
+
+    lsnn = LSNN(
+        Encoder("direct", N_OBS),
+        [N],
+        tau_m=20.0,
+        tau_out=5.0,
+        n_ticks=n_ticks,
+        latency=1,
+        reset="zero",
+        adaptation="ahp",
+    )
+    set_rate(lsnn, torch.randn(50, 8, N_OBS), RATE)
+    w_out = np.random.default_rng(0).normal(size=(N_ACTIONS, N)).astype(np.float32)
+    readout = Readout(w_out, np.zeros(N_ACTIONS, np.float32), lsnn.tau_out)
+    head = ActionHead("discrete", (N_ACTIONS,))
+    network = Network(lsnn.encoder, lsnn.network_layers(), readout, head, n_ticks=n_ticks, latency=1)
+
+    def predict(policy: DeployedPolicy, carried: dict[str, Any]) -> int:
+        action, carried["state"] = policy.predict(obs[0], carried["state"])
+        return int(action)
+
+    return {
+        f"spikeloop DeployedPolicy.predict, {chip}": partial(
+            predict, DeployedPolicy(compile_network(network, chip)), {"state": None}
+        )
+        for chip in CHIPS
+    }
 
 
 def _policies(n_ticks: int, obs: np.ndarray) -> Contenders:
