@@ -38,11 +38,13 @@ class Row:
     wanted: str = ""
     chip_ready: bool = False
     seeds: tuple[int, ...] = SEEDS
+    without_adaptation: bool = False  # the control of a claim about memory: beta = 0, all else as the preset has it
 
     @property
     def folder(self) -> str:
         """Name of the folder that holds its runs."""
-        return f"{self.algo}-{self.env.replace('/', '_')}-{self.n_timesteps}{'-chip' * self.chip_ready}"
+        name = f"{self.algo}-{self.env.replace('/', '_')}-{self.n_timesteps}"
+        return name + "-chip" * self.chip_ready + "-beta0" * self.without_adaptation
 
 
 NO_VEL = "spikeloop/CartPoleNoVel-v0"
@@ -53,6 +55,7 @@ ROWS = {
     "pendulum": [Row("spiking_ppo", "Pendulum-v1", 150_000, ">= -200")],
     "cartpole-novel": [
         Row("spiking_ppo", NO_VEL, 100_000, ">= 450", seeds=NO_VEL_SEEDS),
+        Row("spiking_ppo", NO_VEL, 100_000, "control: beta = 0", seeds=NO_VEL_SEEDS, without_adaptation=True),
         Row("ppo", NO_VEL, 100_000),
         Row("ppo_lstm", NO_VEL, 100_000),
     ],
@@ -120,6 +123,9 @@ def trained(row: Row, seed: int, output: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         train = ["train", "--algo", row.algo, "--env", row.env, "-n", str(row.n_timesteps), "--seed", str(seed)]
         train += ["--chip-ready"] * row.chip_ready
+        if row.without_adaptation:
+            kwargs = yaml.safe_load(hyperparams_file(row.algo).read_text())[row.env]["policy_kwargs"]
+            train += ["--hyperparams", f"policy_kwargs:{kwargs | {'beta': 0.0}}"]
         baseline = hyperparams_file(row.algo)
         if baseline.is_file() and row.env in yaml.safe_load(baseline.read_text()):
             train += ["--conf-file", str(baseline)]
