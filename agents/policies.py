@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,6 +29,7 @@ from torch import nn
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.spiking.lsnn import LSNN, RowLinear
 from spikeloop.spiking.network import ActionHead, Network, Normalizer, Readout
+from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.surrogate import Surrogate
 
 LSNN_OPTIONS = tuple(
@@ -127,7 +127,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         )
         self._head = _action_head(action_space, squash=self.squash_output)
         self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
-        self._last_was_stateless = self._warned = False
+        self._note_state = StatelessWarning("model")
 
     def _build(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
@@ -186,16 +186,6 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         if self.critic_reads_actor:
             features = th.cat([features, y.detach()], dim=-1)
         return self.value_net(self.mlp_extractor.forward_critic(features))
-
-    def _warn_if_state_is_dropped(self, stateless: bool) -> None:
-        if stateless and self._last_was_stateless and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "predict() was called again with neither state nor episode_start: every call starts from rest. "
-                "Pass the returned state back, as in `action, state = model.predict(obs, state, episode_start)`.",
-                stacklevel=3,
-            )
-        self._last_was_stateless = stateless
 
     def _features(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
         """Return the features of actor and critic, each (B, F)."""
@@ -291,7 +281,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         Returns:
             The actions, and the new state: a tuple of the packed state, shape (n_rows, B, width).
         """
-        self._warn_if_state_is_dropped(state is None and episode_start is None)
+        self._note_state(state is None and episode_start is None)
         if self.training:
             self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)

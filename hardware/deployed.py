@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -19,6 +18,7 @@ from spikeloop.hardware.quantize import MAX_BIAS, quantize_bias
 from spikeloop.spiking.encoding import encode, new_keys
 from spikeloop.spiking.network import ActionHead, Encoder, Normalizer, Readout
 from spikeloop.spiking.reference import first_spike_outputs, readout_tick, values_at_first_spike
+from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.storage import load_parts, save_parts
 
 FORMAT_VERSION = 1
@@ -190,7 +190,7 @@ class DeployedPolicy:
             self._b = host.bias.astype(np.float64) * host.input_scale
             self._targets = slice(host.first_target, host.first_target + len(host.bias))
         self._rest = self.engine.initial_state(1)  # no compiled network has noise: rest is the same for all
-        self._was_stateless = self._warned = False
+        self._note_state = StatelessWarning("policy")
 
     def initial_state(self, n_envs: int = 1) -> State:
         """Return the resting state of ``n_envs`` chips and encoders."""
@@ -225,10 +225,7 @@ class DeployedPolicy:
         if head is None or not deterministic:
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the deployed network {what}")
-        if state is None:
-            self._warn_if_state_is_dropped(episode_start is None)
-        else:
-            self._was_stateless = False
+        self._note_state(state is None and episode_start is None)
         obs = np.asarray(observation)
         values, new = self.step(obs if obs.ndim == 2 else obs[None], state, episode_start)
         actions = head(values.astype(self.deployment.host.readout.b_out.dtype))
@@ -318,16 +315,6 @@ class DeployedPolicy:
         if host.readout.first_spike:
             return first_spike_outputs(arrived, host.readout), chip, trace
         return trace @ host.readout.w_out.T + self._b_out, chip, trace
-
-    def _warn_if_state_is_dropped(self, stateless: bool) -> None:
-        if stateless and self._was_stateless and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "predict() was called again with neither state nor episode_start: every call starts from rest. "
-                "Pass the returned state back, as in `action, state = policy.predict(obs, state, episode_start)`.",
-                stacklevel=3,
-            )
-        self._was_stateless = stateless
 
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far."""

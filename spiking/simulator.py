@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from spikeloop.spiking.encoding import encode, new_keys
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.reference import first_spike_outputs
+from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.surrogate import Surrogate
 
 _NO_START = np.zeros((1, 1), np.uint8)
@@ -84,7 +84,7 @@ class Simulator:
         self._n_obs, (self._n_rows, self._width) = encoder.n_obs, network.state_shape
         self._n_outputs = readout.n_outputs
         self._discrete = network.head is not None and network.head.kind == "discrete"
-        self._was_stateless = self._warned = False
+        self._note_state = StatelessWarning("simulator")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Simulator, (self.network, self.rng, self.n_threads)  # the addresses mean nothing in a copy
@@ -164,10 +164,7 @@ class Simulator:
         if head is None or not deterministic:
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the network {what}")
-        if state is None:
-            self._warn_if_state_is_dropped(episode_start is None)
-        else:
-            self._was_stateless = False
+        self._note_state(state is None and episode_start is None)
         obs = np.asarray(observation)
         rows = obs if obs.ndim == 2 else obs[None]
         if self._fused:
@@ -247,13 +244,3 @@ class Simulator:
             arrived[::n_ticks][starts] = 0
         steps = arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
         return np.stack([first_spike_outputs(step, self.network.readout) for step in steps])
-
-    def _warn_if_state_is_dropped(self, stateless: bool) -> None:
-        if stateless and self._was_stateless and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "predict() was called again with neither state nor episode_start: every call starts from rest. "
-                "Pass the returned state back, as in `action, state = simulator.predict(obs, state, episode_start)`.",
-                stacklevel=3,
-            )
-        self._was_stateless = stateless
