@@ -8,6 +8,7 @@ import numpy as np
 
 from spikeloop.spiking.encoding import encode
 from spikeloop.spiking.network import Network, decay
+from spikeloop.spiking.observation import FrameStack, Normalizer, n_frames, preprocess
 from spikeloop.spiking.simulator import Simulator
 
 N_STEPS, N_ENVS = 200, 4
@@ -37,18 +38,33 @@ class Observed:
 
 
 def sample_observations(network: Network, rng: np.random.Generator) -> np.ndarray:
-    """Return made-up observations where none were recorded, shape (L, B, n_obs): slow noise about the known range."""
-    encoder, n = network.encoder, network.encoder.n_obs
-    middle, spread = np.zeros(n), np.ones(n)
+    """Return made-up observations where none were recorded, shape (L, B, n_obs).
+
+    Slow noise about the range that encoder and normalisation are made for, and random choices where these are one-hot.
+    """
+    encoder = network.encoder
+    middle, spread = np.zeros(encoder.n_obs), np.ones(encoder.n_obs)
     if encoder.low is not None and encoder.high is not None:
         middle, spread = (encoder.low + encoder.high) / 2, (encoder.high - encoder.low) / 2
-    if network.normalizer is not None:
-        sd = np.sqrt(network.normalizer.var + network.normalizer.epsilon)
-        middle, spread = network.normalizer.mean + sd * middle, sd * spread
-    noise = rng.normal(size=(N_STEPS, N_ENVS, n))
+    for step in reversed(network.preprocessing):
+        if isinstance(step, Normalizer):
+            middle, spread = step.mean + step.std * middle, step.std * spread
+        elif isinstance(step, FrameStack):  # the newest frame
+            middle, spread = middle[-step.n_in :], spread[-step.n_in :]
+        else:
+            back = np.argsort(step.order)
+            middle, spread = middle[back], spread[back]
+    noise = rng.normal(size=(N_STEPS, N_ENVS, network.n_obs))
     for t in range(1, N_STEPS):
         noise[t] = 0.95 * noise[t - 1] + np.sqrt(1 - 0.95**2) * noise[t]
-    return middle + spread * noise
+    obs = middle + spread * noise
+    first = 0
+    for part in network.observation:
+        for size in part.sizes:
+            obs[:, :, first : first + size] = np.eye(size)[rng.integers(size, size=obs.shape[:2])]
+            first += size
+        first += 0 if part.sizes else part.n_values
+    return obs
 
 
 def observe(network: Network, obs: np.ndarray) -> Observed:
@@ -58,8 +74,8 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
         ValueError: If the observations are not of that shape.
     """
     obs = np.asarray(obs)
-    if obs.ndim != 3 or obs.shape[2] != network.encoder.n_obs or not obs.size:
-        raise ValueError(f"calibration must have shape (L, B, {network.encoder.n_obs}), got {obs.shape}")
+    if obs.ndim != 3 or obs.shape[2] != network.n_obs or not obs.size:
+        raise ValueError(f"calibration must have shape (L, B, {network.n_obs}), got {obs.shape}")
     simulator = Simulator(network)
     state = simulator.initial_state(obs.shape[1])
     _, _, monitor = simulator.record(obs, state, membranes=True)
@@ -67,9 +83,10 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
     spikes = [np.zeros(v.shape, np.float32) for v in monitor.v]  # (T, B, N)
     for z, found in zip(spikes, monitor.layers, strict=True):
         z[np.rint(found.t / network.dt).astype(int), found.env, found.i] = 1
-    normal = obs if network.normalizer is None else network.normalizer(obs)
-    memory = state[: len(network.encoder.memory_rows)]
-    x = encode(network.encoder, normal, memory, np.zeros(obs.shape[:2], bool), network.n_ticks, network.dt)[0]
+    k = n_frames(network.preprocessing)
+    memory = state[k : k + len(network.encoder.memory_rows)]
+    seen, _ = preprocess(network.preprocessing, obs, state[:k], None)
+    x = encode(network.encoder, seen, memory, np.zeros(obs.shape[:2], bool), network.n_ticks, network.dt)[0]
     first = network.layers[0]
     synaptic = []
     for i, layer in enumerate(network.layers):

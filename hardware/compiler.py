@@ -266,7 +266,9 @@ def _host(plan: _Plan, program: Program, scales: Sequence[float]) -> Host:
         bias=first.bias if written else None,
         first_target=starts[lowered.target] if written else 0,
         first_source=starts[lowered.sources[-1]],
-        normalizer=network.normalizer,
+        preprocessing=network.preprocessing,
+        observation=network.observation,
+        latency=network.latency,
         head=network.head,
     )
 

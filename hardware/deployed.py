@@ -16,12 +16,13 @@ from spikeloop.hardware.lowering import APPROXIMATIONS
 from spikeloop.hardware.program import PARTS, Program
 from spikeloop.hardware.quantize import MAX_BIAS, quantize_bias
 from spikeloop.spiking.encoding import encode, new_keys
-from spikeloop.spiking.network import ActionHead, Encoder, Normalizer, Readout
-from spikeloop.spiking.reference import first_spike_outputs, readout_tick, values_at_first_spike
+from spikeloop.spiking.network import HOST_PARTS, ActionHead, Encoder, Readout
+from spikeloop.spiking.observation import FrameStack, ObservationPart, Preprocessor, flatten, n_frames, preprocess
+from spikeloop.spiking.reference import first_spike_outputs, read, readout_tick, values_at_first_spike
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.storage import load_parts, save_parts
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KIND = "spikeloop.deployment"
 INPUTS = ("bias", "spikes", "graded")
 
@@ -44,7 +45,9 @@ class Host:
         bias: ``bias`` only: constant current, shape (N,).
         first_target: ``bias`` only: the compartment that takes the first current; the others follow it.
         first_source: The compartment of the last layer's first neuron; the others follow it.
-        normalizer: Observation normalisation; None for none.
+        preprocessing: Steps between the observation and the encoder, in their order.
+        observation: Parts of an observation as the environment shows it.
+        latency: Ticks until a readout on the host meets a spike, 0 or 1.
         head: Output values to an action; None for a network that is not a policy.
 
     Raises:
@@ -62,11 +65,16 @@ class Host:
     bias: np.ndarray | None = None
     first_target: int = 0
     first_source: int = 0
-    normalizer: Normalizer | None = None
+    preprocessing: tuple[Preprocessor, ...] = ()
+    observation: tuple[ObservationPart, ...] = ()
+    latency: int = 0
     head: ActionHead | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
+        observation = tuple(self.observation) or (ObservationPart((self.encoder.n_obs,)),)
+        object.__setattr__(self, "observation", observation)
         if self.input not in INPUTS:
             raise ValueError(f"Host.input must be one of {INPUTS}, got {self.input!r}")
         if not (isinstance(self.n_ticks, int) and self.n_ticks >= 1):
@@ -83,18 +91,30 @@ class Host:
     @property
     def reads_spikes(self) -> bool:
         """Whether the readout is computed here, from spikes that leave the chip."""
-        return self.readout.w_out.shape[1] > 0
+        return self.readout.n_neurons > 0
+
+    @property
+    def n_obs(self) -> int:
+        """Numbers that an observation becomes before any preprocessing."""
+        return sum(part.n_values for part in self.observation)
+
+    @property
+    def memory_shape(self) -> tuple[int, int]:
+        """Rows and width of what the host remembers between env steps: past frames, and the encoder's memory."""
+        frames = [step for step in self.preprocessing if isinstance(step, FrameStack)]
+        width = max([self.encoder.n_obs, *(step.n_in for step in frames)])
+        return n_frames(frames) + len(self.encoder.memory_rows), width
 
 
 class State(NamedTuple):
     """State of a deployed policy between env steps.
 
-    ``chip``: the emulator's, int32 (B, W); ``encoder``: its memory, (n_rows, B, n_obs); ``trace``: the readout's,
-    (B, N) where the host computes it, else (B, 0).
+    ``chip``: the emulator's, int32 (B, W); ``memory``: past frames and the encoder's memory, (n_rows, B, width);
+    ``trace``: the readout's, (B, N) where the host computes it, else (B, 0).
     """
 
     chip: np.ndarray
-    encoder: np.ndarray
+    memory: np.ndarray
     trace: np.ndarray
 
 
@@ -129,7 +149,7 @@ class Deployment:
         n_outputs = 0 if host.reads_spikes else host.readout.n_outputs
         if program.outputs.size != n_outputs:
             raise ValueError(f"Deployment.program must have {n_outputs} outputs, has {program.outputs.size}")
-        lengths = {"target": 0 if host.bias is None else len(host.bias), "source": host.readout.w_out.shape[1]}
+        lengths = {"target": 0 if host.bias is None else len(host.bias), "source": host.readout.n_neurons}
         for name, length in lengths.items():
             first = getattr(host, f"first_{name}")
             if not (isinstance(first, int) and 0 <= first <= n - length):
@@ -147,9 +167,7 @@ class Deployment:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid deployment.
             FileNotFoundError: If there is no such file.
         """
-        deployment = load_parts(
-            path, KIND, FORMAT_VERSION, (*PARTS, Deployment, Host, Encoder, Readout, Normalizer, ActionHead)
-        )
+        deployment = load_parts(path, KIND, FORMAT_VERSION, (*PARTS, Deployment, Host, *HOST_PARTS))
         if not isinstance(deployment, Deployment):
             raise ValueError(f"{path} does not describe a deployment")
         return deployment
@@ -175,12 +193,12 @@ class DeployedPolicy:
         program, host = deployment.program, deployment.host
         self.engine: Any = Interpreter(program) if interpreted else Emulator(program)
         self.n_steps = self.clipped_biases = 0
-        self._n_memory = len(host.encoder.memory_rows)
+        self._n_frames = n_frames(host.preprocessing)
         self._b_out = host.readout.b_out.astype(np.float64)
         layout = layout_of(program)
         self._clears = not host.reads_spikes and (host.readout.count or host.readout.first_spike)
         self._read_v = layout.start("v") + program.outputs
-        self._n_read = host.readout.w_out.shape[1]
+        self._n_read = host.readout.n_neurons
         self._read_z = slice(
             layout.start("z") + host.first_source, layout.start("z") + host.first_source + self._n_read
         )
@@ -194,10 +212,11 @@ class DeployedPolicy:
 
     def initial_state(self, n_envs: int = 1) -> State:
         """Return the resting state of ``n_envs`` chips and encoders."""
-        encoder = self.deployment.host.encoder
-        memory = np.zeros((self._n_memory, n_envs, encoder.n_obs), np.float32)
-        if encoder.kind == "rate":
-            memory[0, :, 0] = new_keys(self.rng, n_envs)
+        host = self.deployment.host
+        n_rows, width = host.memory_shape
+        memory = np.zeros((n_rows, n_envs, width), np.float32)
+        if host.encoder.kind == "rate":
+            memory[self._n_frames, :, 0] = new_keys(self.rng, n_envs)
         return State(self.engine.initial_state(n_envs), memory, np.zeros((n_envs, self._n_read)))
 
     def predict(
@@ -210,7 +229,8 @@ class DeployedPolicy:
         """Choose actions, as SB3's ``predict`` does.
 
         Args:
-            observation: Raw observations, shape (B, n_obs), or one of shape (n_obs,).
+            observation: Observations as the environment shows them, one or a batch: shape (B, ...) or (...) of each
+                part, a mapping of parts where there are several; or flat, (B, n_obs) or (n_obs,).
             state: What the previous call returned; None starts from rest.
             episode_start: True where the state is cleared first, shape (B,).
             deterministic: Only True: a chip holds no distribution to sample from.
@@ -226,10 +246,10 @@ class DeployedPolicy:
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the deployed network {what}")
         self._note_state(state is None and episode_start is None)
-        obs = np.asarray(observation)
-        values, new = self.step(obs if obs.ndim == 2 else obs[None], state, episode_start)
+        rows, single = flatten(self.deployment.host.observation, observation)
+        values, new = self.step(rows, state, episode_start)
         actions = head(values.astype(self.deployment.host.readout.b_out.dtype))
-        return actions if obs.ndim == 2 else actions[0], new
+        return (actions[0] if single else actions), new
 
     def step(
         self, obs: np.ndarray, state: State | None = None, episode_start: np.ndarray | None = None
@@ -237,7 +257,7 @@ class DeployedPolicy:
         """Run one env step.
 
         Args:
-            obs: Raw observations, shape (B, n_obs).
+            obs: Raw observations as rows, shape (B, n_obs).
             state: As in :meth:`predict`.
             episode_start: As in :meth:`predict`.
 
@@ -248,10 +268,11 @@ class DeployedPolicy:
             ValueError: If a shape is wrong.
         """
         host, n_batch = self.deployment.host, len(obs)
-        if obs.ndim != 2 or obs.shape[1] != host.encoder.n_obs:
-            raise ValueError(f"observations must have {host.encoder.n_obs} values, got shape {obs.shape}")
+        if obs.ndim != 2 or obs.shape[1] != host.n_obs:
+            raise ValueError(f"observations must have {host.n_obs} values, got shape {obs.shape}")
         state = self.initial_state(n_batch) if state is None else State(*state)
-        if len(state.chip) != n_batch or state.encoder.shape != (self._n_memory, n_batch, host.encoder.n_obs):
+        n_rows, width = host.memory_shape
+        if len(state.chip) != n_batch or state.memory.shape != (n_rows, n_batch, width):
             raise ValueError(f"state must be that of {n_batch} environments, got {len(state.chip)}")
         chip, trace = state.chip, state.trace
         starts = None if episode_start is None else np.reshape(episode_start, (n_batch,)) != 0
@@ -262,7 +283,7 @@ class DeployedPolicy:
             chip = chip.copy()
             chip[:, self._read_v] = 0
         self.n_steps += n_batch
-        x, memory = self._encode(obs, state.encoder, starts)
+        x, memory = self._encode(obs, state.memory, starts)
         inputs, bias = self._to_chip(x)
         if host.reads_spikes:
             values, chip, trace = self._run_and_read_spikes(chip, inputs, bias, trace)
@@ -274,12 +295,10 @@ class DeployedPolicy:
     def _encode(self, obs: np.ndarray, memory: np.ndarray, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the encoder's output, (B, n_channels) or (n_ticks, B, n_channels), and its memory."""
         host = self.deployment.host
-        normal = obs if host.normalizer is None else host.normalizer(obs)
-        if host.encoder.kind == "direct":
-            return np.asarray(normal, np.float32), memory
         by_step = None if starts is None else starts[None]
-        x, memory = encode(host.encoder, normal[None], memory, by_step, host.n_ticks, host.dt)
-        return x[0], memory
+        seen, frames = preprocess(host.preprocessing, obs[None], memory[: self._n_frames], by_step)
+        x, level = encode(host.encoder, seen, memory[self._n_frames :], by_step, host.n_ticks, host.dt)
+        return x[0], np.concatenate([frames, level])
 
     def _to_chip(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return what goes to the chip for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C)."""
@@ -309,12 +328,13 @@ class DeployedPolicy:
         host = self.deployment.host
         arrived = np.empty((host.n_ticks, len(chip), self._n_read))
         for t in range(host.n_ticks):
+            fired_before = chip[:, self._read_z]
             chip = self.engine.run(chip, 1, None if inputs is None else inputs[t : t + 1], bias)[1]
-            arrived[t] = chip[:, self._read_z]
+            arrived[t] = fired_before if host.latency else chip[:, self._read_z]
             trace = readout_tick(trace, arrived[t], host.readout, host.n_ticks, t == 0, host.dt)
         if host.readout.first_spike:
             return first_spike_outputs(arrived, host.readout), chip, trace
-        return trace @ host.readout.w_out.T + self._b_out, chip, trace
+        return read(trace, host.readout), chip, trace
 
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far."""

@@ -140,10 +140,10 @@ def lower(network: Network, chip: str, mean_adaptation: Sequence[np.ndarray]) ->
         links.append(Link(INPUT, INPUT, layers[0].target, network.layers[0].w_in))
     for i, (before, after) in enumerate(pairwise(layers), start=1):
         links.append(Link(f"layer {i - 1} to {i}", before.source, after.target, network.layers[i].w_in))
-    if network.latency:
+    if network.latency and not network.readout.dense:  # dense layers are the host's, and so is what follows them
         groups.append(_readout(network))
         links.append(Link(READOUT, layers[-1].source, READOUT, network.readout.w_out))
-    else:
+    elif not network.latency:
         notes += ["latency between layers"] * (len(layers) > 1) + ["readout on the host"]
     sources = tuple(layer.source for layer in layers)
     return Lowered(tuple(groups), tuple(links), kind, layers[0].target, sources, tuple(dict.fromkeys(notes)))

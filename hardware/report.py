@@ -20,6 +20,7 @@ from spikeloop.hardware.lowering import APPROXIMATIONS
 from spikeloop.hardware.program import Program
 from spikeloop.hardware.resources import CoreUse, use
 from spikeloop.spiking.metrics import SynapticOperations, activation_sparsity
+from spikeloop.spiking.observation import Normalizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,12 +169,12 @@ def _host_operations(deployment: Deployment, counts: Counts, n_steps: int) -> di
     """Return what the host does per env step. The arithmetic of an encoder counts as one operation per channel."""
     host, n_channels = deployment.host, deployment.host.encoder.n_channels
     ticks = host.n_ticks if host.encoder.per_tick else 1
-    n_outputs, n_read = host.readout.w_out.shape
+    n_outputs, n_read = host.readout.n_outputs, host.readout.n_neurons
     written = 0 if host.bias is None else len(host.bias)
     spikes_read = counts.spikes[host.first_source : host.first_source + n_read].sum() / n_steps
     sent = host.n_ticks * n_channels if host.input == "graded" else float(counts.input_spikes.sum() / n_steps)
     return {
-        "observations normalised": host.encoder.n_obs if host.normalizer is not None else 0,
+        "observations normalised": sum(step.n_in for step in host.preprocessing if isinstance(step, Normalizer)),
         "channels encoded": 0 if host.encoder.kind == "direct" else ticks * n_channels,
         "multiply-accumulates": (written * n_channels) + (0 if n_read else n_outputs),
         "accumulates": float(spikes_read * n_outputs),

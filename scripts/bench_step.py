@@ -17,7 +17,8 @@ from spikeloop.scripts.bench_core import RATE, set_rate
 from spikeloop.scripts.bench_peers import Contenders, alternate, print_table, stepping
 from spikeloop.spiking import kernels
 from spikeloop.spiking.lsnn import LSNN
-from spikeloop.spiking.network import ActionHead, Encoder, Network, Normalizer, Readout
+from spikeloop.spiking.network import ActionHead, Encoder, Network, Readout
+from spikeloop.spiking.observation import Normalizer
 from spikeloop.spiking.simulator import Simulator
 
 N_OBS, N, N_ACTIONS = 8, 128, 4
@@ -55,7 +56,7 @@ def _ours(lsnn: LSNN, w_out: np.ndarray, obs: np.ndarray) -> Contenders:
         lsnn.network_layers(),
         Readout(w_out, np.zeros(N_ACTIONS, np.float32), lsnn.tau_out),
         ActionHead("discrete", (N_ACTIONS,)),
-        Normalizer(np.zeros(N_OBS), np.ones(N_OBS)),
+        (Normalizer(np.zeros(N_OBS), np.ones(N_OBS)),),
         lsnn.n_ticks,
     )
     simulator = Simulator(network)

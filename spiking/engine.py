@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from spikeloop.spiking import kernels
-from spikeloop.spiking.network import LAYER_ROWS, NeuronParameters, decay
+from spikeloop.spiking.network import ACTIVATIONS, LAYER_ROWS, Dense, NeuronParameters, decay
 from spikeloop.spiking.surrogate import Surrogate
 
 # Below this work, neurons^2 x ticks x sequences, one thread is done before a second has started.
@@ -314,6 +314,15 @@ def address_table(weights: Sequence[Weights], layers: Sequence[Constants], count
         ],
         dtype=np.intp,
     )
+
+
+def dense_layers(layers: Sequence[Dense], y: np.ndarray) -> np.ndarray:
+    """Return what ordinary layers make of readout traces, shape (rows, N): every row is summed in one fixed order."""
+    for layer in layers:
+        out = np.empty((len(y), len(layer.b)), y.dtype)
+        kernels.linear_rows(writable(y, y.dtype), np.array(layer.w), np.array(layer.b), out)
+        y = ACTIVATIONS[layer.activation](out)
+    return y
 
 
 def batch_first(x: np.ndarray) -> np.ndarray:

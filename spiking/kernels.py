@@ -975,7 +975,8 @@ def act(table, obs, state, start, new_state, outputs):
 
     Args:
         table: As for :func:`step_layers`, and a last row: n_outputs, N of the last layer, the addresses of w_out
-            (n_outputs, N) and b_out, and those of mean and of scale and clip (n_obs + 1) of the normaliser, or 0.
+            (n_outputs, N) and b_out, those of mean and of std and clip (2 n_obs) of the normaliser, or 0, and
+            whether it rounds first.
         obs: Raw observations, shape (B, n_obs).
         state: Packed state.
         start: 1 where the state is cleared first, shape (B, 1).
@@ -994,11 +995,12 @@ def act(table, obs, state, start, new_state, outputs):
                 x[b, 0, j] = np.float32(obs[b, j])
     else:
         mean = carray(_void_pointer(last[4]), (n_obs,), np.float64)
-        scale = carray(_void_pointer(last[5]), (n_obs + 1,), np.float64)
-        clip = scale[n_obs]
+        scale = carray(_void_pointer(last[5]), (2 * n_obs,), np.float64)
         for b in range(n_batch):
             for j in range(n_obs):
-                x[b, 0, j] = np.float32(min(max((obs[b, j] - mean[j]) / scale[j], -clip), clip))
+                value = np.float64(np.float32(obs[b, j])) if last[6] != 0 else np.float64(obs[b, j])
+                clip = scale[n_obs + j]
+                x[b, 0, j] = np.float32(min(max((value - mean[j]) / scale[j], -clip), clip))
     y = np.empty((n_batch, 1, table[-2, 7]), state.dtype)
     step_layers(table[:-1], x, state, start, new_state, y)
     w_out = carray(_void_pointer(last[2]), (last[0], last[1]), state.dtype)

@@ -148,7 +148,9 @@ class LSNN(nn.Module):
         self.spike_counts: tuple[np.ndarray, ...] = ()
         self.reset_counts()
         # validates what the constructor took on trust
-        Network(self.encoder, self.network_layers(), self._unit_readout(), None, None, self.n_ticks, self.dt, latency)
+        Network(
+            self.encoder, self.network_layers(), self._unit_readout(), n_ticks=self.n_ticks, dt=self.dt, latency=latency
+        )
 
     @property
     def encoder(self) -> Encoder:

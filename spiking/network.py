@@ -1,30 +1,49 @@
 """A spiking network as a value: frozen, validated descriptions that every engine runs, saved without pickle.
 
-A :class:`Network` is ``observation -> Normalizer -> Encoder -> Layer ... Layer -> Readout -> ActionHead``.
-The dynamics are defined in :mod:`spikeloop.spiking.reference`.
+A :class:`Network` is ``observation -> preprocessing -> Encoder -> Layer ... Layer -> Readout -> ActionHead``.
+The dynamics are defined in :mod:`spikeloop.spiking.reference`, what stands before the encoder in
+:mod:`spikeloop.spiking.observation`.
 
 State is one packed array ``(n_rows, B, width)``, all zeros at rest. Its rows are listed by :func:`state_rows`:
-first the encoder's memory (if it has any), then ``v``, ``a``, ``z``, ``refractory`` for each layer, then the readout
-trace ``y``. ``width`` is that of the widest row; the rest of a narrower row stays zero.
+first past frames and the encoder's memory (where there are any), then ``v``, ``a``, ``z``, ``refractory`` for each
+layer, then the readout trace ``y``. ``width`` is that of the widest row; the rest of a narrower row stays zero.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from spikeloop.spiking.checks import array_of as _array
+from spikeloop.spiking.checks import check_choice as _choice
+from spikeloop.spiking.checks import check_number as _number
+from spikeloop.spiking.checks import set_fields as _set
+from spikeloop.spiking.observation import (
+    FrameStack,
+    Normalizer,
+    ObservationPart,
+    Preprocessor,
+    Reorder,
+    n_frames,
+)
 from spikeloop.spiking.storage import load_parts, save_parts
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ENCODERS = ("direct", "population", "rate", "latency", "delta")
 LAYER_ROWS = ("v", "a", "z", "refractory")
 HEADS = ("discrete", "multi_discrete", "multi_binary", "box")
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, x.dtype.type(0)),
+    "identity": lambda x: x,
+}
 
 
 def decay(tau: npt.ArrayLike, dt: float = 1.0) -> np.ndarray:
@@ -37,43 +56,6 @@ def decay(tau: npt.ArrayLike, dt: float = 1.0) -> np.ndarray:
     tau = np.asarray(tau, dtype=np.float64)
     with np.errstate(divide="ignore"):
         return np.where(tau > 0, np.exp(-dt / np.where(tau > 0, tau, 1.0)), 0.0)
-
-
-def _array(
-    owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype: npt.DTypeLike | None = None
-) -> np.ndarray:
-    """Return ``value`` as a read-only, C-contiguous array of the given shape, or raise naming the field."""
-    try:
-        array = np.asarray(value)
-        if dtype is None:
-            dtype = np.float64 if array.dtype == np.float64 else np.float32
-        array = np.array(array, dtype=dtype, order="C", copy=True)
-    except (TypeError, ValueError):
-        raise ValueError(f"{owner}.{name} must be an array of numbers, got {value!r}") from None
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if not fits:
-        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
-        raise ValueError(f"{owner}.{name} must have shape {wanted}, got {array.shape}")
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{owner}.{name} must be finite, found {array[~np.isfinite(array)].flat[0]}")
-    array.setflags(write=False)
-    return array
-
-
-def _choice(owner: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{owner}.{name} must be one of {allowed}, got {value!r}")
-
-
-def _number(owner: str, name: str, value: float, low: float, high: float = math.inf) -> None:
-    if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and low <= value <= high):
-        bound = f">= {low}" if high == math.inf else f"within [{low}, {high}]"
-        raise ValueError(f"{owner}.{name} must be a finite number {bound}, got {value!r}")
-
-
-def _set(instance: Any, **values: Any) -> None:
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,39 +149,6 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Normalizer:
-    """Running-mean observation normalisation, frozen: ``clip((x - mean) / sqrt(var + epsilon), -clip, clip)``.
-
-    Args:
-        mean: Shape (n_obs,).
-        var: Variance, shape (n_obs,), >= 0.
-        epsilon: Added to the variance, > 0 (VecNormalize's default).
-        clip: Bound on the normalised value, > 0.
-    """
-
-    mean: np.ndarray
-    var: np.ndarray
-    epsilon: float = 1e-8
-    clip: float = 10.0
-
-    def __post_init__(self) -> None:
-        """Validate the fields and make the arrays read-only."""
-        n = np.size(self.mean)
-        mean = _array("Normalizer", "mean", self.mean, (n,), np.float64)
-        var = _array("Normalizer", "var", self.var, (n,), np.float64)
-        if np.any(var < 0):
-            raise ValueError(f"Normalizer.var must be >= 0, found {var.min()}")
-        _number("Normalizer", "epsilon", self.epsilon, 1e-30)
-        _number("Normalizer", "clip", self.clip, 1e-30)
-        _set(self, mean=mean, var=var)
-
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """Return the normalised observations, shape (..., n_obs), float32, with VecNormalize's own arithmetic."""
-        scaled = (obs - self.mean) / np.sqrt(self.var + self.epsilon)
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
-
-
-@dataclass(frozen=True, eq=False)
 class Encoder:
     """How an observation becomes the input of the first layer (functions in :mod:`spikeloop.spiking.encoding`).
 
@@ -280,6 +229,32 @@ class Encoder:
 
 
 @dataclass(frozen=True, eq=False)
+class Dense:
+    """An ordinary layer between the readout trace and the output map: ``activation(w y + b)``.
+
+    Args:
+        w: Weights, shape (n_out, n_in).
+        b: Biases, shape (n_out,).
+        activation: One of :data:`ACTIVATIONS`.
+
+    Raises:
+        ValueError: If shapes disagree or the activation is unknown.
+    """
+
+    w: np.ndarray
+    b: np.ndarray
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        """Validate the fields and make the arrays read-only."""
+        w = _array("Dense", "w", self.w, (None, None))
+        if w.size == 0:
+            raise ValueError(f"Dense.w must have at least one input and one output, got shape {w.shape}")
+        _set(self, w=w, b=_array("Dense", "b", self.b, (w.shape[0],), w.dtype))
+        _choice("Dense", "activation", self.activation, tuple(ACTIVATIONS))
+
+
+@dataclass(frozen=True, eq=False)
 class Readout:
     """Linear map of a leaky filter of the last layer's spikes; the value read at the end of an env step.
 
@@ -292,6 +267,7 @@ class Readout:
             ticks of the step, and the values are read when the first one exceeds ``v_th_out`` (at the last tick if
             none does), so that the largest of them is the first unit to spike.
         v_th_out: Threshold of those units.
+        dense: Ordinary layers between the filter and the map, which a host computes (an MLP after a spiking actor).
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
@@ -303,6 +279,7 @@ class Readout:
     count: bool = False
     first_spike: bool = False
     v_th_out: float = 1.0
+    dense: tuple[Dense, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
@@ -310,6 +287,19 @@ class Readout:
         _set(self, w_out=w_out, b_out=_array("Readout", "b_out", self.b_out, (w_out.shape[0],), w_out.dtype))
         _number("Readout", "tau_out", self.tau_out, 0.0)
         _number("Readout", "v_th_out", self.v_th_out, 1e-9)
+        _set(self, dense=tuple(self.dense))
+        if self.first_spike and self.dense:
+            raise ValueError("Readout.first_spike integrates spikes, there is no place for dense layers before it")
+        for (n, _), (_, n_in) in pairwise([*(layer.w.shape for layer in self.dense), w_out.shape]):
+            if n_in != n:
+                raise ValueError(f"Readout.dense gives {n} values to weights that take {n_in}")
+        if any(layer.w.dtype != w_out.dtype for layer in self.dense):
+            raise ValueError(f"Readout.dense must be {w_out.dtype} as w_out is")
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons N whose spikes it reads."""
+        return (self.dense[0].w if self.dense else self.w_out).shape[1]
 
     @property
     def n_outputs(self) -> int:
@@ -393,12 +383,14 @@ class Network:
         layers: One or more layers, each fed by the one before.
         readout: Spikes of the last layer to output values.
         head: Output values to an action; None for a network that is not a policy.
-        normalizer: Observation normalisation before the encoder; None for none.
+        preprocessing: Steps between the observation and the encoder, in their order: :class:`Normalizer`,
+            :class:`FrameStack` (one at most), :class:`Reorder`.
         n_ticks: Ticks per env step, >= 1.
         dt: Length of a tick in ms.
         latency: Ticks a spike takes between layers and to the readout: 0, or 1 as on a chip (recurrent spikes
             take one tick in either case).
-        metadata: Free text pairs, saved along (training command, versions).
+        observation: Parts of an observation as the environment shows it; one vector if empty.
+        metadata: Free text pairs, saved along (environment, training command, versions).
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -408,10 +400,11 @@ class Network:
     layers: tuple[Layer, ...]
     readout: Readout
     head: ActionHead | None = None
-    normalizer: Normalizer | None = None
+    preprocessing: tuple[Preprocessor, ...] = ()
     n_ticks: int = 1
     dt: float = 1.0
     latency: int = 0
+    observation: tuple[ObservationPart, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -428,22 +421,48 @@ class Network:
         for i, (layer, n) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
             if layer.n_inputs != n:
                 raise ValueError(f"Network.layers[{i}].w_in must take {n} inputs, has {layer.n_inputs}")
-        if self.readout.w_out.shape[1] != sizes[-1]:
-            raise ValueError(f"Network.readout.w_out must take {sizes[-1]} inputs, has {self.readout.w_out.shape[1]}")
+        if self.readout.n_neurons != sizes[-1]:
+            raise ValueError(f"Network.readout must take {sizes[-1]} inputs, takes {self.readout.n_neurons}")
         if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
             raise ValueError(f"Network.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
         if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
             raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
-        if self.normalizer is not None and self.normalizer.mean.size != self.encoder.n_obs:
-            n = self.normalizer.mean.size
-            raise ValueError(f"Network.normalizer must take {self.encoder.n_obs} observations, takes {n}")
+        self._check_preprocessing()
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
+
+    def _check_preprocessing(self) -> None:
+        _set(self, preprocessing=tuple(self.preprocessing), observation=tuple(self.observation))
+        steps = self.preprocessing
+        if not all(isinstance(step, (Normalizer, FrameStack, Reorder)) for step in steps):
+            raise ValueError(f"Network.preprocessing takes Normalizer, FrameStack and Reorder, got {steps}")
+        if sum(isinstance(step, FrameStack) for step in steps) > 1:
+            raise ValueError("Network.preprocessing must hold one FrameStack at most")
+        if not self.observation:
+            n = steps[0].n_in if steps else self.encoder.n_obs
+            _set(self, observation=(ObservationPart((n,)),))
+        keys = [part.key for part in self.observation]
+        if len(set(keys)) < len(keys) or ("" in keys and len(keys) > 1):
+            raise ValueError(f"Network.observation must have a key for each of its parts, got {keys}")
+        n = self.n_obs
+        for i, step in enumerate(steps):
+            if step.n_in != n:
+                raise ValueError(f"Network.preprocessing[{i}] must take {n} values, takes {step.n_in}")
+            n = step.n_out
+        if n != self.encoder.n_obs:
+            raise ValueError(f"Network.encoder must take {n} values, takes {self.encoder.n_obs}")
+
+    @property
+    def n_obs(self) -> int:
+        """Numbers that an observation of the environment becomes before any preprocessing."""
+        return sum(part.n_values for part in self.observation)
 
     @property
     def state_shape(self) -> tuple[int, int]:
         """``(n_rows, width)`` of the packed state."""
-        return packed_shape(self.encoder, tuple(layer.n_neurons for layer in self.layers))
+        rows, width = packed_shape(self.encoder, tuple(layer.n_neurons for layer in self.layers))
+        frames = [step for step in self.preprocessing if isinstance(step, FrameStack)]
+        return rows + n_frames(frames), max([width, *(step.n_in for step in frames)])
 
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state for ``n_envs`` environments, shape (n_rows, n_envs, width), all zeros."""
@@ -478,7 +497,10 @@ def packed_shape(encoder: Encoder, n_neurons: tuple[int, ...]) -> tuple[int, int
 def state_rows(network: Network) -> tuple[str, ...]:
     """Return the name of each row of the packed state, such as ``("0.v", "0.a", "0.z", "0.refractory", "y")``."""
     layers = (f"{i}.{row}" for i in range(len(network.layers)) for row in LAYER_ROWS)
-    return (*network.encoder.memory_rows, *layers, "y")
+    frames = (f"frame_{i}" for i in range(n_frames(network.preprocessing)))
+    return (*frames, *network.encoder.memory_rows, *layers, "y")
 
 
-_PARTS = (NeuronParameters, Layer, Normalizer, Encoder, Readout, ActionHead, Network)
+# what stands before the encoder and after the spikes: what a chip's host holds too
+HOST_PARTS = (ObservationPart, Normalizer, FrameStack, Reorder, Encoder, Dense, Readout, ActionHead)
+_PARTS = (NeuronParameters, Layer, *HOST_PARTS, Network)

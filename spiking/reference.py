@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spikeloop.spiking.network import Network, Readout, decay
+from spikeloop.spiking.network import ACTIVATIONS, Network, Readout, decay
 
 
 class LayerState(NamedTuple):
@@ -137,11 +137,16 @@ def step(
             spikes = before[i] if network.latency else states[i].z
         y = readout_tick(y, spikes, network.readout, network.n_ticks, t == 0, network.dt)
         arrived.append(spikes)
-    w_out, b_out = network.readout.w_out, network.readout.b_out
-    outputs = (
-        first_spike_outputs(np.stack(arrived), network.readout) if network.readout.first_spike else y @ w_out.T + b_out
-    )
+    first_spike = network.readout.first_spike
+    outputs = first_spike_outputs(np.stack(arrived), network.readout) if first_spike else read(y, network.readout)
     return outputs, states, y, [np.stack(z) for z in recorded]
+
+
+def read(y: np.ndarray, readout: Readout) -> np.ndarray:
+    """Return the output values, shape (..., n_outputs), of readout traces, shape (..., N)."""
+    for layer in readout.dense:
+        y = ACTIVATIONS[layer.activation](y @ layer.w.T + layer.b)
+    return y @ readout.w_out.T + readout.b_out
 
 
 def first_spike_outputs(spikes: np.ndarray, readout: Readout) -> np.ndarray:

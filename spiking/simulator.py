@@ -10,6 +10,7 @@ from spikeloop.spiking import engine, kernels
 from spikeloop.spiking.encoding import encode, new_keys
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
 from spikeloop.spiking.reference import first_spike_outputs
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.surrogate import Surrogate
@@ -47,7 +48,8 @@ class Simulator:
             readout.count and not readout.first_spike,
             held,
         )
-        self._n_memory, last = len(encoder.memory_rows), len(network.layers) - 1
+        self._n_frames, last = n_frames(network.preprocessing), len(network.layers) - 1
+        self._n_memory = self._n_frames + len(encoder.memory_rows)
         self._constants = [
             engine.constants(layer.neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
             for i, layer in enumerate(network.layers)
@@ -69,19 +71,21 @@ class Simulator:
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
         self.spike_counts = tuple(np.zeros(layer.n_neurons, np.int64) for layer in network.layers)
         self.n_counted = 0
-        normalizer = network.normalizer
-        self._mean = self._scale = np.empty(0)
+        steps = network.preprocessing
+        normalizer = steps[0] if len(steps) == 1 and isinstance(steps[0], Normalizer) else None
+        addresses = [array.ctypes.data for array in (self._w_out, self._b_out)] + [0, 0, 0]
         if normalizer is not None:
-            self._mean = np.array(normalizer.mean)
-            self._scale = np.append(np.sqrt(normalizer.var + normalizer.epsilon), normalizer.clip)
-        addresses = [array.ctypes.data for array in (self._w_out, self._b_out, self._mean, self._scale)]
-        if normalizer is None:
-            addresses[2:] = 0, 0
+            self._mean, self._scale = np.array(normalizer.mean), np.append(normalizer.std, normalizer.clip)
+            addresses[2:] = self._mean.ctypes.data, self._scale.ctypes.data, normalizer.rounds
         table = engine.address_table(self._weights, self._constants, self.spike_counts)
         self._kept = self.spike_counts  # like the weights, alive as long as their addresses are in the table
-        self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0, 0])).astype(np.intp)
-        self._fused = encoder.kind == "direct" and not readout.first_spike
-        self._n_obs, (self._n_rows, self._width) = encoder.n_obs, network.state_shape
+        self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0])).astype(np.intp)
+        plain = steps == () or normalizer is not None
+        self._fused = encoder.kind == "direct" and plain and not readout.first_spike and not readout.dense
+        part = network.observation[0]
+        # what needs no look at its parts: one vector of numbers
+        self._vector = not part.key and not part.sizes and len(part.shape) == 1
+        self._n_obs, (self._n_rows, self._width) = network.n_obs, network.state_shape
         self._n_outputs = readout.n_outputs
         self._discrete = network.head is not None and network.head.kind == "discrete"
         self._note_state = StatelessWarning("simulator")
@@ -93,7 +97,7 @@ class Simulator:
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys."""
         state = self.network.initial_state(n_envs)
         if self.network.encoder.kind == "rate":
-            state[0, :, 0] = new_keys(self.rng, n_envs)
+            state[self._n_frames, :, 0] = new_keys(self.rng, n_envs)
         return state
 
     def run(
@@ -102,7 +106,7 @@ class Simulator:
         """Run a sequence of env steps.
 
         Args:
-            obs: Raw observations, shape (L, B, n_obs).
+            obs: Raw observations as rows (:func:`~spikeloop.spiking.observation.flatten`), shape (L, B, n_obs).
             state: Packed state before the first step, shape (n_rows, B, width); None for rest. Not modified.
             episode_start: True where the state is cleared before the step, shape (L, B); None for nowhere.
 
@@ -149,7 +153,8 @@ class Simulator:
         """Choose actions, as SB3's ``predict`` does.
 
         Args:
-            observation: Raw observations, shape (B, n_obs), or one of shape (n_obs,).
+            observation: Observations as the environment shows them, one or a batch: shape (B, ...) or (...) of each
+                part, a mapping of parts where the network has several; or flat, (B, n_obs) or (n_obs,).
             state: What the previous call returned; None starts from rest.
             episode_start: True where the state is cleared first, shape (B,).
             deterministic: Only True: a network holds no distribution to sample from.
@@ -165,18 +170,23 @@ class Simulator:
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the network {what}")
         self._note_state(state is None and episode_start is None)
-        obs = np.asarray(observation)
-        rows = obs if obs.ndim == 2 else obs[None]
+        if self._vector:
+            rows = np.asarray(observation)
+            single = rows.ndim == 1
+            if single:
+                rows = rows[None]
+        else:
+            rows, single = flatten(self.network.observation, observation)
         if self._fused:
             outputs, new, best = self._act(rows, state, episode_start)
-            if self._discrete and obs.ndim == 1:
+            if self._discrete and single:
                 return np.int64(best), new  # type: ignore[return-value]
         else:
             starts = None if episode_start is None else np.reshape(episode_start, (1, -1))
             sequence, new, _ = self._run(rows[None], state, starts, kernels.KEEP_NOTHING)
             outputs = sequence[0]
         actions = head(outputs)
-        return actions if obs.ndim == 2 else actions[0], new
+        return (actions[0] if single else actions), new
 
     def _act(
         self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None
@@ -211,7 +221,7 @@ class Simulator:
         network = self.network
         obs = np.asarray(obs)
         if obs.ndim != 3:
-            raise ValueError(f"obs must have shape (L, B, {network.encoder.n_obs}), got {obs.shape}")
+            raise ValueError(f"obs must have shape (L, B, {self._n_obs}), got {obs.shape}")
         n_steps, n_batch = obs.shape[:2]
         if state is None:
             state = self.initial_state(n_batch)
@@ -219,20 +229,21 @@ class Simulator:
         self.n_counted += n_steps * n_batch * network.n_ticks
         state = engine.writable(state, self.dtype)
         starts = np.zeros((n_steps, n_batch), bool) if episode_start is None else np.asarray(episode_start) != 0
-        if network.normalizer is not None:
-            obs = network.normalizer(obs)
-        x, memory = encode(network.encoder, obs, state[: self._n_memory], starts, network.n_ticks, network.dt)
+        frames, memory = state[: self._n_frames], state[self._n_frames : self._n_memory]
+        seen, frames = preprocess(network.preprocessing, obs, frames, starts)
+        x, memory = encode(network.encoder, seen, memory, starts, network.n_ticks, network.dt)
         x = engine.batch_first(x).astype(self.dtype, copy=False)
         by_env = np.ascontiguousarray(starts.T).view(np.uint8)
         n_threads = engine.max_threads() if self.n_threads is None else self.n_threads
         y, new, tapes = engine.forward(
             self._weights, self._constants, x, state, by_env, self.spike_counts, keep, n_threads
         )
-        new[: self._n_memory] = memory
+        new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
         if network.readout.first_spike:
             return self._first_spikes(tapes[-1].spikes, starts), new, tapes
         outputs = np.empty((n_batch * n_steps, len(self._b_out)), self.dtype)
-        kernels.linear_rows(np.ascontiguousarray(y).reshape(n_batch * n_steps, -1), self._w_out, self._b_out, outputs)
+        y = engine.dense_layers(network.readout.dense, np.ascontiguousarray(y).reshape(n_batch * n_steps, -1))
+        kernels.linear_rows(y, self._w_out, self._b_out, outputs)
         return outputs.reshape(n_batch, n_steps, -1).swapaxes(0, 1), new, tapes
 
     def _first_spikes(self, spikes: engine.Spikes, starts: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ def load_parts(path: str | os.PathLike[str], kind: str, version: int, classes: t
 def _to_tree(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
     """Turn a value into JSON, its arrays moved to ``tensors`` under their dotted field names."""
     if isinstance(value, np.ndarray):
-        tensors[name] = value
+        tensors[name] = np.asarray(value, order="C")  # safetensors writes memory as it lies, whatever its order
         return {"array": name}
     if is_dataclass(value):
         join = f"{name}." if name else ""

@@ -42,9 +42,9 @@ def cartpole_network(n=64):
     np.fill_diagonal(w_rec, 0)
     layer = Layer(w_in.astype("f4"), rng.uniform(0, 0.3, n).astype("f4"), neurons, w_rec.astype("f4"))
     readout = Readout((np.outer([-1, 1], side) / n).astype("f4"), np.zeros(2, "f4"), count=True)
-    normalizer = Normalizer(np.zeros(4), np.array([0.2, 0.2, 0.01, 0.1]))
+    normalizer = Normalizer(np.zeros(4), np.sqrt([0.2, 0.2, 0.01, 0.1]))
     head = ActionHead("discrete", (2,))
-    return Network(Encoder("direct", 4), (layer,), readout, head, normalizer, n_ticks=4, latency=1)
+    return Network(Encoder("direct", 4), (layer,), readout, head, (normalizer,), n_ticks=4, latency=1)
 
 
 @pytest.mark.parametrize("chip", CHIPS)

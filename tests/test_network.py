@@ -118,8 +118,7 @@ WRONG = {
     "Encoder.tau must be a finite number": lambda: replace(ENCODERS["latency"], tau=0.0),
     "Encoder.threshold must be a finite number": lambda: Encoder("delta", 2, threshold=math.nan),
     "Normalizer.mean must have shape": lambda: Normalizer(np.zeros((2, 2)), np.ones(2)),
-    "Normalizer.var must be >= 0": lambda: Normalizer(np.zeros(2), np.array([1, -1])),
-    "Normalizer.epsilon must be": lambda: Normalizer(np.zeros(2), np.ones(2), epsilon=0.0),
+    "Normalizer.std must be > 0": lambda: Normalizer(np.zeros(2), np.array([1, 0])),
     "Normalizer.clip must be": lambda: Normalizer(np.zeros(2), np.ones(2), clip=-1.0),
     "Readout.w_out must have shape (any, any)": lambda: Readout(np.ones(3), np.ones(1)),
     "Readout.b_out must have shape (4)": lambda: Readout(np.ones((4, 3)), np.ones(3)),
@@ -136,8 +135,8 @@ WRONG = {
         make_network(), readout=Readout(np.ones((4, 5)), np.ones(4))
     ),
     "Network.head needs 3 outputs, readout has 4": lambda: make_network(head=ActionHead("discrete", (3,))),
-    "Network.normalizer must take 2 observations, takes 3": lambda: make_network(
-        normalizer=Normalizer(np.zeros(3), np.ones(3))
+    "Network.encoder must take 3 values, takes 2": lambda: make_network(
+        preprocessing=(Normalizer(np.zeros(3), np.ones(3)),)
     ),
     "Network.n_ticks must be an integer >= 1": lambda: make_network(n_ticks=0),
     "Network.latency must be 0 or 1": lambda: make_network(latency=2),
@@ -192,7 +191,7 @@ def test_state_is_as_wide_as_the_encoders_memory():
 
 
 def test_normalizer_is_the_arithmetic_of_vec_normalize():
-    normalizer = Normalizer(np.array([1.0, 0.0]), np.array([4.0, 0.01]), clip=3.0)
+    normalizer = Normalizer(np.array([1.0, 0.0]), np.sqrt(np.array([4.0, 0.01]) + 1e-8), clip=3.0)
     got = normalizer(np.array([[5.0, 0.1], [-9.0, 7.0]]))
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, [[2.0, 1.0], [-3.0, 3.0]], rtol=1e-5)
@@ -225,7 +224,7 @@ def test_every_other_part_survives_the_file(tmp_path, head):
         neurons={"reset": "zero", "adaptation": "ahp"},
         readout={"tau_out": 12.5, "count": True, "first_spike": head == "discrete", "v_th_out": 2.0},
         head=HEADS[head],
-        normalizer=Normalizer(np.array([0.1, 0.2]), np.array([1.0, 3.0]), epsilon=1e-6, clip=5.0),
+        preprocessing=(Normalizer(np.array([0.1, 0.2]), np.array([1.0, 3.0]), clip=5.0),),
         n_ticks=4,
         dt=0.5,
         latency=1,

@@ -5,8 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from spikeloop.spiking import reference
-from spikeloop.spiking.network import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout
+from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout, reference
 from spikeloop.spiking.simulator import Simulator
 
 N_OBS = 3
@@ -39,7 +38,8 @@ def make_network(encoder="direct", sizes=(32,), dtype=np.float32, normalizer=NOR
         rng.normal(0, 0.5, (4, n_in)).astype(dtype), np.linspace(0, 0.1, 4).astype(dtype), 2.0, first_spike=first_spike
     )
     head = head or ActionHead("discrete", (4,))
-    return Network(encoder, tuple(layers), readout, head, normalizer, **{"n_ticks": 3, **options})
+    steps = () if normalizer is None else (normalizer,)
+    return Network(encoder, tuple(layers), readout, head, steps, **{"n_ticks": 3, **options})
 
 
 def observations(n_steps, n_envs, seed=1):

@@ -1,0 +1,292 @@
+"""From what an environment shows to the vector that an encoder takes: parts of an observation, and steps of arithmetic.
+
+An observation may be an array of any shape, whole numbers that name a choice, or a mapping of such parts.
+:func:`flatten` makes one row of numbers of it. :func:`preprocess` then applies the steps that a training put between
+environment and policy, in their order and with their arithmetic, so that a network sees the very bits its policy saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spikeloop.spiking.checks import array_of, set_fields
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationPart:
+    """One part of an observation: numbers, or choices that become one-hot.
+
+    Args:
+        shape: Shape of the part as the environment shows it; () for a single number.
+        key: Its key where the observation is a mapping; "" where it is this part alone.
+        sizes: Choices of each value, one entry per value: each becomes that many numbers, all 0 but the chosen one.
+            Empty for numbers that are taken as they are.
+        starts: Smallest value of each choice, of the same length; zeros if empty.
+
+    Raises:
+        ValueError: If a size is not positive, or there is not one per value.
+    """
+
+    shape: tuple[int, ...]
+    key: str = ""
+    sizes: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        starts = self.starts or (0,) * len(self.sizes)
+        set_fields(
+            self,
+            shape=tuple(int(n) for n in self.shape),
+            sizes=tuple(int(n) for n in self.sizes),
+            starts=tuple(int(n) for n in starts),
+        )
+        if math.prod(self.shape) < 1:
+            raise ValueError(f"ObservationPart.shape must hold at least one value, got {self.shape}")
+        if self.sizes and (len(self.sizes) != math.prod(self.shape) or min(self.sizes) < 1):
+            raise ValueError(f"ObservationPart.sizes must be positive, one per value of {self.shape}, got {self.sizes}")
+        if len(self.starts) != len(self.sizes):
+            raise ValueError(f"ObservationPart.starts must have {len(self.sizes)} entries, got {self.starts}")
+
+    @property
+    def n_values(self) -> int:
+        """Numbers that the part becomes."""
+        return sum(self.sizes) if self.sizes else math.prod(self.shape)
+
+    def rows(self, observations: Any) -> tuple[np.ndarray, bool]:
+        """Return the part as rows, shape (B, n_values), and whether it was a single observation.
+
+        Numbers may also come flat already: shape (n_values,), or (B, n_values).
+
+        Raises:
+            ValueError: If shape, type or a value is not what the part takes.
+        """
+        name = f"observation {self.key!r}" if self.key else "observation"
+        array = np.asarray(observations)
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"{name} must hold real numbers, got {array.dtype}")
+        n, flat = math.prod(self.shape), (math.prod(self.shape),)
+        single = array.shape in (self.shape, flat) and not (array.shape == flat and self.shape == ())
+        if not single and array.shape[1:] not in (self.shape, flat):
+            also = "" if self.shape == flat else f", flat ones {flat}"
+            raise ValueError(f"{name} must have shape {self.shape}{also}, or a batch of these, got {array.shape}")
+        values = array.reshape(1 if single else len(array), n)
+        return (self._one_hot(values, name) if self.sizes else values), single
+
+    def _one_hot(self, values: np.ndarray, name: str) -> np.ndarray:
+        chosen = values - np.array(self.starts)
+        bad = (chosen < 0) | (chosen >= np.array(self.sizes)) | (chosen % 1 != 0)
+        if bad.any():
+            column = int(np.argwhere(bad)[0, 1])
+            low, high = self.starts[column], self.starts[column] + self.sizes[column] - 1
+            raise ValueError(f"{name} must be a whole number from {low} to {high}, got {values[bad][0]}")
+        rows = np.zeros((len(values), self.n_values), np.float32)
+        first = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
+        np.put_along_axis(rows, (first + chosen).astype(np.intp), 1, axis=1)
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Normalizer:
+    """A fixed shift and scale of every value: ``clip((x - mean) / std, -clip, clip)``, in float64, rounded to float32.
+
+    Args:
+        mean: Shape (n,).
+        std: What is divided by, shape (n,), > 0. ``VecNormalize`` has ``sqrt(var + epsilon)`` here.
+        clip: Bound of the result, > 0, shape (n,) or one number for all; infinite for no bound.
+        rounds: Whether x is rounded to float32 first, as SB3's policies do with all they are shown; ``VecNormalize``
+            stands before a policy and does not.
+
+    Raises:
+        ValueError: If shapes disagree or a value is out of range.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    clip: np.ndarray | float = math.inf
+    rounds: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate the fields and make the arrays read-only."""
+        n = np.size(self.mean)
+        mean = array_of("Normalizer", "mean", self.mean, (n,), np.float64)
+        std = array_of("Normalizer", "std", self.std, (n,), np.float64)
+        if np.any(std <= 0):
+            raise ValueError(f"Normalizer.std must be > 0, found {std.min()}")
+        clip = np.asarray(self.clip)
+        if clip.shape not in ((), (n,)) or clip.dtype.kind not in "fiu" or not np.all(clip > 0):
+            raise ValueError(f"Normalizer.clip must be > 0, one number or {n}, got {self.clip!r}")
+        clip = np.array(np.broadcast_to(clip, (n,)), np.float64)
+        clip.setflags(write=False)
+        set_fields(self, mean=mean, std=std, clip=clip, rounds=bool(self.rounds))
+
+    @property
+    def n_in(self) -> int:
+        """Values taken."""
+        return self.mean.size
+
+    @property
+    def n_out(self) -> int:
+        """Values given."""
+        return self.mean.size
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the normalised values, shape (..., n), float32."""
+        if self.rounds:
+            x = x.astype(np.float32)
+        return np.clip((x - self.mean) / self.std, -self.clip, self.clip).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameStack:
+    """The values of the last ``n_stack`` env steps, the oldest first; zeros stand for steps before the episode began.
+
+    Args:
+        n_stack: Steps, >= 2.
+        n_in: Values of one step.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    n_stack: int
+    n_in: int
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        for name, least in (("n_stack", 2), ("n_in", 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, np.integer)) and value >= least):
+                raise ValueError(f"FrameStack.{name} must be an integer >= {least}, got {value!r}")
+            set_fields(self, **{name: int(value)})
+
+    @property
+    def n_out(self) -> int:
+        """Values given."""
+        return self.n_stack * self.n_in
+
+    def __call__(
+        self, x: np.ndarray, memory: np.ndarray, episode_start: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Stack the frames of a sequence.
+
+        Args:
+            x: Shape (L, B, n_in).
+            memory: The frames before, the oldest first, shape (n_stack - 1, B, n_in).
+            episode_start: Whether an episode begins at a step, shape (L, B); None where none does.
+
+        Returns:
+            The stacked values, shape (L, B, n_out), and the new memory.
+        """
+        frames = memory
+        stacked = np.empty((*x.shape[:2], self.n_out), np.result_type(x, memory))
+        for step, newest in enumerate(x):
+            if episode_start is not None:
+                frames = np.where(np.asarray(episode_start[step], bool)[:, None], 0, frames)
+            frames = np.concatenate([frames, newest[None]])  # (n_stack, B, n_in)
+            stacked[step] = frames.transpose(1, 0, 2).reshape(len(newest), self.n_out)
+            frames = frames[1:]
+        return stacked, frames
+
+
+@dataclass(frozen=True, eq=False)
+class Reorder:
+    """The same values in another order: ``x[..., order]``, as where the axes of an image are exchanged.
+
+    Args:
+        order: Each index from 0 to n - 1 once, shape (n,).
+
+    Raises:
+        ValueError: If it is no permutation.
+    """
+
+    order: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Validate the field and make the array read-only."""
+        order = array_of("Reorder", "order", self.order, (None,), np.int64)
+        if not np.array_equal(np.sort(order), np.arange(order.size)):
+            raise ValueError(f"Reorder.order must hold each of 0 to {order.size - 1} once, got {self.order!r}")
+        set_fields(self, order=order)
+
+    @property
+    def n_in(self) -> int:
+        """Values taken."""
+        return self.order.size
+
+    @property
+    def n_out(self) -> int:
+        """Values given."""
+        return self.order.size
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the values in the new order, shape (..., n)."""
+        return x[..., self.order]
+
+
+Preprocessor = Normalizer | FrameStack | Reorder
+
+
+def flatten(parts: Sequence[ObservationPart], observation: Any) -> tuple[np.ndarray, bool]:
+    """Return an observation, or a batch of them, as rows of numbers.
+
+    Args:
+        parts: What the observation consists of.
+        observation: An array, a number, or a mapping of these.
+
+    Returns:
+        The rows, shape (B, n), and whether it was a single observation (B is 1 then).
+
+    Raises:
+        ValueError: If the observation is not what the parts say.
+    """
+    if not parts[0].key:
+        return parts[0].rows(observation)
+    if not isinstance(observation, Mapping):
+        keys = [part.key for part in parts]
+        flat = np.asarray(observation)
+        n = sum(part.n_values for part in parts)
+        if flat.dtype.kind in "fiub" and flat.shape[-1:] == (n,) and flat.ndim in (1, 2):
+            return flat.reshape(-1, n), flat.ndim == 1
+        raise ValueError(f"observation must be a mapping with the keys {keys}, got {type(observation).__name__}")
+    missing = [part.key for part in parts if part.key not in observation]
+    if missing:
+        raise ValueError(f"observation lacks {missing[0]!r}, it holds {sorted(map(str, observation))}")
+    rows, singles = zip(*(part.rows(observation[part.key]) for part in parts), strict=True)
+    if len({(len(array), single) for array, single in zip(rows, singles, strict=True)}) > 1:
+        raise ValueError(f"observation must hold as many of each part, got {[len(array) for array in rows]}")
+    return np.concatenate(rows, axis=1), singles[0]
+
+
+def preprocess(
+    steps: Sequence[Preprocessor], x: np.ndarray, memory: np.ndarray, episode_start: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Apply the steps to a sequence.
+
+    Args:
+        steps: In their order; at most one :class:`FrameStack`.
+        x: Shape (L, B, n).
+        memory: Rows that the frame stack keeps, shape (n_frames, B, width >= its n_in).
+        episode_start: Whether an episode begins at a step, shape (L, B); None where none does.
+
+    Returns:
+        The result, shape (L, B, n_out), and the new memory.
+    """
+    for step in steps:
+        if isinstance(step, FrameStack):
+            x, frames = step(x, memory[:, :, : step.n_in], episode_start)
+            memory = memory.copy()
+            memory[:, :, : step.n_in] = frames
+        else:
+            x = step(x)
+    return x, memory
+
+
+def n_frames(steps: Sequence[Preprocessor]) -> int:
+    """Return how many rows of past frames the steps keep."""
+    return sum(step.n_stack - 1 for step in steps if isinstance(step, FrameStack))
