@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
@@ -21,8 +22,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from spikeloop.agents.callbacks import CheckFinite
 from spikeloop.agents.eprop_policy import EpropPolicy
+from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.spiking import plasticity_kernels as kernels
 from spikeloop.spiking.eprop import RewardEprop, no_memory, rest
+from spikeloop.spiking.network import Network
 
 Self = TypeVar("Self", bound="EProp")
 
@@ -115,6 +118,25 @@ class EProp(BaseAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         )
         self.policy.rate.fill_(self.target_rate)
+        note_wrappers(self)
+
+    def to_network(self, metadata: Mapping[str, str] | None = None) -> Network:
+        """Return the trained actor as a value, with all that stands between it and the environment.
+
+        Normalisation, frame stack and preprocessing become parts of the network; its metadata names the environment.
+
+        Args:
+            metadata: Text pairs to keep with the network.
+
+        Raises:
+            ValueError: If something has no place in a Network.
+        """
+        return model_to_network(self, metadata)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Learn in other environments from now on; the arguments are SB3's."""
+        super().set_env(env, force_reset)
+        note_wrappers(self)
 
     def _rule(self) -> RewardEprop:
         """Return the rule at the learning rate of now."""
@@ -144,6 +166,7 @@ class EProp(BaseAlgorithm):
         Episodes that an environment hands out are always finished. ``log_interval`` counts rollouts of ``n_episodes``
         episodes.
         """
+        note_wrappers(self)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from spikeloop.agents.policies import normalizer_of
+from spikeloop.agents.export import Inputs, check_unchanged, inputs_of, observation_parts
 from spikeloop.spiking.eprop import eprop_neurons, initial_weights
 from spikeloop.spiking.network import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
 from spikeloop.spiking.plasticity_kernels import EpropNeurons, EpropWeights
@@ -39,6 +39,7 @@ class EpropPolicy(BasePolicy):
         refractory: Ticks a neuron is held silent after a spike.
         w_in_scale: Standard deviation of the input weights at first, times sqrt(inputs).
         w_rec_scale: Standard deviation of the recurrent weights at first, times sqrt(N).
+        trained_behind: Names of the wrappers of the VecEnv that change what is observed; EProp fills them in.
         feedback: Learning signals come back through the ``symmetric`` readout weights, or through ``random`` ones.
         kwargs: Further keyword arguments of ``BasePolicy``.
 
@@ -63,6 +64,7 @@ class EpropPolicy(BasePolicy):
         w_in_scale: float = 0.9,
         w_rec_scale: float = 0.5,
         feedback: str = "symmetric",
+        trained_behind: Sequence[str] = (),
         **kwargs: Any,
     ):
         self._own_arguments = {
@@ -87,7 +89,7 @@ class EpropPolicy(BasePolicy):
             raise ValueError(f"n_neurons={n_neurons!r} must be >= 1, adaptive_fraction={adaptive_fraction!r} in [0, 1]")
         if feedback not in FEEDBACK:
             raise ValueError(f"feedback must be one of {FEEDBACK}, got {feedback!r}")
-        self.n_ticks, self.tau_out = n_ticks, tau_out
+        self.n_ticks, self.tau_out, self.trained_behind = n_ticks, tau_out, tuple(trained_behind)
         adapts = np.arange(n_neurons) < round(adaptive_fraction * n_neurons)
         self.neurons = NeuronParameters(
             tau_m=np.full(n_neurons, tau_m),
@@ -108,7 +110,11 @@ class EpropPolicy(BasePolicy):
         self._simulator: Simulator | None = None
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self._own_arguments}
+        return {
+            **super()._get_constructor_parameters(),
+            "trained_behind": self.trained_behind,
+            **self._own_arguments,
+        }
 
     def plastic(self) -> tuple[EpropWeights, EpropNeurons]:
         """Return what the kernels learn, in the memory of the policy's own parameters, and the neurons' constants."""
@@ -122,15 +128,22 @@ class EpropPolicy(BasePolicy):
         self._simulator = None
         return super().load_state_dict(*args, **kwargs)
 
-    def to_network(
-        self, vec_normalize: VecNormalize | None = None, metadata: Mapping[str, str] | None = None
-    ) -> Network:
+    def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the actor as a value; the critic's row of the readout is left out.
 
         Args:
-            vec_normalize: The VecNormalize the policy was trained behind; None if it saw raw observations.
+            env: The environments the policy was trained in, with their wrappers; None if none of these changes what is
+                observed. ``model.to_network()`` finds them by itself.
             metadata: Text pairs to keep with the network.
+
+        Raises:
+            ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
+        check_unchanged(self, EpropPolicy, ("predict",))
+        inputs = inputs_of(self.observation_space, env, (), self.trained_behind)
+        return self._network(inputs, metadata)
+
+    def _network(self, inputs: Inputs, metadata: Mapping[str, str] | None = None) -> Network:
         w, w_out = self.w.detach().numpy(), self.w_out.detach().numpy()[:-1]
         bias, no_bias = np.zeros(len(w), np.float32), np.zeros(len(w_out), np.float32)
         layer = Layer(w[:, : self.n_inputs], bias, self.neurons, w[:, self.n_inputs :])
@@ -139,7 +152,8 @@ class EpropPolicy(BasePolicy):
             layers=(layer,),
             readout=Readout(w_out, no_bias, tau_out=self.tau_out),
             head=ActionHead("discrete", (len(w_out),)),
-            normalizer=None if vec_normalize is None else normalizer_of(vec_normalize),
+            preprocessing=inputs.preprocessing,
+            observation=inputs.observation,
             n_ticks=self.n_ticks,
             metadata=metadata or {},
         )
@@ -166,7 +180,7 @@ class EpropPolicy(BasePolicy):
             The actions, and the new state.
         """
         if self._simulator is None:
-            self._simulator = Simulator(self.to_network())
+            self._simulator = Simulator(self._network(Inputs(observation_parts(self.observation_space), ())))
         obs = np.asarray(observation, np.float32)
         one = obs.shape == self.observation_space.shape
         rows = obs.reshape(1 if one else len(obs), self.n_inputs)

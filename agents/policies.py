@@ -23,12 +23,15 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
 )
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from spikeloop.agents.encoders import encoder_for
+from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
+from spikeloop.spiking.engine import dense_layers
 from spikeloop.spiking.lsnn import LSNN, RowLinear
-from spikeloop.spiking.network import ActionHead, Network, Normalizer, Readout
+from spikeloop.spiking.network import ActionHead, Dense, Network, Readout
+from spikeloop.spiking.observation import Normalizer
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.surrogate import Surrogate
 
@@ -37,6 +40,9 @@ LSNN_OPTIONS = tuple(
     for name in inspect.signature(LSNN.__init__).parameters
     if name not in ("self", "encoder", "n_neurons", "surrogate", "generator")
 )
+
+
+_ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Identity: "identity"}
 
 
 def _default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
@@ -60,6 +66,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         encoder: ``direct``, ``population``, ``rate``, ``latency`` or ``delta``
             (see :func:`~spikeloop.agents.encoders.encoder_for`).
         encoder_kwargs: Options of the encoder.
+        trained_behind: Names of the wrappers of the VecEnv that change what is observed; algorithms fill them in, and
+            :meth:`to_network` wants the environments that have them.
         obs_scale: What a vector observation is multiplied by, one factor or one per value, instead of VecNormalize. Its
             running statistics move on while a policy drifts, and what was learnt moves with them; fixed factors do not.
         surrogate: Name of the surrogate derivative, ``fast_sigmoid``, ``triangle`` or ``arctan``.
@@ -91,6 +99,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         encoder: str = "direct",
         encoder_kwargs: Mapping[str, Any] | None = None,
         obs_scale: float | Sequence[float] | None = None,
+        trained_behind: Sequence[str] = (),
         surrogate: str = "fast_sigmoid",
         surrogate_kwargs: Mapping[str, Any] | None = None,
         critic_reads_actor: bool = False,
@@ -111,6 +120,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
         self._own_arguments.setdefault("recurrent", self.recurrent_default)
+        self.trained_behind = tuple(trained_behind)
         if optimizer_kwargs is None:
             optimizer_kwargs = {"eps": 1e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
         # contrib's constructor would build LSTMs only to throw them away
@@ -161,6 +171,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             **super()._get_constructor_parameters(),
             "share_features_extractor": self.share_features_extractor,
             "normalize_images": self.normalize_images,
+            "trained_behind": self.trained_behind,
             **self._own_arguments,
         }
 
@@ -189,12 +200,11 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
     def _features(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
         """Return the features of actor and critic, each (B, F)."""
-        features = self.extract_features(obs)
+        features = self.extract_features(_from_zero(obs, self.observation_space))
         actor, critic = (features, features) if isinstance(features, th.Tensor) else features
         if self._scaler is None:
             return actor, critic
-        # in float64, as the normaliser of a Network does it
-        unit = th.from_numpy(np.sqrt(self._scaler.var + self._scaler.epsilon)).to(actor.device)
+        unit = th.tensor(self._scaler.std, device=actor.device)  # float64, as a Network does it
         return (actor / unit).float(), (critic / unit).float()
 
     def forward(
@@ -295,12 +305,21 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 th.from_numpy(packed).to(features.device),
                 th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(features.device),
             )
-            if deterministic and not self.squash_output:
+            if deterministic:
                 # what the head reads off the parameters is the mode of the distribution, which need not be built
-                actions = self._head(self.action_net(self.mlp_extractor.forward_actor(y)).cpu().numpy())
+                actions = self._head(self.action_net(self._after_actor(y)).cpu().numpy())
             else:
                 actions = self._sample(y, deterministic)
         return actions if vectorized else actions.squeeze(axis=0), (new.cpu().numpy(),)
+
+    def _after_actor(self, y: th.Tensor) -> th.Tensor:
+        """Return what the MLP after the actor makes of traces (B, N), with a Network's arithmetic where it has that."""
+        if not len(self.mlp_extractor.policy_net):
+            return y
+        layers = _dense_layers(self.mlp_extractor.policy_net)
+        if layers is None:
+            return self.mlp_extractor.forward_actor(y)
+        return th.from_numpy(dense_layers(layers, y.cpu().numpy())).to(y.device)
 
     def _sample(self, y: th.Tensor, deterministic: bool) -> np.ndarray:
         """Return actions drawn from the distribution of readout traces (B, N), within the bounds of a Box."""
@@ -318,43 +337,38 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             return None
         return self.action_net.weight.detach().cpu().numpy()
 
-    def to_network(
-        self, vec_normalize: VecNormalize | None = None, metadata: Mapping[str, str] | None = None
-    ) -> Network:
-        """Return the actor as a value: normalisation, encoder, neurons, readout and action head.
+    def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
+        """Return the actor as a value: what it observes, encoder, neurons, readout and action head.
 
         Args:
-            vec_normalize: The VecNormalize the policy was trained behind, whose observation statistics become the
-                network's normaliser; None if it saw raw observations.
+            env: The environments the policy was trained in, with their wrappers; None if none of these changes what is
+                observed. ``model.to_network()`` finds them by itself.
             metadata: Text pairs to keep with the network.
 
         Raises:
-            ValueError: If a part of the policy has no place in a Network: an observation that is not a vector, or
-                MLP layers after the spiking actor.
+            ValueError: If a part of the policy or a wrapper has no place in a Network, or ``env`` lacks wrappers that
+                the policy was trained behind.
         """
-        space = self.observation_space
-        if not isinstance(space, spaces.Box) or not isinstance(self.pi_features_extractor, FlattenExtractor):
-            raise ValueError(f"to_network() needs a vector observation (Box, flattened), the policy takes {space}")
-        w_out = self.readout_weights()
-        if w_out is None or not isinstance(self.action_net, nn.Linear):
-            raise ValueError(f"to_network() needs a linear readout, the policy has net_arch {self.net_arch}")
-        lsnn = self.lstm_actor
-        normalizer = None if vec_normalize is None else normalizer_of(vec_normalize)
-        if normalizer is not None and self._scaler is not None:
+        check_unchanged(self, LsnnPolicy, ("predict", "extract_features", "obs_to_tensor", "_features", "_advance"))
+        layers = _dense_layers(self.mlp_extractor.policy_net)
+        if layers is None or type(self.action_net) is not RowLinear:
             raise ValueError(
-                "to_network() takes obs_scale or VecNormalize's norm_obs, the policy was trained with both"
+                f"a Network takes tanh and ReLU layers after the actor and a linear map, this policy has "
+                f"{self.mlp_extractor.policy_net} and {self.action_net}"
             )
+        own_steps = (*policy_steps(self), *([] if self._scaler is None else [self._scaler]))
+        inputs = inputs_of(self.observation_space, env, own_steps, self.trained_behind)
+        lsnn = self.lstm_actor
+        weight, bias = (
+            parameter.detach().cpu().numpy() for parameter in (self.action_net.weight, self.action_net.bias)
+        )
         return Network(
             encoder=lsnn.current_encoder(),
             layers=lsnn.network_layers(),
-            readout=Readout(
-                w_out,
-                self.action_net.bias.detach().cpu().numpy(),
-                tau_out=lsnn.tau_out,
-                count=lsnn.count,
-            ),
+            readout=Readout(weight, bias, tau_out=lsnn.tau_out, count=lsnn.count, dense=layers),
             head=self._head,
-            normalizer=normalizer or self._scaler,
+            preprocessing=inputs.preprocessing,
+            observation=inputs.observation,
             n_ticks=lsnn.n_ticks,
             dt=lsnn.dt,
             latency=lsnn.latency,
@@ -377,21 +391,26 @@ def _scaler(scale: float | Sequence[float] | None, space: spaces.Space) -> Norma
     n, factors = spaces.flatdim(space), np.atleast_1d(np.asarray(scale, np.float64))
     if factors.shape not in ((1,), (n,)) or not (np.isfinite(factors).all() and (factors > 0).all()):
         raise ValueError(f"obs_scale must be > 0, one number or {n}, got {scale!r}")
-    return Normalizer(np.zeros(n), np.broadcast_to(1.0 / factors**2, (n,)), epsilon=1e-30, clip=1e30)
+    return Normalizer(np.zeros(n), np.broadcast_to(1.0 / factors, (n,)), rounds=True)
 
 
-def normalizer_of(vec_normalize: VecNormalize) -> Normalizer | None:
-    """Return the normalisation of a vector observation as a part of a Network; None if observations are left alone.
+def _from_zero(obs: Any, space: spaces.Space) -> Any:
+    """Return observations whose choices count from 0, as SB3's one-hot preprocessing expects them."""
+    if isinstance(space, spaces.Dict):
+        return {key: _from_zero(obs[key], part) for key, part in space.spaces.items()}
+    start = getattr(space, "start", 0)
+    return obs - th.as_tensor(start, device=obs.device) if np.any(start) else obs
 
-    Raises:
-        ValueError: If the observation is a Dict.
-    """
-    if not vec_normalize.norm_obs:
-        return None
-    rms = vec_normalize.obs_rms
-    if isinstance(rms, dict):
-        raise ValueError("to_network() needs a vector observation, VecNormalize holds statistics of a Dict")
-    return Normalizer(rms.mean.ravel(), rms.var.ravel(), vec_normalize.epsilon, vec_normalize.clip_obs)
+
+def _dense_layers(mlp: nn.Sequential) -> tuple[Dense, ...] | None:
+    """Return an MLP as parts of a Network; None if it has others than linear maps each followed by an activation."""
+    modules, layers = list(mlp), []
+    for linear, activation in zip(modules[::2], modules[1::2], strict=False):
+        if type(linear) is not nn.Linear or type(activation) not in _ACTIVATIONS:
+            return None
+        w, b = (p.detach().cpu().numpy() for p in (linear.weight, linear.bias))
+        layers.append(Dense(w, b, _ACTIVATIONS[type(activation)]))
+    return tuple(layers) if len(modules) == 2 * len(layers) else None
 
 
 def _action_head(space: spaces.Space, squash: bool) -> ActionHead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from stable_baselines3.common.utils import FloatSchedule, safe_mean
 from spikeloop.agents.closed_loop import ClosedLoop
 from spikeloop.agents.modulators import Modulator
 from spikeloop.agents.wta_policy import Core, WtaPolicy
+from spikeloop.spiking.network import Network
 from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
 Self = TypeVar("Self", bound="RSTDP")
@@ -141,6 +143,17 @@ class RSTDP(BaseAlgorithm):
             modulator=modulator,
             n_ticks=self.n_ticks,
             **self.policy_kwargs,
+        )
+
+    def to_network(self, metadata: Mapping[str, str] | None = None) -> Network:
+        """Refuse: a Network has no place for what R-STDP trains.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "a Network has no place for tile codes and winner-take-all neurons, which are what RSTDP trains; "
+            "spikeloop train --algo rstdp --core chip trains them on the chip's learning engine"
         )
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -14,9 +15,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
 from spikeloop.spiking.metrics import accumulates
+from spikeloop.spiking.network import Network
 
 Self = TypeVar("Self", bound="SpikingPPO")
 
@@ -64,6 +67,7 @@ class SpikingPPO(RecurrentPPO):
         if self.batch_size is not None and self.batch_size < self.seq_len:
             raise ValueError(f"batch_size={self.batch_size} must hold at least one sequence of seq_len={self.seq_len}")
         super()._setup_model()
+        note_wrappers(self)
         is_dict = isinstance(self.observation_space, spaces.Dict)
         state_shape = self.policy.lstm_actor.state_shape
         self.rollout_buffer = (ChunkedDictRolloutBuffer if is_dict else ChunkedRolloutBuffer)(
@@ -79,6 +83,24 @@ class SpikingPPO(RecurrentPPO):
         )
         state = th.from_numpy(self.policy.initial_state(self.n_envs)).to(self.device)
         self._last_lstm_states = RNNStates((state,), (state, state[:0]))  # type: ignore[assignment]
+
+    def to_network(self, metadata: Mapping[str, str] | None = None) -> Network:
+        """Return the trained actor as a value, with all that stands between it and the environment.
+
+        Normalisation, frame stack and preprocessing become parts of the network; its metadata names the environment.
+
+        Args:
+            metadata: Text pairs to keep with the network.
+
+        Raises:
+            ValueError: If something has no place in a Network.
+        """
+        return model_to_network(self, metadata)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Learn in other environments from now on; the arguments are SB3's."""
+        super().set_env(env, force_reset)
+        note_wrappers(self)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -111,4 +133,5 @@ class SpikingPPO(RecurrentPPO):
         progress_bar: bool = False,
     ) -> Self:
         """Train for ``total_timesteps`` env steps; the arguments are SB3's."""
+        note_wrappers(self)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

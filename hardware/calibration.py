@@ -59,7 +59,7 @@ def sample_observations(network: Network, rng: np.random.Generator) -> np.ndarra
         noise[t] = 0.95 * noise[t - 1] + np.sqrt(1 - 0.95**2) * noise[t]
     obs = middle + spread * noise
     first = 0
-    for part in network.observation:
+    for part in network.parts:
         for size in part.sizes:
             obs[:, :, first : first + size] = np.eye(size)[rng.integers(size, size=obs.shape[:2])]
             first += size

@@ -267,7 +267,7 @@ def _host(plan: _Plan, program: Program, scales: Sequence[float]) -> Host:
         first_target=starts[lowered.target] if written else 0,
         first_source=starts[lowered.sources[-1]],
         preprocessing=network.preprocessing,
-        observation=network.observation,
+        observation=network.parts,
         latency=network.latency,
         head=network.head,
     )

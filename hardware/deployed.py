@@ -32,6 +32,7 @@ class Host:
     """What is computed beside the chip on every env step: input before its ticks, action after them.
 
     Args:
+        observation: Parts of an observation as the environment shows it.
         encoder: Observation to input.
         readout: How output values are read. Where the chip holds its weights, ``w_out`` is empty, shape (n_outputs, 0);
             else the host receives the last layer's spikes.
@@ -46,7 +47,6 @@ class Host:
         first_target: ``bias`` only: the compartment that takes the first current; the others follow it.
         first_source: The compartment of the last layer's first neuron; the others follow it.
         preprocessing: Steps between the observation and the encoder, in their order.
-        observation: Parts of an observation as the environment shows it.
         latency: Ticks until a readout on the host meets a spike, 0 or 1.
         head: Output values to an action; None for a network that is not a policy.
 
@@ -54,6 +54,7 @@ class Host:
         ValueError: If a choice is unknown or shapes disagree.
     """
 
+    observation: tuple[ObservationPart, ...]
     encoder: Encoder
     readout: Readout
     n_ticks: int
@@ -66,15 +67,13 @@ class Host:
     first_target: int = 0
     first_source: int = 0
     preprocessing: tuple[Preprocessor, ...] = ()
-    observation: tuple[ObservationPart, ...] = ()
     latency: int = 0
     head: ActionHead | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
         object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
-        observation = tuple(self.observation) or (ObservationPart((self.encoder.n_obs,)),)
-        object.__setattr__(self, "observation", observation)
+        object.__setattr__(self, "observation", tuple(self.observation))
         if self.input not in INPUTS:
             raise ValueError(f"Host.input must be one of {INPUTS}, got {self.input!r}")
         if not (isinstance(self.n_ticks, int) and self.n_ticks >= 1):
@@ -221,7 +220,7 @@ class DeployedPolicy:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: State | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,

@@ -10,7 +10,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
-from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, open_run
+from spikeloop.scripts.run_folder import DEPLOYED, NETWORK
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -36,7 +35,7 @@ no code from its file; the model in a run folder is a pickle, so deploy only tho
 The float network, the chip and random actions play the same episodes; kept is (chip - random) / (float - random).
 Leaves {DEPLOYED}, {REPORT} and {PICTURE}. Energies and times are modelled from published constants, not measured.
 """
-Act = Callable[[np.ndarray, Any, np.ndarray], tuple[np.ndarray, Any]]
+Act = Callable[[Any, Any, np.ndarray], tuple[np.ndarray, Any]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,11 +55,11 @@ def deploy(argv: list[str]) -> int:
         from spikeloop.scripts.load_policy import NetworkPolicy
 
         floating = NetworkPolicy(network, args.seed)
-        seen = _observations(env, floating.predict, args.seed + OTHER_SEEDS)
+        seen = _observations(network, env, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
         args.out.mkdir(parents=True, exist_ok=True)
-    players: dict[str, Act] = {"float": floating.predict, "chip": _flat(chip), "random": _random(env, args.seed)}
+    players: dict[str, Act] = {"float": floating.predict, "chip": chip.predict, "random": _random(env, args.seed)}
     returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
     figures = report(chip)
     compared = _compare_actions(deployment, seen, args) if args.check_actions else None
@@ -124,20 +123,13 @@ def _check(args: argparse.Namespace) -> None:
 
 def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
     """Return the network and one environment that shows it raw observations."""
-    from stable_baselines3.common.vec_env import VecNormalize
-
-    from spikeloop.scripts.load_policy import load_network, load_run
+    from spikeloop.scripts.load_policy import Place, load_network, network_of_run
 
     for package in args.gym_packages:
         importlib.import_module(package)
-    if not args.run.is_dir():
-        policy = load_network(args.run, args.env, args.seed, None)
-        return policy.network(), policy.env
-    policy, found = load_run(args.run, args.load_best, args.seed, None), open_run(args.run, args.load_best)
-    metadata = {"env": found.env_id, "env_kwargs": json.dumps(found.env_kwargs)}
-    network = replace(policy.network(), metadata=metadata)
-    env = policy.env  # the network normalises by itself
-    return network, env.venv if isinstance(env, VecNormalize) else env
+    place = Place(args.env, args.seed, packages=args.gym_packages)
+    policy = network_of_run(args.run, args.load_best, place) if args.run.is_dir() else load_network(args.run, place)
+    return policy.network(), policy.env
 
 
 def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> Deployment:
@@ -153,17 +145,10 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
     return deployment
 
 
-def _flat(policy: Any) -> Act:
-    def act(obs: np.ndarray, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
-        return policy.predict(obs.reshape(len(obs), -1), state, starts)
-
-    return act
-
-
 def _random(env: VecEnv, seed: int) -> Act:
     space = env.action_space
     space.seed(seed)
-    return lambda obs, state, starts: (np.stack([space.sample() for _ in obs]), state)
+    return lambda obs, state, starts: (np.stack([space.sample() for _ in starts]), state)
 
 
 def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
@@ -184,23 +169,26 @@ def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
         obs, state, done, total = env.reset(), None, False, 0.0
         start = np.ones(1, bool)
         while not done:
-            actions, state = act(np.asarray(obs), state, start)
+            actions, state = act(obs, state, start)
             obs, rewards, dones, infos = env.step(actions)
             start, done, total = dones, bool(dones[0]), total + float(rewards[0])
         returns.append(float(infos[0]["episode"]["r"]) if "episode" in infos[0] else total)
     return returns
 
 
-def _observations(env: VecEnv, act: Act, seed: int) -> np.ndarray:
-    """Return raw observations of the float policy's own episodes, shape (CALIBRATION_STEPS, 1, n_obs)."""
+def _observations(network: Network, env: VecEnv, seed: int) -> np.ndarray:
+    """Return raw observations of the network's own episodes as rows, shape (CALIBRATION_STEPS, 1, n_obs)."""
+    from spikeloop.spiking.observation import flatten
+    from spikeloop.spiking.simulator import Simulator
+
+    simulator = Simulator(network, np.random.default_rng(seed))
     env.seed(seed)
-    obs, state, start = np.asarray(env.reset()), None, np.ones(1, bool)
-    seen = np.empty((CALIBRATION_STEPS, 1, obs.size))
+    obs, state, start = env.reset(), None, np.ones(1, bool)
+    seen = np.empty((CALIBRATION_STEPS, 1, network.n_obs))
     for step in range(CALIBRATION_STEPS):
-        seen[step] = obs.reshape(1, -1)
-        actions, state = act(obs, state, start)
-        after, _, start, _ = env.step(actions)
-        obs = np.asarray(after)
+        seen[step] = flatten(network.parts, obs)[0]
+        actions, state = simulator.predict(obs, state, start)
+        obs, _, start, _ = env.step(actions)
     return seen
 
 

@@ -32,6 +32,8 @@ from spikeloop.agents.callbacks import (
     TrainingStopped,
     clean_up,
 )
+from spikeloop.agents.environment import describe, with_zoo_settings
+from spikeloop.agents.export import why_no_network
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
 from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready
@@ -107,6 +109,8 @@ class Experiment(ExperimentManager):
         is_new = not self.folder.exists()
         try:
             results = super().setup_experiment()
+            if results is not None:
+                self._check_export(results[0])
         except BaseException:
             if is_new:  # an empty run would be taken for the latest
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -262,23 +266,28 @@ class Experiment(ExperimentManager):
         if self.interrupts or not self.saved:
             raise SystemExit(130 if self.interrupts else 1)
 
-    def _save_network(self, model: BaseAlgorithm) -> None:
-        policy: Any = model.policy
-        if not hasattr(policy, "to_network"):
+    def _check_export(self, model: Any) -> None:
+        """Say before the training, not after it, if its policy cannot become a network."""
+        reason = why_no_network(model) if hasattr(model, "to_network") else None
+        if reason is None:
             return
+        if self.settings["chip_ready"]:
+            raise ValueError(f"a chip-ready policy is to be deployed, and this one could not be: {reason}")
+        print(f"{NETWORK} will not be written: {reason}", file=sys.stderr)
+
+    def _save_network(self, model: Any) -> None:
+        if not hasattr(model, "to_network") or why_no_network(model) is not None:
+            return
+        description = describe(model.get_env())
+        assert description is not None  # RL Zoo makes registered environments
+        description = with_zoo_settings(description, self.settings["hyperparams"], self.args.gym_packages)
         metadata = {
+            **description.to_metadata(),
             "algo": self.algo,
-            "env": self.env_name.gym_id,
-            "env_kwargs": json.dumps(self.env_kwargs, default=str),
             "seed": str(self.settings["seed"]),
             "num_timesteps": str(model.num_timesteps),
         }
-        try:
-            network = policy.to_network(model.get_vec_normalize_env(), metadata)
-        except ValueError as error:
-            print(f"{NETWORK} not written: {error}", file=sys.stderr)
-            return
-        network.save(self.folder / NETWORK)
+        model.to_network(metadata).save(self.folder / NETWORK)
 
 
 def _monitor_start(path: Path) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +12,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import RecordVideo
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import spikeloop.envs  # noqa: F401  registers our tasks
+from spikeloop.agents.environment import EnvDescription, describe, with_zoo_settings
+from spikeloop.agents.export import observation_parts
 from spikeloop.agents.registry import register_with_zoo
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.scripts.cli import UsageError, did_you_mean
 from spikeloop.scripts.run_folder import open_run
-from spikeloop.spiking.network import ActionHead, Network
+from spikeloop.spiking.network import Network
 from spikeloop.spiking.simulator import Simulator
 
 SPACES = {
@@ -30,12 +32,23 @@ SPACES = {
 }
 
 
+class Place(NamedTuple):
+    """Where a policy from a file is run."""
+
+    env_id: str | None = None  # that of its training if None
+    seed: int = 0
+    video: dict[str, Any] | None = None  # arguments of RecordVideo; None to record nothing
+    human: bool = False  # show the episodes in a window
+    packages: Sequence[str] = ()  # modules of the user's own that register tasks and hold wrappers
+
+
 class Policy(NamedTuple):
     """What is rolled out."""
 
     predictor: Any  # has the `predict` of an SB3 policy
     env: VecEnv  # one environment, seeded
     name: str
+    metadata: Mapping[str, str] = {}  # of a model from a run folder: what its network should know
 
     def network(self) -> Network:
         """Return the policy as a network.
@@ -47,10 +60,12 @@ class Policy(NamedTuple):
             return self.predictor.simulator.network
         if isinstance(self.predictor, ChipPolicy):
             raise UsageError(f"{self.name} is compiled for a chip, it is no network any more")
-        policy = self.predictor.policy
-        if not hasattr(policy, "to_network"):
+        if not hasattr(self.predictor, "to_network"):
             raise UsageError(f"{self.name} is not a spiking policy, it has no spikes to show")
-        return policy.to_network(unwrap_vec_normalize(self.env))
+        try:
+            return self.predictor.to_network(self.metadata)
+        except ValueError as error:
+            raise UsageError(f"{self.name} cannot become a network: {error}") from None
 
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far; empty if the policy does not spike."""
@@ -74,13 +89,7 @@ class NetworkPolicy:
 
     def __init__(self, network: Network, seed: int):
         self.simulator = Simulator(network, np.random.default_rng(seed))
-
-    def predict(
-        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = True
-    ) -> tuple[np.ndarray, Any]:
-        """Return the actions for a batch of observations, and the new state."""
-        rows = observation.reshape(len(observation), -1)
-        return self.simulator.predict(rows, state, episode_start, deterministic)
+        self.predict = self.simulator.predict
 
 
 class ChipPolicy:
@@ -92,63 +101,80 @@ class ChipPolicy:
 
     def __init__(self, deployed: DeployedPolicy):
         self.deployed = deployed
-
-    def predict(
-        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = True
-    ) -> tuple[np.ndarray, Any]:
-        """Return the actions for a batch of observations, and the new state."""
-        rows = observation.reshape(len(observation), -1)
-        return self.deployed.predict(rows, state, episode_start, deterministic)
+        self.predict = deployed.predict
 
 
-def load_network(path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None) -> Policy:
+def load_network(path: Path, place: Place) -> Policy:
     """Load the file of a network; nothing in it is unpickled.
 
     Args:
         path: The file.
-        env_id: Environment to run it in; that of its training if None.
-        seed: Seed of the environment.
-        video: Arguments of ``RecordVideo``; None to record nothing.
+        place: Where to run it.
 
     Raises:
-        UsageError: If the network does not fit the environment.
+        UsageError: If the network does not fit the environment, or that cannot be made as it was in training.
     """
     network = Network.load(path)
-    env, env_id = _environment(path, network, env_id, seed, video)
-    return Policy(NetworkPolicy(network, seed), env, f"{path} on {env_id}")
+    env, env_id = environment_of(f"{path}", network, place)
+    return Policy(NetworkPolicy(network, place.seed), env, f"{path} on {env_id}")
 
 
-def load_deployed(path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None) -> Policy:
+def load_deployed(path: Path, place: Place) -> Policy:
     """Load the file of a network compiled for a chip; arguments and errors as in :func:`load_network`."""
     deployment = Deployment.load(path)
-    env, env_id = _environment(path, deployment, env_id, seed, video)
-    chip = ChipPolicy(DeployedPolicy(deployment, np.random.default_rng(seed)))
+    env, env_id = environment_of(f"{path}", deployment, place)
+    chip = ChipPolicy(DeployedPolicy(deployment, np.random.default_rng(place.seed)))
     return Policy(chip, env, f"{path} on {deployment.program.chip}, {env_id}")
 
 
-def _environment(
-    path: Path, policy: Network | Deployment, env_id: str | None, seed: int, video: dict[str, Any] | None
-) -> tuple[VecEnv, str]:
-    """Return the environment of a policy from a file, and its id."""
-    trained_on = policy.metadata.get("env")
-    env_id = env_id or trained_on
-    if env_id is None:
-        raise UsageError(f"{path} does not say what it was trained on, add --env ID")
-    spec = _spec(env_id)
-    env_kwargs = json.loads(policy.metadata.get("env_kwargs", "{}")) if env_id == trained_on else {}
-    env = make_vec_env(
-        lambda **kwargs: spec.make(**kwargs),
-        seed=seed,
-        env_kwargs=_rendering(env_kwargs, video),
-        wrapper_class=RecordVideo if video else None,  # type: ignore[arg-type]
-        wrapper_kwargs=video,
-    )
-    part = policy if isinstance(policy, Network) else policy.host
-    _check_spaces(part.encoder.n_obs, part.head, env, env_id)
-    return env, env_id
+def network_of_run(folder: Path, best: bool, place: Place) -> Policy:
+    """Return the network of a run folder, playing in the environment that its file would be played in.
+
+    Args:
+        folder: The run folder.
+        best: Take the model that did best in evaluation instead of the last.
+        place: Where to run it.
+
+    Raises:
+        UsageError: If there is no such run, or its policy cannot become a network.
+    """
+    run = open_run(folder, best)
+    policy = load_run(folder, best, place.seed, None)
+    try:
+        network = policy.network()
+    finally:
+        policy.env.close()
+    env, _ = environment_of(f"{folder}", network, place._replace(packages=[*run.gym_packages, *place.packages]))
+    return Policy(NetworkPolicy(network, place.seed), env, policy.name)
 
 
-def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) -> Policy:
+def environment_of(name: str, policy: Network | Deployment, place: Place) -> tuple[VecEnv, str]:
+    """Return the environment of a policy from a file, made as its metadata says, and its id.
+
+    Raises:
+        UsageError: If the file does not name one, it cannot be made again, or the policy does not fit it.
+    """
+    description = EnvDescription.from_metadata(policy.metadata)
+    if place.env_id is not None and (description is None or place.env_id != description.env_id):
+        # another task: what stood around the old one stands around this one too
+        wrappers = () if description is None else description.wrappers
+        description = EnvDescription(place.env_id, wrappers=wrappers)
+    if description is None:
+        raise UsageError(f"{name} does not say what it was trained on, add --env ID")
+    _check_registered(description)
+
+    def make() -> gym.Env:
+        env = description.make(place.packages, **_rendering(place.video, place.human))
+        return RecordVideo(env, **place.video) if place.video else env
+
+    env = DummyVecEnv([make])
+    env.action_space.seed(place.seed)
+    env.seed(place.seed)
+    _check_spaces(policy, env, description.env_id)
+    return env, description.env_id
+
+
+def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, human: bool = False) -> Policy:
     """Load the model of a run folder, with its wrappers and its normalisation.
 
     Args:
@@ -156,6 +182,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
         best: Load the model that did best in evaluation instead of the last.
         seed: Seed of the environment and of sampled actions.
         video: Arguments of ``RecordVideo``; None to record nothing.
+        human: Show the episodes in a window.
 
     Raises:
         UsageError: If there is no such run, or its model cannot be loaded.
@@ -166,8 +193,9 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
     run = open_run(folder, best)
     for package in run.gym_packages:
         importlib.import_module(package)
-    _spec(run.env_id)
+    _check_registered(EnvDescription(run.env_id, gym_packages=tuple(run.gym_packages)))
     hyperparams, stats_path = rl_zoo3.get_saved_hyperparams(str(run.settings), test_mode=True)
+    settings = dict(hyperparams)
     env_kwargs = hyperparams.pop("env_kwargs", None) or run.env_kwargs
     if video:
         wrappers = hyperparams.get("env_wrapper") or []
@@ -178,7 +206,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
         seed=seed,
         should_render=False,
         hyperparams=hyperparams,
-        env_kwargs=_rendering(env_kwargs, video),
+        env_kwargs={**env_kwargs, **_rendering(video, human)},
     )
     schedules = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
     # `seed` because the one it was saved with would seed the environment again
@@ -186,23 +214,38 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
         model = rl_zoo3.ALGOS[run.algo].load(run.model, env=env, seed=seed, custom_objects=schedules)
     except Exception as error:
         raise UsageError(f"{run.model} cannot be loaded ({error})") from error
-    return Policy(model, env, f"{run.algo} on {run.env_id}")
+    description = describe(env)
+    assert description is not None  # RL Zoo makes registered environments
+    metadata = with_zoo_settings(description, settings, run.gym_packages).to_metadata()
+    return Policy(model, env, f"{run.algo} on {run.env_id}", metadata)
 
 
-def _rendering(env_kwargs: dict[str, Any], video: dict[str, Any] | None) -> dict[str, Any]:
-    return {**env_kwargs, "render_mode": "rgb_array"} if video else env_kwargs
+def _rendering(video: dict[str, Any] | None, human: bool) -> dict[str, str]:
+    mode = "human" if human else "rgb_array" if video else None
+    return {"render_mode": mode} if mode else {}
 
 
-def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    if env_id not in gym.registry:
-        raise UsageError(did_you_mean("environment", env_id, gym.registry))
-    return gym.spec(env_id)
+def _check_registered(description: EnvDescription) -> None:
+    if description.env_id not in gym.registry:
+        known = f"; it was registered by --gym-packages {' '.join(description.gym_packages)}"
+        unknown = did_you_mean("environment", description.env_id, gym.registry)
+        raise UsageError(unknown + known * bool(description.gym_packages))
 
 
-def _check_spaces(n_obs: int, head: ActionHead | None, env: VecEnv, env_id: str) -> None:
+def _check_spaces(policy: Network | Deployment, env: VecEnv, env_id: str) -> None:
+    parts, head = (
+        (policy.parts, policy.head) if isinstance(policy, Network) else (policy.host.observation, policy.host.head)
+    )
     obs, actions = env.observation_space, env.action_space
-    if not isinstance(obs, spaces.Box) or spaces.flatdim(obs) != n_obs:
-        raise UsageError(f"the network observes {n_obs} numbers, {env_id} shows {obs}")
+    try:
+        shown = observation_parts(obs)
+    except ValueError as error:
+        raise UsageError(f"{env_id}: {error}") from None
+    vector = len(parts) == len(shown) == 1 and not parts[0].sizes and not shown[0].sizes
+    fits = [astuple(part) for part in parts] == [astuple(part) for part in shown]
+    if not fits and not (vector and parts[0].n_values == shown[0].n_values):
+        takes = ", ".join(f"{part.n_values} numbers{part.key and f' for {part.key!r}'}" for part in parts)
+        raise UsageError(f"the network observes {takes}, {env_id} shows {obs}")
     if head is None:
         raise UsageError("the network has no action head, it is no policy")
     fits = isinstance(actions, SPACES[head.kind]) and spaces.flatdim(actions) == head.n_outputs

@@ -114,13 +114,14 @@ def _video_arguments(folder: Path | None, n_episodes: int) -> dict[str, Any] | N
 
 
 def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
-    from spikeloop.scripts.load_policy import load_deployed, load_network, load_run
+    from spikeloop.scripts.load_policy import Place, load_deployed, load_network, load_run
 
     for package in args.gym_packages:
         importlib.import_module(package)
+    place = Place(args.env, args.seed, video, packages=args.gym_packages)
     if args.deployed:
         found = args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id)
-        return load_deployed(found / DEPLOYED if found.is_dir() else found, args.env, args.seed, video)
+        return load_deployed(found / DEPLOYED if found.is_dir() else found, place)
     if args.run is None or args.run.is_dir():
         folder = args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id)
         return load_run(folder, args.load_best, args.seed, video)
@@ -128,7 +129,7 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
         raise UsageError(f"{args.run} is a model without its settings, name its run folder instead")
     if args.stochastic:
         raise UsageError(f"{args.run} holds no distribution to sample from, --stochastic needs a run folder")
-    return load_network(args.run, args.env, args.seed, video)
+    return load_network(args.run, place)
 
 
 def _evaluate(policy: Policy, args: argparse.Namespace) -> tuple[list[float], list[int]]:
@@ -150,22 +151,23 @@ def record_episode(network: Network, env: VecEnv, seed: int) -> Monitor:
 
     Args:
         network: The network.
-        env: One environment; a VecNormalize around it is bypassed, as the network normalises by itself.
+        env: One environment; wrappers of the VecEnv are bypassed, as the network does by itself what they do.
         seed: Seed of the environment and of a ``rate`` encoder.
     """
-    from stable_baselines3.common.vec_env import unwrap_vec_normalize
+    from stable_baselines3.common.vec_env import VecEnvWrapper
 
+    from spikeloop.spiking.observation import flatten
     from spikeloop.spiking.simulator import Simulator
 
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
     simulator = Simulator(network, np.random.default_rng(seed))
-    normalize = unwrap_vec_normalize(env)
     start = state = simulator.initial_state()
     seen: list[np.ndarray] = []
     env.seed(seed)
     obs, done = env.reset(), False
     while not done:
-        raw = np.asarray(obs if normalize is None else normalize.get_original_obs())
-        seen.append(raw.reshape(1, -1))
+        seen.append(flatten(network.parts, obs)[0])
         action, state = simulator.predict(seen[-1], state)
         obs, _, dones, _ = env.step(action)
         done = bool(dones[0])

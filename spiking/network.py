@@ -438,9 +438,6 @@ class Network:
             raise ValueError(f"Network.preprocessing takes Normalizer, FrameStack and Reorder, got {steps}")
         if sum(isinstance(step, FrameStack) for step in steps) > 1:
             raise ValueError("Network.preprocessing must hold one FrameStack at most")
-        if not self.observation:
-            n = steps[0].n_in if steps else self.encoder.n_obs
-            _set(self, observation=(ObservationPart((n,)),))
         keys = [part.key for part in self.observation]
         if len(set(keys)) < len(keys) or ("" in keys and len(keys) > 1):
             raise ValueError(f"Network.observation must have a key for each of its parts, got {keys}")
@@ -453,9 +450,15 @@ class Network:
             raise ValueError(f"Network.encoder must take {n} values, takes {self.encoder.n_obs}")
 
     @property
+    def parts(self) -> tuple[ObservationPart, ...]:
+        """Parts of an observation: those of ``observation``, or one vector."""
+        n = self.preprocessing[0].n_in if self.preprocessing else self.encoder.n_obs
+        return self.observation or (ObservationPart((n,)),)
+
+    @property
     def n_obs(self) -> int:
         """Numbers that an observation of the environment becomes before any preprocessing."""
-        return sum(part.n_values for part in self.observation)
+        return sum(part.n_values for part in self.parts)
 
     @property
     def state_shape(self) -> tuple[int, int]:

@@ -82,7 +82,7 @@ class Simulator:
         self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0])).astype(np.intp)
         plain = steps == () or normalizer is not None
         self._fused = encoder.kind == "direct" and plain and not readout.first_spike and not readout.dense
-        part = network.observation[0]
+        part = network.parts[0]
         # what needs no look at its parts: one vector of numbers
         self._vector = not part.key and not part.sizes and len(part.shape) == 1
         self._n_obs, (self._n_rows, self._width) = network.n_obs, network.state_shape
@@ -145,7 +145,7 @@ class Simulator:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: np.ndarray | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
@@ -176,7 +176,7 @@ class Simulator:
             if single:
                 rows = rows[None]
         else:
-            rows, single = flatten(self.network.observation, observation)
+            rows, single = flatten(self.network.parts, observation)
         if self._fused:
             outputs, new, best = self._act(rows, state, episode_start)
             if self._discrete and single:

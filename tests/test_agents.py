@@ -162,14 +162,6 @@ def test_exported_network_acts_as_predict_does(action_space, policy_kwargs, tmp_
         np.testing.assert_array_equal(action, simulated)
 
 
-def test_export_refuses_what_a_network_cannot_hold():
-    with pytest.raises(ValueError, match="linear readout"):
-        small_model(policy_kwargs={"net_arch": {"pi": [8], "vf": [8]}}).policy.to_network()
-    image = SpikingPPO("LsnnPolicy", FakeImageEnv(), n_steps=8, batch_size=8, seq_len=8, policy_kwargs=SMALL)
-    with pytest.raises(ValueError, match="vector observation"):
-        image.policy.to_network()
-
-
 @pytest.mark.parametrize("env_class", [FakeImageEnv, SimpleMultiObsEnv])
 def test_image_and_dict_observations(env_class):
     model = SpikingPPO("LsnnPolicy", env_class(), n_steps=16, batch_size=16, seq_len=8, policy_kwargs=SMALL, seed=0)

@@ -1,7 +1,6 @@
 """Deployed policies step as SB3's do, carry their state as a value, and come back from their files unchanged."""
 
 import dataclasses
-import time
 import warnings
 
 import gymnasium as gym
@@ -70,7 +69,7 @@ def test_state_is_a_value_and_environments_do_not_mix(encoder, latency):
     obs, starts = observations()
     together = policy.initial_state(3)
     alone = [
-        type(together)(together.chip[i : i + 1], together.encoder[:, i : i + 1], together.trace[i : i + 1])
+        type(together)(together.chip[i : i + 1], together.memory[:, i : i + 1], together.trace[i : i + 1])
         for i in range(3)
     ]
     before = [part.copy() for part in together]
@@ -145,7 +144,7 @@ def test_damaged_and_foreign_files_are_refused(damage, tmp_path):
     elif damage == "foreign":
         file.write_bytes(b"PK" + data)
     elif damage == "version":
-        file.write_bytes(data.replace(b'format_version\\": 1', b'format_version\\": 9'))
+        file.write_bytes(data.replace(b'format_version\\": 2', b'format_version\\": 9'))
     elif damage == "network":
         exact_network().save(file)
     else:
@@ -158,7 +157,7 @@ def test_damaged_and_foreign_files_are_refused(damage, tmp_path):
 
 def test_wrong_calls_are_refused():
     policy, (obs, _) = DeployedPolicy(deploy()), observations()
-    with pytest.raises(ValueError, match="must have 3 values"):
+    with pytest.raises(ValueError, match="must have shape \\(3,\\)"):
         policy.predict(obs[0, :, :2])
     with pytest.raises(ValueError, match="deterministic=True"):
         policy.predict(obs[0], deterministic=False)
@@ -205,15 +204,3 @@ def test_currents_beyond_the_largest_bias_are_written_as_the_largest_and_counted
     assert policy.clipped_biases == 0
     _, bias = policy._to_chip(np.full((1, 3), 1e4, np.float32))
     assert policy.clipped_biases > 0 and abs(bias).max() == MAX_BIAS
-
-
-def test_a_step_takes_less_than_100_microseconds():
-    policy = DeployedPolicy(compile_network(cartpole_network()))
-    obs, start, state = np.full((1, 4), 0.01), np.zeros(1, bool), policy.initial_state()
-    best = np.inf
-    for _ in range(30):
-        began = time.perf_counter()
-        for _ in range(50):
-            _, state = policy.predict(obs, state, start)
-        best = min(best, (time.perf_counter() - began) / 50)
-    assert best < 100e-6

@@ -132,8 +132,7 @@ def test_any_environment_with_discrete_actions_can_be_learnt_from():
     env = VecNormalize(make_vec_env("CartPole-v1", seed=0), norm_reward=False)
     model = small_model(env, n_episodes=2).learn(300)
     assert model.num_timesteps == 300
-    network = model.policy.to_network(model.get_vec_normalize_env())
-    assert network.normalizer is not None
+    assert model.to_network().preprocessing
     model.learn(100, reset_num_timesteps=False)
 
 

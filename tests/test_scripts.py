@@ -223,7 +223,7 @@ def test_damaged_network_file_is_answered_in_one_line(damage, trained, tmp_path,
     elif damage == "not ours":
         file.write_bytes(b"PK" + data)
     elif damage == "another version":
-        file.write_bytes(data.replace(b'format_version\\": 1', b'format_version\\": 9'))
+        file.write_bytes(data.replace(b'format_version\\": 2', b'format_version\\": 9'))
     else:
         dataclasses.replace(Network.load(trained / "policy.safetensors"), head=None).save(file)
     assert start(rollout, file) == 2
