@@ -122,8 +122,10 @@ def check_carried(state: np.ndarray | None, shape: tuple[int, int], episode_star
         n_envs: Number of observations B.
 
     Raises:
-        ValueError: If one has another shape.
+        ValueError: If one has another shape, or there is no observation.
     """
+    if n_envs == 0:
+        raise ValueError("predict() needs at least one observation, got a batch of shape (0, ...)")
     wanted = (shape[0], n_envs, shape[1])
     if state is not None and state.shape != wanted:
         raise ValueError(f"predict() needs a state of shape {wanted} for {n_envs} observations, got {state.shape}")

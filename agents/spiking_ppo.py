@@ -177,7 +177,11 @@ class SpikingPPO(RecurrentPPO):
         Raises:
             NonFiniteError: If that leads to parameters that are not finite.
         """
-        super().train()
+        try:
+            super().train()
+        except ValueError:  # torch's, where a minibatch meets what the one before made NaN
+            check_learnt(self.policy.named_parameters(), f"update {self._n_updates + 1}")
+            raise
         check_learnt(self.policy.named_parameters(), f"update {self._n_updates}")
 
     def learn(

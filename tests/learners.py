@@ -1,5 +1,7 @@
 """The four algorithms at their smallest, and an environment of any spaces to learn in."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -28,7 +30,8 @@ class Noise(gym.Env):
     """
 
     def __init__(self, observation_space=OBSERVATION, action_space=ACTION, length=20):
-        self.observation_space, self.action_space, self.length = observation_space, action_space, length
+        self.observation_space, self.action_space = copy.deepcopy((observation_space, action_space))  # they hold draws
+        self.length = length
         self.seen, self.faults = [], {}
 
     def reset(self, *, seed=None, options=None):
