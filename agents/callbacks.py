@@ -23,9 +23,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from spikeloop.agents.seeding import own_generators
 from spikeloop.spiking.storage import write_atomically
 
 FORMAT_VERSION = 1
@@ -175,7 +174,7 @@ def _random_state(model: BaseAlgorithm) -> dict[str, Any]:
         "numpy": np.random.get_state(),  # noqa: NPY002 - SB3 and environments draw from it
         "torch": th.get_rng_state().numpy(),
         "cuda": [state.numpy() for state in th.cuda.get_rng_state_all()],
-        "policy": {name: rng.bit_generator.state for name, rng in _generators(model).items()},
+        "policy": {name: rng.bit_generator.state for name, rng in own_generators(model.policy).items()},
     }
 
 
@@ -185,13 +184,8 @@ def _set_random_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     th.set_rng_state(th.from_numpy(state["torch"]))
     if len(state["cuda"]) == th.cuda.device_count():
         th.cuda.set_rng_state_all([th.from_numpy(one) for one in state["cuda"]])
-    for name, rng in _generators(model).items():
+    for name, rng in own_generators(model.policy).items():
         rng.bit_generator.state = state["policy"][name]
-
-
-def _generators(model: BaseAlgorithm) -> dict[str, np.random.Generator]:
-    """Return the policy's own generators, which draw the keys of rate encoders."""
-    return {name: value for name, value in vars(model.policy).items() if isinstance(value, np.random.Generator)}
 
 
 class EpisodeLog(BaseCallback):
@@ -225,44 +219,3 @@ def read_episodes(path: Path) -> tuple[np.ndarray, np.ndarray]:
         rows = [row for row in csv.reader(file) if len(row) == 3 and row[2]][1:]  # a full disk cuts the last one
     steps, returns, _ = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     return steps, returns
-
-
-class NonFiniteError(Exception):
-    """An environment returned NaN or infinity."""
-
-
-class CheckFinite(VecEnvWrapper):
-    """Raises :class:`NonFiniteError`, naming the environment, when an observation or a reward is NaN or infinite.
-
-    SB3's ``VecCheckNan`` names neither the environment nor the value's origin within the batch.
-
-    Args:
-        venv: The environments, before any normalisation.
-        name: What to call them in the message.
-    """
-
-    def __init__(self, venv: VecEnv, name: str):
-        super().__init__(venv)
-        self.name = name
-
-    def reset(self) -> VecEnvObs:
-        """Reset the environments."""
-        obs = self.venv.reset()
-        self._check("observation", obs)
-        return obs
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Return the result of the step."""
-        obs, rewards, dones, infos = self.venv.step_wait()
-        self._check("observation", obs)
-        self._check("reward", rewards)
-        for index in np.flatnonzero(dones).tolist():
-            self._check("last observation of an episode", infos[index].get("terminal_observation", 0.0), index)
-        return obs, rewards, dones, infos
-
-    def _check(self, what: str, value: Any, index: int | None = None) -> None:
-        for array in map(np.asarray, value.values() if isinstance(value, dict) else [value]):
-            finite = np.isfinite(array)
-            if not finite.all():
-                env = np.argwhere(~finite)[0, 0] if index is None else index
-                raise NonFiniteError(f"{what} from env {env} of {self.name} is {array[~finite][0]}")

@@ -15,7 +15,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from spikeloop.agents.callbacks import CheckFinite
+from spikeloop.agents.check_finite import CheckFinite
 from spikeloop.agents.modulators import Modulator
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.dynamics import Dynamics, dynamics_of

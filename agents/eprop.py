@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,14 +19,23 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from spikeloop.agents.callbacks import CheckFinite
+from spikeloop.agents.check_finite import CheckFinite, NonFiniteError, check_first, check_learnt, check_step, is_checked
+from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, check_ranges
 from spikeloop.agents.eprop_policy import EpropPolicy
 from spikeloop.agents.export import model_to_network, note_wrappers
+from spikeloop.agents.seeding import reseed
 from spikeloop.spiking import plasticity_kernels as kernels
 from spikeloop.spiking.eprop import RewardEprop, no_memory, rest
 from spikeloop.spiking.network import Network
 
 Self = TypeVar("Self", bound="EProp")
+
+_RANGES = {
+    **COMMON,
+    **dict.fromkeys(("actor_scale", "value_scale", "value_coef", "rate_coef"), NOT_NEGATIVE),
+    **dict.fromkeys(("trace_lambda", "target_rate"), UNIT),
+    "n_episodes": WHOLE,
+}
 
 
 class EProp(BaseAlgorithm):
@@ -88,8 +96,6 @@ class EProp(BaseAlgorithm):
     ):
         if th.device("cpu" if device == "auto" else device).type != "cpu":
             raise ValueError(f"EProp runs on the CPU, got device={device!r}")
-        if not (isinstance(n_episodes, int) and n_episodes >= 1):
-            raise ValueError(f"n_episodes must be a whole number >= 1, got {n_episodes!r}")
         super().__init__(
             policy,
             env,
@@ -102,7 +108,6 @@ class EProp(BaseAlgorithm):
             support_multi_env=False,
             monitor_wrapper=True,
             seed=seed,
-            supported_action_spaces=(spaces.Discrete,),
         )
         self.actor_scale, self.value_scale, self.train_hidden = actor_scale, value_scale, train_hidden
         self.gamma, self.trace_lambda, self.value_coef = gamma, trace_lambda, value_coef
@@ -111,9 +116,9 @@ class EProp(BaseAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        check_ranges(vars(self), _RANGES)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self._rule()
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         )
@@ -137,6 +142,12 @@ class EProp(BaseAlgorithm):
         """Learn in other environments from now on; the arguments are SB3's."""
         super().set_env(env, force_reset)
         note_wrappers(self)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all random numbers, those of the policy too."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "policy"):
+            reseed(self.policy, seed)
 
     def _rule(self) -> RewardEprop:
         """Return the rule at the learning rate of now."""
@@ -170,6 +181,10 @@ class EProp(BaseAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        assert self.env is not None
+        self._checks = not is_checked(self.env)
+        if self._last_obs is not None:
+            check_first(self.env, self._last_obs)
         callback.on_training_start(locals(), globals())
         drawn = _drawn_task(self.env)
         goes_on = True
@@ -181,20 +196,54 @@ class EProp(BaseAlgorithm):
             else:
                 goes_on = self._drawn_rollout(callback, drawn, total_timesteps)
             self._n_updates += 1
+            check_learnt(self.policy.named_parameters(), f"rollout {self._n_updates}")
             if log_interval is not None and self._n_updates % log_interval == 0:
                 self._log()
             callback.on_rollout_end()
         callback.on_training_end()
         return self
 
+    def _rollout_length(self) -> int:
+        """Return the episodes of the rollout that begins; one at a learning rate of 0, which a schedule may leave."""
+        return self.n_episodes if self.lr_schedule(self._current_progress_remaining) else 1
+
     def _drawn_rollout(self, callback: BaseCallback, task: gym.Env, total_timesteps: int) -> bool:
-        """Learn from whole episodes in one call, then walk through their steps with the callbacks."""
+        """Learn from whole episodes in one call, then walk through their steps with the callbacks.
+
+        A callback that stops it leaves the policy as the last whole episode before left it.
+        """
         env: Any = task.unwrapped
-        n_episodes = min(self.n_episodes, -(-(total_timesteps - self.num_timesteps) // env.n_steps))
+        n_episodes = min(self._rollout_length(), -(-(total_timesteps - self.num_timesteps) // env.n_steps))
         observations, paid = env.draw_episodes(env.np_random, n_episodes)
+        _check_episodes(observations, paid)
         n_steps = observations.shape[1]
-        weights, neurons = self.policy.plastic()
         uniform = self.policy.rng.random((n_episodes, n_steps)).astype(np.float32)
+        before = {name: value.clone() for name, value in self.policy.state_dict().items()}
+        returns = self._learn_episodes(observations, paid, uniform)
+        self._last_obs = None  # whoever steps the environment next starts an episode
+        infos: list[dict[str, Any]] = [{}]
+        dones, rewards = np.zeros(1, bool), np.zeros(1, np.float32)
+        callback.update_locals(locals())
+        for episode in range(n_episodes):
+            for t in range(n_steps):
+                self.num_timesteps += 1
+                ends = t == n_steps - 1
+                dones[0], rewards[0] = ends, returns[episode] if ends else 0.0
+                infos[0] = {"episode": _log_episode(task, float(returns[episode]), n_steps)} if ends else {}
+                if ends:
+                    self._episode_num += 1
+                    self._update_info_buffer(infos, dones)
+                if not callback.on_step():
+                    self.policy.load_state_dict(before)
+                    if whole := episode + ends:
+                        self._learn_episodes(observations[:whole], paid[:whole], uniform[:whole])
+                    return False
+        return True
+
+    def _learn_episodes(self, observations: np.ndarray, paid: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Learn from drawn episodes and return what each of them paid, shape (E,)."""
+        n_episodes, n_steps = uniform.shape
+        weights, neurons = self.policy.plastic()
         returns, state, memory = np.empty(n_episodes, np.float32), *self._at_rest()
         kernels.reward_eprop_episodes(
             observations.reshape(n_episodes, n_steps, -1),
@@ -208,21 +257,7 @@ class EProp(BaseAlgorithm):
             self._rule().constants(np.float32),
             returns,
         )
-        self._last_obs = None  # whoever steps the environment next starts an episode
-        infos: list[dict[str, Any]] = [{}]
-        dones, rewards = np.zeros(1, bool), np.zeros(1, np.float32)
-        callback.update_locals(locals())
-        for episode in range(n_episodes):
-            for t in range(n_steps):
-                self.num_timesteps += 1
-                ends = t == n_steps - 1
-                dones[0], rewards[0] = ends, returns[episode] if ends else 0.0
-                infos[0] = {"episode": _log_episode(task, float(returns[episode]), n_steps)} if ends else {}
-                if not callback.on_step():
-                    return False
-            self._episode_num += 1
-            self._update_info_buffer(infos, dones)
-        return True
+        return returns
 
     def _step_rollout(self, callback: BaseCallback, total_timesteps: int) -> bool:
         """Learn from episodes of the environment, step by step."""
@@ -231,13 +266,18 @@ class EProp(BaseAlgorithm):
         state, memory = self._at_rest()
         c, n_ticks = self._rule().constants(np.float32), self.policy.n_ticks
         outputs, reward, episodes = np.empty(len(weights.w_out), np.float32), np.float32(0), 0
+        first = int(self.action_space.start)  # type: ignore[attr-defined]
         if self._last_obs is None:
             self._last_obs = self.env.reset()  # type: ignore[assignment]
-        while episodes < self.n_episodes and self.num_timesteps < total_timesteps:
+            check_first(self.env, self._last_obs)
+        n_episodes = self._rollout_length()
+        while episodes < n_episodes and self.num_timesteps < total_timesteps:
             x = self._input(self._last_obs)
             uniform = np.float32(self.policy.rng.random())
             action = kernels.reward_eprop_act(x, reward, uniform, n_ticks, weights, neurons, state, memory, c, outputs)
-            new_obs, rewards, dones, infos = self.env.step(np.array([action]))
+            new_obs, rewards, dones, infos = self.env.step(np.array([first + action]))
+            if self._checks:
+                check_step(self.env, new_obs, rewards, dones, infos)
             reward, self._last_obs = np.float32(rewards[0]), new_obs  # type: ignore[assignment]
             self.num_timesteps += 1
             if dones[0]:
@@ -299,6 +339,12 @@ def _drawn_task(env: VecEnv | None) -> gym.Env | None:
     while isinstance(inner, (Monitor, OrderEnforcing, PassiveEnvChecker)):
         inner = inner.env
     return task if inner is inner.unwrapped else None
+
+
+def _check_episodes(observations: np.ndarray, paid: np.ndarray) -> None:
+    for what, array in (("observations", observations), ("rewards", paid)):
+        if not np.isfinite(array).all():
+            raise NonFiniteError(f"draw_episodes() returned {what} that are not all finite")
 
 
 def _log_episode(task: gym.Env, episode_return: float, length: int) -> dict[str, Any]:

@@ -13,6 +13,17 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from spikeloop.agents.check_finite import check_predicted
+from spikeloop.agents.checks import (
+    NOT_NEGATIVE,
+    UNIT,
+    WHOLE,
+    Range,
+    check_carried,
+    check_not_empty,
+    check_ranges,
+    rows_of,
+)
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of, observation_parts
 from spikeloop.spiking.eprop import eprop_neurons, initial_weights
 from spikeloop.spiking.network import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
@@ -20,6 +31,12 @@ from spikeloop.spiking.plasticity_kernels import EpropNeurons, EpropWeights
 from spikeloop.spiking.simulator import Simulator
 
 FEEDBACK = ("symmetric", "random")
+_RANGES = {
+    **dict.fromkeys(("n_neurons", "n_ticks"), WHOLE),
+    "adaptive_fraction": UNIT,
+    **dict.fromkeys(("tau_m", "tau_a", "beta", "tau_out", "w_in_scale", "w_rec_scale"), NOT_NEGATIVE),
+    "refractory": Range(0, whole=True),
+}
 
 
 class EpropPolicy(BasePolicy):
@@ -81,12 +98,12 @@ class EpropPolicy(BasePolicy):
             "feedback": feedback,
         }
         super().__init__(observation_space, action_space, **kwargs)
+        check_ranges(self._own_arguments, _RANGES)
+        check_not_empty("observation", observation_space)
         if not isinstance(observation_space, (spaces.Box, spaces.MultiBinary)):
             raise ValueError(f"EpropPolicy needs a Box or MultiBinary observation, got {observation_space}")
         if not isinstance(action_space, spaces.Discrete):
-            raise ValueError(f"EpropPolicy needs a Discrete action, got {action_space}")
-        if not (isinstance(n_neurons, int) and n_neurons >= 1 and 0 <= adaptive_fraction <= 1):
-            raise ValueError(f"n_neurons={n_neurons!r} must be >= 1, adaptive_fraction={adaptive_fraction!r} in [0, 1]")
+            raise ValueError(f"EpropPolicy needs a Discrete action space, got {action_space}")
         if feedback not in FEEDBACK:
             raise ValueError(f"feedback must be one of {FEEDBACK}, got {feedback!r}")
         self.n_ticks, self.tau_out, self.trained_behind = n_ticks, tau_out, tuple(trained_behind)
@@ -151,7 +168,7 @@ class EpropPolicy(BasePolicy):
             encoder=Encoder("direct", self.n_inputs),
             layers=(layer,),
             readout=Readout(w_out, no_bias, tau_out=self.tau_out),
-            head=ActionHead("discrete", (len(w_out),)),
+            head=ActionHead("discrete", (len(w_out),), start=(int(self.action_space.start),)),  # type: ignore[attr-defined]
             preprocessing=inputs.preprocessing,
             observation=inputs.observation,
             n_ticks=self.n_ticks,
@@ -178,20 +195,24 @@ class EpropPolicy(BasePolicy):
 
         Returns:
             The actions, and the new state.
+
+        Raises:
+            ValueError: If a shape is wrong or an observation is not finite.
         """
         if self._simulator is None:
             self._simulator = Simulator(self._network(Inputs(observation_parts(self.observation_space), ())))
-        obs = np.asarray(observation, np.float32)
-        one = obs.shape == self.observation_space.shape
-        rows = obs.reshape(1 if one else len(obs), self.n_inputs)
-        packed = None if state is None else state[0]
+        obs, one = rows_of(observation, self.observation_space)
+        check_predicted(obs)
+        rows = np.asarray(obs, np.float32).reshape(len(obs), self.n_inputs)
+        packed = None if state is None else np.asarray(state[0])
+        check_carried(packed, self._simulator.network.state_shape, episode_start, len(rows))
         if deterministic:
             actions, new = self._simulator.predict(rows, packed, episode_start)
         else:
             starts = None if episode_start is None else np.reshape(episode_start, (1, -1))
             preferences, new = self._simulator.run(rows[None], packed, starts)
             noise = self.rng.gumbel(size=preferences[0].shape)  # its largest sum with x is drawn by softmax(x)
-            actions = (preferences[0] + noise).argmax(axis=1)
+            actions = (preferences[0] + noise).argmax(axis=1) + int(self.action_space.start)  # type: ignore[attr-defined]
         return actions[0] if one else actions, (new,)
 
 

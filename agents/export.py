@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import (
 )
 from torch import nn
 
-from spikeloop.agents.callbacks import CheckFinite
+from spikeloop.agents.check_finite import CheckFinite
 from spikeloop.agents.environment import describe
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import FrameStack, Normalizer, ObservationPart, Preprocessor, Reorder

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,6 +28,17 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from spikeloop.agents.check_finite import check_predicted
+from spikeloop.agents.checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    UNIT,
+    WHOLE,
+    Range,
+    check_carried,
+    check_not_empty,
+    check_ranges,
+)
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
 from spikeloop.spiking.engine import dense_layers
@@ -40,6 +53,15 @@ LSNN_OPTIONS = tuple(
     for name in inspect.signature(LSNN.__init__).parameters
     if name not in ("self", "encoder", "n_neurons", "surrogate", "generator")
 )
+
+_RANGES = {
+    **dict.fromkeys(("beta", "tau_out", "rate_coef"), NOT_NEGATIVE),
+    **dict.fromkeys(("v_th", "dt"), POSITIVE),
+    **dict.fromkeys(("adaptive_fraction", "target_rate"), UNIT),
+    "n_ticks": WHOLE,
+    "refractory": Range(0, whole=True),
+    "latency": Range(0, 1, whole=True),
+}
 
 
 _ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Identity: "identity"}
@@ -62,7 +84,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         observation_space: Observation space.
         action_space: Action space: Box, Discrete, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate schedule.
-        n_neurons: Neurons in each spiking layer.
+        n_neurons: Neurons in each spiking layer; a number stands for a single layer.
         encoder: ``direct``, ``population``, ``rate``, ``latency`` or ``delta``
             (see :func:`~spikeloop.agents.encoders.encoder_for`).
         encoder_kwargs: Options of the encoder.
@@ -74,7 +96,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         surrogate_kwargs: Its ``damping`` and ``width``.
         critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
             whose observation does not tell the state.
-        net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]).
+        net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]);
+            what is left out stays so. SB3's short form, one list for both, is refused: it hardly means layers behind
+            the actor.
         features_extractor_class: SB3 features extractor; chosen by the observation space if None.
         optimizer_class: Optimizer; Adam runs fused with eps 1e-5 unless ``optimizer_kwargs`` says otherwise.
         optimizer_kwargs: Its keyword arguments.
@@ -95,7 +119,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         *,
-        n_neurons: Sequence[int] = (64,),
+        n_neurons: int | Sequence[int] = (64,),
         encoder: str = "direct",
         encoder_kwargs: Mapping[str, Any] | None = None,
         obs_scale: float | Sequence[float] | None = None,
@@ -109,8 +133,10 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
+        check_not_empty("observation", observation_space)
+        check_not_empty("action", action_space)
         self._own_arguments = dict(
-            n_neurons=tuple(n_neurons),
+            n_neurons=_sizes("n_neurons", n_neurons),
             encoder=encoder,
             encoder_kwargs=dict(encoder_kwargs or {}),
             obs_scale=obs_scale,
@@ -121,6 +147,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         )
         self._own_arguments.setdefault("recurrent", self.recurrent_default)
         self.trained_behind = tuple(trained_behind)
+        check_ranges(self._own_arguments, _RANGES)
+        if self._own_arguments.get("learn_encoder") and encoder != "population":
+            raise ValueError(f"learn_encoder needs encoder='population', whose centres it trains, got {encoder!r}")
         if optimizer_kwargs is None:
             optimizer_kwargs = {"eps": 1e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
         # contrib's constructor would build LSTMs only to throw them away
@@ -129,15 +158,26 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            net_arch={"pi": [], "vf": [64, 64], **(net_arch or {})},
+            net_arch=_layers(net_arch),
             features_extractor_class=features_extractor_class or _default_extractor(observation_space),
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             **kwargs,
         )
+        self.reset_rollout_counts()
         self._head = _action_head(action_space, squash=self.squash_output)
         self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
         self._note_state = StatelessWarning("model")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out of copies what the last pass left in the distribution: it belongs to a graph, and is made anew."""
+        left = copy.copy(self.action_dist)
+        for name, value in list(vars(left).items()):
+            if isinstance(value, th.Tensor):
+                setattr(left, name, value.detach())
+            elif name in ("distribution", "weights_dist"):
+                setattr(left, name, None)
+        return {**self.__dict__, "action_dist": left}
 
     def _build(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
@@ -188,6 +228,20 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             y, new = self.lstm_actor(features[None], state, episode_starts[None])
         return y[0], new
 
+    def reset_rollout_counts(self) -> None:
+        """Begin to count the spikes of a rollout."""
+        self.rollout_counts = tuple(np.zeros(n, np.int64) for n in self.lstm_actor.n_neurons), 0
+
+    @contextmanager
+    def _counting_rollout(self) -> Iterator[None]:
+        """Count the spikes of a pass for the rollout only, and those of all others, as of evaluations, not for it."""
+        actor = self.lstm_actor
+        others = actor.spike_counts, actor.n_counted
+        actor.spike_counts, actor.n_counted = self.rollout_counts
+        yield
+        self.rollout_counts = actor.spike_counts, actor.n_counted
+        actor.spike_counts, actor.n_counted = others
+
     def _act(self, y: th.Tensor) -> Distribution:
         """Return the action distribution for readout traces, shape (..., N)."""
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(y))
@@ -226,7 +280,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             Actions (B, ...), values (B, 1), log-probabilities (B,), new states.
         """
         pi_features, vf_features = self._features(obs)
-        y, state = self._advance(pi_features, lstm_states.pi[0], episode_starts)
+        with self._counting_rollout():
+            y, state = self._advance(pi_features, lstm_states.pi[0], episode_starts)
         distribution = self._act(y)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
@@ -290,7 +345,11 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
         Returns:
             The actions, and the new state: a tuple of the packed state, shape (n_rows, B, width).
+
+        Raises:
+            ValueError: If a shape is wrong or an observation is not finite.
         """
+        check_predicted(observation)
         self._note_state(state is None and episode_start is None)
         if self.training:
             self.set_training_mode(False)
@@ -299,6 +358,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             features = self._features(obs)[0]
             n_envs = len(features)
             packed = self.initial_state(n_envs) if state is None else np.asarray(state[0], np.float32)
+            check_carried(packed, self.lstm_actor.state_shape, episode_start, n_envs)
             starts = np.zeros(n_envs) if episode_start is None else np.asarray(episode_start)
             y, new = self._advance(
                 features,
@@ -309,7 +369,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 # what the head reads off the parameters is the mode of the distribution, which need not be built
                 actions = self._head(self.action_net(self._after_actor(y)).cpu().numpy())
             else:
-                actions = self._sample(y, deterministic)
+                actions = self._sample(y)
         return actions if vectorized else actions.squeeze(axis=0), (new.cpu().numpy(),)
 
     def _after_actor(self, y: th.Tensor) -> th.Tensor:
@@ -321,15 +381,15 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             return self.mlp_extractor.forward_actor(y)
         return th.from_numpy(dense_layers(layers, y.cpu().numpy())).to(y.device)
 
-    def _sample(self, y: th.Tensor, deterministic: bool) -> np.ndarray:
-        """Return actions drawn from the distribution of readout traces (B, N), within the bounds of a Box."""
-        actions = self._act(y).get_actions(deterministic=deterministic).cpu().numpy()
-        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
-        if not isinstance(self.action_space, spaces.Box):
+    def _sample(self, y: th.Tensor) -> np.ndarray:
+        """Return actions drawn from the distribution of readout traces (B, N), within the action space."""
+        space = self.action_space
+        actions = self._act(y).get_actions().cpu().numpy().reshape((-1, *space.shape))  # type: ignore[misc, arg-type]
+        if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+            return actions + space.start
+        if not isinstance(space, spaces.Box):
             return actions
-        if self.squash_output:
-            return self.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
+        return np.clip(self.unscale_action(actions) if self.squash_output else actions, space.low, space.high)
 
     def readout_weights(self) -> np.ndarray | None:
         """Return the weights that the last layer's spikes meet, shape (n_outputs, N); None if an MLP follows."""
@@ -415,10 +475,33 @@ def _dense_layers(mlp: nn.Sequential) -> tuple[Dense, ...] | None:
 
 def _action_head(space: spaces.Space, squash: bool) -> ActionHead:
     if isinstance(space, spaces.Discrete):
-        return ActionHead("discrete", (int(space.n),))
+        return ActionHead("discrete", (int(space.n),), start=(int(space.start),))
     if isinstance(space, spaces.MultiDiscrete):
-        return ActionHead("multi_discrete", tuple(space.nvec.ravel()), space.shape)
+        return ActionHead("multi_discrete", tuple(space.nvec.ravel()), space.shape, start=tuple(space.start.ravel()))
     if isinstance(space, spaces.MultiBinary):
         return ActionHead("multi_binary", (2,) * int(np.prod(space.shape)), space.shape)
     assert isinstance(space, spaces.Box)
+    if space.dtype not in (np.float32, np.float64):
+        raise ValueError(f"continuous actions are float32 or float64, the environment takes {space}")
     return ActionHead("box", (1,) * int(np.prod(space.shape)), space.shape, space.low, space.high, squash)
+
+
+def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    """Return sizes of layers, of which a number is one."""
+    listed = sizes if isinstance(sizes, (list, tuple)) else [sizes]
+    if not listed or not all(WHOLE.holds(size) for size in listed):
+        raise ValueError(f"{name} must be whole numbers >= 1, such as [64], got {sizes!r}")
+    return tuple(int(size) for size in listed)
+
+
+def _layers(net_arch: Any) -> dict[str, list[int]]:
+    """Return the MLP layers after the actor and of the critic."""
+    if net_arch is None:
+        net_arch = {}
+    if not isinstance(net_arch, Mapping) or not set(net_arch) <= {"pi", "vf"}:
+        raise ValueError(
+            "net_arch must say which layers follow the spiking actor and which are the critic's, "
+            f"such as dict(pi=[], vf=[64, 64]), got {net_arch!r}"
+        )
+    both = {"pi": [], "vf": [64, 64], **net_arch}
+    return {name: list(_sizes(f"net_arch[{name!r}]", sizes)) if sizes else [] for name, sizes in both.items()}

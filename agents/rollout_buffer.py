@@ -67,10 +67,15 @@ class _Chunks:
         return self.to_torch(array)  # type: ignore[attr-defined]
 
     def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:
-        """Yield minibatches of about ``batch_size`` steps (all of them if None), in random order of chunks."""
+        """Yield minibatches of ``batch_size`` steps (all of them if None), in random order of chunks.
+
+        The last one is smaller where they do not come out even. A single step, whose advantage has no spread to be
+        normalised by, joins the minibatch before.
+        """
         assert self.full, "the rollout buffer must be full before sampling from it"  # type: ignore[attr-defined]
         if not self.generator_ready:
             self._columns = {name: self._in_chunks(getattr(self, name)) for name in _COLUMNS}
+            self._columns["actions"] = self._columns["actions"].float()  # those of a float64 space were float32 too
             obs = self.observations  # type: ignore[attr-defined]
             is_dict = isinstance(obs, dict)
             self._obs = {k: self._in_chunks(v) for k, v in obs.items()} if is_dict else self._in_chunks(obs)
@@ -82,7 +87,10 @@ class _Chunks:
             yield self._samples(None)  # one batch holds everything: no order to shuffle, nothing to copy
             return
         order = th.randperm(n_chunks).to(self._states.device)
-        for ids in order.split(per_batch):
+        batches = list(order.split(per_batch))
+        if self.seq_len == 1 and per_batch > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [th.cat(batches[-2:])]
+        for ids in batches:
             yield self._samples(ids)
 
     def _samples(self, ids: th.Tensor | None) -> RecurrentRolloutBufferSamples:

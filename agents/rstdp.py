@@ -14,8 +14,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, safe_mean
 
+from spikeloop.agents.check_finite import NonFiniteError, check_first, check_learnt, check_step, is_checked
+from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, Range, check_ranges
 from spikeloop.agents.closed_loop import ClosedLoop
 from spikeloop.agents.modulators import Modulator
+from spikeloop.agents.seeding import reseed
 from spikeloop.agents.wta_policy import Core, WtaPolicy
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
@@ -23,6 +26,17 @@ from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParame
 Self = TypeVar("Self", bound="RSTDP")
 
 CORES: dict[str, Core] = {"float": WinnerTakeAll}
+_RANGES = {
+    **COMMON,
+    "value_learning_rate": NOT_NEGATIVE,
+    "trace_lambda": UNIT,
+    "n_ticks": WHOLE,
+    "noise": NOT_NEGATIVE,
+    "reward_scale": Range(),
+    "initial_value": Range(),
+    "baseline_rate": UNIT,
+    "n_episodes": WHOLE._replace(optional=True),
+}
 
 
 class RSTDP(BaseAlgorithm):
@@ -37,7 +51,8 @@ class RSTDP(BaseAlgorithm):
         policy: ``"WtaPolicy"``.
         env: One environment, or its id.
         learning_rate: η, the actor's; or its schedule, which scales the critic's as well.
-        value_learning_rate: The critic's.
+        value_learning_rate: The critic's; under a schedule, that at the beginning, or at the highest learning rate
+            where it begins with 0.
         gamma: Discount factor.
         trace_lambda: λ: tags decay by gamma λ per env step.
         n_ticks: Ticks per env step.
@@ -103,10 +118,6 @@ class RSTDP(BaseAlgorithm):
         )
         if isinstance(core, str) and core not in CORES:
             raise ValueError(f"core must be one of {', '.join(CORES)} or build a network, got {core!r}")
-        if n_episodes is not None and n_episodes < 1:
-            raise ValueError(f"n_episodes must be at least 1, got {n_episodes}")
-        if not np.isfinite(reward_scale):
-            raise ValueError(f"reward_scale must be finite, got {reward_scale}")
         self.value_learning_rate, self.gamma, self.trace_lambda = value_learning_rate, gamma, trace_lambda
         self.n_ticks, self.noise, self.initial_value = n_ticks, noise, initial_value
         self.reward_scale, self.n_episodes, self.core = reward_scale, n_episodes, core
@@ -114,6 +125,7 @@ class RSTDP(BaseAlgorithm):
         self.modulator, self.baseline_rate = modulator, baseline_rate
         self._action, self._value = 0, 0.0  # of the last observation
         self._outcome: dict[str, Any] = {}  # of the last step, for callbacks
+        self._checks = True  # whether nobody else looks for NaN in what the environment returns
         self._check_env()
         if _init_setup_model:
             self._setup_model()
@@ -123,11 +135,14 @@ class RSTDP(BaseAlgorithm):
             raise ValueError(f"R-STDP learns in one environment at a time, got {self.env.num_envs}; set n_envs to 1")
 
     def _setup_model(self) -> None:
+        check_ranges(vars(self), _RANGES)
         self.set_random_seed(self.seed)
-        self.lr_schedule = FloatSchedule(self.learning_rate)
+        self.lr_schedule = schedule = FloatSchedule(self.learning_rate)
+        # what the network is built with and the schedule is relative to
+        self._nominal_rate = schedule(1.0) or max(map(schedule, np.linspace(0.0, 1.0, 101).tolist()))
         modulator = Modulator(self.modulator, self.gamma, self.baseline_rate)
         parameters = WinnerTakeAllParameters(
-            learning_rate=self.lr_schedule(1.0),
+            learning_rate=self._nominal_rate,
             value_learning_rate=self.value_learning_rate,
             tag_decay=self.gamma * self.trace_lambda,
             noise=self.noise,
@@ -156,6 +171,12 @@ class RSTDP(BaseAlgorithm):
             "spikeloop train --algo rstdp --core chip trains them on the chip's learning engine"
         )
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all random numbers, those of the policy too."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "policy"):
+            reseed(self.policy, seed)
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Learn in another environment from now on; the arguments are SB3's."""
         env = self._wrap_env(env, self.verbose)
@@ -180,6 +201,8 @@ class RSTDP(BaseAlgorithm):
         assert self.env is not None
         network = self.policy.network
         loop = ClosedLoop.of(self.env, network, self.policy.coder)
+        self._checks = not is_checked(self.env)
+        check_first(self.env, self._last_obs)
         network.learning = network.exploring = True
         callback.on_training_start(locals(), globals())
         try:
@@ -192,6 +215,7 @@ class RSTDP(BaseAlgorithm):
                     self.dump_logs()
         finally:
             network.learning = network.exploring = False
+        check_learnt(self.policy.state_dict().items(), "learning")
         callback.on_training_end()
         return self
 
@@ -215,9 +239,9 @@ class RSTDP(BaseAlgorithm):
             self._update_current_progress_remaining(self._episode_num, self.n_episodes)
         else:
             self._update_current_progress_remaining(self.num_timesteps, total)
-        learning_rate, at_start = self.lr_schedule(self._current_progress_remaining), self.lr_schedule(1.0)
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
         self.logger.record("train/learning_rate", learning_rate)
-        return learning_rate / at_start if at_start else 0.0
+        return learning_rate / self._nominal_rate if self._nominal_rate else 0.0
 
     def _episode(self, callback: BaseCallback, loop: ClosedLoop | None, total: int) -> bool:
         """Learn to the end of an episode, or of the budget; return False if a callback wants to stop."""
@@ -235,6 +259,8 @@ class RSTDP(BaseAlgorithm):
             callback.update_locals(self._outcome)
             if not callback.on_step():
                 return False
+        if not np.isfinite(self._value):
+            raise NonFiniteError(f"learning led to a value of {self._value}: a lower value_learning_rate may help")
         return True
 
     def _step(self, scale: float) -> bool:
@@ -243,6 +269,8 @@ class RSTDP(BaseAlgorithm):
         start = int(self.action_space.start)  # type: ignore[attr-defined]
         new_obs, rewards, dones, infos = self.env.step(np.array([start + self._action]))
         self.num_timesteps += 1
+        if self._checks:
+            check_step(self.env, new_obs, rewards, dones, infos)
         done = bool(dones[0])
         terminated = done and not infos[0].get("TimeLimit.truncated", False)
         obs = infos[0]["terminal_observation"] if done else new_obs[0]  # type: ignore[index]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
@@ -13,15 +16,48 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt, is_checked
+from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
+from spikeloop.agents.seeding import reseed
 from spikeloop.spiking.metrics import accumulates
 from spikeloop.spiking.network import Network
 
 Self = TypeVar("Self", bound="SpikingPPO")
+
+_RANGES = {
+    **COMMON,
+    **dict.fromkeys(("n_steps", "seq_len", "n_epochs"), WHOLE),
+    "batch_size": WHOLE._replace(optional=True),
+    "gae_lambda": UNIT,
+    "clip_range": POSITIVE._replace(schedule=True),
+    "clip_range_vf": POSITIVE._replace(schedule=True, optional=True),
+    **dict.fromkeys(("ent_coef", "vf_coef"), NOT_NEGATIVE),
+    "max_grad_norm": Range(0, math.inf, above=True),
+    "target_kl": POSITIVE._replace(optional=True),
+    "sde_sample_freq": Range(-1, whole=True),
+}
+
+
+class ShiftActions(VecEnvWrapper):
+    """Environments whose discrete actions count from 0, as the policy's do, in place of the space's own start."""
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Hand on the actions as the space counts them."""
+        self.venv.step_async(actions + self.action_space.start)  # type: ignore[attr-defined]
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Return the result of the step."""
+        return self.venv.step_wait()
+
+    def reset(self) -> VecEnvObs:
+        """Reset the environments."""
+        return self.venv.reset()
 
 
 class SpikingPPO(RecurrentPPO):
@@ -40,7 +76,8 @@ class SpikingPPO(RecurrentPPO):
         kwargs: Further keyword arguments of ``RecurrentPPO``.
 
     Raises:
-        ValueError: If ``seq_len`` does not divide ``n_steps``, or exceeds ``batch_size``.
+        ValueError: If an argument is out of range, ``seq_len`` does not divide ``n_steps`` and ``batch_size``, or the
+            advantages of a single step were to be normalised.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LsnnPolicy": LsnnPolicy, "LifPolicy": LifPolicy}
@@ -61,11 +98,8 @@ class SpikingPPO(RecurrentPPO):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        if self.seq_len < 1 or self.n_steps % self.seq_len:
-            divisors = [n for n in range(1, self.n_steps + 1) if self.n_steps % n == 0]
-            raise ValueError(f"seq_len={self.seq_len} must divide n_steps={self.n_steps}: one of {divisors}")
-        if self.batch_size is not None and self.batch_size < self.seq_len:
-            raise ValueError(f"batch_size={self.batch_size} must hold at least one sequence of seq_len={self.seq_len}")
+        check_ranges(vars(self), _RANGES)
+        self._check_sizes()
         super()._setup_model()
         note_wrappers(self)
         is_dict = isinstance(self.observation_space, spaces.Dict)
@@ -102,26 +136,75 @@ class SpikingPPO(RecurrentPPO):
         super().set_env(env, force_reset)
         note_wrappers(self)
 
+    def _check_sizes(self) -> None:
+        n_steps, seq_len, batch_size = self.n_steps, self.seq_len, self.batch_size
+        if n_steps % seq_len:
+            divisors = [n for n in range(1, n_steps + 1) if n_steps % n == 0]
+            raise ValueError(f"seq_len={seq_len} must divide n_steps={n_steps}: one of {divisors}")
+        if batch_size is not None and batch_size % seq_len:
+            raise ValueError(
+                f"batch_size={batch_size} must be a multiple of seq_len={seq_len}: minibatches hold them whole"
+            )
+        total = n_steps * self.n_envs
+        if self.normalize_advantage and min(total, batch_size or total) == 1:
+            raise ValueError(
+                f"normalize_advantage needs more than one step in a minibatch, got n_steps={n_steps} in {self.n_envs} "
+                f"environments with batch_size={batch_size}"
+            )
+        if batch_size is not None and total % batch_size:
+            warnings.warn(
+                f"batch_size={batch_size} does not divide the {total} steps of a rollout (n_steps={n_steps} in "
+                f"{self.n_envs} environments): its last minibatch holds {total % batch_size}",
+                stacklevel=4,
+            )
+        space = self.action_space
+        if self.policy_kwargs.get("squash_output") and not (np.all(space.low == -1) and np.all(space.high == 1)):  # type: ignore[attr-defined]
+            raise ValueError(f"squash_output needs actions between -1 and 1 (RescaleAction makes them so), got {space}")
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all random numbers, those of the policy too."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "policy"):
+            reseed(self.policy, seed)
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Collect a rollout as RecurrentPPO does, and log its spikes and accumulates per env step, layer by layer."""
-        actor = self.policy.lstm_actor
-        actor.reset_counts()
+        assert self._last_obs is not None
+        check_first(env, self._last_obs)
+        if np.any(getattr(self.action_space, "start", 0)):
+            env = ShiftActions(env)
+        if not is_checked(env):
+            env = CheckFinite(env)
+        self.policy.reset_rollout_counts()
         go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        rates = [counts.mean() / actor.n_counted for counts in actor.spike_counts]
+        self._log_spikes()
+        return go_on
+
+    def _log_spikes(self) -> None:
+        actor, (counts, n_counted) = self.policy.lstm_actor, self.policy.rollout_counts
+        rates = [count.mean() / n_counted for count in counts]
         operations = accumulates(
-            actor.network_layers(),
-            actor.spike_counts,
-            actor.n_counted,
-            n_ticks=actor.n_ticks,
-            w_out=self.policy.readout_weights(),
+            actor.network_layers(), counts, n_counted, n_ticks=actor.n_ticks, w_out=self.policy.readout_weights()
         )
         for i, (rate, synops) in enumerate(zip(rates, operations, strict=True)):
             self.logger.record(f"spiking/firing_rate_{i}", float(rate))
             self.logger.record(f"spiking/sparsity_{i}", 1.0 - float(rate))
             self.logger.record(f"spiking/synops_{i}", synops)
-        return go_on
+
+    def train(self) -> None:
+        """Update the policy from the rollout.
+
+        Raises:
+            NonFiniteError: If that leads to parameters that are not finite.
+        """
+        try:
+            super().train()
+        except ValueError:  # torch's, where a minibatch meets what the one before made NaN
+            check_learnt(self.policy.named_parameters(), f"update {self._n_updates + 1}")
+            raise
+        check_learnt(self.policy.named_parameters(), f"update {self._n_updates}")
 
     def learn(
         self: Self,

@@ -11,6 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
+from spikeloop.agents.check_finite import check_predicted
+from spikeloop.agents.checks import check_not_empty, rows_of
 from spikeloop.agents.modulators import Modulator
 from spikeloop.spiking.plastic import PlasticNetwork
 from spikeloop.spiking.tile_coding import Dimensions, PlaceCells, Tiles
@@ -61,6 +63,7 @@ class WtaPolicy(BasePolicy):
         super().__init__(observation_space, action_space)
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(f"R-STDP needs a vector observation (Box), the environment shows {observation_space}")
+        check_not_empty("observation", observation_space)
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"R-STDP needs discrete actions, the environment takes {action_space}")
         if n_ticks < 1:
@@ -76,10 +79,18 @@ class WtaPolicy(BasePolicy):
         except TypeError as error:  # an argument it does not know
             raise ValueError(f"core_kwargs: {error}") from None
         self.network.learning = self.network.exploring = False
-        self._arguments = {"n_ticks": n_ticks, "encoder": encoder, "encoder_kwargs": dict(encoder_kwargs or {})}
+        self._arguments = {
+            "core": core,
+            "core_kwargs": dict(core_kwargs or {}),
+            "n_ticks": n_ticks,
+            "encoder": encoder,
+            "encoder_kwargs": dict(encoder_kwargs or {}),
+        }
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "parameters": self.parameters_of_rule, **self._arguments}
+        spaces_only = {"observation_space": self.observation_space, "action_space": self.action_space}
+        rule = {"parameters": self.parameters_of_rule, "modulator": self.modulator}
+        return {**spaces_only, **rule, **self._arguments}
 
     def epoch(self, obs: np.ndarray) -> tuple[int, float]:
         """Run the network for one env step; return the number of the neuron that won the last tick, and the value."""
@@ -103,15 +114,18 @@ class WtaPolicy(BasePolicy):
 
         Returns:
             The actions and ``state``.
+
+        Raises:
+            ValueError: If a shape is wrong or an observation is not finite.
         """
-        obs = np.asarray(observation)
-        single = obs.shape == self.observation_space.shape
+        obs, single = rows_of(observation, self.observation_space)
+        check_predicted(obs)
         network = self.network
         before = network.learning, network.exploring
         network.learning, network.exploring = False, not deterministic
         start = int(self.action_space.start)  # type: ignore[attr-defined]
         try:
-            actions = np.array([start + self.epoch(row)[0] for row in (obs[None] if single else obs)])
+            actions = np.array([start + self.epoch(row)[0] for row in obs])
         finally:
             network.learning, network.exploring = before
         return actions[0] if single else actions, state

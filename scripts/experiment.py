@@ -24,14 +24,8 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoa
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from spikeloop.agents.callbacks import (
-    CheckFinite,
-    Checkpoints,
-    EpisodeLog,
-    NonFiniteError,
-    TrainingStopped,
-    clean_up,
-)
+from spikeloop.agents.callbacks import Checkpoints, EpisodeLog, TrainingStopped, clean_up
+from spikeloop.agents.check_finite import CheckFinite, NonFiniteError
 from spikeloop.agents.environment import describe, with_zoo_settings
 from spikeloop.agents.export import why_no_network
 from spikeloop.agents.quantization import QuantizeWeights

@@ -317,9 +317,13 @@ class ActionHead:
         sizes: Choices per group: (n,) for ``discrete``, nvec for ``multi_discrete``, all 2 for ``multi_binary``,
             all 1 for ``box``.
         shape: Shape of one action.
-        low: ``box``: lower bounds, of that shape.
+        low: ``box``: lower bounds, of that shape; kept in float64 if they come so, as the actions then are.
         high: ``box``: upper bounds.
         squash: ``box``: outputs pass tanh and are scaled to the bounds (gSDE with ``squash_output``).
+        start: ``discrete`` and ``multi_discrete``: number of each group's first choice; 0 for all if empty.
+
+    Raises:
+        ValueError: If a field does not fit the kind.
     """
 
     kind: str
@@ -328,6 +332,7 @@ class ActionHead:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     squash: bool = False
+    start: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -340,17 +345,25 @@ class ActionHead:
         only = {"multi_binary": 2, "box": 1}.get(self.kind)
         if only is not None and set(self.sizes) != {only}:
             raise ValueError(f"ActionHead.sizes must all be {only} for kind {self.kind!r}, got {self.sizes}")
+        start = tuple(int(n) for n in self.start) or (0,) * len(self.sizes)
+        if len(start) != len(self.sizes) or (any(start) and self.kind not in ("discrete", "multi_discrete")):
+            raise ValueError(f"ActionHead.start must be {len(self.sizes)} whole numbers, got {self.start!r}")
+        _set(self, start=start)
         if self.kind == "box":
-            for name in ("low", "high"):
-                bound = np.array(getattr(self, name), dtype=np.float32)
-                if bound.shape != self.shape or np.any(np.isnan(bound)):
-                    raise ValueError(f"ActionHead.{name} must have shape {self.shape}, got {getattr(self, name)!r}")
-                bound.setflags(write=False)
-                _set(self, **{name: bound})
-            if np.any(self.low > self.high):  # type: ignore[operator]
-                raise ValueError(f"ActionHead.high must be at least low, got low {self.low} and high {self.high}")
-            if self.squash and not (np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high))):  # type: ignore[arg-type]
-                raise ValueError(f"ActionHead.squash needs finite bounds, got low {self.low} and high {self.high}")
+            self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        for name in ("low", "high"):
+            value = np.asarray(getattr(self, name))
+            bound = np.array(value, np.float64 if value.dtype == np.float64 else np.float32, order="C")
+            if bound.shape != self.shape or np.any(np.isnan(bound)):
+                raise ValueError(f"ActionHead.{name} must have shape {self.shape}, got {getattr(self, name)!r}")
+            bound.setflags(write=False)
+            _set(self, **{name: bound})
+        if np.any(self.low > self.high):  # type: ignore[operator]
+            raise ValueError(f"ActionHead.high must be at least low, got low {self.low} and high {self.high}")
+        if self.squash and not (np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high))):  # type: ignore[arg-type]
+            raise ValueError(f"ActionHead.squash needs finite bounds, got low {self.low} and high {self.high}")
 
     @property
     def n_outputs(self) -> int:
@@ -360,17 +373,18 @@ class ActionHead:
     def __call__(self, outputs: np.ndarray) -> np.ndarray:
         """Return the actions, shape (B, *shape), for output values of shape (B, n_outputs)."""
         if self.kind == "discrete":
-            return outputs.argmax(axis=1)
+            return outputs.argmax(axis=1) + self.start[0]
         if self.kind == "multi_discrete":
             groups = np.split(outputs, np.cumsum(self.sizes)[:-1], axis=1)
-            return np.stack([group.argmax(axis=1) for group in groups], axis=1).reshape(-1, *self.shape)
+            choices = np.stack([group.argmax(axis=1) for group in groups], axis=1)
+            return (choices + np.array(self.start)).reshape(-1, *self.shape)
         if self.kind == "multi_binary":
             # SB3 takes round(sigmoid(x)), which is 0 at exactly x = 0.
             return (outputs > 0).astype(np.int8).reshape(-1, *self.shape)
         actions = outputs.reshape(-1, *self.shape)
         assert self.low is not None and self.high is not None
         if self.squash:
-            return self.low + 0.5 * (np.tanh(actions) + 1.0) * (self.high - self.low)
+            actions = self.low + 0.5 * (np.tanh(actions) + 1.0) * (self.high - self.low)  # may round beyond a bound
         return np.clip(actions, self.low, self.high)
 
 

@@ -88,6 +88,7 @@ class Simulator:
         self._n_obs, (self._n_rows, self._width) = network.n_obs, network.state_shape
         self._n_outputs = readout.n_outputs
         self._discrete = network.head is not None and network.head.kind == "discrete"
+        self._first_choice = network.head.start[0] if network.head is not None else 0
         self._note_state = StatelessWarning("simulator")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -180,7 +181,7 @@ class Simulator:
         if self._fused:
             outputs, new, best = self._act(rows, state, episode_start)
             if self._discrete and single:
-                return np.int64(best), new  # type: ignore[return-value]
+                return np.int64(best + self._first_choice), new  # type: ignore[return-value]
         else:
             starts = None if episode_start is None else np.reshape(episode_start, (1, -1))
             sequence, new, _ = self._run(rows[None], state, starts, kernels.KEEP_NOTHING)

@@ -1,0 +1,122 @@
+"""NaN and infinity are refused where they come in: from environments, from callers of ``predict``, from an update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, is_vecenv_wrapped, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+
+class NonFiniteError(ValueError):
+    """An environment or a caller handed over NaN or infinity, or an update led to it."""
+
+
+class CheckFinite(VecEnvWrapper):
+    """Raises :class:`NonFiniteError`, naming the environment, when an observation or a reward is NaN or infinite.
+
+    SB3's ``VecCheckNan`` names neither the environment nor the value's origin within the batch.
+
+    Args:
+        venv: The environments, before any normalisation.
+        name: What to call them in the message.
+    """
+
+    def __init__(self, venv: VecEnv, name: str = ""):
+        super().__init__(venv)
+        self.name = name
+
+    def reset(self) -> VecEnvObs:
+        """Reset the environments."""
+        obs = self.venv.reset()
+        check_first(self.venv, obs, self.name)
+        return obs
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Return the result of the step."""
+        results = self.venv.step_wait()
+        check_step(self.venv, *results, name=self.name)
+        return results
+
+
+def check_step(
+    env: VecEnv, obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], name: str = ""
+) -> None:
+    """Refuse NaN and infinity in what a step of vectorised environments returned.
+
+    Args:
+        env: The environments. Behind a VecNormalize what it was given is looked at too: it may have clipped infinity.
+        obs: Observations, shape (B, ...) or a mapping of such.
+        rewards: Rewards, shape (B,).
+        dones: Whether an episode ended, shape (B,).
+        infos: What else they told; the last observation of an episode is in there.
+        name: What to call the environments.
+
+    Raises:
+        NonFiniteError: If a number is not finite.
+    """
+    normalized = unwrap_vec_normalize(env)
+    if normalized is not None:
+        _check("reward", normalized.old_reward, name)
+    check_first(env, obs, name)
+    _check("reward", rewards, name)
+    for index in np.flatnonzero(dones).tolist():
+        _check("last observation of an episode", infos[index].get("terminal_observation", 0.0), name, index)
+
+
+def check_first(env: VecEnv, obs: Any, name: str = "") -> None:
+    """Refuse NaN and infinity in the observations of vectorised environments; see :func:`check_step`."""
+    normalized = unwrap_vec_normalize(env)
+    if normalized is not None:
+        _check("observation", normalized.old_obs, name)
+    _check("observation", obs, name)
+
+
+def is_checked(env: VecEnv | None) -> bool:
+    """Return whether a wrapper already looks at what environments return."""
+    return env is not None and is_vecenv_wrapped(env, CheckFinite)
+
+
+def check_predicted(observation: Any) -> None:
+    """Refuse NaN and infinity in what ``predict`` is called with: an array or a mapping of arrays.
+
+    Raises:
+        NonFiniteError: If a number is not finite.
+    """
+    found = _first(observation)
+    if found is not None:
+        raise NonFiniteError(f"predict() needs a finite observation, got one with {found[1]}")
+
+
+def check_learnt(arrays: Iterable[tuple[str, th.Tensor]], when: str) -> None:
+    """Refuse to go on with parameters that are not finite.
+
+    Args:
+        arrays: Parameters with their names.
+        when: What changed them.
+
+    Raises:
+        NonFiniteError: If a number is not finite.
+    """
+    for name, array in arrays:
+        if not th.isfinite(array).all():
+            raise NonFiniteError(f"{when} led to NaN or infinity in {name}: a lower learning_rate may help")
+
+
+def _check(what: str, value: Any, name: str, env: int | None = None) -> None:
+    found = _first(value)
+    if found is not None:
+        row = found[0] if env is None else env
+        raise NonFiniteError(f"{what} from env {row}{' of ' * bool(name)}{name} is {found[1]}")
+
+
+def _first(value: Any) -> tuple[int, float] | None:
+    """Return the row and the number of the first that is not finite, in an array or a mapping of arrays."""
+    for array in map(np.asarray, value.values() if isinstance(value, Mapping) else (value,)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = ~np.isfinite(array)
+            return int(np.argwhere(bad)[0, 0]) if array.ndim else 0, float(array[bad].flat[0])
+    return None
