@@ -10,8 +10,7 @@ over threads.
 
 The vector type below is a thin layer over LLVM's: an array is addressed by a flat element offset, and LLVM turns the
 operations into what the CPU has. Written as scalar loops the same kernels do not vectorise, because LLVM cannot prove
-that a dozen arrays do not overlap. Everything that calls one another stands in this file: numba's cache does not notice
-changes in another.
+that a dozen arrays do not overlap.
 """
 
 from __future__ import annotations
