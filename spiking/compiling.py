@@ -78,9 +78,7 @@ class _CacheFile(IndexDataCacheFile):
         return pickle.loads(data)
 
     def _say_broken(self) -> None:
-        _say_once(
-            f"a file of numba's cache in {self._cache_path} is damaged or cannot be read, its kernel compiles anew"
-        )
+        _say_once(f"a file of the cache in {self._cache_path} is damaged or unreadable, its kernel compiles anew")
 
 
 @lru_cache

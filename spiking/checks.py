@@ -1,0 +1,96 @@
+"""What public functions ask of the arrays they are given: the kernels read and write without looking at bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def real(name: str, value: Any) -> np.ndarray:
+    """Return ``value`` as an array of booleans, integers or floats.
+
+    Args:
+        name: What the caller calls the value; messages begin with it.
+        value: Any array-like.
+
+    Raises:
+        ValueError: If it holds anything else, such as complex numbers, text or lists of different lengths.
+    """
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    return array
+
+
+def shaped(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
+    """Return ``value`` as an array of real numbers of the given shape, whose free sizes are given by their letters.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    array = real(name, value)
+    fits = all(isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=False))
+    if array.ndim != len(shape) or not fits:
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")
+    return array
+
+
+def finite(name: str, array: np.ndarray) -> np.ndarray:
+    """Return the array.
+
+    Raises:
+        ValueError: If it holds NaN or infinity, saying which and where.
+    """
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name} must be finite, found {array[where]} at index {where}")
+    return array
+
+
+def flags(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return ``value`` as booleans of the given shape, true where it is not 0.
+
+    Raises:
+        ValueError: If it has another shape or holds what is no number.
+    """
+    array = shaped(name, value, shape)
+    if array.dtype.kind == "f":
+        finite(name, array)
+    return array != 0
+
+
+def spikes(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
+    """Return a spike train as a C-contiguous array of 0 and 1, uint8.
+
+    Raises:
+        ValueError: If it has another shape or holds another number.
+    """
+    array = shaped(name, value, shape)
+    fired = array != 0
+    if array.dtype != bool and not (array[fired] == 1).all():
+        wrong = fired & (array != 1)
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{name} must hold spikes, 0 or 1, found {array[where]} at index {where}")
+    return np.ascontiguousarray(fired).view(np.uint8)
+
+
+def within(name: str, array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return the array, clipped to the bounds.
+
+    Values that lie beyond a bound by no more than float32 rounds it are taken: float32 makes of 0.1 a little more.
+
+    Raises:
+        ValueError: If a value is not finite or lies beyond a bound.
+    """
+    finite(name, array)
+    with np.errstate(over="ignore"):  # a bound that float32 cannot hold is none there
+        least, most = min(low, float(np.float32(low))), max(high, float(np.float32(high)))
+    if array.size and (array.min() < least or array.max() > most):
+        raise ValueError(f"{name} must lie within {low} and {high}, found {array.min()} to {array.max()}")
+    return np.clip(array, low, high)
