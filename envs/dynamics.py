@@ -56,7 +56,7 @@ _ACROBOT = (
 def _compiled(function: Callable) -> Any:
     try:
         return cfunc(STEP, cache=True)(function)
-    except RuntimeError:  # numba finds no place for a cache that it may write to
+    except Exception:  # numba finds no place for a cache that it may write to, or a damaged one
         return cfunc(STEP)(function)
 
 

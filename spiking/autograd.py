@@ -70,6 +70,8 @@ class EngineSequence(torch.autograd.Function):
             call.weights, call.constants, call.x, call.state, call.start, call.counts, kernels.KEEP_TAPE, call.n_threads
         )
         ctx.call = call
+        # The tape views the memory of the weights; torch refuses to go back where one was changed in place since.
+        ctx.save_for_backward(*(parameter for parameter in parameters if parameter.ndim == 2))
         return torch.from_numpy(y).transpose(0, 1)  # (L, B, N)
 
     @staticmethod
@@ -77,6 +79,7 @@ class EngineSequence(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.tapes is None:
             raise RuntimeError("the graph of this sequence was already used by backward(); run the sequence again")
+        _ = ctx.saved_tensors  # raises where one was changed
         call, tapes, ctx.tapes = ctx.call, ctx.tapes, None
         want_x = ctx.needs_input_grad[1]
         grad_y = grad.transpose(0, 1).contiguous().numpy()
@@ -87,7 +90,7 @@ class EngineSequence(torch.autograd.Function):
 
 
 class EngineCall:
-    """Arguments of one :class:`EngineSequence`: numpy views, and the rate penalty."""
+    """Arguments of one :class:`EngineSequence`, and the rate penalty; weights and state are views of torch's memory."""
 
     def __init__(
         self,
@@ -104,22 +107,14 @@ class EngineCall:
         self.counts = [np.zeros(layer.n_neurons, np.int64) for layer in constants]
         self.n_counted = start.size * int(constants[0].options[1])
         self.new_state = state
-        self.n_threads = _n_threads()
+        self.n_threads = min(torch.get_num_threads(), engine.max_threads())
 
     def rate_grads(self) -> list[np.ndarray | None]:
         """Return the gradient of the rate penalty by each spike of a neuron, per layer."""
-        if not self.rate_coef:
+        if not self.rate_coef or not self.n_counted:
             return [None] * len(self.counts)
         scale = self.rate_coef / (len(self.counts) * self.n_counted)
         return [scale * np.maximum(count / self.n_counted - self.target_rate, 0) for count in self.counts]
-
-
-def _n_threads() -> int:
-    n = torch.get_num_threads()
-    limit = engine.max_threads()
-    if torch.get_num_threads() != n:  # numba's first launch sets the count of the OpenMP runtime it shares with torch
-        torch.set_num_threads(n)
-    return min(n, limit)
 
 
 def run_equations(
@@ -156,9 +151,9 @@ def run_equations(
     ys = []
     zs: list[list[torch.Tensor]] = [[] for _ in layers]
     for step in range(len(x)):
-        keep = (episode_start[step] == 0).to(state.dtype)[:, None]  # (B, 1)
-        layers = [reference.LayerState(*(keep * value for value in layer)) for layer in layers]
-        y = keep * y
+        cleared = (episode_start[step] != 0)[:, None]  # (B, 1)
+        layers = [reference.LayerState(*(value.masked_fill(cleared, 0) for value in layer)) for layer in layers]
+        y = y.masked_fill(cleared, 0)
         for k in range(timing.n_ticks):
             before = [layer.z for layer in layers]
             spikes = x[step] if timing.held else x[step, k]

@@ -1,60 +1,96 @@
-"""Checks of the fields of frozen dataclasses: one line naming owner, field, value and expectation."""
+"""What public functions ask of the arrays they are given: the kernels read and write without looking at bounds."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 
-def array_of(
-    owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype: npt.DTypeLike | None = None
-) -> np.ndarray:
-    """Return ``value`` as a read-only, C-contiguous array of the given shape, or raise naming the field.
+def real(name: str, value: Any) -> np.ndarray:
+    """Return ``value`` as an array of booleans, integers or floats.
 
     Args:
-        owner: Class of the field.
-        name: The field.
-        value: What it was given.
-        shape: Its shape; None for any length.
-        dtype: Its type; if None, float64 stays and everything else becomes float32.
+        name: What the caller calls the value; messages begin with it.
+        value: Any array-like.
 
     Raises:
-        ValueError: If it is no array of finite numbers of that shape.
+        ValueError: If it holds anything else, such as complex numbers, text or lists of different lengths.
     """
     try:
         array = np.asarray(value)
-        if dtype is None:
-            dtype = np.float64 if array.dtype == np.float64 else np.float32
-        array = np.array(array, dtype=dtype, order="C", copy=True)
     except (TypeError, ValueError):
-        raise ValueError(f"{owner}.{name} must be an array of numbers, got {value!r}") from None
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if not fits:
-        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
-        raise ValueError(f"{owner}.{name} must have shape {wanted}, got {array.shape}")
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{owner}.{name} must be finite, found {array[~np.isfinite(array)].flat[0]}")
-    array.setflags(write=False)
+        raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
     return array
 
 
-def check_choice(owner: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{owner}.{name} must be one of {allowed}, got {value!r}")
+def shaped(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
+    """Return ``value`` as an array of real numbers of the given shape, whose free sizes are given by their letters.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    array = real(name, value)
+    fits = all(isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=False))
+    if array.ndim != len(shape) or not fits:
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")
+    return array
 
 
-def check_number(owner: str, name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Raise ValueError unless ``value`` is a finite number within the bounds."""
-    if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and low <= value <= high):
-        bound = f">= {low}" if high == math.inf else f"within [{low}, {high}]"
-        raise ValueError(f"{owner}.{name} must be a finite number {bound}, got {value!r}")
+def finite(name: str, array: np.ndarray) -> np.ndarray:
+    """Return the array.
+
+    Raises:
+        ValueError: If it holds NaN or infinity, saying which and where.
+    """
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name} must be finite, found {array[where]} at index {where}")
+    return array
 
 
-def set_fields(instance: Any, **values: Any) -> None:
-    """Set fields of a frozen dataclass while it is being built."""
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
+def flags(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return ``value`` as booleans of the given shape, true where it is not 0.
+
+    Raises:
+        ValueError: If it has another shape or holds what is no number.
+    """
+    array = shaped(name, value, shape)
+    if array.dtype.kind == "f":
+        finite(name, array)
+    return array != 0
+
+
+def spikes(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
+    """Return a spike train as a C-contiguous array of 0 and 1, uint8.
+
+    Raises:
+        ValueError: If it has another shape or holds another number.
+    """
+    array = shaped(name, value, shape)
+    fired = array != 0
+    if array.dtype != bool and not (array[fired] == 1).all():
+        wrong = fired & (array != 1)
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{name} must hold spikes, 0 or 1, found {array[where]} at index {where}")
+    return np.ascontiguousarray(fired).view(np.uint8)
+
+
+def within(name: str, array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return the array, clipped to the bounds.
+
+    Values that lie beyond a bound by no more than float32 rounds it are taken: float32 makes of 0.1 a little more.
+
+    Raises:
+        ValueError: If a value is not finite or lies beyond a bound.
+    """
+    finite(name, array)
+    with np.errstate(over="ignore"):  # a bound that float32 cannot hold is none there
+        least, most = min(low, float(np.float32(low))), max(high, float(np.float32(high)))
+    if array.size and (array.min() < least or array.max() > most):
+        raise ValueError(f"{name} must lie within {low} and {high}, found {array.min()} to {array.max()}")
+    return np.clip(array, low, high)

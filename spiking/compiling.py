@@ -1,14 +1,26 @@
-"""numba compilation: cached on disk where one can write there, and announced by one line on stderr."""
+"""numba compilation: cached on disk where one can write there, and announced by one line on stderr.
+
+numba's own cache is mended in two respects. It does not notice a change of a function that a kernel calls from another
+file, so the stamp of each cached kernel holds a digest of all kernel files. And it raises where a file of its cache is
+truncated, altered or unreadable; here such a file counts as missing, and the kernel is compiled again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import sys
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from numba import njit
 from numba.core import event
+from numba.core.caching import IndexDataCacheFile
 
+_KERNEL_FILE = b"compiling import kernel"  # what every file with kernels says
+_UNCACHED = "kernels compile anew in each process; see NUMBA_CACHE_DIR"
 _said: set[str] = set()
 
 
@@ -32,10 +44,67 @@ class _Announcer(event.Listener):
 event.register("numba:compile", _Announcer())
 
 
+class _CacheFile(IndexDataCacheFile):
+    """The cached code of one function; a digest at the end of each file shows whether it is what was written."""
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            return super()._load_index()
+        except Exception:  # unpickling what is no pickle can raise anything
+            self._say_broken()
+            return {}
+
+    def load(self, key: Any) -> Any:
+        try:
+            return super().load(key)
+        except Exception:
+            self._say_broken()
+            return None
+
+    def save(self, key: Any, data: Any) -> None:
+        try:
+            super().save(key, data)
+        except OSError as error:  # the disk is full, or the folder was made read-only
+            _say_once(f"numba's cache in {self._cache_path} cannot be written ({error.strerror}), {_UNCACHED}")
+
+    def _dump(self, obj: Any) -> bytes:
+        data = super()._dump(obj)
+        return data + hashlib.sha256(data).digest()  # unpickling stops before the digest
+
+    def _load_data(self, name: str) -> Any:
+        data = Path(self._data_path(name)).read_bytes()
+        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
+            raise ValueError(f"{name} is damaged")
+        return pickle.loads(data)
+
+    def _say_broken(self) -> None:
+        _say_once(f"a file of the cache in {self._cache_path} is damaged or unreadable, its kernel compiles anew")
+
+
+@lru_cache
+def _digest(folder: Path) -> str:
+    """Return a digest of the kernel files in ``folder`` and in this package, whose kernels the others may call."""
+    digest = hashlib.sha256()
+    for path in sorted({*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")}):
+        source = path.read_bytes()
+        if _KERNEL_FILE in source:
+            digest.update(source)
+    return digest.hexdigest()
+
+
+def _mend_cache(dispatcher: Any) -> Any:
+    """Give a cached kernel the cache file and the stamp of this module; return it."""
+    try:
+        cache = dispatcher._cache
+        stamp = cache._impl.locator.get_source_stamp(), _digest(Path(dispatcher.py_func.__code__.co_filename).parent)
+        cache._cache_file = _CacheFile(cache._cache_path, cache._impl.filename_base, stamp)
+    except (AttributeError, OSError):  # the attributes are numba's own affair; its plain cache works without them
+        pass
+    return dispatcher
+
+
 def kernel(function: Callable | None = None, *, parallel: bool = False) -> Any:
     """Compile a function with ``njit(cache=True, nogil=True)``; uncached, and said so, where no cache can be written.
-
-    Kernels that call one another must stand in one file: numba's cache does not notice changes in another.
 
     Args:
         function: The function; None to decorate with options.
@@ -44,7 +113,7 @@ def kernel(function: Callable | None = None, *, parallel: bool = False) -> Any:
     if function is None:
         return lambda f: kernel(f, parallel=parallel)
     try:
-        return njit(function, cache=True, nogil=True, parallel=parallel)
+        return _mend_cache(njit(function, cache=True, nogil=True, parallel=parallel))
     except RuntimeError:  # numba finds no place it may write to
-        _say_once("no writable place for numba's cache, kernels compile anew in each process; see NUMBA_CACHE_DIR")
+        _say_once(f"no writable place for numba's cache, {_UNCACHED}")
         return njit(function, nogil=True, parallel=parallel)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from spikeloop.spiking import checks
 from spikeloop.spiking.network import Encoder
 
 # A key lives in the packed state, whose float32 holds integers exactly up to 2^24. Multiplier 1 modulo 4 and odd
@@ -58,11 +59,16 @@ def encode(
         where ``encoder.per_tick``; and the memory after the last step. The arguments are not modified.
 
     Raises:
-        ValueError: If ``obs`` does not have the encoder's shape.
+        ValueError: If a shape is wrong, an observation is not finite in float32, or a key is none.
     """
-    if obs.ndim != 3 or obs.shape[2] != encoder.n_obs:
-        raise ValueError(f"obs must have shape (L, B, {encoder.n_obs}), got {obs.shape}")
-    obs = np.array(obs, dtype=np.float32, order="C")
+    obs = checks.shaped("obs", obs, ("L", "B", encoder.n_obs))
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        obs = checks.finite("obs", np.array(obs, dtype=np.float32, order="C"))
+    n_rows = len(encoder.memory_rows)
+    if memory.ndim != 3 or memory.shape[:2] != (n_rows, obs.shape[1]) or (n_rows and memory.shape[2] < encoder.n_obs):
+        raise ValueError(f"memory must have shape ({n_rows}, {obs.shape[1]}, >= {encoder.n_obs}), got {memory.shape}")
+    if episode_start is not None:
+        episode_start = checks.flags("episode_start", episode_start, obs.shape[:2])
     if encoder.kind == "direct":
         return obs, memory
     if encoder.kind == "population":
@@ -100,7 +106,10 @@ def _rate(encoder: Encoder, obs: np.ndarray, memory: np.ndarray, n_ticks: int) -
     p = encoder.gain * _intensity(encoder, obs)
     if encoder.poisson:
         p = -np.expm1(-p)
-    key = memory[0, :, 0].astype(np.uint32)  # (B,)
+    key = memory[0, :, 0]
+    if not ((key >= 0) & (key <= _KEY_MASK)).all():
+        raise ValueError(f"keys of a rate encoder must lie within 0 and {_KEY_MASK}, got {key}")
+    key = key.astype(np.uint32)  # (B,)
     keys = np.empty(obs.shape[:2], dtype=np.uint32)  # (L, B)
     for step in range(len(obs)):
         keys[step] = key
@@ -146,7 +155,7 @@ def _delta(
     x = np.zeros((len(obs), n_ticks, obs.shape[1], 2 * n), dtype=np.float32)
     for step, target in enumerate(obs):
         if episode_start is not None:
-            level[episode_start[step].astype(bool)] = 0.0
+            level[episode_start[step]] = 0.0
         for tick in range(n_ticks):
             up, down = target - level > threshold, level - target > threshold
             x[step, tick, :, :n], x[step, tick, :, n:] = up, down

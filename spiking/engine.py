@@ -5,13 +5,15 @@ Weights come pre x post, ``w_in`` (n_inputs, N) and ``w_rec`` (N, N): the kernel
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numba
 import numpy as np
 
-from spikeloop.spiking import kernels
+from spikeloop.spiking import checks, kernels
 from spikeloop.spiking.network import ACTIVATIONS, LAYER_ROWS, Dense, NeuronParameters, decay
 from spikeloop.spiking.surrogate import Surrogate
 
@@ -152,11 +154,10 @@ def forward(
         )  # fmt: skip
         bounds = _bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
         if len(bounds) == 2:
-            kernels._forward_rows(0, n_batch, *arguments, count)
+            kernels._forward_rows(0, n_batch, *arguments)
         else:
-            partial = np.zeros((len(bounds) - 1, n), np.int64)
-            kernels._forward_threads(bounds, *arguments, partial)
-            count += partial.sum(0)
+            kernels._forward_threads(bounds, *arguments)
+        kernels.count_spikes(*spikes, count)
         tapes.append(Tape(x if i == 0 else empty, weight, layer, below, start, psi, membrane, spikes))
         below = spikes
     return y[:, :, : layers[-1].n_neurons], new_state, tapes
@@ -170,7 +171,7 @@ def step(
     state: np.ndarray,
     start: np.ndarray,
     counts: Sequence[np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """Run one env step in one kernel call, with the arithmetic of :func:`forward`.
 
     Args:
@@ -183,16 +184,16 @@ def step(
         counts: Spike counts that are added to.
 
     Returns:
-        The readout trace, shape (B, N of the last layer), and the new state.
+        The readout trace, shape (B, N of the last layer), the new state, and whether that is finite.
     """
     for weight, layer in zip(weights, layers, strict=True):
         if not _is_padded(weight, layer.rows.shape[1]):
             y, new, _ = forward(weights, layers, x, state, start, counts)
-            return y[:, 0], new
+            return y[:, 0], new, bool(np.isfinite(new).all())
     y = np.empty((len(x), 1, layers[-1].rows.shape[1]), state.dtype)
     new = np.zeros_like(state)
-    kernels.step_layers(table, x, state, start, new, y)
-    return y[:, 0, : layers[-1].n_neurons], new
+    finite = kernels.step_layers(table, x, state, start, new, y)
+    return y[:, 0, : layers[-1].n_neurons], new, finite
 
 
 def backward(
@@ -264,11 +265,34 @@ def backward(
     return grads[::-1], grad_x
 
 
-def writable(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return the array as the kernels are compiled for: C-contiguous, aligned, writable; a copy if it is not so."""
+def writable(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return the array as the kernels are compiled for: C-contiguous, aligned, writable; a copy if it is not so.
+
+    Raises:
+        ValueError: If it holds no real numbers; the message begins with ``name``.
+    """
     if array.flags.carray and array.dtype == dtype:
         return array
-    return np.array(array, dtype, order="C")
+    with np.errstate(over="ignore"):  # what becomes infinite here is found when the step has been computed
+        return np.array(checks.real(name, array), dtype, order="C")
+
+
+def refuse_step(name: str, obs: np.ndarray, state: np.ndarray, start: np.ndarray) -> NoReturn:
+    """Say why a step did not end in a finite state.
+
+    Args:
+        name: What the caller calls its observations.
+        obs: Observations, as they are fed to the first layer or before normalisation, shape (B, n).
+        state: Packed state before the step.
+        start: Where it was cleared first, shape (B,).
+
+    Raises:
+        ValueError: Always.
+    """
+    checks.finite(name, obs)
+    checks.finite("state", np.where(start[:, None], 0, state))
+    largest = f"{name} reach {np.abs(obs).max():.3g}"
+    raise ValueError(f"the step left the range of {state.dtype}: {largest}, or the weights are too large for them")
 
 
 def _is_padded(weights: Weights, width: int) -> bool:
@@ -320,7 +344,7 @@ def dense_layers(layers: Sequence[Dense], y: np.ndarray) -> np.ndarray:
     """Return what ordinary layers make of readout traces, shape (rows, N): every row is summed in one fixed order."""
     for layer in layers:
         out = np.empty((len(y), len(layer.b)), y.dtype)
-        kernels.linear_rows(writable(y, y.dtype), np.array(layer.w), np.array(layer.b), out)
+        kernels.linear_rows(np.ascontiguousarray(y), np.array(layer.w), np.array(layer.b), out)
         y = ACTIVATIONS[layer.activation](out)
     return y
 
@@ -328,7 +352,7 @@ def dense_layers(layers: Sequence[Dense], y: np.ndarray) -> np.ndarray:
 def batch_first(x: np.ndarray) -> np.ndarray:
     """Return encoded input, (L, B, C) or (L, n_ticks, B, C), as the kernels take it: (B, ticks or steps, C)."""
     if x.ndim == 4:
-        x = x.reshape(-1, *x.shape[2:])
+        x = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
     return np.ascontiguousarray(x.transpose(1, 0, 2))
 
 
@@ -343,16 +367,34 @@ def dense(spikes: Spikes, n_neurons: int, dtype: Any) -> np.ndarray:
 
 
 def max_threads() -> int:
-    """Return how many threads the kernels may use: numba's, if its threading layer starts them fast and safely."""
+    """Return how many threads the kernels may use: numba's, if its threading layer starts them fast and safely.
+
+    In a forked process it is 1: threads do not survive a fork, and their runtimes then hang or end the process.
+    """
     global _max_threads
     if _max_threads == 0:
-        kernels.start_threads(np.zeros(1))
-        # "workqueue" takes 30-100 us a launch, and ends the process when two Python threads use it at once.
-        _max_threads = numba.config.NUMBA_NUM_THREADS if numba.threading_layer() in ("omp", "tbb") else 1  # type: ignore[attr-defined]
+        with _first_launch:
+            if _max_threads == 0:
+                # In a thread of its own: the launch sets the thread count of the OpenMP runtime that torch may share,
+                # but only for the thread it happens in.
+                launch = threading.Thread(target=kernels.start_threads, args=(np.zeros(1),))
+                launch.start()
+                launch.join()
+                # "workqueue" takes 30-100 us a launch, and ends the process when two Python threads use it at once.
+                fit = numba.threading_layer() in ("omp", "tbb")
+                _max_threads = numba.config.NUMBA_NUM_THREADS if fit else 1  # type: ignore[attr-defined]
     return _max_threads
 
 
+def _after_fork() -> None:
+    global _max_threads
+    _max_threads = 1
+
+
 _max_threads = 0
+_first_launch = threading.Lock()
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _padded_size(n: int, dtype: Any) -> int:
@@ -394,7 +436,7 @@ _bounds_cache: dict[tuple[int, int], np.ndarray] = {}
 
 def _bounds(n_batch: int, n_threads: int) -> np.ndarray:
     """Return the limits of the batch chunks, one per thread."""
-    n = min(n_threads, n_batch)
+    n = max(1, min(n_threads, n_batch))
     if (n_batch, n) not in _bounds_cache:
         _bounds_cache[n_batch, n] = np.arange(n + 1, dtype=np.intp) * n_batch // n
     return _bounds_cache[n_batch, n]

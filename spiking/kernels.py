@@ -10,8 +10,7 @@ over threads.
 
 The vector type below is a thin layer over LLVM's: an array is addressed by a flat element offset, and LLVM turns the
 operations into what the CPU has. Written as scalar loops the same kernels do not vectorise, because LLVM cannot prove
-that a dozen arrays do not overlap. Everything that calls one another stands in this file: numba's cache does not notice
-changes in another.
+that a dozen arrays do not overlap.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import operator
 from typing import Any
 
 import llvmlite.binding as llvm
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import carray, prange, types
@@ -29,9 +27,6 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from spikeloop.spiking.compiling import kernel
-
-# Launching a loop over threads takes 2 us with omp, 30-100 us with numba's own workqueue.
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 _HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f", False))
 # A register tile is TILE_ROWS rows of PANEL_VECTORS 64-byte vectors: what fits in 32 wide or in 16 narrower registers.
@@ -185,6 +180,15 @@ def _get(typingctx: Any, array: Any, offset: Any) -> Any:
 def _set(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(context, builder, sig.args[0], *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
+def _add_atomically(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.atomic_rmw("add", _pointer(context, builder, sig.args[0], *args[:2]), args[2], "monotonic")
         return context.get_dummy_value()
 
     return types.void(array, types.intp, array.dtype), codegen
@@ -537,7 +541,7 @@ def has_diagonal(w):
 @kernel
 def _forward_rows(
     b0, b1, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi,
-    membrane, spikes, ptr, counts
+    membrane, spikes, ptr
 ):  # fmt: skip
     """Run sequences b0 to b1 of one layer over all ticks.
 
@@ -561,7 +565,6 @@ def _forward_rows(
         membrane: Written as the KEEP_ constants say, shape (B, T, N padded).
         spikes: Written: the layer's spike lists, flat, room for (T + 1) N in each sequence.
         ptr: Written: their limits, shape (B, T + 2).
-        counts: Added to: spikes of each neuron, shape (N,).
     """
     lanes = _lanes(constants)
     n, n_ticks, row, surrogate, latency = options[0], options[1], options[2], options[6], options[7]
@@ -669,7 +672,6 @@ def _forward_rows(
                     i = j + _lowest_bit(bits)
                     spikes[np.uintp(hi)] = i
                     hi += 1
-                    counts[np.uintp(i)] += 1
                     bits &= bits - np.uint64(1)
             ptr[b, t + 2] = hi
             if keep == KEEP_MEMBRANE:
@@ -689,13 +691,46 @@ def _forward_rows(
 @kernel(parallel=True)
 def _forward_threads(
     bounds, keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start, new_state, y_out, psi,
-    membrane, spikes, ptr, counts
+    membrane, spikes, ptr
 ):  # fmt: skip
     for c in prange(len(bounds) - 1):
         _forward_rows(
             bounds[c], bounds[c + 1], keep, x, w_in, bias, w_rec, constants, options, below, below_ptr, state, start,
-            new_state, y_out, psi, membrane, spikes, ptr, counts[c],
+            new_state, y_out, psi, membrane, spikes, ptr,
         )  # fmt: skip
+
+
+@kernel
+def add_counts(found, counts):
+    """Add ``found`` to ``counts``, which several Python threads may do at once: kernels run without Python's lock."""
+    for i in range(counts.shape[0]):
+        if found[i] != 0:
+            _add_atomically(counts, i, found[i])
+
+
+@kernel
+def count_spikes(spikes, ptr, counts):
+    """Add the spikes of the lists, but for those before the first tick, to ``counts``, shape (N,)."""
+    found = np.zeros(counts.shape[0], np.int64)
+    for b in range(ptr.shape[0]):
+        for k in range(ptr[b, 1], ptr[b, -1]):
+            found[np.intp(spikes[np.uintp(k)])] += 1
+    add_counts(found, counts)
+
+
+@kernel
+def _all_finite(a):
+    """Return whether a contiguous array holds neither NaN nor infinity: 0 times either is NaN."""
+    lanes, n = _lanes(a), a.size
+    whole = n - n % lanes
+    zero = _splat(a.dtype.type(0))
+    total = zero
+    for j in range(0, whole, lanes):
+        total = _fma(_load(a, j), zero, total)
+    rest = _sum(total)
+    for j in range(whole, n):
+        rest += _get(a, j) * a.dtype.type(0)
+    return rest == 0
 
 
 @kernel(parallel=True)
@@ -945,6 +980,9 @@ def step_layers(table, x, state, start, new_state, y):
         start: 1 where the state is cleared first, shape (B, 1).
         new_state: Written.
         y: Written: the readout trace, shape (B, 1, padded N of the last layer).
+
+    Returns:
+        Whether the new state is finite, which it is not where the input or the state was not.
     """
     dtype = state.dtype
     n_batch = state.shape[1]
@@ -963,10 +1001,11 @@ def step_layers(table, x, state, start, new_state, y):
             carray(_void_pointer(table[i, 3]), (n if table[i, 3] != 0 else 0, width), dtype),
             carray(_void_pointer(table[i, 4]), (len(CONSTANTS), width), dtype),
             options, below, below_ptr, state, start, new_state, y, y, y, spikes, ptr,
-            carray(_void_pointer(table[i, 6]), (n,), np.int64),
         )  # fmt: skip
+        count_spikes(spikes, ptr, carray(_void_pointer(table[i, 6]), (n,), np.int64))
         if i + 1 < table.shape[0]:
             below, below_ptr, source = spikes, ptr, np.empty((n_batch, 1, 0), dtype)
+    return _all_finite(new_state)
 
 
 @kernel
@@ -984,7 +1023,7 @@ def act(table, obs, state, start, new_state, outputs):
         outputs: Written, shape (B, n_outputs).
 
     Returns:
-        The index of the largest output of the first row.
+        The index of the largest output of the first row; -1 if the new state is not finite.
     """
     n_batch, n_obs = obs.shape
     last = table[-1]
@@ -999,15 +1038,21 @@ def act(table, obs, state, start, new_state, outputs):
         for b in range(n_batch):
             for j in range(n_obs):
                 value = np.float64(np.float32(obs[b, j])) if last[6] != 0 else np.float64(obs[b, j])
+                value = (value - mean[j]) / scale[j]
                 clip = scale[n_obs + j]
-                x[b, 0, j] = np.float32(min(max((value - mean[j]) / scale[j], -clip), clip))
+                if value > clip:
+                    value = clip
+                if value < -clip:
+                    value = -clip
+                x[b, 0, j] = np.float32(value)  # NaN stays NaN
     y = np.empty((n_batch, 1, table[-2, 7]), state.dtype)
-    step_layers(table[:-1], x, state, start, new_state, y)
+    if not step_layers(table[:-1], x, state, start, new_state, y):
+        return -1
     w_out = carray(_void_pointer(last[2]), (last[0], last[1]), state.dtype)
     b_out = carray(_void_pointer(last[3]), (last[0],), state.dtype)
     linear_rows(y.reshape((n_batch, -1)), w_out, b_out, outputs)
     best = 0
-    for o in range(1, outputs.shape[1]):
+    for o in range(1, outputs.shape[1] if n_batch > 0 else 0):
         if outputs[0, o] > outputs[0, best]:
             best = o
     return best

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking import engine, reference
+from spikeloop.spiking import checks, engine, kernels, reference
 from spikeloop.spiking.autograd import (
     Attach,
     EngineCall,
@@ -144,7 +144,7 @@ class LSNN(nn.Module):
         self._n_memory = len(encoder.memory_rows)
         self._views: tuple[list[int], list[engine.Weights]] | None = None
         self._prepared: tuple[list[Any], list[engine.Constants], list[Any]] | None = None
-        self._table: tuple[np.ndarray, tuple[np.ndarray, ...]] | None = None  # and whose addresses it holds
+        self._table: tuple[Any, ...] | None = None  # and the weights, constants and counts whose addresses it holds
         self.spike_counts: tuple[np.ndarray, ...] = ()
         self.reset_counts()
         # validates what the constructor took on trust
@@ -258,12 +258,19 @@ class LSNN(nn.Module):
 
         Returns:
             The readout trace at the end of each step, shape (L, B, N of the last layer), and the new state.
+
+        Raises:
+            ValueError: If a shape or a dtype is wrong, or features or state are not finite.
         """
-        self._check(features.shape, state.shape, episode_start.shape)
+        self._check(3, features.shape, state.shape, episode_start.shape)
+        self._check_values(features, state, episode_start)
         x, memory = self._encode(features, state, episode_start)
-        if state.device.type == "cpu" and state.dtype == self.get_parameter("bias_0").dtype:
-            return self._forward_engine(x, memory, state.detach(), episode_start)
-        return self._forward_equations(x, memory, state.detach(), episode_start)
+        on_engine = state.device.type == "cpu" and state.dtype in (torch.float32, torch.float64)
+        run = self._forward_engine if on_engine else self._forward_equations
+        y, new = run(x, memory, state.detach(), episode_start)
+        if not torch.isfinite(new).all():
+            raise ValueError(f"the sequence left the range of {new.dtype}: its features or weights are too large")
+        return y, new
 
     def _forward_engine(
         self, x: torch.Tensor, memory: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -272,7 +279,7 @@ class LSNN(nn.Module):
         call = EngineCall(
             self._weights(),
             self._constants(state.numpy().dtype),
-            batch_first.detach().contiguous().numpy(),
+            batch_first.detach().clone(memory_format=torch.contiguous_format).numpy(),  # it may change before backward
             state.contiguous().numpy(),
             _starts(episode_start.detach().numpy()),
             self.rate_coef,
@@ -286,7 +293,7 @@ class LSNN(nn.Module):
             array, call.new_state, _ = engine.forward(*arguments, n_threads=call.n_threads)
             y = torch.from_numpy(array).transpose(0, 1)
         for total, count in zip(self.spike_counts, call.counts, strict=True):
-            total += count
+            kernels.add_counts(count, total)
         self.n_counted += call.n_counted
         new = torch.from_numpy(call.new_state)
         new[: len(memory)] = memory
@@ -314,16 +321,30 @@ class LSNN(nn.Module):
             y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
         return y, torch.cat((memory, new))
 
-    def _check(self, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
+    def _check(self, n_dims: int, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
         """Refuse shapes that do not fit: the kernels read and write without looking at bounds."""
-        *steps, n_batch, n_obs = features
         rows, width = self.state_shape
-        wanted = (rows, n_batch, width)
-        if n_obs != self._encoder.n_obs or tuple(state) != wanted or tuple(episode_start) != (*steps, n_batch):
+        if (
+            len(features) != n_dims
+            or features[-1] != self._encoder.n_obs
+            or tuple(state) != (rows, features[-2], width)
+            or tuple(episode_start) != tuple(features[:-1])
+        ):
             raise ValueError(
                 f"features must be (L, B, {self._encoder.n_obs}), state ({rows}, B, {width}) and episode_start (L, B), "
                 f"without L in step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
             )
+
+    def _check_values(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> None:
+        dtype = self.get_parameter("bias_0").dtype
+        if features.is_complex() or state.dtype != dtype:
+            raise ValueError(f"features must be real and state {dtype}, got {features.dtype} and {state.dtype}")
+        cleared = episode_start[:1, :, None] != 0  # (1, B, 1), or (0, B, 1) where there is no step
+        for name, tensor in (("features", features), ("state", state)):
+            if not torch.isfinite(tensor).all():
+                if name == "state" and len(cleared):
+                    tensor = tensor.masked_fill(cleared, 0)  # what is cleared first does no harm
+                checks.finite(name, tensor.detach().cpu().numpy())
 
     def _encode(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -384,11 +405,17 @@ class LSNN(nn.Module):
 
         Returns:
             The readout trace, shape (B, N of the last layer), and the new state.
+
+        Raises:
+            ValueError: If a shape or a dtype is wrong, or features or state are not finite.
         """
-        self._check(features.shape, state.shape, episode_start.shape)
-        dtype, n_memory = state.dtype, self._n_memory
+        self._check(2, features.shape, state.shape, episode_start.shape)
+        if episode_start.dtype.kind not in "biuf":
+            checks.real("episode_start", episode_start)
+        weights = self._weights()
+        dtype, n_memory = weights[0].bias.dtype, self._n_memory
         if self._encoder.kind == "direct":
-            x = engine.writable(features, dtype)[:, None]  # (B, 1, F)
+            x = engine.writable("features", features, dtype)[:, None]  # (B, 1, F)
         else:
             memory = state[:n_memory]
             x, memory = encode(
@@ -396,14 +423,17 @@ class LSNN(nn.Module):
             )
             x = engine.batch_first(x).astype(dtype, copy=False)
         starts = (np.reshape(episode_start, (-1, 1)) != 0).view(np.uint8)
-        state = engine.writable(state, dtype)
-        weights, layers = self._weights(), self._constants(dtype)
-        if self._table is None or self._table[1] is not self.spike_counts:
-            self._table = engine.address_table(weights, layers, self.spike_counts), self.spike_counts
-        y, new = engine.step(weights, layers, self._table[0], x, state, starts, self.spike_counts)
+        state = engine.writable("state", state, dtype)
+        layers, counts = self._constants(dtype), self.spike_counts
+        self.n_counted += len(starts) * self.n_ticks
+        table = self._table
+        if table is None or table[1] is not weights or table[2] is not layers or table[3] is not counts:
+            table = self._table = engine.address_table(weights, layers, counts), weights, layers, counts
+        y, new, finite = engine.step(weights, layers, table[0], x, state, starts, counts)
+        if not finite:
+            engine.refuse_step("features", x[:, 0], state, starts[:, 0] != 0)
         if n_memory:
             new[:n_memory] = memory
-        self.n_counted += len(starts) * self.n_ticks
         return y, new
 
     def _timing(self) -> engine.Timing:
@@ -414,32 +444,35 @@ class LSNN(nn.Module):
         """Return the live parameters as numpy views, pre x post."""
         parameters = self._parameters
         key = [parameters[name].data_ptr() for name in self._weight_names]  # type: ignore[union-attr]
-        if self._views is None or self._views[0] != key:
+        views = self._views  # another thread may replace it meanwhile
+        if views is None or views[0] != key:
             # The views keep the memory they show alive, so an equal address means the same memory.
-            arrays = [parameters[name].detach().t().numpy() for name in self._weight_names]  # type: ignore[union-attr]
+            tensors = [parameters[name].detach() for name in self._weight_names]  # type: ignore[union-attr]
+            if len(dtypes := {tensor.dtype for tensor in tensors}) > 1 or not dtypes <= {torch.float32, torch.float64}:
+                raise ValueError(f"parameters must all be float32 or all float64 on the CPU, got {dtypes}")
+            arrays = [tensor.t().numpy() for tensor in tensors]
             if self.recurrent:
                 layers = [engine.Weights(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
             else:
                 pairs = zip(arrays[::2], arrays[1::2], strict=True)
                 layers = [engine.Weights(w_in, bias, np.empty((0, len(bias)), bias.dtype)) for w_in, bias in pairs]
-            self._views = key, layers
-            self._table = None
-        return self._views[1]
+            views = self._views = key, layers
+        return views[1]
 
     def _constants(self, dtype: np.dtype) -> list[engine.Constants]:
         """Return the constants for the kernels, rebuilt when a buffer or an option has changed."""
         key: list[Any] = [(id(buffer), buffer._version) for buffer in self._buffers.values()]  # type: ignore[union-attr]
         key += (dtype, self.n_ticks, self.dt, self.latency, self.tau_out, self.count, self.surrogate)
-        if self._prepared is None or self._prepared[0] != key:
+        prepared = self._prepared
+        if prepared is None or prepared[0] != key:
             last = self.n_layers - 1
             layers = [
                 engine.constants(layer.neurons, self._timing(), i, self._n_memory, i == last, self.surrogate, dtype)
                 for i, layer in enumerate(self.network_layers())
             ]
             # holding the buffers keeps their ids from being given to others
-            self._prepared = key, layers, list(self._buffers.values())
-            self._table = None
-        return self._prepared[1]
+            prepared = self._prepared = key, layers, list(self._buffers.values())
+        return prepared[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_views": None, "_prepared": None, "_table": None}  # addresses mean nothing in a copy
@@ -450,8 +483,9 @@ class RowLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x weight^T + bias``, shape (..., out_features)."""
-        if x.device.type != "cpu" or self.bias is None:
-            return super().forward(x)
+        known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and self.bias is not None
+        if not known or x.dtype != self.weight.dtype or x.shape[-1] != self.in_features:
+            return super().forward(x)  # where x does not fit, torch says so
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad or self.bias.requires_grad):
             return RowLinearFunction.apply(x, self.weight, self.bias)
         return linear_rows(x, self.weight, self.bias)

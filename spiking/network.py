@@ -21,10 +21,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.spiking.checks import array_of as _array
-from spikeloop.spiking.checks import check_choice as _choice
-from spikeloop.spiking.checks import check_number as _number
-from spikeloop.spiking.checks import set_fields as _set
+from spikeloop.spiking.fields import array_of as _array
+from spikeloop.spiking.fields import check_choice as _choice
+from spikeloop.spiking.fields import check_number as _number
+from spikeloop.spiking.fields import set_fields as _set
 from spikeloop.spiking.observation import (
     FrameStack,
     Normalizer,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.spiking.checks import array_of, set_fields
+from spikeloop.spiking.fields import array_of, set_fields
 
 
 @dataclass(frozen=True, eq=False)

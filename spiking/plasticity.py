@@ -18,21 +18,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from spikeloop.spiking import checks
 from spikeloop.spiking import plasticity_kernels as kernels
 from spikeloop.spiking.plasticity_reference import Traces
 
 
-def _check(rule: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:
-    """Refuse a parameter out of range, naming it."""
+def _check(rule: Any, positive: tuple[str, ...], not_negative: tuple[str, ...], infinite: tuple[str, ...] = ()) -> None:
+    """Refuse a parameter out of range, naming it; only those in ``infinite`` may be infinite."""
     name = type(rule).__name__
     for field in fields(rule):
         value = getattr(rule, field.name)
-        if not isinstance(value, (int, float, np.number)) or math.isnan(value):
+        if not isinstance(value, (int, float, np.integer, np.floating)) or math.isnan(value):
             raise ValueError(f"{name}.{field.name} must be a number, got {value!r}")
         low_enough = value > 0 if field.name in positive else value >= 0
         if field.name in (*positive, *not_negative) and not low_enough:
             sign = "> 0" if field.name in positive else ">= 0"
             raise ValueError(f"{name}.{field.name} must be {sign}, got {value}")
+        if math.isinf(value) and field.name not in infinite:
+            raise ValueError(f"{name}.{field.name} must be finite, got {value}")
     if not rule.w_min < rule.w_max:
         raise ValueError(f"{name}.w_min must be below w_max={rule.w_max}, got {rule.w_min}")
 
@@ -68,9 +71,7 @@ class STDP:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        _check(self, ("tau_plus", "tau_minus"), ("a_plus", "a_minus", "mu"))
-        if math.isinf(self.w_min) or math.isinf(self.w_max):
-            raise ValueError(f"STDP needs finite bounds, got {self.w_min} and {self.w_max}")
+        _check(self, ("tau_plus", "tau_minus"), ("a_plus", "a_minus", "mu"), ("tau_plus", "tau_minus"))
 
     def constants(self, dt: float = 1.0) -> dict[str, float]:
         """Return the constants of a tick of ``dt`` ms, by the names the reference takes."""
@@ -115,9 +116,8 @@ class RSTDP:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        _check(self, ("tau_plus", "tau_minus", "tau_e", "e_max"), ("a_plus", "a_minus"))
-        if math.isinf(self.learning_rate):
-            raise ValueError(f"RSTDP.learning_rate must be finite, got {self.learning_rate}")
+        positive = ("tau_plus", "tau_minus", "tau_e", "e_max")
+        _check(self, positive, ("a_plus", "a_minus"), (*positive, "w_min", "w_max"))
 
     @property
     def bounded(self) -> bool:
@@ -165,15 +165,16 @@ def stdp(
         New weights and traces.
 
     Raises:
-        ValueError: If shapes disagree or a weight is out of bounds.
+        ValueError: If shapes disagree, a train holds something else than 0 and 1, a number is not finite or a weight is
+            out of bounds.
     """
     rule = rule or STDP()
-    spikes, synapses = _trains(pre, post, w, dt)
-    if synapses.size and (synapses.min() < rule.w_min or synapses.max() > rule.w_max):
-        found = f"from {synapses.min()} to {synapses.max()}"
-        raise ValueError(f"w must lie within w_min={rule.w_min} and w_max={rule.w_max}, got {found}")
+    spikes, synapses = _trains(pre, post, w, dt, (rule.w_min, rule.w_max))
     x, y = _vectors(traces, ("x", "y"), synapses)
-    kernels.stdp(*spikes, synapses, x, y, _packed(rule.constants(dt), kernels.STDP_CONSTANTS, synapses.dtype))
+    c = _packed(rule.constants(dt), kernels.STDP_CONSTANTS, synapses.dtype)
+    if not (np.isfinite(c).all() and c[-2] < c[-1]):
+        raise ValueError(f"w_min={rule.w_min} and w_max={rule.w_max} are no two finite bounds in {synapses.dtype}")
+    kernels.stdp(*spikes, synapses, x, y, c)
     return synapses.T, Traces(x, y)
 
 
@@ -204,21 +205,19 @@ def rstdp(
         New weights and state.
 
     Raises:
-        ValueError: If shapes disagree or a tag of the state is out of bounds.
+        ValueError: If shapes disagree, a train holds something else than 0 and 1, a number is not finite or a tag of
+            the state is out of bounds.
     """
     rule = rule or RSTDP()
-    (before, after), synapses = _trains(pre, post, w, dt)
-    third = np.ascontiguousarray(reward, synapses.dtype)
-    if third.shape != (len(before),):
-        raise ValueError(f"reward must have shape ({len(before)},), one for each tick, got {third.shape}")
+    (before, after), synapses = _trains(pre, post, w, dt, (-math.inf, math.inf))
+    third = checks.finite("reward", checks.shaped("reward", reward, (len(before),)))
+    third = checks.finite("reward", np.ascontiguousarray(third, synapses.dtype))
     x, y = _vectors(state, ("x", "y"), synapses)
     tags = kernels.aligned(len(synapses), np.empty(synapses.shape[1], synapses.dtype))
     if state is not None:
-        if state.e.shape != synapses.T.shape:
-            raise ValueError(f"state.e must have the shape of w, {synapses.T.shape}, got {state.e.shape}")
-        if state.e.size and np.abs(state.e).max() > rule.e_max:
-            raise ValueError(f"state.e must lie within e_max={rule.e_max}, found {np.abs(state.e).max()}")
-        tags = _by_pre(state.e, synapses.dtype)
+        tags = _by_pre(
+            "state.e", checks.shaped("state.e", state.e, synapses.T.shape), synapses.dtype, (-rule.e_max, rule.e_max)
+        )
     c = _packed(rule.constants(dt), kernels.RSTDP_CONSTANTS, synapses.dtype)
     kernel = kernels.rstdp_bounded if rule.bounded else kernels.rstdp_unbounded
     kernel(before, after, third, synapses, tags, x, y, c)
@@ -226,44 +225,35 @@ def rstdp(
 
 
 def _trains(
-    pre: npt.ArrayLike, post: npt.ArrayLike, w: npt.ArrayLike, dt: float
+    pre: npt.ArrayLike, post: npt.ArrayLike, w: npt.ArrayLike, dt: float, bounds: tuple[float, float]
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Return both trains as uint8 and a copy of the weights as (n_pre, n_post), the kernels' layout."""
-    if not dt > 0:
-        raise ValueError(f"dt must be > 0, got {dt}")
-    trains = []
-    for name, train in (("pre", pre), ("post", post)):
-        array = np.asarray(train)
-        if array.ndim != 2:
-            raise ValueError(f"{name} must have shape (T, n), got {array.shape}")
-        trains.append(np.ascontiguousarray(array if array.dtype == bool else array != 0).view(np.uint8))
-    if len(trains[0]) != len(trains[1]):
-        raise ValueError(f"pre and post must have as many ticks, got {len(trains[0])} and {len(trains[1])}")
-    weights = np.asarray(w)
-    shape = (trains[1].shape[1], trains[0].shape[1])
-    if weights.shape != shape:
-        raise ValueError(f"w must have shape {shape}, post x pre, got {weights.shape}")
-    dtype = np.float32 if weights.dtype == np.float32 else np.float64
-    return (trains[0], trains[1]), _by_pre(weights, dtype)
+    if not 0 < dt < math.inf:
+        raise ValueError(f"dt must be a number > 0, got {dt}")
+    before, after = checks.spikes("pre", pre, ("T", "n_pre")), checks.spikes("post", post, ("T", "n_post"))
+    if len(before) != len(after):
+        raise ValueError(f"pre and post must have as many ticks, got {len(before)} and {len(after)}")
+    weights = checks.shaped("w", w, (after.shape[1], before.shape[1]))  # post x pre
+    dtype = np.float32 if weights.dtype.kind == "f" and weights.dtype.itemsize == 4 else np.float64
+    return (before, after), _by_pre("w", weights, dtype, bounds)
 
 
 def _vectors(state: Any, names: tuple[str, str], synapses: np.ndarray) -> list[np.ndarray]:
     """Return copies of the two traces of a state, or zeros."""
     vectors = []
     for name, n in zip(names, synapses.shape, strict=True):
-        given = np.zeros(n) if state is None else getattr(state, name)
-        if given.shape != (n,):
-            raise ValueError(f"trace {name} must have shape ({n},), got {given.shape}")
-        vectors.append(np.array(given, synapses.dtype))
+        given = np.zeros(n) if state is None else checks.shaped(f"trace {name}", getattr(state, name), (n,))
+        vectors.append(checks.finite(f"trace {name}", np.array(given, synapses.dtype)))
     return vectors
 
 
-def _by_pre(array: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
-    """Return a copy of a (post, pre) array in the kernels' layout, (pre, post)."""
+def _by_pre(name: str, array: np.ndarray, dtype: npt.DTypeLike, bounds: tuple[float, float]) -> np.ndarray:
+    """Return a copy of a (post, pre) array in the kernels' layout, (pre, post), held within bounds."""
     rows = kernels.aligned(array.shape[1], np.empty(array.shape[0], dtype))
-    rows[:] = array.T
+    rows[:] = checks.within(name, array.astype(np.float64), *map(float, bounds)).T
     return rows
 
 
 def _packed(constants: dict[str, float], names: tuple[str, ...], dtype: np.dtype) -> np.ndarray:
-    return np.array([constants[name] for name in names], dtype)
+    with np.errstate(over="ignore"):  # a bound that float32 cannot hold is none
+        return np.array([constants[name] for name in names], dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.spiking import engine, kernels
+from spikeloop.spiking import checks, engine, kernels
 from spikeloop.spiking.encoding import encode, new_keys
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Network
@@ -21,7 +21,8 @@ _NO_START = np.zeros((1, 1), np.uint8)
 class Simulator:
     """Runs a network. State is a value: it is handed in and returned, never kept.
 
-    Outputs and actions are, bit for bit, those of the policy the network was exported from.
+    Outputs and actions are, bit for bit, those of the policy the network was exported from. Several Python threads may
+    use one simulator at once.
 
     Args:
         network: The network.
@@ -29,11 +30,16 @@ class Simulator:
         n_threads: Threads over the batch for long sequences, at most; None for numba's number.
 
     Attributes:
-        spike_counts: Per layer the spikes of each neuron so far, int64, shape (N,).
+        spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,).
         n_counted: Number of (environment, tick) pairs they are counted over.
+
+    Raises:
+        ValueError: If ``n_threads`` is not a number >= 1.
     """
 
     def __init__(self, network: Network, rng: np.random.Generator | None = None, n_threads: int | None = None):
+        if n_threads is not None and n_threads < 1:
+            raise ValueError(f"n_threads must be at least 1, got {n_threads}")
         self.network = network
         self.rng = rng if rng is not None else np.random.default_rng(0)
         self.n_threads = n_threads
@@ -92,7 +98,19 @@ class Simulator:
         self._note_state = StatelessWarning("simulator")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Simulator, (self.network, self.rng, self.n_threads)  # the addresses mean nothing in a copy
+        counts = self.spike_counts, self.n_counted
+        return type(self), (self.network, self.rng, self.n_threads), counts  # the addresses mean nothing in a copy
+
+    def __setstate__(self, counts: tuple[tuple[np.ndarray, ...], int]) -> None:
+        for total, count in zip(self.spike_counts, counts[0], strict=True):
+            total[:] = count
+        self.n_counted = counts[1]
+
+    def reset_counts(self) -> None:
+        """Set the spike counts to zero, in place."""
+        for count in self.spike_counts:
+            count[:] = 0
+        self.n_counted = 0
 
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys."""
@@ -113,6 +131,10 @@ class Simulator:
 
         Returns:
             The output values, shape (L, B, n_outputs), and the new state.
+
+        Raises:
+            ValueError: If a shape is wrong, or observations or state are no finite numbers. An infinite observation is
+                taken where the network's normaliser clips it.
         """
         outputs, new, _ = self._run(obs, state, episode_start, kernels.KEEP_NOTHING)
         return outputs, new
@@ -164,26 +186,29 @@ class Simulator:
             The actions, shape (B, ...) or that of one action, and the new state.
 
         Raises:
-            ValueError: If the network has no action head, a shape is wrong, or the action is to be sampled.
+            ValueError: If the network has no action head, a shape is wrong, the action is to be sampled, or
+                observations or state are no finite numbers.
         """
         head = self.network.head
         if head is None or not deterministic:
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the network {what}")
-        self._note_state(state is None and episode_start is None)
         if self._vector:
-            rows = np.asarray(observation)
-            single = rows.ndim == 1
-            if single:
-                rows = rows[None]
+            obs = observation if type(observation) is np.ndarray else checks.real("observation", observation)
+            if obs.ndim not in (1, 2) or obs.shape[-1] != self._n_obs:
+                wanted = f"({self._n_obs},) or (B, {self._n_obs})"
+                raise ValueError(f"observation must have shape {wanted}, got {obs.shape}")
+            single = obs.ndim == 1
+            rows = obs[None] if single else obs
         else:
             rows, single = flatten(self.network.parts, observation)
+        self._note_state(state is None and episode_start is None)
         if self._fused:
             outputs, new, best = self._act(rows, state, episode_start)
             if self._discrete and single:
                 return np.int64(best + self._first_choice), new  # type: ignore[return-value]
         else:
-            starts = None if episode_start is None else np.reshape(episode_start, (1, -1))
+            starts = None if episode_start is None else _starts(episode_start, len(rows))[None]
             sequence, new, _ = self._run(rows[None], state, starts, kernels.KEEP_NOTHING)
             outputs = sequence[0]
         actions = head(outputs)
@@ -196,56 +221,60 @@ class Simulator:
         n_batch = len(obs)
         if state is None:
             state = self.initial_state(n_batch)
-        if obs.shape[-1] != self._n_obs or state.shape != (self._n_rows, n_batch, self._width):
-            self._check(obs, state)
-        obs = engine.writable(obs, np.float32 if obs.dtype == np.float32 else np.float64)
+        elif type(state) is not np.ndarray or state.shape != (self._n_rows, n_batch, self._width):
+            state = checks.shaped("state", state, (self._n_rows, n_batch, self._width))
+        obs = engine.writable("observation", obs, np.float32 if obs.dtype == np.float32 else np.float64)
         if episode_start is None:
             start = _NO_START if n_batch == 1 else np.zeros((n_batch, 1), np.uint8)
         else:
-            start = (np.reshape(episode_start, (n_batch, 1)) != 0).view(np.uint8)
-        state = engine.writable(state, self.dtype)
+            start = _starts(episode_start, n_batch)[:, None].view(np.uint8)
+        state = engine.writable("state", state, self.dtype)
         new = np.zeros(state.shape, self.dtype)
         outputs = np.empty((n_batch, self._n_outputs), self.dtype)
         self.n_counted += n_batch * self.network.n_ticks
-        return outputs, new, kernels.act(self._table, obs, state, start, new, outputs)
-
-    def _check(self, obs: np.ndarray, state: np.ndarray) -> None:
-        if obs.shape[-1] != self._n_obs:
-            raise ValueError(f"observations must have {self._n_obs} values, got shape {obs.shape}")
-        shape = (self._n_rows, obs.shape[-2], self._width)
-        if state.shape != shape:
-            raise ValueError(f"state must have shape {shape}, got {state.shape}")
+        best = kernels.act(self._table, obs, state, start, new, outputs)
+        if best < 0:
+            with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+                seen = preprocess(self.network.preprocessing, obs[None], state[:0], None)[0][0].astype(np.float32)
+            engine.refuse_step("observation", seen, state, start[:, 0] != 0)
+        return outputs, new, best
 
     def _run(
         self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None, keep: int
     ) -> tuple[np.ndarray, np.ndarray, list[engine.Tape]]:
         network = self.network
-        obs = np.asarray(obs)
-        if obs.ndim != 3:
-            raise ValueError(f"obs must have shape (L, B, {self._n_obs}), got {obs.shape}")
+        obs = checks.shaped("obs", obs, ("L", "B", self._n_obs))
         n_steps, n_batch = obs.shape[:2]
         if state is None:
             state = self.initial_state(n_batch)
-        self._check(obs, state)
-        self.n_counted += n_steps * n_batch * network.n_ticks
-        state = engine.writable(state, self.dtype)
-        starts = np.zeros((n_steps, n_batch), bool) if episode_start is None else np.asarray(episode_start) != 0
+        state = checks.shaped("state", state, (self._n_rows, n_batch, self._width))
+        state = engine.writable("state", state, self.dtype)
+        starts = np.zeros((n_steps, n_batch), bool)
+        if episode_start is not None:
+            starts = checks.flags("episode_start", episode_start, (n_steps, n_batch))
+        cleared = starts[0] if n_steps else np.zeros(n_batch, bool)
+        checks.finite("state", state if not cleared.any() else np.where(cleared[:, None], 0, state))
         frames, memory = state[: self._n_frames], state[self._n_frames : self._n_memory]
-        seen, frames = preprocess(network.preprocessing, obs, frames, starts)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+            seen, frames = preprocess(network.preprocessing, obs, frames, starts)
+            seen = seen.astype(np.float32, copy=False)
         x, memory = encode(network.encoder, seen, memory, starts, network.n_ticks, network.dt)
+        self.n_counted += n_steps * n_batch * network.n_ticks
         x = engine.batch_first(x).astype(self.dtype, copy=False)
         by_env = np.ascontiguousarray(starts.T).view(np.uint8)
-        n_threads = engine.max_threads() if self.n_threads is None else self.n_threads
+        n_threads = engine.max_threads() if self.n_threads is None else min(self.n_threads, engine.max_threads())
         y, new, tapes = engine.forward(
             self._weights, self._constants, x, state, by_env, self.spike_counts, keep, n_threads
         )
         new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
+        if not np.isfinite(new).all():
+            engine.refuse_step("obs", seen[-1], state, cleared)
         if network.readout.first_spike:
             return self._first_spikes(tapes[-1].spikes, starts), new, tapes
-        outputs = np.empty((n_batch * n_steps, len(self._b_out)), self.dtype)
-        y = engine.dense_layers(network.readout.dense, np.ascontiguousarray(y).reshape(n_batch * n_steps, -1))
-        kernels.linear_rows(y, self._w_out, self._b_out, outputs)
-        return outputs.reshape(n_batch, n_steps, -1).swapaxes(0, 1), new, tapes
+        outputs = np.empty((n_batch * n_steps, self._n_outputs), self.dtype)
+        rows = np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2])
+        kernels.linear_rows(engine.dense_layers(network.readout.dense, rows), self._w_out, self._b_out, outputs)
+        return outputs.reshape(n_batch, n_steps, self._n_outputs).swapaxes(0, 1), new, tapes
 
     def _first_spikes(self, spikes: engine.Spikes, starts: np.ndarray) -> np.ndarray:
         n_ticks = self.network.n_ticks
@@ -255,4 +284,15 @@ class Simulator:
             arrived = z[:-1]
             arrived[::n_ticks][starts] = 0
         steps = arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
-        return np.stack([first_spike_outputs(step, self.network.readout) for step in steps])
+        outputs = np.empty((*starts.shape, self._n_outputs), self.dtype)
+        for step, spikes_of_step in enumerate(steps):
+            outputs[step] = first_spike_outputs(spikes_of_step, self.network.readout)
+        return outputs
+
+
+def _starts(episode_start: Any, n_batch: int) -> np.ndarray:
+    """Return whether each environment is cleared before a step, bool, shape (B,); one environment may give a scalar."""
+    started = episode_start if type(episode_start) is np.ndarray else checks.real("episode_start", episode_start)
+    if started.dtype == np.bool_ and started.shape == (n_batch,):
+        return started
+    return checks.flags("episode_start", np.atleast_1d(started) if n_batch == 1 else started, (n_batch,))

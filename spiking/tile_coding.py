@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from spikeloop.spiking import checks
 from spikeloop.spiking import wta_kernels as kernels
 
 
@@ -174,7 +175,9 @@ class PlaceCells:
 
 
 def _encode(coder: Tiles | PlaceCells, obs: np.ndarray) -> np.ndarray:
-    obs = np.asarray(obs, dtype=np.float64).reshape(-1)
+    obs = np.asarray(checks.real("an observation", obs), dtype=np.float64).reshape(-1)
+    if np.isnan(obs).any() or (coder.dimensions.wraps and np.isinf(obs).any()):  # elsewhere infinity is an end
+        checks.finite("an observation", obs)
     if len(obs) < coder.dimensions.n_obs:
         raise ValueError(f"an observation needs {coder.dimensions.n_obs} components or more, got {len(obs)}")
     active = np.empty(coder.n_active, np.int64)

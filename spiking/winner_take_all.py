@@ -21,12 +21,15 @@ that add up without bound, or potentiation alone, fail. |e_ji| <= f_i at all tim
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from spikeloop.spiking import checks
 from spikeloop.spiking import wta_kernels as kernels
 
 
@@ -74,6 +77,7 @@ class WinnerTakeAll:
     """The rule's network, in float64: a :class:`~spikeloop.spiking.plastic.PlasticNetwork`.
 
     Its cost per epoch grows with the lines that are active and the tags that are not zero, not with ``n_inputs``.
+    Several Python threads may use one network: one call waits for another.
 
     Args:
         n_inputs: Number of input lines.
@@ -104,12 +108,20 @@ class WinnerTakeAll:
             surprise=np.zeros(n_outputs),
             counts=np.zeros(n_outputs, np.int64),
         )
+        self._lock = threading.Lock()  # kernels run without Python's, and write into the arrays
         self.constants = kernels.Constants(**{name: float(number) for name, number in asdict(parameters).items()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Set all tags to zero, as an episode begins; the only environment may be spared by ``mask``."""
         if mask is None or np.all(mask):
-            kernels.reset(self.arrays)
+            with self._lock:
+                kernels.reset(self.arrays)
 
     def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Run one epoch.
@@ -122,22 +134,36 @@ class WinnerTakeAll:
             Spikes of each action neuron in the epoch, its spikes on the last tick, and the value.
 
         Raises:
-            ValueError: If a line does not exist or there is no tick.
+            ValueError: If a line does not exist or stands there twice, or there is no tick.
         """
-        x = np.ascontiguousarray(x, dtype=np.int64)
-        if n_ticks < 1:
-            raise ValueError(f"n_ticks must be at least 1, got {n_ticks}")
-        if x.ndim != 1 or len(x) > len(self.arrays.v) or (x.size and not 0 <= x.min() <= x.max() < len(self.arrays.v)):
-            raise ValueError(f"x must be numbers of lines below {len(self.arrays.v)}, each once, got {x}")
-        noise = self.rng.standard_normal((n_ticks if self.exploring else 0, len(self.arrays.counts)))
-        winner, value = kernels.run(self.arrays, self.constants, x, n_ticks, noise, self.learning)
-        last = np.zeros(len(self.arrays.counts), np.int64)
+        lines = np.asarray(x)
+        n_inputs, n_outputs = self.arrays.w.shape
+        if not (isinstance(n_ticks, (int, np.integer)) and n_ticks >= 1):
+            raise ValueError(f"n_ticks must be a whole number of at least 1, got {n_ticks}")
+        if lines.ndim != 1 or (lines.size and lines.dtype.kind not in "iu"):
+            raise ValueError(f"x must be whole numbers of lines, shape (n_active,), got {lines.dtype} {lines.shape}")
+        numbers = set(lines.tolist())
+        if (numbers and not 0 <= min(numbers) <= max(numbers) < n_inputs) or len(numbers) != len(lines):
+            raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {x}")
+        active = np.ascontiguousarray(lines, dtype=np.int64)
+        with self._lock:
+            noise = self.rng.standard_normal((n_ticks if self.exploring else 0, n_outputs))
+            winner, value = kernels.run(self.arrays, self.constants, active, n_ticks, noise, self.learning)
+            counts = self.arrays.counts.copy()
+        last = np.zeros(n_outputs, np.int64)
         last[winner] = 1
-        return self.arrays.counts.copy(), last, value
+        return counts, last, value
 
     def reinforce(self, modulator: float) -> None:
-        """Learn from the modulator of the action before, and tag the synapses of the latest one."""
-        kernels.reinforce(self.arrays, self.constants, float(modulator))
+        """Learn from the modulator of the action before, and tag the synapses of the latest one.
+
+        Raises:
+            ValueError: If the modulator is not finite.
+        """
+        if not math.isfinite(modulator):
+            raise ValueError(f"modulator must be finite, got {modulator}")
+        with self._lock:
+            kernels.reinforce(self.arrays, self.constants, float(modulator))
 
     def closed_loop(
         self,
@@ -171,11 +197,24 @@ class WinnerTakeAll:
 
         Returns:
             The number of steps taken, and the action chosen and the value for the observation then.
+
+        Raises:
+            ValueError: If the code has lines that this network lacks, or reads values that the observation lacks.
         """
+        self._check_code(coder, obs)
         network = self.arrays, self.constants, n_ticks, self.learning, self.exploring, self.rng
-        return kernels.closed_loop(
-            step, state, body, obs, coder, *network, modulation, baseline, action, value, rewards
-        )
+        with self._lock:
+            return kernels.closed_loop(
+                step, state, body, obs, coder, *network, modulation, baseline, action, value, rewards
+            )
+
+    def _check_code(self, coder: kernels.Coder, obs: np.ndarray) -> None:
+        n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
+        n_inputs = len(self.arrays.v)
+        if n_lines > n_inputs:
+            raise ValueError(f"the code has {n_lines} lines, the network {n_inputs}")
+        if obs.ndim != 1 or len(obs) <= coder.sources.max():
+            raise ValueError(f"obs must have shape ({coder.sources.max() + 1},) or more, got {obs.shape}")
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the weights: ``w``, shape (n_outputs, n_inputs), and ``v``, shape (n_inputs,)."""
@@ -185,13 +224,14 @@ class WinnerTakeAll:
         """Take over weights; the tags are not among them.
 
         Raises:
-            ValueError: If the shapes are not those of this network.
+            ValueError: If the shapes are not those of this network, or a weight is not finite.
         """
-        w, v = np.asarray(state["w"]), np.asarray(state["v"])
+        w, v = checks.finite("w", checks.real("w", state["w"])), checks.finite("v", checks.real("v", state["v"]))
         if w.T.shape != self.arrays.w.shape or v.shape != self.arrays.v.shape:
             n_inputs, n_outputs = self.arrays.w.shape
             raise ValueError(f"weights must be for {n_inputs} lines and {n_outputs} actions, got {w.shape}, {v.shape}")
-        self.arrays.w[:], self.arrays.v[:] = w.T, v
+        with self._lock:
+            self.arrays.w[:], self.arrays.v[:] = w.T, v
 
 
 class Reference:

@@ -158,7 +158,7 @@ def test_inputs_are_not_modified():
     [
         (lambda: STDP(tau_plus=0), "STDP.tau_plus must be > 0, got 0"),
         (lambda: STDP(a_minus=-1), "STDP.a_minus must be >= 0, got -1"),
-        (lambda: STDP(w_max=math.inf), "finite bounds"),
+        (lambda: STDP(w_max=math.inf), "STDP.w_max must be finite"),
         (lambda: STDP(w_min=2.0), "w_min must be below"),
         (lambda: RSTDP(e_max=0), "RSTDP.e_max must be > 0"),
         (lambda: RSTDP(tau_e=math.nan), "must be a number"),
@@ -168,15 +168,78 @@ def test_inputs_are_not_modified():
         (lambda: stdp(np.zeros((3, 2)), np.zeros((3, 1)), np.zeros((2, 1))), r"w must have shape \(1, 2\)"),
         (lambda: stdp(np.zeros((3, 1)), np.zeros((3, 1)), [[2.0]]), "must lie within"),
         (lambda: rstdp(np.zeros((3, 1)), np.zeros((3, 1)), [1.0], [[2.0]]), "reward must have shape"),
-        (lambda: stdp(np.zeros((3, 1)), np.zeros((3, 1)), [[0.5]], dt=0), "dt must be > 0"),
+        (lambda: stdp(np.zeros((3, 1)), np.zeros((3, 1)), [[0.5]], dt=0), "dt must be a number > 0"),
         (
             lambda: rstdp(
                 [[0]], [[0]], [0], [[0.5]], RSTDP(e_max=0.1), RSTDPState(np.ones((1, 1)), np.zeros(1), np.zeros(1))
             ),
-            "must lie within e_max=0.1, found 1.0",
+            "state.e must lie within -0.1 and 0.1, found 1.0",
         ),
     ],
 )
 def test_a_wrong_argument_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, 0.3, 3.0, math.inf])
+@pytest.mark.parametrize("name", ["pre", "post"])
+@pytest.mark.parametrize("rule", [stdp, lambda pre, post, w: rstdp(pre, post, np.zeros(3), w)])
+def test_a_train_of_something_else_than_spikes_is_refused(rule, name, wrong):
+    trains = {"pre": np.zeros((3, 2)), "post": np.zeros((3, 2))}
+    trains[name][1, 0] = wrong
+    with pytest.raises(ValueError, match=rf"{name} must hold spikes, 0 or 1, found {wrong} at index \(1, 0\)"):
+        rule(trains["pre"], trains["post"], np.full((2, 2), 0.5))
+
+
+@pytest.mark.parametrize("kind", [bool, int, np.uint8, np.float16, ">f4", np.float64])
+def test_a_train_may_be_of_any_real_dtype_and_layout(kind):
+    rng = np.random.default_rng(2)
+    pre, post = rng.random((50, 3)) < 0.3, rng.random((50, 2)) < 0.3
+    right, _ = stdp(pre, post, np.full((2, 3), 0.5))
+    found, _ = stdp(np.asfortranarray(pre.astype(kind)), post.astype(kind)[::-1][::-1], np.full((2, 3), 0.5))
+    np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["w", "reward", "e", "x", "y"])
+def test_numbers_that_are_not_finite_are_refused(name, wrong):
+    values = {
+        "w": np.full((1, 1), 0.5),
+        "reward": np.zeros(3),
+        "e": np.zeros((1, 1)),
+        "x": np.zeros(1),
+        "y": np.zeros(1),
+    }
+    values[name].flat[0] = wrong
+    with pytest.raises(ValueError, match=f"{name} must be finite, found {wrong}"):
+        state = RSTDPState(values["e"], values["x"], values["y"])
+        rstdp(np.zeros((3, 1)), np.zeros((3, 1)), values["reward"], values["w"], state=state)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 1), complex), [["1"]], [[0.5], [0.5, 0.5]], [[None]]])
+def test_weights_that_are_no_real_numbers_are_refused(wrong):
+    with pytest.raises(ValueError, match="w must be an array of real numbers"):
+        stdp(np.zeros((3, 1)), np.zeros((3, 1)), wrong)
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.3, np.float64(0.1), np.float32(0.1), np.float16(0.1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("then", [np.float32, np.float64])
+def test_what_a_call_returned_is_taken_back(bound, dtype, then):
+    rng = np.random.default_rng(0)
+    pre, post, reward = rng.random((300, 5)) < 0.3, rng.random((300, 4)) < 0.3, np.ones(300)
+    rule = STDP(w_min=-bound, w_max=bound, a_plus=0.05, a_minus=0.001)
+    w, traces = stdp(pre, post, np.zeros((4, 5), dtype), rule)
+    w, _ = stdp(pre, post, w.astype(then), rule, traces)
+    assert np.all(np.abs(w) <= then(bound))
+    rule = RSTDP(e_max=bound, a_plus=0.1, w_min=-1.0, w_max=1.0)
+    w, state = rstdp(pre, post, reward, np.zeros((4, 5), dtype), rule)
+    assert state.e.max() == dtype(bound)
+    _, state = rstdp(pre, post, reward, w.astype(then), rule, state)
+    assert state.e.max() == then(bound)
+
+
+def test_bounds_that_float32_cannot_tell_apart_are_refused():
+    with pytest.raises(ValueError, match="no two finite bounds in float32"):
+        stdp([[0]], [[0]], np.full((1, 1), 0.5, np.float32), STDP(w_min=0.5, w_max=0.5 + 1e-12))

@@ -166,10 +166,38 @@ def test_place_cells_are_the_nearest(obs):
 
 
 @pytest.mark.parametrize("coder", [Tiles(SQUARE, (3, 3)), PlaceCells(SQUARE, 20)])
-@pytest.mark.parametrize("obs", [(np.nan, np.nan), (np.inf, -np.inf)])
-def test_an_observation_that_is_not_finite_still_names_lines_that_exist(coder, obs):
-    active = coder(np.array(obs))
-    assert active.min() >= 0 and active.max() < coder.n_inputs
+def test_an_infinite_observation_is_taken_for_the_end_and_nan_is_refused(coder):
+    np.testing.assert_array_equal(coder(np.array([np.inf, -np.inf])), coder(np.array([1e9, -1e9])))
+    for wrong in ([np.nan, 0.5], [0.5, 1j], ["a", "b"]):
+        with pytest.raises(ValueError, match="an observation must be"):
+            coder(np.array(wrong))
+
+
+def test_an_infinite_angle_is_refused():
+    coder = Tiles(Dimensions((0, -np.pi), (1, np.pi), wraps=(1,)), (3, 3))
+    with pytest.raises(ValueError, match=r"must be finite, found inf at index \(1,\)"):
+        coder(np.array([0.5, np.inf]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda n: n.run(np.array([0.5]), 3), "whole numbers of lines"),
+        (lambda n: n.run(np.array([True, False]), 3), "whole numbers of lines"),
+        (lambda n: n.run(np.array([[1]]), 3), "whole numbers of lines"),
+        (lambda n: n.run(np.array([1, 1]), 3), "each once"),
+        (lambda n: n.run(np.array([1]), 2.5), "n_ticks must be a whole number"),
+        (lambda n: n.reinforce(np.nan), "modulator must be finite, got nan"),
+        (lambda n: n.reinforce(np.inf), "modulator must be finite, got inf"),
+        (lambda n: n.load_state_dict({"w": np.full((2, 4), np.nan), "v": np.zeros(4)}), "w must be finite"),
+        (lambda n: n.load_state_dict({"w": np.zeros((2, 4)), "v": np.full(4, np.inf)}), "v must be finite"),
+        (lambda n: n._check_code(Tiles(SQUARE, (3, 3)).table, np.zeros(2)), "the code has 128 lines, the network 4"),
+        (lambda n: n._check_code(PlaceCells(SQUARE, 4, 1).table, np.zeros(1)), r"obs must have shape \(2,\)"),
+    ],
+)
+def test_a_learner_refuses_what_it_cannot_learn_from(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(WinnerTakeAll(4, 2, WinnerTakeAllParameters(), np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize(
