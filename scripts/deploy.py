@@ -19,6 +19,7 @@ import numpy as np
 from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
 from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, open_run
+from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -250,7 +251,7 @@ def _print(args: argparse.Namespace, results: dict[str, Any], figures: Report, d
     left = [DEPLOYED, REPORT, *([PICTURE] if drawn else [])]
     print(f"left in {args.out}: {', '.join(left)}")
     if not drawn:
-        print('for a picture: pip install "spikeloop[plot]"')
+        print(f"for a picture: {install_hint('plot')}")
 
 
 if __name__ == "__main__":
