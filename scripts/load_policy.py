@@ -49,7 +49,9 @@ class Policy(NamedTuple):
             raise UsageError(f"{self.name} is compiled for a chip, it is no network any more")
         policy = self.predictor.policy
         if not hasattr(policy, "to_network"):
-            raise UsageError(f"{self.name} is not a spiking policy, it has no spikes to show")
+            raise UsageError(
+                f"{self.name} cannot be turned into a spiking network, its policy is {type(policy).__name__}"
+            )
         return policy.to_network(unwrap_vec_normalize(self.env))
 
     def firing_rates(self) -> list[float]:
@@ -101,7 +103,9 @@ class ChipPolicy:
         return self.deployed.predict(rows, state, episode_start, deterministic)
 
 
-def load_network(path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None) -> Policy:
+def load_network(
+    path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None, human: bool = False
+) -> Policy:
     """Load the file of a network; nothing in it is unpickled.
 
     Args:
@@ -109,25 +113,33 @@ def load_network(path: Path, env_id: str | None, seed: int, video: dict[str, Any
         env_id: Environment to run it in; that of its training if None.
         seed: Seed of the environment.
         video: Arguments of ``RecordVideo``; None to record nothing.
+        human: Show the episodes in a window.
 
     Raises:
         UsageError: If the network does not fit the environment.
     """
     network = Network.load(path)
-    env, env_id = _environment(path, network, env_id, seed, video)
+    env, env_id = _environment(path, network, env_id, seed, video, human)
     return Policy(NetworkPolicy(network, seed), env, f"{path} on {env_id}")
 
 
-def load_deployed(path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None) -> Policy:
+def load_deployed(
+    path: Path, env_id: str | None, seed: int, video: dict[str, Any] | None, human: bool = False
+) -> Policy:
     """Load the file of a network compiled for a chip; arguments and errors as in :func:`load_network`."""
     deployment = Deployment.load(path)
-    env, env_id = _environment(path, deployment, env_id, seed, video)
+    env, env_id = _environment(path, deployment, env_id, seed, video, human)
     chip = ChipPolicy(DeployedPolicy(deployment, np.random.default_rng(seed)))
     return Policy(chip, env, f"{path} on {deployment.program.chip}, {env_id}")
 
 
 def _environment(
-    path: Path, policy: Network | Deployment, env_id: str | None, seed: int, video: dict[str, Any] | None
+    path: Path,
+    policy: Network | Deployment,
+    env_id: str | None,
+    seed: int,
+    video: dict[str, Any] | None,
+    human: bool,
 ) -> tuple[VecEnv, str]:
     """Return the environment of a policy from a file, and its id."""
     trained_on = policy.metadata.get("env")
@@ -139,7 +151,7 @@ def _environment(
     env = make_vec_env(
         lambda **kwargs: spec.make(**kwargs),
         seed=seed,
-        env_kwargs=_rendering(env_kwargs, video),
+        env_kwargs=_rendering(env_kwargs, video, human),
         wrapper_class=RecordVideo if video else None,  # type: ignore[arg-type]
         wrapper_kwargs=video,
     )
@@ -148,7 +160,7 @@ def _environment(
     return env, env_id
 
 
-def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) -> Policy:
+def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, human: bool = False) -> Policy:
     """Load the model of a run folder, with its wrappers and its normalisation.
 
     Args:
@@ -156,6 +168,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
         best: Load the model that did best in evaluation instead of the last.
         seed: Seed of the environment and of sampled actions.
         video: Arguments of ``RecordVideo``; None to record nothing.
+        human: Show the episodes in a window.
 
     Raises:
         UsageError: If there is no such run, or its model cannot be loaded.
@@ -178,7 +191,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
         seed=seed,
         should_render=False,
         hyperparams=hyperparams,
-        env_kwargs=_rendering(env_kwargs, video),
+        env_kwargs=_rendering(env_kwargs, video, human),
     )
     schedules = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
     # `seed` because the one it was saved with would seed the environment again
@@ -189,8 +202,9 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None) 
     return Policy(model, env, f"{run.algo} on {run.env_id}")
 
 
-def _rendering(env_kwargs: dict[str, Any], video: dict[str, Any] | None) -> dict[str, Any]:
-    return {**env_kwargs, "render_mode": "rgb_array"} if video else env_kwargs
+def _rendering(env_kwargs: dict[str, Any], video: dict[str, Any] | None, human: bool) -> dict[str, Any]:
+    mode = "human" if human else "rgb_array" if video else None
+    return {**env_kwargs, "render_mode": mode} if mode else env_kwargs
 
 
 def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
