@@ -4,12 +4,15 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from spikeloop.scripts import cli
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["spikeloop.agents", "spikeloop.envs", "spikeloop.hardware", "spikeloop.scripts", "spikeloop.spiking"]
@@ -62,6 +65,23 @@ def test_only_the_torch_half_of_spiking_loads_torch():
 @pytest.mark.parametrize("example", README_EXAMPLES)
 def test_readme_example_runs(example, tmp_path):
     subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True)
+
+
+def test_readme_takes_an_own_environment_to_the_chip(tmp_path, monkeypatch):
+    """Module and commands as they stand, with small budgets."""
+    for needed in ("rl_zoo3", "matplotlib"):
+        pytest.importorskip(needed)
+    section = README.partition("## Your own environment\n")[2].partition("\n## ")[0]
+    (module,) = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_task.py").write_text(module, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    for command in commands.replace("-n 30000", "-n 1024").replace("-n 20", "-n 1").splitlines():
+        monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+        assert cli.main() == 0
+    run = tmp_path / "logs" / "spiking_ppo" / "Reach-v0_1"
+    assert {"policy.safetensors", "learning_curve.png", "report.json"} <= {path.name for path in run.iterdir()}
+    assert (tmp_path / "spikes.png").stat().st_size > 1000
 
 
 def modules_loaded_by(*modules: str) -> set[str]:
