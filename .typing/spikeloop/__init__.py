@@ -1,4 +1,4 @@
-"""Reinforcement learning with spiking networks, and emulated chips to run them. Names load when first used (PEP 562)."""
+"""Reinforcement learning with spiking networks, and emulated chips. Names load when first used (PEP 562)."""
 
 from __future__ import annotations
 
