@@ -17,7 +17,7 @@ test: $(VENV)/installed
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -e ".[dev,zoo,plot,render]"
+	$(BIN)/pip install -c .ci/constraints.txt -e ".[dev,zoo,plot,render]"
 	touch $@

@@ -6,6 +6,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spikeloop.spiking.extras import install_hint
+
 if TYPE_CHECKING:
     from optuna import Trial
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -40,7 +42,7 @@ def register_with_zoo() -> None:
         from rl_zoo3 import ALGOS as zoo_algos
         from rl_zoo3 import hyperparams_opt
     except ImportError as error:
-        raise ImportError(f'RL Zoo is not installed ({error}): pip install "spikeloop[zoo]"') from None
+        raise ImportError(f"RL Zoo is not installed ({error}): {install_hint('zoo')}") from None
     for name in ALGOS:
         zoo_algos[name] = load_algorithm(name)
         local_rules = {"rstdp": (_sample_rstdp, _convert_rstdp), "eprop": (_sample_eprop, _convert_eprop)}

@@ -66,13 +66,14 @@ def run(args: argparse.Namespace) -> None:
 def install(folder: Path) -> None:
     """Make a virtual environment for each other simulator that can be installed here."""
     for name, (wanted, *steps) in PEERS.items():
-        python = shutil.which(wanted)
-        if python is None:
-            print(f"{name}: needs {wanted}, left out")
-            continue
-        subprocess.run([python, "-m", "venv", str(folder / name)], check=True)
-        for step in steps:
-            subprocess.run([folder / name / "bin" / "python", "-m", "pip", "install", "-q", *step.split()], check=True)
+        pip = [str(folder / name / "bin" / "python"), "-m", "pip", "install", "-q"]
+        commands = [[wanted, "-m", "venv", str(folder / name)], *([*pip, *step.split()] for step in steps)]
+        try:
+            for command in commands:
+                subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:  # a version manager names Pythons it cannot run
+            shutil.rmtree(folder / name, ignore_errors=True)  # half an environment would be taken for a whole one
+            print(f"{name}: cannot be installed, left out ({error})")
 
 
 def problem() -> dict[str, np.ndarray]:

@@ -11,12 +11,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
+from spikeloop.spiking.extras import install_hint
+
 COMMANDS = {
-    "train": "train a spiking policy, with RL Zoo's options, and resume a training that was cut short",
+    "train": "train a spiking policy, with RL Zoo's options, and resume or extend a training",
     "rollout": "run a trained policy, print its return, record a video or a raster of its spikes",
     "deploy": "compile a trained policy for an emulated neuromorphic chip and run it there",
     "benchmark": "measure the library beside what else one could use",
 }
+ALIASES = {"enjoy": ["rollout", "--human"]}  # RL Zoo's name for watching a policy
+EXTRA_OF = {"box2d": "box2d", "pygame": "render", "moviepy": "render"}  # library -> our extra that installs it
 
 
 class UsageError(Exception):
@@ -40,9 +44,10 @@ def did_you_mean(what: str, name: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def before_any_work() -> Iterator[Callable[[], None]]:
-    """Answer what is found wrong with one line, until the function it gives is called: from then on it is a failure.
+    """Turn exceptions into a :class:`UsageError` until the work begins, which the caller says by calling what it gets.
 
-    `python -X dev` shows where it was found instead.
+    Before that point an exception means that the request was wrong, and its message in one line is the answer. After
+    it an exception is a fault, and keeps its traceback. `python -X dev` always shows the traceback.
     """
     begun = False
 
@@ -57,16 +62,58 @@ def before_any_work() -> Iterator[Callable[[], None]]:
     except Exception as error:
         if begun or sys.flags.dev_mode:
             raise
-        message = str(error)
-        if isinstance(error, (NameError, SyntaxError)):  # RL Zoo evaluates what stands behind the colon
-            message += "; NAME:VALUE takes a Python value, text in quotes as in \"learning_rate:'lin_0.001'\""
-        elif not isinstance(error, (ValueError, OSError, ImportError)):
-            message = f"{type(error).__name__}: {message}"
-        raise UsageError(message) from None
+        raise UsageError(_in_one_line(error)) from None
+
+
+def _in_one_line(error: Exception) -> str:
+    if type(error).__name__ == "DependencyNotInstalled":  # Gymnasium names its own extras, which ours stand for
+        for library, extra in EXTRA_OF.items():
+            if library in str(error).lower():
+                return f"this environment needs {library}: {install_hint(extra)}"
+    if isinstance(error, (ValueError, OSError, ImportError, AssertionError)) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def import_environment(env_id: str) -> tuple[list[str], str]:
+    """Import the module of an environment id of the form ``module:id``, which registers it.
+
+    Returns:
+        The modules imported, none or one, and the id without its module.
+
+    Raises:
+        UsageError: If there is no such module.
+    """
+    module, _, name = env_id.rpartition(":")
+    if not module:
+        return [], env_id
+    import_modules("--env", [module])
+    return [module], name
+
+
+def import_modules(option: str, modules: Iterable[str]) -> None:
+    """Import modules that register environments.
+
+    Args:
+        option: The option that named them, for the message.
+        modules: Their names.
+
+    Raises:
+        UsageError: If there is no such module, or a module that it needs is missing.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:  # ValueError: an empty name
+            raise UsageError(f"{option} {module}: expected a Python module that can be imported ({error})") from None
 
 
 def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Run a script and return its exit status: 2 with one line for a wrong request, 130 for Ctrl-C."""
+    if "" not in sys.path:
+        # The working folder, as `python -m` has it: a user's own environments, wrappers and settings are modules there.
+        # A console script starts without it. It comes last, so that no file of the user's hides an installed module.
+        sys.path.append("")
     try:
         return script(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
@@ -83,15 +130,17 @@ def main() -> int:
     if command in ("-h", "--help"):
         print("usage: spikeloop COMMAND ...\n\ncommands:")
         print(*(f"  {name:<9} {text}" for name, text in COMMANDS.items()), sep="\n")
+        print(*(f"  {name:<9} the same as {' '.join(words)}" for name, words in ALIASES.items()), sep="\n")
         print("\n`spikeloop COMMAND --help` explains a command, `spikeloop --version` prints the version.")
         return 0
     if command == "--version":
         print(importlib.metadata.version("spikeloop"))
         return 0
+    command, *given = ALIASES.get(command, [command])
     if command not in COMMANDS:
         print(f"spikeloop: error: {did_you_mean('command', command, COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"spikeloop.scripts.{command}").main(argv)
+    return importlib.import_module(f"spikeloop.scripts.{command}").main([*given, *argv])
 
 
 if __name__ == "__main__":

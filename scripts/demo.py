@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from spikeloop.scripts import deploy, rollout, train
+from spikeloop.scripts.run_folder import find_run
 
 FOLDER = Path("demo")
 SEED = 0
@@ -19,8 +20,7 @@ def main() -> int:
     status = train.main([*policy, "--verbose", "0", *options])
     if status:
         return status
-    runs = (FOLDER / "spiking_ppo").glob("CartPole-v1_*")
-    run = max(runs, key=lambda path: int(path.name.rpartition("_")[2]))
+    run = find_run(FOLDER, "spiking_ppo", "CartPole-v1", exp_id=0)
     print("\nRolling out the network it became:")
     status = rollout.main([str(run / "policy.safetensors"), "-n", "20", "--seed", "1000"])
     if status:

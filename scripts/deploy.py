@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.hardware.chip import CHIPS, PROFILES
-from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
+from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.run_folder import DEPLOYED, NETWORK
+from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -49,6 +50,8 @@ def deploy(argv: list[str]) -> int:
     _check(args)
     # RL Zoo prints while it loads, and --json must stay alone
     with before_any_work(), contextlib.redirect_stdout(sys.stderr):
+        if args.env is not None:
+            _, args.env = import_environment(args.env)
         network, env = _load(args)
         from spikeloop.hardware.deployed import DeployedPolicy
         from spikeloop.hardware.report import report
@@ -86,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bits", default=8, type=int, metavar="N", help="bits of a weight, sign included: 2 to 6, or 8 (default: 8)")
     add("--profile", choices=list(PROFILES), help="arithmetic (default: that of the chip)")
     add("--strict", action="store_true", help="refuse what the chip can only approximate")
-    add("--env", help="environment id (default: what the network was trained on)")
+    add("--env", metavar="[MODULE:]ID", help="environment id (default: what the network was trained on)")
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
     add("-n", "--n-episodes", default=20, type=int, metavar="N", help="episodes (default: 20)")
@@ -125,9 +128,9 @@ def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
     """Return the network and one environment that shows it raw observations."""
     from spikeloop.scripts.load_policy import Place, load_network, network_of_run
 
-    for package in args.gym_packages:
-        importlib.import_module(package)
-    place = Place(args.env, args.seed, packages=args.gym_packages)
+    import_modules("--gym-packages", args.gym_packages)
+    modules, args.env = ([], None) if args.env is None else import_environment(args.env)
+    place = Place(args.env, args.seed, packages=[*args.gym_packages, *modules])
     policy = network_of_run(args.run, args.load_best, place) if args.run.is_dir() else load_network(args.run, place)
     return policy.network(), policy.env
 
@@ -238,7 +241,7 @@ def _print(args: argparse.Namespace, results: dict[str, Any], figures: Report, d
     left = [DEPLOYED, REPORT, *([PICTURE] if drawn else [])]
     print(f"left in {args.out}: {', '.join(left)}")
     if not drawn:
-        print('for a picture: pip install "spikeloop[plot]"')
+        print(f"for a picture: {install_hint('plot')}")
 
 
 if __name__ == "__main__":

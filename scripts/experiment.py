@@ -15,9 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import yaml
 from rl_zoo3 import ALGOS as ZOO_ALGOS
+from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
@@ -30,9 +34,12 @@ from spikeloop.agents.environment import describe, with_zoo_settings
 from spikeloop.agents.export import why_no_network
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
-from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready
+from spikeloop.scripts.cli import UsageError
+from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready, fit_normalize
+from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
 from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK
+from spikeloop.scripts.zoo_options import needs_folder
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -63,8 +70,10 @@ class Experiment(ExperimentManager):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        if not kwargs.get("config") and self.algo in ALGOS:
+        self.is_preset = not kwargs.get("config") and self.algo in ALGOS
+        if self.is_preset:
             self.config = str(hyperparams_file(self.algo + "_chip" * (settings.get("core") == "chip")))
+            self._is_atari = False  # for which RL Zoo's own files have an entry: ours use the default
         if folder is not None:
             self.save_path, self.params_path = str(folder), str(folder / self.env_name)
         self.settings = {"seed": self.seed, **settings}
@@ -80,13 +89,45 @@ class Experiment(ExperimentManager):
         if self.state is not None:
             saved = self.settings["hyperparams"]
             return {**deepcopy(saved), **self._core()}, saved
-        hyperparams, saved = super().read_hyperparameters()
+        hyperparams, saved = self._read_config()
         check_hyperparameters(ZOO_ALGOS[self.algo], hyperparams)
+        if self.is_preset and "normalize" not in (self.custom_hyperparams or {}):
+            self._fit_to_observations(hyperparams, saved)
         if self.settings["chip_ready"]:
             hyperparams = chip_ready(hyperparams)
             saved["policy_kwargs"] = hyperparams["policy_kwargs"]
         self.settings["hyperparams"] = deepcopy(dict(saved))
         return {**hyperparams, **self._core()}, saved
+
+    def _read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            hyperparams, saved = super().read_hyperparameters()
+        except Exception as error:
+            if self.args.conf_file is None or self.storage or type(error) is ValueError:
+                raise
+            raise UsageError(
+                f"--conf-file {self.config}: expected a YAML file, or a Python file or module with a dict called "
+                f"hyperparams, of settings by environment id ({type(error).__name__}: {error})"
+            ) from None
+        if self.n_timesteps > 0:
+            hyperparams.setdefault("n_timesteps", self.n_timesteps)
+        if isinstance(hyperparams.get("policy_kwargs"), str):  # RL Zoo's files hold some as Python
+            hyperparams["policy_kwargs"] = eval(hyperparams["policy_kwargs"], vars(exp_manager).copy())
+        return hyperparams, saved
+
+    def _fit_to_observations(self, hyperparams: dict[str, Any], saved: dict[str, Any]) -> None:
+        """Leave unnormalised what cannot be normalised, if the settings are those for any environment."""
+        presets = yaml.safe_load(Path(self.config).read_text("utf-8"))
+        if self.env_name.gym_id in presets or "normalize" not in hyperparams:
+            return
+        env = gym.make(self.env_name.gym_id, **hyperparams.get("env_kwargs", self.env_kwargs))
+        wrapper = get_wrapper_class(hyperparams)
+        space = (env if wrapper is None else wrapper(env)).observation_space
+        env.close()
+        fitted = fit_normalize(hyperparams["normalize"], space)
+        if fitted != hyperparams["normalize"]:
+            print(f"The default preset normalises vectors only: of {space} it leaves the rest as it is, {fitted}")
+            hyperparams["normalize"] = saved["normalize"] = fitted
 
     def _core(self) -> dict[str, Any]:
         """Return what a local learner runs on, if that is not its own float simulator."""
@@ -174,6 +215,12 @@ class Experiment(ExperimentManager):
         tensorboard.writer = SummaryWriter(folder, purge_step=model.num_timesteps + 1)  # hides what comes again
         model.set_logger(Logger(folder, [*([HumanOutputFormat(sys.stdout)] if self.verbose else []), tensorboard]))
 
+    def create_log_folder(self) -> None:
+        """Make the folders of the run, whose names the user may have chosen."""
+        needs_folder(f"--log-folder {self.args.log_folder}", self.params_path)
+        if self.tensorboard_log:
+            needs_folder(f"--tensorboard-log {self.args.tensorboard_log}", self.tensorboard_log)
+
     def learn(self, model: BaseAlgorithm) -> None:
         """Train.
 
@@ -184,8 +231,9 @@ class Experiment(ExperimentManager):
         learner: Any = model
         if self.state is not None:
             self.n_timesteps -= model.num_timesteps
-            if self.n_timesteps <= 0:
-                print("Nothing is left to train")
+            nothing_left = self._nothing_left(model)
+            if nothing_left:
+                print(f"Nothing is left to train{nothing_left}")
                 model.env.close()  # type: ignore[union-attr]
                 return
             learn = partial(model.learn, reset_num_timesteps=False)
@@ -210,6 +258,14 @@ class Experiment(ExperimentManager):
             print(f"interrupted at step {model.num_timesteps}; {self._kept()}", file=sys.stderr)
             raise SystemExit(130)
         self.saved = self.checkpoints.save()
+
+    def _nothing_left(self, model: Any) -> str:
+        """Return why a run that goes on has come to its end; empty if it has not."""
+        n_episodes = model.n_episodes if self.algo == "rstdp" else None
+        if n_episodes is not None and model._episode_num >= n_episodes:
+            return f": all of n_episodes={n_episodes} are done"
+        more = f"; to extend the run: spikeloop train --resume {self.folder} -n N"
+        return more if self.n_timesteps <= 0 else ""
 
     def hyperparameters_optimization(self) -> None:
         """Search hyperparameters.
@@ -259,6 +315,7 @@ class Experiment(ExperimentManager):
             self._fail(f"model not saved: {error}")
         if self.interrupts or not self.saved:
             raise SystemExit(130 if self.interrupts else 1)
+        print_last_words(self.folder, self.callbacks)
 
     def _check_export(self, model: Any) -> None:
         """Say before the training, not after it, if its policy cannot become a network."""

@@ -1,13 +1,17 @@
-"""Hyperparameters before a run begins: checked by name, and made ready for a chip."""
+"""Hyperparameters before a run begins: checked, fitted to the observations, and made ready for a chip."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecNormalize
 
 from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
 from spikeloop.scripts.cli import did_you_mean
@@ -30,30 +34,100 @@ ZOO_HYPERPARAMS = {
 }
 
 
+# What RL Zoo makes schedules of, and the classes that it imports by name.
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
+CLASSES = ("env_wrapper", "vec_env_wrapper", "callback")
+
+
 def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[str, Any]) -> None:
-    """Refuse a hyperparameter, policy or policy argument that the algorithm does not know.
+    """Refuse names that the algorithm does not know, and values that RL Zoo would misread.
+
+    The ranges of the algorithm's own hyperparameters are checked by the algorithm.
 
     Raises:
-        ValueError: Naming it, and the nearest known one.
+        ValueError: Naming the hyperparameter and what is expected, or the nearest known name.
     """
     known = (_arguments(algorithm) | ZOO_HYPERPARAMS) - {"env"}
     for name in hyperparams:
         if name not in known:
             raise ValueError(did_you_mean("hyperparameter", name, known))
-    n_envs = hyperparams.get("n_envs", 1)
-    if not isinstance(n_envs, int) or n_envs < 1:
-        raise ValueError(f"n_envs must be a whole number >= 1, got {n_envs!r}")
-    policy = hyperparams.get("policy")
+    for name in ("policy", "n_timesteps"):
+        if name not in hyperparams:
+            raise ValueError(f"the hyperparameters lack {name}, which RL Zoo needs")
+    _check_zoo_values(hyperparams)
+    _check_policy(algorithm, hyperparams["policy"], hyperparams.get("policy_kwargs"))
+
+
+def _check_zoo_values(hyperparams: Mapping[str, Any]) -> None:
+    for name in ("n_envs", "n_timesteps", "frame_stack"):
+        value = hyperparams.get(name, 1)
+        whole = isinstance(value, int) or (name == "n_timesteps" and isinstance(value, float) and value.is_integer())
+        if not whole or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    for name in SCHEDULES:
+        value = hyperparams.get(name)
+        if isinstance(value, str) and not _is_linear(value):
+            raise ValueError(f"{name} must be a number, or 'lin_X' to fall linearly from X to 0, got {value!r}")
+    for name in CLASSES:
+        named = hyperparams.get(name)
+        for one in named if isinstance(named, list) else [named]:
+            _check_class(name, next(iter(one), None) if isinstance(one, dict) else one)
+    normalize = hyperparams.get("normalize", False)
+    if not isinstance(normalize, (bool, str, dict)):
+        raise ValueError(f"normalize must be true, false or a dict of VecNormalize's arguments, got {normalize!r}")
+    known = _arguments(VecNormalize) - {"venv"}
+    for name in normalize if isinstance(normalize, dict) else ():
+        if name not in known:
+            raise ValueError(did_you_mean("argument of normalize", name, known))
+
+
+def _is_linear(schedule: str) -> bool:
+    """Whether a schedule is the one that RL Zoo knows; it would run any other word as if it were `lin`."""
+    kind, _, start = schedule.partition("_")
+    try:
+        return kind == "lin" and 0 <= float(start) < math.inf
+    except ValueError:
+        return False
+
+
+def _check_class(what: str, name: Any) -> None:
+    if not isinstance(name, str):
+        return
+    module, _, attribute = name.rpartition(".")
+    try:
+        getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: no module was named
+        raise ValueError(f"{what} must be the name of a class as in 'module.Class', got {name!r} ({error})") from None
+
+
+def _check_policy(algorithm: type[BaseAlgorithm], policy: Any, policy_kwargs: Any) -> None:
+    if not isinstance(policy_kwargs, (dict, str, type(None))):
+        raise ValueError(f"policy_kwargs must be a dict, got {policy_kwargs!r}")
     if not isinstance(policy, str) or "." in policy:
         return
     if policy not in algorithm.policy_aliases:
         raise ValueError(did_you_mean("policy", policy, algorithm.policy_aliases))
     policy_class = algorithm.policy_aliases[policy]
     known = _arguments(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, LsnnPolicy) else set())
-    policy_kwargs = hyperparams.get("policy_kwargs")
     for name in policy_kwargs if isinstance(policy_kwargs, dict) else ():
         if name not in known:
             raise ValueError(did_you_mean("policy argument", name, known))
+
+
+def fit_normalize(normalize: Mapping[str, Any], space: spaces.Space) -> dict[str, Any]:
+    """Return arguments of VecNormalize that normalise only those observations that are vectors.
+
+    VecNormalize refuses one-hot observations, and turns images into vectors that no convolution takes.
+
+    Args:
+        normalize: The arguments that a preset for any environment has.
+        space: Observation space.
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    vectors = [name for name, part in parts.items() if isinstance(part, spaces.Box) and not is_image_space(part)]
+    if len(vectors) == len(parts):
+        return dict(normalize)
+    return {**normalize, **({"norm_obs_keys": vectors} if vectors else {"norm_obs": False})}
 
 
 def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +151,9 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
         kwargs |= {"adaptation": "ahp", "beta": float(beta * (1 - decay(typical, kwargs.get("dt", 1.0))))}
     kwargs.setdefault("reset", "zero")
     kwargs["latency"] = 1
-    kwargs["n_ticks"] = max(kwargs.get("n_ticks", 1), len(kwargs.get("n_neurons", (1,))) + 1)
+    n_neurons = kwargs.get("n_neurons", (1,))
+    n_layers = len(n_neurons) if isinstance(n_neurons, (list, tuple)) else 1  # the policy refuses what is no list
+    kwargs["n_ticks"] = max(kwargs.get("n_ticks", 1), n_layers + 1)
     return {**hyperparams, "policy_kwargs": kwargs}
 
 

@@ -61,7 +61,8 @@ class Policy(NamedTuple):
         if isinstance(self.predictor, ChipPolicy):
             raise UsageError(f"{self.name} is compiled for a chip, it is no network any more")
         if not hasattr(self.predictor, "to_network"):
-            raise UsageError(f"{self.name} is not a spiking policy, it has no spikes to show")
+            policy = type(self.predictor.policy).__name__
+            raise UsageError(f"{self.name} cannot be turned into a spiking network, its policy is {policy}")
         try:
             return self.predictor.to_network(self.metadata)
         except ValueError as error:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
+from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, find_run
+from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -49,6 +50,7 @@ def rollout(argv: list[str]) -> int:
         # RL Zoo prints while it loads, and --json must stay alone
         with before_any_work(), contextlib.redirect_stdout(sys.stderr):
             policy = _load(args, _video_arguments(videos, 1 if one_video else args.n_episodes))
+            _check_rendering(policy.env, args)
             network = policy.network() if args.raster else None
         returns, lengths = _evaluate(policy, args)
         if network is not None:
@@ -69,16 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run", metavar="RUN", nargs="?", type=Path, help="run folder, or file of a network")
-    add("--algo", default="spiking_ppo", help="algorithm of the run (default: spiking_ppo)")
-    add("--env", help="environment id (default: CartPole-v1, or what the network was trained on)")
-    add("-f", "--folder", default="logs", type=Path, help="where runs are kept (default: logs)")
-    add("--exp-id", default=0, type=int, metavar="N", help="number of the run (default: 0, the latest)")
+    add("--algo", help="algorithm of the run (default: spiking_ppo)")
+    add("--env", metavar="[MODULE:]ID", help="environment (default: CartPole-v1, or what the network was trained on)")
+    add("-f", "--folder", type=Path, help="where runs are kept (default: logs)")
+    add("--exp-id", type=int, metavar="N", help="number of the run (default: 0, the latest)")
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
     add("--deployed", action="store_true", help=f"what `spikeloop deploy` left: RUN is its file, or holds {DEPLOYED}")
     add("-n", "--n-episodes", default=10, type=int, metavar="N", help="episodes (default: 10)")
     add("--seed", default=0, type=int, help="seed of the environment and of sampled actions (default: 0)")
     add("--stochastic", action="store_true", help="sample actions instead of taking the most likely")
+    add("--human", action="store_true", help="watch the episodes in a window; `spikeloop enjoy` is short for it")
     add("--video", type=Path, metavar="PATH", help="video of the first episode (FILE.mp4), or of all (a folder)")
     add("--raster", type=Path, metavar="FILE", help="picture of the spikes of one deterministic episode")
     add("--json", action="store_true", help="print JSON")
@@ -86,23 +89,45 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse what would otherwise fail only after the episodes have run."""
+    """Refuse what contradicts itself, and what would otherwise fail only after the episodes have run."""
+    if args.run is not None:
+        _check_run(args)
+    if args.exp_id is not None and args.exp_id < 0:
+        raise UsageError(f"--exp-id must be at least 0, got {args.exp_id}")
     if args.n_episodes < 1:
         raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
     if args.deployed and (args.stochastic or args.raster or args.load_best):
         option = "--stochastic" if args.stochastic else "--raster" if args.raster else "--load-best"
         raise UsageError(f"--deployed runs one compiled network, remove {option}")
+    if args.video and args.human:
+        raise UsageError("an environment renders for --human or for --video, remove one of them")
     if args.video and not all(map(importlib.util.find_spec, ("pygame", "moviepy"))):
-        raise UsageError('videos need pygame and moviepy: pip install "spikeloop[render]"')
+        raise UsageError(f"videos need pygame and moviepy: {install_hint('render')}")
     if args.video and args.video.suffix not in ("", ".mp4"):
         raise UsageError(f"--video takes a file ending in .mp4 or a folder, got {args.video}")
     if args.raster and not importlib.util.find_spec("matplotlib"):
-        raise UsageError('rasters need matplotlib: pip install "spikeloop[plot]"')
+        raise UsageError(f"rasters need matplotlib: {install_hint('plot')}")
     if args.raster and args.raster.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"--raster takes a file ending in .png, .pdf or .svg, got {args.raster}")
     for path in (args.raster, args.video if args.video and args.video.suffix else None):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent} for {path.name}")
+
+
+def _check_run(args: argparse.Namespace) -> None:
+    """Refuse options that RUN leaves without a meaning."""
+    for option in ("algo", "exp_id", "folder"):
+        if getattr(args, option) is not None:
+            name = f"--{option.replace('_', '-')} {getattr(args, option)}"
+            raise UsageError(f"{name} is for finding a run, remove it or RUN, which is {args.run}")
+    if args.run.is_dir() and args.env is not None:
+        raise UsageError(f"--env {args.env} is for the file of a network, the run folder {args.run} knows its own")
+    if not args.run.is_dir() and args.load_best:
+        raise UsageError(f"--load-best needs a run folder, {args.run} is none")
+    if args.run.suffix == ".zip":
+        raise UsageError(f"{args.run} is a model without its settings, name its run folder instead")
+    if not args.run.is_dir() and args.stochastic:
+        raise UsageError(f"{args.run} holds no distribution to sample from, --stochastic needs a run folder")
 
 
 def _video_arguments(folder: Path | None, n_episodes: int) -> dict[str, Any] | None:
@@ -116,20 +141,30 @@ def _video_arguments(folder: Path | None, n_episodes: int) -> dict[str, Any] | N
 def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
     from spikeloop.scripts.load_policy import Place, load_deployed, load_network, load_run
 
-    for package in args.gym_packages:
-        importlib.import_module(package)
-    place = Place(args.env, args.seed, video, packages=args.gym_packages)
+    import_modules("--gym-packages", args.gym_packages)
+    modules, args.env = ([], None) if args.env is None else import_environment(args.env)
+    found = args.run or find_run(
+        args.folder or Path("logs"), args.algo or "spiking_ppo", args.env or "CartPole-v1", args.exp_id or 0
+    )
+    place = Place(args.env, args.seed, video, args.human, [*args.gym_packages, *modules])
     if args.deployed:
-        found = args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id)
         return load_deployed(found / DEPLOYED if found.is_dir() else found, place)
     if args.run is None or args.run.is_dir():
-        folder = args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id)
-        return load_run(folder, args.load_best, args.seed, video)
-    if args.run.suffix == ".zip":
-        raise UsageError(f"{args.run} is a model without its settings, name its run folder instead")
-    if args.stochastic:
-        raise UsageError(f"{args.run} holds no distribution to sample from, --stochastic needs a run folder")
-    return load_network(args.run, place)
+        return load_run(found, args.load_best, args.seed, video, args.human)
+    return load_network(found, place)
+
+
+def _check_rendering(env: VecEnv, args: argparse.Namespace) -> None:
+    """Refuse to show or to film an environment that cannot be, or where there is no display."""
+    if not args.human and not args.video:
+        return
+    option, mode = ("--human", "human") if args.human else ("--video", "rgb_array")
+    modes = env.get_attr("metadata")[0].get("render_modes", [])
+    if mode not in modes:
+        raise UsageError(f"{option} needs an environment with render mode {mode!r}, this one has {modes}")
+    if args.human:
+        env.reset()  # opens the window
+        env.seed(args.seed)  # which the reset has used up
 
 
 def _evaluate(policy: Policy, args: argparse.Namespace) -> tuple[list[float], list[int]]:

@@ -46,21 +46,56 @@ def open_run(folder: Path, best: bool = False) -> RunFolder:
 
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
-    found = sorted(folder.glob("*/args.yml"))
-    if len(found) != 1:
-        raise UsageError(f"{folder} is not the folder of one run: it holds {len(found)} */args.yml")
-    args = yaml.load(found[0].read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)  # as RL Zoo wrote it
-    settings = found[0].parent
-    model = folder / ("best_model.zip" if best else f"{settings.name}.zip")
+    settings = _settings(folder)
+    if settings is None:
+        n_found = len(list(folder.glob("*/args.yml")))
+        raise UsageError(f"{folder} is not the folder of one run: it holds {n_found} */args.yml")
+    args = yaml.load((settings / "args.yml").read_text("utf-8"), Loader=yaml.UnsafeLoader)  # as RL Zoo wrote it
+    model = folder / "best_model.zip" if best else _model(folder, settings)
     if not model.is_file():
-        raise UsageError(f"{folder} holds no {model.name} yet, train on with: spikeloop train --resume {folder}")
+        raise UsageError(f"{folder} holds no {model.name}" + _why_missing(folder, best))
     return RunFolder(model, settings, args["algo"], args["env"], args["env_kwargs"] or {}, args["gym_packages"])
 
 
+def _settings(folder: Path) -> Path | None:
+    """Return the folder of a run's settings; None if it is no folder of one run."""
+    found = list(folder.glob("*/args.yml"))
+    return found[0].parent if len(found) == 1 else None
+
+
+def _model(folder: Path, settings: Path) -> Path:
+    """Return the path of the model that training saves last."""
+    return folder / f"{settings.name}.zip"
+
+
+def _why_missing(folder: Path, best: bool) -> str:
+    if best:
+        return ": the training made no evaluation (--eval-freq), leave out --load-best to take the last model"
+    if (folder / CHECKPOINT).is_file():
+        return f" yet, train on with: spikeloop train --resume {folder}"
+    return ": the training did not finish, and left no checkpoint"
+
+
 def find_run(logs: Path, algo: str, env_id: str, exp_id: int) -> Path:
-    """Return the run folder that RL Zoo's ``--algo --env --folder --exp-id`` mean; 0 is the latest run."""
+    """Return the run folder that RL Zoo's ``--algo --env --folder --exp-id`` mean.
+
+    Args:
+        logs: Folder of all runs.
+        algo: Name of the algorithm.
+        env_id: Environment id.
+        exp_id: Number of the run; 0 is the latest that was trained to its end.
+
+    Raises:
+        UsageError: If ``exp_id`` is 0 and there is no such run.
+    """
     name = env_id.replace("/", "-")
-    if exp_id == 0:
-        ids = [path.name.rpartition("_")[2] for path in (logs / algo).glob(f"{name}_*")]
-        exp_id = max((int(number) for number in ids if number.isdigit()), default=1)
-    return logs / algo / (f"{name}_{exp_id}" if exp_id > 0 else "")
+    if exp_id:
+        return logs / algo / f"{name}_{exp_id}"
+    runs = {}
+    for folder in (logs / algo).glob(f"{name}_*"):
+        number, settings = folder.name.removeprefix(f"{name}_"), _settings(folder)
+        if number.isdecimal() and settings is not None and _model(folder, settings).is_file():
+            runs[int(number)] = folder
+    if not runs:
+        raise UsageError(f"there is no finished run of {algo} on {env_id} in {logs / algo}")
+    return runs[max(runs)]

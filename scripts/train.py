@@ -1,24 +1,30 @@
-"""Train a policy with RL Zoo; a run that was cut short goes on from its last checkpoint."""
+"""Train a policy with RL Zoo; a run that was cut short goes on, and a finished one can be extended."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from spikeloop.agents.registry import ALGOS, register_with_zoo
-from spikeloop.scripts.cli import Parser, UsageError, before_any_work, did_you_mean, run
+from spikeloop.scripts.cli import (
+    Parser,
+    UsageError,
+    before_any_work,
+    did_you_mean,
+    import_environment,
+    import_modules,
+    run,
+)
 from spikeloop.scripts.run_folder import CHECKPOINT
 
 CHIP_NAMES = ("loihi1", "loihi2")
 EPILOG = """\
 Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3.train --help` lists all), such as
-  --env ID                   environment id (default: CartPole-v1)
-  -n, --n-timesteps N        training budget in env steps
   --seed N                   seed of all random numbers
   --hyperparams NAME:VALUE   overwrite hyperparameters, for example n_envs:4 "policy_kwargs:dict(tau_m=8)"
   --conf-file FILE           hyperparameters of your own, in RL Zoo's format
@@ -26,6 +32,8 @@ Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3
   --eval-freq N              env steps between evaluations (default: 25000)
   --tensorboard-log FOLDER   log to TensorBoard
   --progress                 progress bar
+A run that goes on to a larger budget is scheduled over that budget: a rate that falls from X to 0 goes on from
+X * (1 - steps done / N), which is higher than where it had come to.
 A wrong setting is answered in one line; `python -X dev scripts/train.py` shows where it was found.
 """
 
@@ -39,48 +47,83 @@ def train(argv: list[str]) -> int:
     """Train as the arguments say."""
     args, zoo_argv = _parser().parse_known_args(argv)
     if args.resume is not None:
-        given = {"--chip-ready": args.chip_ready, "--quantize": args.quantize, "--core": args.core}
-        own = [args.algo or "", *(name for name, value in given.items() if value), *zoo_argv]
-        if any(own):
-            raise UsageError(f"--resume takes all settings from the run, remove {next(filter(None, own))!r}")
-        if not (args.resume / CHECKPOINT).is_file():
-            raise UsageError(f"{args.resume} holds no {CHECKPOINT} to go on from")
+        _check_resume(args, zoo_argv)
     with before_any_work() as begin:
         register_with_zoo()
         import rl_zoo3.train
 
         import spikeloop.envs  # noqa: F401  registers our tasks
 
-        _train(args, zoo_argv, rl_zoo3.train, begin)
+        if args.resume is None:
+            settings, zoo_argv, state = _new_run(args, zoo_argv, rl_zoo3.train.ALGOS)
+        else:
+            settings, zoo_argv, state = _resumed_run(args)
+        _train(rl_zoo3.train, zoo_argv, settings=settings, folder=args.resume, state=state, begin=begin)
     return 0
 
 
-def _train(args: argparse.Namespace, zoo_argv: list[str], zoo: Any, begin: Callable[[], None]) -> None:
-    from spikeloop.agents.callbacks import read_checkpoint
-    from spikeloop.scripts.experiment import Experiment, seed_after
+def _check_resume(args: argparse.Namespace, zoo_argv: list[str]) -> None:
+    """Refuse options that contradict the run, all but a new budget."""
+    names = ("algo", "env", "gym_packages", "chip_ready", "quantize", "core")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+    if given or zoo_argv:
+        raise UsageError(f"--resume takes all settings but -n from the run, remove {[*given, *zoo_argv][0]!r}")
+    if not (args.resume / CHECKPOINT).is_file():
+        raise UsageError(f"{args.resume} holds no {CHECKPOINT} to go on from")
 
-    if args.resume is None:
-        algo = args.algo or next(iter(ALGOS))
-        if algo not in zoo.ALGOS:
-            raise UsageError(did_you_mean("algorithm", algo, zoo.ALGOS))
-        if args.core and algo != "rstdp":
-            raise UsageError(f"--core is for --algo rstdp, which learns where it runs, not {algo}")
-        state = None
-        zoo_argv = ["--algo", algo, *zoo_argv]
-        settings = {
-            "argv": zoo_argv,
-            "checkpoint_freq": args.checkpoint_freq or 10_000,
-            "chip_ready": args.chip_ready or args.quantize is not None,
-            "quantize": args.quantize,
-            "core": args.core,
-        }
-    else:
-        state = read_checkpoint(args.resume / CHECKPOINT)
-        settings = state["run"]
-        settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
-        zoo_argv = [*settings["argv"], "--seed", str(seed_after(settings["seed"], state["num_timesteps"]))]
-    zoo.ExperimentManager = partial(Experiment, settings=settings, folder=args.resume, state=state, begin=begin)
-    zoo.argparse = SimpleNamespace(ArgumentParser=Parser)
+
+def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, type]) -> tuple[Any, list[str], None]:
+    """Return what the checkpoints of a new run keep, RL Zoo's arguments, and no checkpoint."""
+    import gymnasium as gym
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+    algo = args.algo or next(iter(ALGOS))
+    if algo not in known:
+        raise UsageError(did_you_mean("algorithm", algo, known))
+    if args.core and algo != "rstdp":
+        raise UsageError(f"--core is for --algo rstdp, which learns where it runs, not {algo}")
+    if args.checkpoint_freq and algo not in ALGOS and not issubclass(known[algo], OnPolicyAlgorithm):
+        raise UsageError(f"--checkpoint-freq: {algo} has no checkpoints, they would hold its replay buffer")
+    import_modules("--gym-packages", args.gym_packages)
+    modules, env_id = import_environment(args.env or "CartPole-v1")
+    if env_id not in gym.registry:
+        raise UsageError(did_you_mean("environment", env_id, gym.registry))
+    modules = [*args.gym_packages, *modules]
+    argv = ["--algo", algo, "--env", env_id, *(["--gym-packages", *modules] if modules else [])]
+    argv += [*(["-n", str(args.n_timesteps)] if args.n_timesteps else []), *zoo_argv]
+    settings = {
+        "argv": argv,
+        "checkpoint_freq": args.checkpoint_freq or 10_000,
+        "chip_ready": args.chip_ready or args.quantize is not None,
+        "quantize": args.quantize,
+        "core": args.core,
+    }
+    return settings, argv, None
+
+
+def _resumed_run(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
+    """Return what the checkpoints of a run keep, RL Zoo's arguments, and its checkpoint."""
+    from spikeloop.agents.callbacks import read_checkpoint
+    from spikeloop.scripts.experiment import seed_after
+
+    state = read_checkpoint(args.resume / CHECKPOINT)
+    settings, done = state["run"], state["num_timesteps"]
+    settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
+    if args.n_timesteps is not None:
+        if args.n_timesteps <= done:
+            raise UsageError(f"-n {args.n_timesteps}: {args.resume} has done {done} env steps, N must be more")
+        settings["argv"] = [*settings["argv"], "-n", str(args.n_timesteps)]  # RL Zoo takes the last
+    return settings, [*settings["argv"], "--seed", str(seed_after(settings["seed"], done))], state
+
+
+def _train(zoo: Any, zoo_argv: list[str], **experiment: Any) -> None:
+    """Let RL Zoo train with our experiment and our parsing of its options."""
+    from spikeloop.scripts.experiment import Experiment
+    from spikeloop.scripts.zoo_options import StorePairs, ZooParser
+
+    zoo.ExperimentManager = partial(Experiment, **experiment)
+    zoo.argparse = SimpleNamespace(ArgumentParser=ZooParser)
+    zoo.StoreDict = StorePairs
     sys.argv = ["spikeloop train", *zoo_argv]  # where RL Zoo looks for its options
     zoo.train()
 
@@ -95,7 +138,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = ", ".join(ALGOS)
     parser.add_argument("--algo", help=f"{names} (default: {next(iter(ALGOS))}), or any of RL Zoo's")
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with the run in this folder")
+    parser.add_argument("--env", metavar="[MODULE:]ID", help="environment id (default: CartPole-v1)")
+    parser.add_argument("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules that register tasks")
+    parser.add_argument(
+        "-n", "--n-timesteps", type=_positive, metavar="N", help="training budget in env steps (default: the preset's)"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        type=Path,
+        help="go on with the run in this folder from its last checkpoint; with -n N, to a budget of N in all",
+    )
     parser.add_argument(
         "--checkpoint-freq", metavar="N", type=_positive, help="env steps between checkpoints (default: 10000)"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spikeloop.spiking.extras import install_hint
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Layer
 
@@ -31,7 +32,7 @@ def new_axes(n_rows: int = 1, height: float = 2.6) -> list[Axes]:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise ImportError('plots need matplotlib: pip install "spikeloop[plot]"') from None
+        raise ImportError(f"plots need matplotlib: {install_hint('plot')}") from None
     _, axes = plt.subplots(
         n_rows, 1, figsize=(8.0, height * n_rows), sharex=True, squeeze=False, layout="constrained", dpi=150
     )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from spikeloop.scripts import bench_chip
 from spikeloop.scripts.benchmark import main
 
 
@@ -19,3 +20,14 @@ def test_growth_is_a_table_of_what_was_asked(capsys, density, synapses):
     assert row[1].strip() == "64"
     assert int(row[3]) == pytest.approx(synapses, rel=0.1)
     assert row[4].strip() == "1"  # one core holds it
+
+
+def test_an_environment_that_cannot_be_made_is_left_out(capsys, tmp_path, monkeypatch):
+    shim = tmp_path / "python3.10"  # as a version manager leaves them for versions it has not installed
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setattr(bench_chip, "PEERS", {"lava": (str(shim), "numpy"), "nengo": (str(tmp_path / "none"), "numpy")})
+    bench_chip.install(tmp_path / "peers")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["lava: cannot be installed", "nengo: cannot be installed"]
+    assert "status 127" in lines[0] and "No such file" in lines[1]

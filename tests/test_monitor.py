@@ -140,5 +140,5 @@ def test_missing_matplotlib_is_named_with_its_remedy(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r'pip install "spikeloop\[plot\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e ".*\[plot\]"'):
         plotting.new_axes()

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,16 +12,34 @@ from pathlib import Path
 
 import pytest
 
+import spikeloop
+from spikeloop.scripts import cli
+
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["spikeloop.agents", "spikeloop.envs", "spikeloop.hardware", "spikeloop.scripts", "spikeloop.spiking"]
+PACKAGES = [
+    "spikeloop",
+    "spikeloop.agents",
+    "spikeloop.envs",
+    "spikeloop.hardware",
+    "spikeloop.scripts",
+    "spikeloop.spiking",
+]
 README = (ROOT / "README.md").read_text("utf-8")
 README_EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
 def test_version_is_that_of_pyproject_and_has_a_changelog_entry():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert importlib.metadata.version("spikeloop") == project["version"]
+    assert importlib.metadata.version("spikeloop") == spikeloop.__version__ == project["version"]
     assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_wheel_lists_every_package_and_its_folder():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert set(setuptools["packages"]) == {"spikeloop", *(f"spikeloop.{folder}" for folder in folders)}
+    for package in setuptools["packages"]:
+        assert (ROOT / setuptools["package-dir"][package] / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -38,6 +57,7 @@ def test_public_names_resolve(package):
 @pytest.mark.parametrize(
     ("package", "heavy"),
     [
+        ("spikeloop", {"torch", "numba", "numpy", "gymnasium", "stable_baselines3"}),
         ("spikeloop.agents", {"torch", "numba", "gymnasium", "stable_baselines3", "sb3_contrib"}),
         ("spikeloop.envs", {"torch", "stable_baselines3", "pygame"}),
         ("spikeloop.hardware", {"torch", "numba", "gymnasium", "stable_baselines3"}),
@@ -62,6 +82,23 @@ def test_only_the_torch_half_of_spiking_loads_torch():
 @pytest.mark.parametrize("example", README_EXAMPLES)
 def test_readme_example_runs(example, tmp_path):
     subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True)
+
+
+def test_readme_takes_an_own_environment_to_the_chip(tmp_path, monkeypatch):
+    """Module and commands as they stand, with small budgets."""
+    for needed in ("rl_zoo3", "matplotlib"):
+        pytest.importorskip(needed)
+    section = README.partition("## Your own environment\n")[2].partition("\n## ")[0]
+    (module,) = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_task.py").write_text(module, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    for command in commands.replace("-n 30000", "-n 1024").replace("-n 20", "-n 1").splitlines():
+        monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+        assert cli.main() == 0
+    run = tmp_path / "logs" / "spiking_ppo" / "Reach-v0_1"
+    assert {"policy.safetensors", "learning_curve.png", "report.json"} <= {path.name for path in run.iterdir()}
+    assert (tmp_path / "spikes.png").stat().st_size > 1000
 
 
 def modules_loaded_by(*modules: str) -> set[str]:

@@ -37,7 +37,8 @@ def arguments(fault="", at=0, n_timesteps=BUDGET):
 def killed(tmp_path_factory):
     """A run killed at step 300 of its 512, in the middle of a rollout."""
     folder = tmp_path_factory.mktemp("killed")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, train.__file__, *arguments("SIGKILL", 150)]
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
@@ -119,6 +120,26 @@ def test_a_finished_run_has_nothing_to_go_on_with(tmp_path, monkeypatch):
     (RUN / "policy.safetensors").unlink()
     assert start("--resume", RUN) == 0
     assert (RUN / "policy.safetensors").read_bytes() == before
+
+
+def test_a_larger_budget_extends_a_finished_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert start(*arguments()) == 0
+    before = parameters(RUN)
+    assert start("--resume", RUN, "-n", BUDGET) == 2
+    assert f"-n {BUDGET}: {RUN} has done {BUDGET} env steps, N must be more" in capsys.readouterr().err
+    assert start("--resume", RUN, "-n", BUDGET + 2 * ROLLOUT) == 0
+    data, params, _ = load_from_zip_file(RUN / "Faulty-v0.zip")
+    assert data["num_timesteps"] == BUDGET + 2 * ROLLOUT
+    assert params["policy.optimizer"]["state"][0]["step"] == 2 * (BUDGET // ROLLOUT + 2)
+    # the learning rate had come to 0, and falls over the larger budget now
+    assert params["policy.optimizer"]["param_groups"][0]["lr"] == 0
+    assert not th.equal(params["policy"]["action_net.weight"], before["policy"]["action_net.weight"])
+    steps, _ = read_episodes(RUN / "learning_curve.csv")
+    assert np.all(np.diff(steps) >= 0) and steps[-1] > BUDGET
+    capsys.readouterr()
+    assert start("--resume", RUN) == 0
+    assert f"to extend the run: spikeloop train --resume {RUN} -n N" in capsys.readouterr().out
 
 
 def test_a_half_written_checkpoint_is_never_taken_for_a_whole_one(cut, capsys):
