@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.chip import CHIPS
+from spikeloop.hardware.chip import CHIPS, MAX_V_TH
 from spikeloop.hardware.fixed_point import threshold_to_register, weight_step
 
-MAX_V_TH = 131071 * 64
 MAX_BIAS = 4095 << 7
 EXPONENTS = (-8, 7)
 BITS = (2, 3, 4, 5, 6, 8)  # the register has no code for 7, and of 1 nothing is left beside the sign
