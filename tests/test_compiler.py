@@ -28,6 +28,10 @@ from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParamet
 BOTH = [{}, {"sizes": (12, 9)}, {"count": True}, {"tau_out": 3.0}, {"first_spike": True}, {"recurrent": False}]
 BOTH += [{"encoder": kind} for kind in ("population", "delta", "rate", "latency")]
 BOTH += [{"reset": "subtract"}, {"reset": "subtract", "adaptation": "threshold"}, {"beta": 0.0}]
+BOTH += [
+    {"refractory": 2, "hold": True, "seed": 4},
+    {"refractory": 3, "hold": True, "sizes": (12, 9), "encoder": "delta", "seed": 4},
+]
 BOTH += [{"reset": "subtract", "refractory": 2}, {"reset": "subtract", "adaptation": "threshold", "count": True}]
 ONLY_LOIHI2 = [{"adaptation": "threshold"}, {"refractory": 2}, {"adaptation": "threshold", "sizes": (8, 8)}]
 ON_HOST = [{"latency": 0}, {"latency": 0, "first_spike": True}, {"latency": 0, "tau_out": 4.0, "reset": "subtract"}]
@@ -59,7 +63,10 @@ def test_what_the_chip_has_loses_nothing_where_numbers_fit(chip, options):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("options", [{}, {"encoder": "delta", "sizes": (8, 8)}, {"reset": "subtract"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"encoder": "delta", "sizes": (8, 8)}, {"reset": "subtract"}, {"refractory": 2, "hold": True, "seed": 4}],
+)
 def test_every_profile_runs_compiled_networks(profile, options):
     network = exact_network(**options)
     deployment = compile_network(network, "loihi1", profile=profile, calibration=observations()[0])
