@@ -68,14 +68,24 @@ def sample_observations(network: Network, rng: np.random.Generator) -> np.ndarra
 
 
 def observe(network: Network, obs: np.ndarray) -> Observed:
-    """Run a network over raw observations, shape (L, B, n_obs), from rest.
+    """Run a network over raw observations, shape (L, B, n_obs) or (L, n_obs), from rest.
 
     Raises:
-        ValueError: If the observations are not of that shape.
+        ValueError: If the observations are not of that shape, or not finite numbers.
     """
-    obs = np.asarray(obs)
-    if obs.ndim != 3 or obs.shape[2] != network.n_obs or not obs.size:
-        raise ValueError(f"calibration must have shape (L, B, {network.n_obs}), got {obs.shape}")
+    n_obs = network.n_obs
+    try:
+        obs = np.asarray(obs, None if np.asarray(obs).dtype.kind in "fiub" else np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"calibration must be an array of numbers, got {type(obs).__name__}") from None
+    obs = obs[:, None] if obs.ndim == 2 else obs
+    if obs.ndim != 3 or obs.shape[2] != n_obs or not obs.size:
+        raise ValueError(
+            f"calibration must have shape (L, B, {n_obs}) or (L, {n_obs}) and not be empty, got {obs.shape}"
+        )
+    if not np.all(np.isfinite(obs)):
+        step, env, i = np.argwhere(~np.isfinite(obs))[0].tolist()
+        raise ValueError(f"calibration must be finite, found {obs[step, env, i]} in observation {i} of step {step}")
     simulator = Simulator(network)
     state = simulator.initial_state(obs.shape[1])
     _, _, monitor = simulator.record(obs, state, membranes=True)

@@ -12,7 +12,8 @@ from typing import Literal
 
 EMULATOR_BITS = 28  # of u and v where a profile names no width: the emulator's own, so that sums of a few fit 32 bits
 EMULATOR_MAX = 2**EMULATOR_BITS - 1
-MAX_DELAY = 62  # ticks; B2L, and D18 p. 92
+MAX_V_TH = 131071 * 64  # the threshold register's largest value, in units of v
+MAX_REFRACTORY = 64  # ticks from a spike to the earliest next one
 REGISTER_V_MIN = tuple(-(2**n) + 1 for n in range(24))  # negVmLimit n; NGO hardware/builder.py
 REGISTER_V_MAX = tuple(2 ** (9 + 2 * p) - 1 for p in range(8))  # posVmLimit p; the same
 
@@ -37,6 +38,10 @@ class Profile:
         mixed_max: Largest mantissa in mode ``mixed`` before low bits are dropped.
         input_latency: Ticks from an input spike to u; spikes between compartments always take 1, and delays add.
         late_reset: Whether a ``cuba`` neuron keeps the v that crossed until its next update, and is cleared there.
+        exponents: Least and largest weight exponent.
+        max_refractory: Most ticks from a spike to the earliest next one.
+        max_delay: Most ticks of a synapse's delay (62: B2L, and D18 p. 92).
+        weight_bits: What the bits of a weight may be.
     """
 
     name: str
@@ -53,6 +58,10 @@ class Profile:
     mixed_max: int = 254
     input_latency: Literal[0, 1] = 1
     late_reset: bool = False
+    exponents: tuple[int, int] = (-8, 7)
+    max_refractory: int = MAX_REFRACTORY
+    max_delay: int = 62
+    weight_bits: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8)  # the register has no code for 7
 
 
 PROFILES = {
@@ -66,6 +75,8 @@ PROFILES = {
             wrap_v_input=True,
             v_min_values=REGISTER_V_MIN,
             v_max_values=REGISTER_V_MAX,
+            exponents=(-7, 7),
+            max_refractory=63,
         ),
         Profile(
             "lava",
@@ -77,6 +88,8 @@ PROFILES = {
             exponent_on="sum",
             low_bits="floor",
             mixed_max=255,
+            max_delay=63,
+            weight_bits=(1, 2, 3, 4, 5, 6, 7, 8),
         ),
         Profile("brian", "B2L", decay_u_offset=0, low_bits="zero", input_latency=0),
         Profile(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from spikeloop.hardware import kernels as k
-from spikeloop.hardware.interpreter import OVERFLOWS, resting_state
-from spikeloop.hardware.layout import VARIABLES, layout_of
-from spikeloop.hardware.program import NOISE_AT, Program
+from spikeloop.hardware.chip import EMULATOR_MAX, MAX_REFRACTORY
+from spikeloop.hardware.interpreter import OVERFLOWS, check_run, resting_state, whole_numbers
+from spikeloop.hardware.layout import VARIABLES, check_state, layout_of
+from spikeloop.hardware.program import MODELS, NOISE_AT, Program, shortened
 from spikeloop.hardware.resources import routes
 from spikeloop.hardware.synapses import actual_weights, build_table
 
@@ -59,11 +61,21 @@ class Counts:
     overflows: Mapping[str, int]
 
 
+class _Work(NamedTuple):
+    """Scratch arrays of one run at a time, and the sums of all runs that used them."""
+
+    scratch: np.ndarray  # (3, C)
+    sources: np.ndarray  # (2, n_inputs + C + 1)
+    counters: np.ndarray  # (N_COUNTERS,)
+    spikes: np.ndarray  # (n_inputs + C,)
+
+
 class Emulator:
     """Runs a program; exact to the profile it names, and to :class:`~spikeloop.hardware.interpreter.Interpreter`.
 
     State is a value: it goes in and comes out of :meth:`run`, one row per copy of the chip, random stream included.
-    What accumulates in the emulator is only the counts, and weights changed by :meth:`update_weights`.
+    What accumulates in the emulator is only the counts, and weights changed by :meth:`update_weights`. Several threads
+    may run one emulator at once; a copy or pickle is an emulator of its own, with the weights and counts of then.
 
     An input spike at tick t reaches u at tick ``t + input_latency`` of the profile (1; ``brian`` 0) plus its delay, a
     spike of a compartment at t + 1 plus its delay. A bias acts on v in the same tick.
@@ -71,6 +83,9 @@ class Emulator:
     Args:
         program: What to run.
         rng: Seeds the noise of each copy in :meth:`initial_state`; needed if the program uses noise.
+
+    Attributes:
+        overflowed: Whether a value has left its range since the counts were reset.
     """
 
     def __init__(self, program: Program, rng: np.random.Generator | None = None) -> None:
@@ -81,14 +96,49 @@ class Emulator:
         self._options, self._constants = _options(program, self.layout.slots), _constants(program)
         self._runs, self._children, self._parents = _runs(program)
         self._staged, self._staged_post = self._stages()
-        self._scratch = np.zeros((3, n), np.int32)
-        self._sources = np.zeros((2, program.n_inputs + n + 1), np.int32)
         self._weights = [p.weights for p in program.projections]
         self._table, self._views = build_table(program, self.layout, self._weights)
         self._routes = routes(program)
-        self._counters = np.zeros(k.N_COUNTERS, np.int64)
-        self._spikes = np.zeros(program.n_inputs + n, np.int64)
+        self._all_work: list[_Work] = []
+        self._idle_work: list[_Work] = []  # a run takes one and puts it back, so that threads never share one
+        self.overflowed = False
         self._no_inputs = np.zeros((0, 0, 0), np.int32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs; its tables, whose parts are views of one another, are built anew."""
+        sums = self._sums()
+        return {"program": self.program, "rng": self._rng, "weights": self._weights, "sums": sums}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become an emulator that shares no array which may change with the one that was copied."""
+        self.__init__(state["program"], copy.deepcopy(state["rng"]))  # type: ignore[misc]
+        for i, (p, weights) in enumerate(zip(self.program.projections, state["weights"], strict=True)):
+            if p.plastic:
+                self.update_weights(i, weights)
+        work = self._new_work()
+        for mine, theirs in zip((work.counters, work.spikes), state["sums"], strict=True):
+            mine[:] = theirs
+        self.overflowed = bool(work.counters[: len(OVERFLOWS)].any())
+
+    def _new_work(self) -> _Work:
+        n, n_sources = self.program.compartments.n, self.program.n_inputs + self.program.compartments.n
+        work = _Work(
+            np.zeros((3, n), np.int32),
+            np.zeros((2, n_sources + 1), np.int32),
+            np.zeros(k.N_COUNTERS, np.int64),
+            np.zeros(n_sources, np.int64),
+        )
+        self._all_work.append(work)
+        return work
+
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return counters and spikes over all work so far, int64, copies."""
+        n_sources = self.program.n_inputs + self.program.compartments.n
+        counters, spikes = np.zeros(k.N_COUNTERS, np.int64), np.zeros(n_sources, np.int64)
+        for work in self._all_work:
+            counters += work.counters
+            spikes += work.spikes
+        return counters, spikes
 
     def _stages(self) -> tuple[np.ndarray, np.ndarray]:
         rows, posts = [], [np.empty(0, np.int64)]
@@ -128,23 +178,17 @@ class Emulator:
             ValueError: If a shape is wrong, a payload is none the chip has, or a bias none its registers hold.
         """
         program = self.program
-        if state.ndim != 2 or state.shape[1] != self.layout.width or state.dtype != np.int32:
-            raise ValueError(f"state must be int32 of shape (B, {self.layout.width}), got {state.dtype} {state.shape}")
-        n_envs, n = state.shape[0], program.compartments.n
+        inputs, bias = check_run(program, self.layout, state, n_ticks, inputs, bias)
         if inputs is None:
             inputs = self._no_inputs
-        elif np.shape(inputs) != (n_ticks, n_envs, program.n_inputs):
-            shape = (n_ticks, n_envs, program.n_inputs)
-            raise ValueError(f"inputs must have shape {shape}, got {np.shape(inputs)}")
-        else:
-            inputs = _integers("inputs", inputs)
-        if bias is not None:
-            if np.shape(bias) != (n_envs, n):
-                raise ValueError(f"bias must have shape {(n_envs, n)}, got {np.shape(bias)}")
-            bias = _integers("bias", bias)
+        n_envs, n = state.shape[0], program.compartments.n
         state = np.array(state, order="C")
         outputs = np.empty((n_ticks, n_envs, program.outputs.size), np.int32)
         recorded = np.empty((n_ticks, n_envs, len(VARIABLES) * n) if record else (0, 0, 0), np.int32)
+        try:
+            work = self._idle_work.pop()
+        except IndexError:
+            work = self._new_work()
         status = k.run(
             state,
             n_ticks,
@@ -156,22 +200,27 @@ class Emulator:
             self._runs,
             self._children,
             self._parents,
-            self._scratch,
-            self._sources,
+            work.scratch,
+            work.sources,
             self._staged,
             self._staged_post,
             *self._table,
             program.outputs,
             outputs,
-            self._counters,
-            self._spikes,
+            work.counters,
+            work.spikes,
             record,
             recorded,
         )
+        self._idle_work.append(work)
+        if status == k.OVERFLOWED:
+            self.overflowed = True
         if status == k.BAD_PAYLOAD:
             raise ValueError(f"inputs must hold 0 and 1 only: {program.chip} has no graded spikes")
         if status == k.BAD_BIAS:
             raise ValueError("bias must hold 13-bit signed mantissas times 2^0..2^7")
+        if status == k.BAD_STATE:
+            raise ValueError("state is none of this emulator's: its first column or its spikes are out of range")
         if record:
             parts = recorded.reshape(n_ticks, n_envs, len(VARIABLES), n)
             return outputs, state, Recording(*(parts[:, :, i] for i in range(len(VARIABLES))))
@@ -184,20 +233,58 @@ class Emulator:
             state: Shape (B, W).
             name: The variable.
             compartments: Ids, shape (K,).
-            values: A number, or an array that broadcasts to (B, K).
+            values: A number, or an array that broadcasts to (B, K); whole numbers.
+
+        Raises:
+            ValueError: If there is no such variable or compartment, or a register cannot hold a value.
         """
-        if name not in VARIABLES:
-            raise ValueError(f"name must be one of {VARIABLES}, got {name!r}")
+        check_state(self.layout, state)
+        columns = self._columns(name, compartments)
+        try:
+            new = np.broadcast_to(whole_numbers("values", values), (len(state), columns.size))
+        except ValueError as error:
+            raise ValueError(
+                f"values of {name!r} must be whole numbers for {columns.size} compartments: {error}"
+            ) from None
+        low, high = self._range(name, columns)
+        if np.any(outside := (new < low) | (new > high)):
+            where = int(np.argmax(outside.any(axis=0)))
+            raise ValueError(
+                f"{name!r} of compartment {columns[where]} must be within [{low[where]}, {high[where]}], "
+                f"got {new[outside][0]}"
+            )
         state = state.copy()
-        state[:, self.layout.start(name) + np.asarray(compartments)] = values
+        state[:, self.layout.start(name) + columns] = new
         return state
 
     def read(self, state: np.ndarray, name: str) -> np.ndarray:
         """Return a variable of all compartments, a view of the state, shape (B, C)."""
-        if name not in VARIABLES:
-            raise ValueError(f"name must be one of {VARIABLES}, got {name!r}")
+        check_state(self.layout, state)
+        self._columns(name, ())
         start = self.layout.start(name)
         return state[:, start : start + self.layout.n]
+
+    def _columns(self, name: str, compartments: npt.ArrayLike) -> np.ndarray:
+        """Return compartments as an array of ids, shape (K,), if they and the variable exist."""
+        if name not in VARIABLES:
+            raise ValueError(f"name must be one of {VARIABLES}, got {name!r}")
+        return _ids("compartments", compartments, self.layout.n)
+
+    def _range(self, name: str, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest value that a variable of these compartments can have, each shape (K,)."""
+        profile = self.program.arithmetic
+        model = self.program.compartments.model[columns]
+        low, high = {
+            "u": (-(2**profile.u_bits), 2**profile.u_bits - (profile.u_wrap == "twos_complement")),
+            "v": (-(2**23), 2**23 - 1) if profile.v_max_values else (-EMULATOR_MAX, EMULATOR_MAX),
+            "a": (-EMULATOR_MAX, EMULATOR_MAX),
+            "r": (0, MAX_REFRACTORY - 1),
+            "z": (0, 1),
+        }[name]
+        if name == "r":  # slayer_alif keeps its refractory term there
+            alif = model == MODELS.index("slayer_alif")
+            return np.where(alif, -EMULATOR_MAX, low), np.where(alif, EMULATOR_MAX, high)
+        return np.full(columns.size, low), np.full(columns.size, high)
 
     def weights(self, projection: int) -> np.ndarray:
         """Return the mantissas that a projection has now, shape (Q, P)."""
@@ -217,7 +304,7 @@ class Emulator:
         p = self.program.projections[projection]
         if not p.plastic:
             raise ValueError(f"Projection {p.name!r} is not plastic")
-        columns = np.arange(p.pre.size) if pre is None else np.asarray(pre)
+        columns = np.arange(p.pre.size) if pre is None else _ids("pre", pre, p.pre.size)
         new = np.asarray(weights)
         if new.shape != (p.post.size, columns.size):
             raise ValueError(f"weights must have shape {(p.post.size, columns.size)}, got {new.shape}")
@@ -241,31 +328,37 @@ class Emulator:
     def counts(self) -> Counts:
         """What happened since :meth:`reset_counts`, a snapshot."""
         n_inputs, to = self.program.n_inputs, self._routes
-        of_inputs, of_compartments = self._spikes[:n_inputs], self._spikes[n_inputs:]
+        counters, spikes = self._sums()
+        of_inputs, of_compartments = spikes[:n_inputs], spikes[n_inputs:]
         return Counts(
-            n_ticks=int(self._counters[k.TICKS]),
-            spikes=of_compartments.copy(),
-            input_spikes=of_inputs.copy(),
-            synaptic_ops=int(self._spikes @ to.synapses),
-            updates=int(self._counters[k.UPDATES]),
+            n_ticks=int(counters[k.TICKS]),
+            spikes=of_compartments,
+            input_spikes=of_inputs,
+            synaptic_ops=int(spikes @ to.synapses),
+            updates=int(counters[k.UPDATES]),
             packets=int(of_compartments @ to.cores[n_inputs:]),
             input_packets=int(of_inputs @ to.cores[:n_inputs]),
             hops_x=int(of_compartments @ to.hops_x),
             hops_y=int(of_compartments @ to.hops_y),
-            overflows=dict(zip(OVERFLOWS, self._counters[: len(OVERFLOWS)].tolist(), strict=True)),
+            overflows=dict(zip(OVERFLOWS, counters[: len(OVERFLOWS)].tolist(), strict=True)),
         )
 
     def reset_counts(self) -> None:
         """Set all counts to zero."""
-        self._counters[:] = 0
-        self._spikes[:] = 0
+        for work in self._all_work:
+            work.counters[:] = 0
+            work.spikes[:] = 0
+        self.overflowed = False
 
 
-def _integers(name: str, values: npt.ArrayLike) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "iub":
-        raise ValueError(f"{name} must be integers, got {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.int32)
+def _ids(name: str, values: npt.ArrayLike, n: int) -> np.ndarray:
+    """Return ids from 0 to n - 1 as int64 of shape (K,), or raise ``ValueError``."""
+    ids = np.asarray(values)
+    if ids.size == 0:
+        return np.zeros(0, np.int64)
+    if ids.ndim > 1 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n:
+        raise ValueError(f"{name} must be ids within [0, {n - 1}], shape (K,), got {shortened(values)}")
+    return np.atleast_1d(ids).astype(np.int64)
 
 
 def _options(program: Program, slots: int) -> np.ndarray:
@@ -294,7 +387,7 @@ def _constants(program: Program) -> np.ndarray:
     for row, decay in ((k.KEEP_U, c.decay_u), (k.KEEP_V, c.decay_v), (k.KEEP_A, c.decay_a), (k.KEEP_R, c.decay_r)):
         rows[row] = 4096 - decay
     rows[k.V_TH] = np.where(c.fires, c.v_th, _NEVER)
-    rows[k.SILENT], rows[k.V_MIN], rows[k.V_MAX] = c.refractory - 1, c.v_min, c.v_max
+    rows[k.SILENT], rows[k.V_MIN], rows[k.V_MAX] = c.refractory - 1, c.v_min, program.highest_v
     rows[k.STEP_A], rows[k.SUBTRACT], rows[k.NOISY] = c.step_a, c.subtract, c.noise
     return rows
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,7 +17,8 @@ from spikeloop.hardware.interpreter import Interpreter
 from spikeloop.hardware.layout import layout_of
 from spikeloop.hardware.lowering import APPROXIMATIONS
 from spikeloop.hardware.program import PARTS, Program
-from spikeloop.hardware.quantize import MAX_BIAS, quantize_bias
+from spikeloop.hardware.quantize import MAX_BIAS, QuantizationCost, quantize_bias
+from spikeloop.hardware.worst_case import largest_payload
 from spikeloop.spiking.encoding import encode, new_keys
 from spikeloop.spiking.network import HOST_PARTS, ActionHead, Encoder, Readout
 from spikeloop.spiking.observation import FrameStack, ObservationPart, Preprocessor, flatten, n_frames, preprocess
@@ -25,6 +29,7 @@ from spikeloop.spiking.storage import load_parts, save_parts
 FORMAT_VERSION = 2
 KIND = "spikeloop.deployment"
 INPUTS = ("bias", "spikes", "graded")
+_LARGEST = 1e30  # an infinite input is computed with as this: as good as infinite, and its multiples are numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +131,7 @@ class Deployment:
         host: What stays beside it.
         approximations: Names of what the chip does otherwise than the network says, beside rounding.
         metadata: Free text pairs, those of the network among them.
+        quantization: What the weights of each projection lost; empty in files of before it was kept.
 
     Raises:
         ValueError: If program and host do not fit together.
@@ -135,6 +141,7 @@ class Deployment:
     host: Host
     approximations: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    quantization: tuple[QuantizationCost, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
@@ -166,7 +173,7 @@ class Deployment:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid deployment.
             FileNotFoundError: If there is no such file.
         """
-        deployment = load_parts(path, KIND, FORMAT_VERSION, (*PARTS, Deployment, Host, *HOST_PARTS))
+        deployment = load_parts(path, KIND, FORMAT_VERSION, (*PARTS, Deployment, Host, *HOST_PARTS, QuantizationCost))
         if not isinstance(deployment, Deployment):
             raise ValueError(f"{path} does not describe a deployment")
         return deployment
@@ -174,6 +181,9 @@ class Deployment:
 
 class DeployedPolicy:
     """Steps a deployment as SB3's policies are stepped. State is a value: it is handed in and returned, never kept.
+
+    Several threads may step one policy at once. A copy or pickle is a policy of its own, with the counts of then.
+    What leaves its range on the chip or on the way to it is counted, and warned of once.
 
     Args:
         deployment: The compiled network.
@@ -184,6 +194,8 @@ class DeployedPolicy:
         engine: What runs the program; its ``counts`` tell what happened.
         n_steps: Pairs of environment and env step so far.
         clipped_biases: How many currents exceeded what a bias can hold, and were written as the largest.
+        clipped_payloads: How many inputs exceeded the largest payload with which no sum of the chip can wrap; the input
+            was sent scaled down to it, all channels alike.
     """
 
     def __init__(self, deployment: Deployment, rng: np.random.Generator | None = None, interpreted: bool = False):
@@ -191,7 +203,9 @@ class DeployedPolicy:
         self.rng = rng if rng is not None else np.random.default_rng(0)
         program, host = deployment.program, deployment.host
         self.engine: Any = Interpreter(program) if interpreted else Emulator(program)
-        self.n_steps = self.clipped_biases = 0
+        self.n_steps = self.clipped_biases = self.clipped_payloads = 0
+        self._lock, self._told = threading.Lock(), False
+        self._largest_payload = largest_payload(program) if host.input == "graded" else 1
         self._n_frames = n_frames(host.preprocessing)
         self._b_out = host.readout.b_out.astype(np.float64)
         layout = layout_of(program)
@@ -208,6 +222,19 @@ class DeployedPolicy:
             self._targets = slice(host.first_target, host.first_target + len(host.bias))
         self._rest = self.engine.initial_state(1)  # no compiled network has noise: rest is the same for all
         self._note_state = StatelessWarning("policy")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: all but the lock."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a policy of the same deployment, random stream and counts."""
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def __copy__(self) -> DeployedPolicy:
+        """Return a policy of its own, as ``copy.deepcopy`` does."""
+        return copy.deepcopy(self)
 
     def initial_state(self, n_envs: int = 1) -> State:
         """Return the resting state of ``n_envs`` chips and encoders."""
@@ -264,53 +291,110 @@ class DeployedPolicy:
             The output values, shape (B, n_outputs), float64, and the new state.
 
         Raises:
-            ValueError: If a shape is wrong.
+            ValueError: If a shape is wrong, an observation is no number, or the state is not of this policy.
         """
+        obs = np.asarray(obs)
+        n_obs = self.deployment.host.n_obs
+        if obs.ndim != 2 or obs.shape[1] != n_obs or not len(obs):
+            raise ValueError(f"observations must have {n_obs} values, got shape {obs.shape}")
+        if obs.dtype.kind not in "fiub":
+            raise ValueError(f"observations must be numbers, got {obs.dtype}")
         host, n_batch = self.deployment.host, len(obs)
-        if obs.ndim != 2 or obs.shape[1] != host.n_obs:
-            raise ValueError(f"observations must have {host.n_obs} values, got shape {obs.shape}")
-        state = self.initial_state(n_batch) if state is None else State(*state)
-        n_rows, width = host.memory_shape
-        if len(state.chip) != n_batch or state.memory.shape != (n_rows, n_batch, width):
-            raise ValueError(f"state must be that of {n_batch} environments, got {len(state.chip)}")
+        state = self.initial_state(n_batch) if state is None else self._checked(state, n_batch)
         chip, trace = state.chip, state.trace
-        starts = None if episode_start is None else np.reshape(episode_start, (n_batch,)) != 0
-        if starts is not None and starts.any():
-            chip = np.where(starts[:, None], self._rest, chip)
-            trace = np.where(starts[:, None], 0.0, trace)
+        starts = None
+        if episode_start is not None:
+            starts = np.asarray(episode_start)
+            if starts.size != n_batch or starts.dtype.kind not in "biuf":
+                raise ValueError(f"episode_start must have shape ({n_batch},), got {starts.dtype} {starts.shape}")
+            starts = starts.reshape(n_batch) != 0
+            if starts.any():
+                chip = np.where(starts[:, None], self._rest, chip)
+                trace = np.where(starts[:, None], 0.0, trace)
         if self._clears:
             chip = chip.copy()
             chip[:, self._read_v] = 0
-        self.n_steps += n_batch
-        x, memory = self._encode(obs, state.memory, starts)
-        inputs, bias = self._to_chip(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isnan(obs.sum()):
+                _refuse_nan(obs)
+            x, memory = self._encode(obs, state.memory, starts)
+            inputs, bias = self._to_chip(x)
         if host.reads_spikes:
             values, chip, trace = self._run_and_read_spikes(chip, inputs, bias, trace)
         else:
             v, chip = self.engine.run(chip, host.n_ticks, inputs, bias)[:2]
             values = self._read(v)
+        with self._lock:
+            self.n_steps += n_batch
+        if self.engine.overflowed and not self._told:
+            self._tell("on the chip")
         return values, State(chip, memory, trace)
+
+    def _checked(self, state: State, n_batch: int) -> State:
+        """Return a state as one, if it is of this policy and of so many environments; the emulator checks its own."""
+        n_rows, width = self.deployment.host.memory_shape
+        shapes = ((n_batch, self._rest.shape[1]), (n_rows, n_batch, width), (n_batch, self._n_read))
+        if not (isinstance(state, tuple) and tuple(np.shape(part) for part in state) == shapes):
+            found = tuple(np.shape(part) for part in state) if isinstance(state, tuple) else type(state).__name__
+            raise ValueError(
+                f"state must be that of {n_batch} environments, with parts of shapes {shapes}, got {found}"
+            )
+        return State(*state)
 
     def _encode(self, obs: np.ndarray, memory: np.ndarray, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the encoder's output, (B, n_channels) or (n_ticks, B, n_channels), and its memory."""
         host = self.deployment.host
         by_step = None if starts is None else starts[None]
         seen, frames = preprocess(host.preprocessing, obs[None], memory[: self._n_frames], by_step)
+        if host.encoder.kind == "direct":  # what is infinite may saturate on the way to the chip
+            return seen[0].astype(np.float32), frames
         x, level = encode(host.encoder, seen, memory[self._n_frames :], by_step, host.n_ticks, host.dt)
-        return x[0], np.concatenate([frames, level])
+        return x[0], np.concatenate([frames, level]) if self._n_frames else level
+
+    def _tell(self, where: str) -> None:
+        """Warn, the first time, that values have left their range."""
+        with self._lock:
+            first, self._told = not self._told, True
+        if first:
+            warnings.warn(
+                f"values left their range {where}, so the chip may do otherwise than the network; they are "
+                "counted in report(policy).overflows. Calibrate with observations as large as those of the task",
+                stacklevel=4,
+            )
 
     def _to_chip(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return what goes to the chip for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C)."""
         host, program = self.deployment.host, self.deployment.program
-        if host.input == "bias":
-            current = x @ self._w + self._b
-            if abs(current).max() > MAX_BIAS:
-                self.clipped_biases += int((abs(current) > MAX_BIAS).sum())
-            bias = np.repeat(program.compartments.bias[None], len(x), axis=0)
-            bias[:, self._targets] = quantize_bias(current)
-            return None, bias
-        sent = np.rint(x * host.input_scale).astype(np.int32)
-        return (np.repeat(sent[None], host.n_ticks, axis=0) if host.input == "graded" else sent), None
+        if host.input == "spikes":
+            return x.astype(np.int32), None
+        if host.input == "graded":
+            sent = np.rint(self._payloads(x)).astype(np.int32)
+            return np.repeat(sent[None], host.n_ticks, axis=0), None
+        current = x @ self._w + self._b
+        if not abs(current).max() <= MAX_BIAS:
+            current = np.clip(x, -_LARGEST, _LARGEST) @ self._w + self._b
+            self._count("clipped_biases", int((abs(current) > MAX_BIAS).sum()))
+        bias = np.repeat(program.compartments.bias[None], len(x), axis=0)
+        bias[:, self._targets] = quantize_bias(current)
+        return None, bias
+
+    def _payloads(self, x: np.ndarray) -> np.ndarray:
+        """Return inputs in units of payloads, (B, n_channels), scaled down per environment where one is too large.
+
+        All channels are scaled alike: of currents far beyond the threshold only the signs count, and those stay.
+        """
+        sent, limit = x * np.float64(self.deployment.host.input_scale), self._largest_payload
+        if abs(sent).max() <= limit:
+            return sent
+        sent = np.clip(sent, -_LARGEST, _LARGEST)
+        self._count("clipped_payloads", int((abs(sent) > limit).sum()))
+        return sent * np.minimum(1.0, limit / np.maximum(abs(sent).max(axis=1, keepdims=True), 1.0))
+
+    def _count(self, name: str, n: int) -> None:
+        with self._lock:
+            setattr(self, name, getattr(self, name) + n)
+        if n and not self._told:
+            self._tell("on the way to the chip")
 
     def _read(self, v: np.ndarray) -> np.ndarray:
         """Return the output values, (B, O), of what the readout compartments held, (n_ticks, B, O)."""
@@ -350,3 +434,10 @@ class DeployedPolicy:
     def load(path: str | os.PathLike[str], rng: np.random.Generator | None = None) -> DeployedPolicy:
         """Read a deployment and return the policy that steps it; errors as in :meth:`Deployment.load`."""
         return DeployedPolicy(Deployment.load(path), rng)
+
+
+def _refuse_nan(obs: np.ndarray) -> None:
+    """Raise ``ValueError`` where an observation, shape (B, n_obs), is no number."""
+    if np.isnan(obs).any():
+        env, i = np.argwhere(np.isnan(obs))[0].tolist()
+        raise ValueError(f"observation must hold numbers, got nan as value {i} of environment {env}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spikeloop.hardware.chip import EMULATOR_BITS, EMULATOR_MAX, Profile
 from spikeloop.hardware.fixed_point import synaptic_input
-from spikeloop.hardware.layout import VARIABLES, layout_of
+from spikeloop.hardware.layout import VARIABLES, Layout, check_state, layout_of
 from spikeloop.hardware.program import MODELS, Program
 
 OVERFLOWS = ("input", "u", "v input", "v above", "v below", "adaptation")
@@ -74,6 +75,7 @@ class Interpreter:
         self.updates = 0
         c = program.compartments
         self._c = {name: getattr(c, name).tolist() for name in c.__dataclass_fields__}
+        self._c["v_max"] = program.highest_v.tolist()
         self._children: list[list[int]] = [[] for _ in range(c.n)]
         for i, parent in enumerate(self._c["parent"]):
             if parent >= 0:
@@ -90,6 +92,11 @@ class Interpreter:
                         delay = 0 if p.delays is None else int(p.delays[j, k])
                         row.append((i, delay, post, int(actual[j, k])))
 
+    @property
+    def overflowed(self) -> bool:
+        """Whether a value has left its range."""
+        return any(self.overflows.values())
+
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state of ``n_envs`` chips, shape (n_envs, W)."""
         return resting_state(self.program, n_envs, self._rng)
@@ -98,6 +105,7 @@ class Interpreter:
         self, state: np.ndarray, n_ticks: int, inputs: np.ndarray | None = None, bias: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Run for some ticks; arguments and results are those of ``Emulator.run``."""
+        inputs, bias = check_run(self.program, self.layout, state, n_ticks, inputs, bias)
         state = state.copy()
         outputs = np.zeros((n_ticks, len(state), self.program.outputs.size), np.int32)
         for b, row in enumerate(state):
@@ -215,6 +223,46 @@ class Interpreter:
         if s["z"][i]:
             s["r"][i] = self._clip("adaptation", s["r"][i] + 2 * th, -EMULATOR_MAX, EMULATOR_MAX)
             s["a"][i] = self._clip("adaptation", s["a"][i] + c["step_a"][i], -EMULATOR_MAX, EMULATOR_MAX)
+
+
+def check_run(
+    program: Program,
+    layout: Layout,
+    state: np.ndarray,
+    n_ticks: int,
+    inputs: npt.ArrayLike | None,
+    bias: npt.ArrayLike | None,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return inputs and biases as int32 arrays in C order, if a program in this state can run for so long with them.
+
+    Raises:
+        ValueError: If not, naming the argument.
+    """
+    check_state(layout, state)
+    if isinstance(n_ticks, bool) or not isinstance(n_ticks, (int, np.integer)) or n_ticks < 0:
+        raise ValueError(f"n_ticks must be an integer >= 0, got {n_ticks!r}")
+    if inputs is not None:
+        inputs = _int32("inputs", inputs, (n_ticks, len(state), program.n_inputs))
+    if bias is not None:
+        bias = _int32("bias", bias, (len(state), program.compartments.n))
+    return inputs, bias
+
+
+def _int32(name: str, values: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    array = whole_numbers(name, values)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if array.dtype != np.int32 and array.size and max(-int(array.min()) - 1, int(array.max())) >= 2**31:
+        raise ValueError(f"{name} must hold integers of 32 bits, found {array.min()} to {array.max()}")
+    return np.ascontiguousarray(array, np.int32)
+
+
+def whole_numbers(name: str, values: npt.ArrayLike) -> np.ndarray:
+    """Return values as an array of integers, or raise ``ValueError`` naming them."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iub":
+        raise ValueError(f"{name} must be integers, got {array.dtype}")
+    return array
 
 
 def resting_state(program: Program, n_envs: int, rng: np.random.Generator | None) -> np.ndarray:

@@ -26,7 +26,7 @@ START, STOP, MODEL, HAS_SILENT, CHILDREN_FROM, CHILDREN_TO, IS_PARENT = range(7)
 # Counters; the first six in the order of interpreter.OVERFLOWS.
 INPUT, U, V_INPUT, V_ABOVE, V_BELOW, ADAPTATION, UPDATES, TICKS = range(8)
 N_COUNTERS = 8
-OK, BAD_PAYLOAD, BAD_BIAS = range(3)
+OK, OVERFLOWED, BAD_PAYLOAD, BAD_BIAS, BAD_STATE = range(5)
 _NO_NOISE, _CURRENT, _MEMBRANE = range(3)
 _CUBA, _ALIF, _LSNN = range(3)
 _MOST = np.int32(2**28 - 1)  # chip.EMULATOR_MAX
@@ -337,18 +337,33 @@ def _only_spikes(inputs):
 
 
 @kernel
+def _state_fits(state, n, slots):
+    """Return whether every row reads a slot that exists and its spikes are 0 or 1: both are used as indices."""
+    for b in range(state.shape[0]):
+        other = np.int32(0)
+        for i in range(3 + 4 * n, 3 + 5 * n):
+            other |= state[b, i] & ~1
+        if other or state[b, 0] < 0 or state[b, 0] >= slots:
+            return False
+    return True
+
+
+@kernel
 def run(
     state, n_ticks, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged,
     staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
 ):  # fmt: skip
     """Advance every row of ``state`` by ``n_ticks``, in place, and fill ``outputs``; return a status.
 
-    On a bad status nothing has changed.
+    The status is ``OVERFLOWED`` as soon as the counters hold a value that left its range. On a bad status nothing has
+    changed.
     """
     if new_bias and not _bias_fits(bias):
         return BAD_BIAS
     if not options[GRADED] and not _only_spikes(inputs):
         return BAD_PAYLOAD
+    if not _state_fits(state, options[N], options[SLOTS]):
+        return BAD_STATE
     n, n_inputs, slots, late_reset = options[N], options[N_INPUTS], options[SLOTS], options[LATE_RESET] != 0
     keep_u, keep_v, v_th, silent = constants[KEEP_U], constants[KEEP_V], constants[V_TH], constants[SILENT]
     v_min, v_max, keep_a, step_a = constants[V_MIN], constants[V_MAX], constants[KEEP_A], constants[STEP_A]
@@ -431,4 +446,7 @@ def run(
             slot = slot + 1 if slot + 1 < slots else 0
         state[b, 0] = slot
     counters[TICKS] += n_ticks * state.shape[0]
+    for c in range(UPDATES):
+        if counters[c]:
+            return OVERFLOWED
     return OK

@@ -54,3 +54,12 @@ def layout_of(program: Program) -> Layout:
                 staged[i, delay] = n_sums
                 n_sums += p.post.size
     return Layout(n, slots, staged, 3 + (len(VARIABLES) + slots) * n + n_sums)
+
+
+def check_state(layout: Layout, state: np.ndarray) -> None:
+    """Raise ``ValueError`` unless the state is one of this layout, int32 of shape (B, W)."""
+    if not (
+        isinstance(state, np.ndarray) and state.ndim == 2 and state.shape[1] == layout.width and state.dtype == np.int32
+    ):
+        found = f"{state.dtype} {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
+        raise ValueError(f"state must be int32 of shape (B, {layout.width}), got {found}")

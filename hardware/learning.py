@@ -14,6 +14,7 @@ not zero, unless the rule has a product that needs none of them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,19 @@ class Learner:
         for name, values in (("t", tags), ("d", delays)):
             if values is not None:
                 self.write(name, values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: all but the kernel, which was written for this process."""
+        return {name: value for name, value in vars(self).items() if name != "kernel"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a learner of the same rule and state."""
+        self.__dict__.update(state)
+        self.kernel = compiled(self.source)
+
+    def __copy__(self) -> Learner:
+        """Return a learner of its own, as ``copy.deepcopy`` does: its arrays are its state."""
+        return copy.deepcopy(self)
 
     @classmethod
     def for_projection(cls, rule: LearningRule, projection: Projection, **options: Any) -> Learner:

@@ -20,6 +20,7 @@ emulator are the same numbers. Weights are 8 bits, ``residue`` gives each four m
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -120,6 +121,19 @@ class ChipWinnerTakeAll:
             r1_scale=float(r1_scale),
         )
         self.program.check_limits()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: all but the kernels, and the engines, which are the learners' arrays."""
+        return {name: value for name, value in vars(self).items() if name not in ("_learn", "_engines")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a network with the same weights, tags, traces and random streams."""
+        self.__dict__.update(state)
+        self._engines = _engine(self.actor), _engine(self.critic)
+
+    def __copy__(self) -> ChipWinnerTakeAll:
+        """Return a network of its own, as ``copy.deepcopy`` does: its arrays are its state."""
+        return copy.deepcopy(self)
 
     @cached_property
     def _learn(self) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.hardware.chip import CHIPS, EMULATOR_MAX, MAX_DELAY, PROFILES, Chip, Profile
+from spikeloop.hardware.chip import CHIPS, EMULATOR_MAX, MAX_REFRACTORY, MAX_V_TH, PROFILES, Chip, Profile
 from spikeloop.hardware.fixed_point import bias_fits, weight_range, weight_step
 from spikeloop.spiking.storage import load_parts, save_parts
 
@@ -18,6 +18,15 @@ FORMAT_VERSION = 1
 MODELS = ("cuba", "slayer_alif", "lsnn")
 SIGN_MODES = ("mixed", "excitatory", "inhibitory")
 NOISE_AT = ("current", "membrane")
+
+
+def shortened(values: Any) -> str:
+    """Return how values are written in a message: the first and the last of many, with their number."""
+    array = np.asarray(values)
+    if array.size <= 12:
+        return repr(values.tolist() if isinstance(values, np.ndarray) else values)
+    ends = ", ".join(str(x) for x in array.flat[:3]), ", ".join(str(x) for x in array.flat[-3:])
+    return f"[{ends[0]}, ..., {ends[1]}] ({array.size} values)"
 
 
 def _array(owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> np.ndarray:
@@ -28,9 +37,9 @@ def _array(owner: str, name: str, value: Any, shape: tuple[int | None, ...], dty
         info = np.iinfo(dtype)
         inside = array.size == 0 or bool(np.all((array >= info.min) & (array <= info.max)))
     except (TypeError, ValueError):
-        raise ValueError(f"{owner}.{name} must be an array of integers, got {value!r}") from None
+        raise ValueError(f"{owner}.{name} must be an array of integers, got {shortened(value)}") from None
     if not (whole and inside):
-        raise ValueError(f"{owner}.{name} must hold whole numbers that fit {np.dtype(dtype)}, got {value!r}")
+        raise ValueError(f"{owner}.{name} must hold whole numbers that fit {np.dtype(dtype)}, got {shortened(value)}")
     fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
     if not fits:
         wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
@@ -82,7 +91,8 @@ class Compartments:
         step_a: What a spike adds to the adaptation, in units of v.
         decay_r: Decay of the refractory term of ``slayer_alif``, 0 to 4096.
         subtract: 1 where a spike takes ``v_th`` off v instead of clearing it; only with model ``lsnn``.
-        fires: 0 where the compartment never spikes.
+        fires: 0 where the compartment never spikes. Where v has registers for its bounds, such a compartment has the
+            largest threshold there is, and v is kept at or below it.
         noise: 1 where the core's noise is added.
         core: The core it is placed on.
 
@@ -120,13 +130,13 @@ class Compartments:
         _within(me, "decay_u", self.decay_u, 0, 4097)
         for name in ("decay_v", "decay_a", "decay_r"):
             _within(me, name, getattr(self, name), 0, 4096)
-        _within(me, "v_th", self.v_th, 0, 131071 * 64)
+        _within(me, "v_th", self.v_th, 0, MAX_V_TH)
         if np.any(self.v_th % 64):
             raise ValueError(f"Compartments.v_th must be multiples of 64, found {self.v_th[self.v_th % 64 != 0][0]}")
         if not np.all(bias_fits(self.bias)):
             bad = self.bias[~bias_fits(self.bias)][0]
             raise ValueError(f"Compartments.bias must be a 13-bit mantissa times 2^0..2^7, found {bad}")
-        _within(me, "refractory", self.refractory, 1, 64)
+        _within(me, "refractory", self.refractory, 1, MAX_REFRACTORY)
         _within(me, "v_min", self.v_min, -EMULATOR_MAX, 0)
         _within(me, "v_max", self.v_max, 1, EMULATOR_MAX)
         _within(me, "step_a", self.step_a, -(2**23), 2**23)
@@ -191,10 +201,10 @@ class Projection:
         pre: Sources, shape (P,), each at most once.
         post: Target compartments, shape (Q,), each at most once.
         weights: Mantissas as the chip stores them, shape (Q, P): multiples of ``2^(8 - bits)``, twice that if mixed.
-        exponent: wgtExp, -8..7, of all synapses.
-        bits: Bits of a weight, 1..6 or 8 (7 does not exist); in mode ``mixed`` one of them is the sign.
+        exponent: wgtExp, -8..7, of all synapses; the program's profile may have fewer.
+        bits: Bits of a weight, 1..8 (7 exists in profile ``lava`` only); in mode ``mixed`` one of them is the sign.
         sign_mode: ``"mixed"``, ``"excitatory"`` or ``"inhibitory"``.
-        delays: Ticks beyond the one that every spike takes, shape (Q, P), 0..62; None for none.
+        delays: Ticks beyond the one that every spike takes, shape (Q, P), 0..62, in profile ``lava`` 63; None for none.
         plastic: Whether the weights may be changed while running; any mantissa in range may then occur.
 
     Raises:
@@ -219,17 +229,17 @@ class Projection:
         weights = _array(me, "weights", self.weights, (post.size, pre.size), np.int16)
         for name, array in (("pre", pre), ("post", post)):
             if array.size == 0 or np.unique(array).size < array.size or array.min() < 0:
-                raise ValueError(f"{me}.{name} must hold at least one id >= 0, each once, got {array}")
+                raise ValueError(f"{me}.{name} must hold at least one id >= 0, each once, got {shortened(array)}")
         if self.sign_mode not in SIGN_MODES:
             raise ValueError(f"{me}.sign_mode must be one of {SIGN_MODES}, got {self.sign_mode!r}")
-        if self.bits not in (1, 2, 3, 4, 5, 6, 8):
-            raise ValueError(f"{me}.bits must be 1 to 6 or 8, got {self.bits!r}")
+        if self.bits not in range(1, 9):
+            raise ValueError(f"{me}.bits must be 1 to 8, got {self.bits!r}")
         if not (isinstance(self.exponent, (int, np.integer)) and -8 <= self.exponent <= 7):
             raise ValueError(f"{me}.exponent must be an integer within [-8, 7], got {self.exponent!r}")
         self.check_weights(weights)
         if self.delays is not None:
             delays = _array(me, "delays", self.delays, weights.shape, np.uint8)
-            _within(me, "delays", delays, 0, MAX_DELAY)
+            _within(me, "delays", delays, 0, max(profile.max_delay for profile in PROFILES.values()))
             object.__setattr__(self, "delays", delays)
         for name, array in (("pre", pre), ("post", post), ("weights", weights)):
             object.__setattr__(self, name, array)
@@ -338,6 +348,28 @@ class Program:
             if allowed and not np.all(np.isin(values, allowed)):
                 bad = values[~np.isin(values, allowed)][0]
                 raise ValueError(f"Compartments.{name} must be a value the register has, {allowed}, found {bad}")
+        if c.refractory.max() > profile.max_refractory:
+            where = self.group_of(int(c.refractory.argmax()))
+            raise ValueError(
+                f"Compartments.refractory must be at most {profile.max_refractory} in profile {profile.name!r}, "
+                f"found {c.refractory.max()} in {where}"
+            )
+        for p in self.projections:
+            self._check_synapses(p, profile)
+
+    def _check_synapses(self, p: Projection, profile: Profile) -> None:
+        """Refuse exponents, delays and bits of weights that the profile does not have."""
+        low, high = profile.exponents
+        delay = 0 if p.delays is None else int(p.delays.max())
+        for name, value, fits, allowed in (
+            ("exponent", p.exponent, low <= p.exponent <= high, f"within [{low}, {high}]"),
+            ("delays", delay, delay <= profile.max_delay, f"within [0, {profile.max_delay}]"),
+            ("bits", p.bits, p.bits in profile.weight_bits, f"one of {profile.weight_bits}"),
+        ):
+            if not fits:
+                raise ValueError(
+                    f"Projection {p.name!r}.{name} must be {allowed} in profile {profile.name!r}, found {value}"
+                )
 
     @property
     def chip_spec(self) -> Chip:
@@ -349,6 +381,13 @@ class Program:
         """The arithmetic profile."""
         profile = PROFILES[self.profile]
         return profile if self.input_latency is None else replace(profile, input_latency=self.input_latency)
+
+    @property
+    def highest_v(self) -> np.ndarray:
+        """The v at which each compartment saturates, shape (C,)."""
+        c = self.compartments
+        silent = (c.fires == 0) & bool(self.arithmetic.v_max_values)
+        return np.where(silent, np.minimum(c.v_max, MAX_V_TH), c.v_max)
 
     def group_of(self, compartment: int) -> str:
         """Return the name of the group that holds a compartment, or ``compartment N``."""

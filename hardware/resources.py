@@ -149,9 +149,11 @@ def check_limits(program: Program) -> None:
         }
         for limit, (need, most) in needs.items():
             if most is not None and need > most:
-                here = sorted({program.group_of(i) for i in np.flatnonzero(c.core == one.core).tolist()})
+                here = list(dict.fromkeys(program.group_of(i) for i in np.flatnonzero(c.core == one.core).tolist()))
+                more = f" and {len(here) - 3} more" if len(here) > 3 else ""
                 raise ValueError(
-                    f"a core of {chip.name} has {most} {limit}; core {one.core} needs {need} for {', '.join(here)}"
+                    f"a core of {chip.name} has {most} {limit}; core {one.core} needs {need} for "
+                    f"{', '.join(here[:3])}{more}"
                 )
         _check_offsets(program, one.core)
 

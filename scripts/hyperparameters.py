@@ -135,7 +135,8 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
 
     Spikes take a tick to the next layer, and there are ticks enough for them to reach the readout. Unless the settings
     say otherwise, a spike clears the membrane and adaptation is a slow negative current, scaled so that a steady one
-    pulls the membrane as far as the threshold would have risen: the forms that take fewest compartments.
+    pulls the membrane as far as the threshold would have risen: the forms that take fewest compartments. A membrane
+    that a spike clears is held at 0 while its neuron is refractory.
 
     Raises:
         ValueError: If the policy has no spiking actor.
@@ -150,6 +151,8 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
         beta = kwargs.get("beta", defaults["beta"].default)
         kwargs |= {"adaptation": "ahp", "beta": float(beta * (1 - decay(typical, kwargs.get("dt", 1.0))))}
     kwargs.setdefault("reset", "zero")
+    if kwargs["reset"] == "zero" and kwargs.get("refractory", 0):
+        kwargs["hold"] = True
     kwargs["latency"] = 1
     n_neurons = kwargs.get("n_neurons", (1,))
     n_layers = len(n_neurons) if isinstance(n_neurons, (list, tuple)) else 1  # the policy refuses what is no list

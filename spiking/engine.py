@@ -93,7 +93,7 @@ def constants(
         row=n_memory + len(LAYER_ROWS) * layer,
         reset_zero=neurons.reset == "zero",
         ahp=neurons.adaptation == "ahp",
-        refractory=bool(np.any(neurons.refractory)),
+        refractory=int(np.any(neurons.refractory)) * (1 + neurons.hold),
         surrogate=surrogate.code,
         latency=timing.latency,
         count=timing.count_spikes,

@@ -35,11 +35,12 @@ PANEL_VECTORS = 2 if _HAS_AVX512 else 1
 GROUP = 8  # sequences that go backward together
 DENSE_RATE = 0.31  # above it a dense product beats the scatter into the recurrent gradient
 
-# What a forward pass writes beside spikes and readout: nothing; psi, and before each tick the membrane where reset
-# "zero" needs it, for the backward pass; the membrane after each tick, to look at.
+# What a forward pass writes beside spikes and readout: nothing; psi (-1 where the membrane is held), and before each
+# tick the membrane where reset "zero" needs it, for the backward pass; the membrane after each tick, to look at.
 KEEP_NOTHING, KEEP_TAPE, KEEP_MEMBRANE = 0, 1, 2
 
 CONSTANTS = ("alpha", "rho", "v_th", "beta", "refractory", "psi_scale", "psi_inverse_width", "kappa")
+# refractory: 0 none, 1 the membrane integrates meanwhile, 2 it is held at 0
 OPTIONS = ("n", "n_ticks", "row", "reset_zero", "ahp", "refractory", "surrogate", "latency", "count", "last", "held")
 
 
@@ -569,6 +570,7 @@ def _forward_rows(
     lanes = _lanes(constants)
     n, n_ticks, row, surrogate, latency = options[0], options[1], options[2], options[6], options[7]
     reset_zero, ahp, refractory = options[3] != 0, options[4] != 0, options[5] != 0
+    hold = options[5] == 2
     count, last, held = options[8] != 0, options[9] != 0, options[10] != 0
     width, n_batch, n_row = constants.shape[1], state.shape[1], state.shape[2]
     n_steps, n_x, n_inputs = start.shape[1], x.shape[1], x.shape[2]
@@ -576,6 +578,7 @@ def _forward_rows(
     dense, recurrent = n_inputs > 0, w_rec.shape[0] > 0
     number = constants.dtype.type
     zero, one, half_pi = _splat(number(0)), _splat(number(1)), _splat(number(np.pi / 2))
+    minus_one, free = _splat(number(-1)), one > zero
     fill = _splat(constants[7, 1])
     # rows of the scratch: the state, the current, a block of projected inputs
     v0, a0, z0, r0, y0, i0, proj0 = 0, width, 2 * width, 3 * width, 4 * width, 5 * width, 6 * width
@@ -646,6 +649,8 @@ def _forward_rows(
                     free = one > r  # r counts whole ticks
                     fired = fired & free
                     slope = _where(free, slope, zero)
+                    if hold:
+                        v = _where(free, v, zero)
                     _store(s, r0 + j, _where(fired, _load(constants, 4 * width + j), _where(free, zero, r - one)))
                 new_z = _where(fired, one, zero)
                 _store(s, v0 + j, v)
@@ -666,6 +671,8 @@ def _forward_rows(
                     else:
                         u = half_pi * u
                         slope = slope / _fma(u, u, one)
+                    if hold:
+                        slope = _where(free, slope, minus_one)
                     _store(psi, psi0 + j, slope)
                 bits = _bits(fired)
                 while bits != np.uint64(0):
@@ -784,7 +791,7 @@ def _backward_rows(
     """
     lanes = _lanes(constants)
     n, n_ticks, latency = options[0], options[1], options[7]
-    reset_zero, ahp = options[3] != 0, options[4] != 0
+    reset_zero, ahp, hold = options[3] != 0, options[4] != 0, options[5] == 2
     count, last, held = options[8] != 0, options[9] != 0, options[10] != 0
     width, n_steps, n_x, n_inputs = constants.shape[1], start.shape[1], x.shape[1], x.shape[2]
     n_t = n_steps * n_ticks
@@ -793,7 +800,7 @@ def _backward_rows(
     from_above, want_x, want_below = grad_z.shape[0] > 0, grad_x.shape[0] > 0, grad_below.shape[0] > 0
     below_width = w_in.shape[0] * w_in.shape[2]
     number = constants.dtype.type
-    one = _splat(number(1))
+    zero, one, minus_half = _splat(number(0)), _splat(number(1)), _splat(number(-0.5))
     fill = _splat(constants[7, 1])
     step_width = PANEL_VECTORS * lanes
     # rows of the scratch, GROUP of each: adjoints of v, a, z, y; gradient of the current, its sum over a step, spikes
@@ -836,8 +843,13 @@ def _backward_rows(
                             gz = gz + gy
                     if from_above:
                         gz = gz + _load(grad_z, row + j)
-                    through = gz * _load(psi, row + j)
-                    gv = _load(s, v0 + o + j) + through
+                    slope = _load(psi, row + j)
+                    gv = _load(s, v0 + o + j)
+                    if hold:
+                        free = slope > minus_half
+                        slope, gv = _where(free, slope, zero), _where(free, gv, zero)
+                    through = gz * slope
+                    gv = gv + through
                     beta = _load(constants, 3 * width + j)
                     if ahp:
                         through = gv

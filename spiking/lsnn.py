@@ -51,6 +51,7 @@ class LSNN(nn.Module):
         refractory: Ticks a neuron is silent after a spike.
         reset: ``"subtract"`` or ``"zero"``.
         adaptation: ``"threshold"`` or ``"ahp"``.
+        hold: Keep the membrane at 0 while a neuron is refractory; needs reset ``"zero"``.
         n_ticks: Ticks per env step.
         latency: Ticks a spike takes between layers and to the readout, 0 or 1.
         dt: Length of a tick in ms.
@@ -85,6 +86,7 @@ class LSNN(nn.Module):
         refractory: int = 0,
         reset: str = "subtract",
         adaptation: str = "threshold",
+        hold: bool = False,
         n_ticks: int = 1,
         latency: int = 0,
         dt: float = 1.0,
@@ -108,6 +110,7 @@ class LSNN(nn.Module):
         self.n_ticks, self.latency, self.dt = int(n_ticks), int(latency), float(dt)
         self.tau_out, self.count = float(tau_out), bool(count)
         self.recurrent, self.reset, self.adaptation = bool(recurrent), reset, adaptation
+        self.hold = hold
         self.surrogate, self.rate_coef, self.target_rate = surrogate, float(rate_coef), float(target_rate)
         self._encoder = encoder
         self.state_shape = packed_shape(encoder, self.n_neurons)
@@ -194,8 +197,9 @@ class LSNN(nn.Module):
         def array(name: str) -> np.ndarray:
             return getattr(self, f"{name}_{i}").detach().cpu().numpy()
 
-        values = {name: array(name) for name in ("tau_m", "v_th", "tau_a", "beta", "refractory")}
-        neurons = NeuronParameters(**values, reset=self.reset, adaptation=self.adaptation)  # type: ignore[arg-type]
+        values: dict[str, Any] = {"reset": self.reset, "adaptation": self.adaptation, "hold": self.hold}
+        values |= {name: array(name) for name in ("tau_m", "v_th", "tau_a", "beta", "refractory")}
+        neurons = NeuronParameters(**values)
         w_rec = None
         if self.recurrent:
             w_rec = array("w_rec") * (1 - np.eye(self.n_neurons[i], dtype=array("w_rec").dtype))
@@ -206,23 +210,27 @@ class LSNN(nn.Module):
         """Return a module that computes what ``network`` computes up to its readout trace.
 
         Args:
-            network: The network; its layers must agree in reset, adaptation and being recurrent or not.
+            network: The network; its layers must agree in reset, adaptation, hold and being recurrent or not.
             surrogate: Surrogate derivative for training.
             kwargs: ``learn_encoder``, ``rate_coef``, ``target_rate``.
 
         Raises:
             ValueError: If the layers disagree.
         """
-        kinds = {(layer.w_rec is not None, layer.neurons.reset, layer.neurons.adaptation) for layer in network.layers}
+        kinds = {
+            (layer.w_rec is not None, layer.neurons.reset, layer.neurons.adaptation, layer.neurons.hold)
+            for layer in network.layers
+        }
         if len(kinds) > 1:
-            raise ValueError(f"all layers must have the same (recurrent, reset, adaptation), got {sorted(kinds)}")
-        ((recurrent, reset, adaptation),) = kinds
+            raise ValueError(f"all layers must have the same (recurrent, reset, adaptation, hold), got {sorted(kinds)}")
+        ((recurrent, reset, adaptation, hold),) = kinds
         lsnn = cls(
             network.encoder,
             [layer.n_neurons for layer in network.layers],
             recurrent=recurrent,
             reset=reset,
             adaptation=adaptation,
+            hold=hold,
             n_ticks=network.n_ticks,
             latency=network.latency,
             dt=network.dt,
@@ -386,6 +394,7 @@ class LSNN(nn.Module):
             column("refractory"),
             self.reset == "zero",
             self.adaptation == "ahp",
+            self.hold,
         )
 
     def _torch_weights(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

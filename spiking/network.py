@@ -71,6 +71,8 @@ class NeuronParameters:
         reset: ``"subtract"`` takes ``v_th`` off the membrane on the tick after a spike, ``"zero"`` clears it.
         adaptation: ``"threshold"`` raises the threshold by ``beta * a``; ``"ahp"`` keeps the threshold and
             feeds ``-beta * a`` into the membrane, the form Loihi 1 has.
+        hold: Keep the membrane at 0 while a neuron is refractory, as Loihi does; needs reset ``"zero"``. Otherwise it
+            integrates meanwhile.
 
     Raises:
         ValueError: If a field has a wrong shape or a value out of range.
@@ -83,6 +85,7 @@ class NeuronParameters:
     refractory: np.ndarray
     reset: Literal["subtract", "zero"] = "subtract"
     adaptation: Literal["threshold", "ahp"] = "threshold"
+    hold: bool = False
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
@@ -99,6 +102,10 @@ class NeuronParameters:
         _set(self, refractory=_array(me, "refractory", refractory, (n,), np.int32))
         _choice(me, "reset", self.reset, ("subtract", "zero"))
         _choice(me, "adaptation", self.adaptation, ("threshold", "ahp"))
+        if self.hold not in (False, True) or (self.hold and self.reset != "zero"):
+            raise ValueError(
+                f"{me}.hold must be False, or True with reset 'zero', got {self.hold!r} and {self.reset!r}"
+            )
 
     @property
     def n_neurons(self) -> int:

@@ -33,6 +33,7 @@ class LayerConstants(NamedTuple):
     refractory: Any
     reset_to_zero: bool
     ahp: bool
+    hold: bool = False
 
 
 def tick(
@@ -48,6 +49,7 @@ def tick(
         v <- v - beta a                             only with adaptation "ahp"
         u = (v - v_th - beta a) / v_th              "ahp": u = (v - v_th) / v_th
         z <- spike(u) where refractory == 0, else 0
+        v <- v where refractory == 0, else 0        only with hold
         refractory <- the neuron's refractory ticks where z, else max(refractory - 1, 0)
 
     Args:
@@ -74,6 +76,8 @@ def tick(
         u = (v - neurons.v_th - neurons.beta * a) / neurons.v_th
     free = state.refractory == 0
     z = spike(u) * free
+    if neurons.hold:
+        v = v * free
     fired = z > 0
     refractory = fired * neurons.refractory + ~fired * ~free * (state.refractory - 1)
     return LayerState(v, a, z, refractory)
@@ -98,6 +102,7 @@ def constants(network: Network, layer: int) -> LayerConstants:
         neurons.refractory.astype(dtype),
         neurons.reset == "zero",
         neurons.adaptation == "ahp",
+        neurons.hold,
     )
 
 

@@ -28,6 +28,7 @@ def exact_network(
     adaptation="ahp",
     beta=0.25,
     refractory=0,
+    hold=False,
     recurrent=True,
     latency=1,
     n_ticks=3,
@@ -51,6 +52,7 @@ def exact_network(
             refractory=np.full(n, refractory),
             reset=reset,
             adaptation=adaptation,
+            hold=hold,
         )
         w_in = (rng.integers(-127, 128, (n, n_inputs)) / 128).astype("f4")
         layers.append(Layer(w_in, (rng.integers(-8, 30, n) / 64).astype("f4"), neurons, w_rec))

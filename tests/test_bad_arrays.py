@@ -26,7 +26,8 @@ def simulator_of(encoder="direct", dtype=np.float32, normalizer=None, **readout)
     w_rec = (rng.normal(0, 0.3, (N, N)) * (1 - np.eye(N))).astype(dtype)
     layer = Layer(rng.normal(0, 1, (N, n)).astype(dtype), np.full(N, 0.1), neurons, w_rec)
     out = Readout(rng.normal(size=(2, N)).astype(dtype), np.zeros(2), **readout)
-    return Simulator(Network(ENCODERS[encoder], (layer,), out, ActionHead("discrete", (2,)), normalizer, n_ticks=2))
+    steps = () if normalizer is None else (normalizer,)
+    return Simulator(Network(ENCODERS[encoder], (layer,), out, ActionHead("discrete", (2,)), steps, n_ticks=2))
 
 
 def observations():

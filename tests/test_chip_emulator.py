@@ -1,5 +1,10 @@
 """The compiled emulator against the plain-Python interpreter, and what it promises about state, counts and writes."""
 
+import copy
+import dataclasses
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,7 +48,7 @@ def any_compartments(rng, chip, n, narrow):
     )
 
 
-def any_projection(rng, name, n_inputs, n):
+def any_projection(rng, name, n_inputs, n, profile):
     from_input = bool(rng.integers(0, 2))
     pre = rng.permutation(n_inputs if from_input else n)[: rng.integers(1, n)]
     post = rng.permutation(n)[: rng.integers(1, n)] if rng.random() < 0.5 else np.arange(rng.integers(1, n), n)
@@ -52,7 +57,8 @@ def any_projection(rng, name, n_inputs, n):
     shape = (post.size, pre.size)
     weights = rng.integers(-(-low // step), high // step + 1, shape) * step * (rng.random(shape) < rng.random())
     delays = rng.integers(0, rng.integers(1, 9), shape) if rng.random() < 0.5 else None
-    return Projection(name, from_input, pre, post, weights, int(rng.integers(-8, 8)), bits, mode, delays)
+    low, high = profile.exponents
+    return Projection(name, from_input, pre, post, weights, int(rng.integers(low, high + 1)), bits, mode, delays)
 
 
 def any_program(seed):
@@ -62,7 +68,7 @@ def any_program(seed):
     n, n_inputs = int(rng.integers(2, 40)), int(rng.integers(2, 40))
     profile = str(rng.choice(list(PROFILES)))
     compartments = any_compartments(rng, chip, n, narrow=profile != "lava" and rng.random() < 0.5)
-    projections = tuple(any_projection(rng, str(i), n_inputs, n) for i in range(rng.integers(0, 5)))
+    projections = tuple(any_projection(rng, str(i), n_inputs, n, PROFILES[profile]) for i in range(rng.integers(0, 5)))
     loudness = {"noise_exponent": int(rng.integers(1, 18)), "noise_mantissa": int(rng.integers(-3, 4))}
     at = str(rng.choice(["current", "membrane"]))
     outputs = rng.permutation(n)[: rng.integers(0, n)]
@@ -250,13 +256,39 @@ def test_noise_comes_from_the_given_generator_and_has_its_distribution():
         (lambda e, s: e.run(s, 1, [[[1, 1]]]), r"inputs must have shape \(1, 1, 1\)"),
         (lambda e, s: e.run(s, 1, bias=[[1]]), r"bias must have shape \(1, 2\)"),
         (lambda e, s: e.run(s, 1, bias=[[4097, 0]]), "13-bit signed mantissas"),
+        (lambda e, s: e.run(s, 1, [[[2**40]]]), "inputs must hold integers of 32 bits"),
+        (lambda e, s: e.run(s, 1, bias=[[2**40, 0]]), "bias must hold integers of 32 bits"),
+        (lambda e, s: e.run(s, -1), "n_ticks must be an integer >= 0, got -1"),
+        (lambda e, s: e.run(s, True), "n_ticks must be an integer >= 0, got True"),
+        (lambda e, s: e.run(s, 2.0), r"n_ticks must be an integer >= 0, got 2\.0"),
         (lambda e, s: e.run(s[:, :3], 1), "state must be int32"),
+        (lambda e, s: e.run(s.astype(np.int64), 1), "state must be int32"),
+        (lambda e, s: e.run(s.tolist(), 1), r"state must be int32 .* got list"),
+        (lambda e, s: e.run(s + 1, 1), "state is none of this emulator's"),
+        (lambda e, s: e.run(s - 1, 1), "state is none of this emulator's"),
+        (lambda e, s: e.read(s[0], "v"), "state must be int32"),
+        (lambda e, s: e.write(s[0], "v", [0], 0), "state must be int32"),
+        (lambda e, s: e.write(s, "u", [2], 7), r"compartments must be ids within \[0, 1\], shape \(K,\), got \[2\]"),
+        (lambda e, s: e.write(s, "u", [-1], 7), "compartments must be ids"),
+        (lambda e, s: e.write(s, "u", [0.5], 7), "compartments must be ids"),
+        (lambda e, s: e.write(s, "u", [True, False], 7), "compartments must be ids"),
+        (lambda e, s: e.write(s, "u", [0], 7.5), "values of 'u' must be whole numbers"),
+        (lambda e, s: e.write(s, "u", [0], np.nan), "values of 'u' must be whole numbers"),
+        (lambda e, s: e.write(s, "v", [0, 1], [1, 2, 3]), "values of 'v' must be whole numbers for 2 compartments"),
+        (lambda e, s: e.write(s, "v", [0, 1], [0, 2**23]), r"'v' of compartment 1 must be within .* got 8388608"),
+        (lambda e, s: e.write(s, "u", [0], 2**40), "'u' of compartment 0 must be within"),
+        (lambda e, s: e.write(s, "r", [0], 64), r"'r' of compartment 0 must be within \[0, 63\], got 64"),
+        (lambda e, s: e.write(s, "z", [0], 2), r"'z' of compartment 0 must be within \[0, 1\], got 2"),
         (lambda e, s: e.write(s, "w", [0], 0), "name must be one of"),
         (lambda e, s: e.update_weights(0, [[2]]), "not plastic"),
+        (lambda e, s: e.update_weights(1, [[2]], [1]), r"pre must be ids within \[0, 0\], shape \(K,\), got \[1\]"),
+        (lambda e, s: e.update_weights(1, [[2]], [-1]), "pre must be ids within"),
     ],
 )
 def test_bad_input_is_named(run, message):
-    emulator = Emulator(chain())
+    program = chain()
+    learns = dataclasses.replace(program.projections[1], plastic=True)
+    emulator = Emulator(dataclasses.replace(program, projections=(program.projections[0], learns)))
     with pytest.raises(ValueError, match=message):
         run(emulator, emulator.initial_state())
 
@@ -264,3 +296,76 @@ def test_bad_input_is_named(run, message):
 def test_every_profile_is_exercised_by_the_generated_programs():
     assert {any_program(seed)[0].profile for seed in range(40)} == set(PROFILES)
     assert all(np.all(bias_fits(any_program(seed)[0].compartments.bias)) for seed in range(5))
+
+
+@pytest.mark.parametrize("interpreted", [False, True])
+def test_a_run_may_have_no_ticks_and_its_state_any_order(interpreted):
+    program = chain()
+    engine = Interpreter(program) if interpreted else Emulator(program)
+    state = engine.initial_state(3)
+    outputs, same = engine.run(np.asfortranarray(state), 0)
+    assert outputs.shape == (0, 3, 1) and np.array_equal(same, state)
+    with pytest.raises(ValueError, match="n_ticks must be"):
+        engine.run(state, -1)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_a_copied_emulator_goes_on_alike_and_shares_nothing(how, delayed):
+    rng = np.random.default_rng(3)
+    delays = rng.integers(0, 3, (5, 6)) if delayed else None
+    synapses = Projection("in", True, range(6), range(5), np.zeros((5, 6)), delays=delays, plastic=True)
+    compartments = Compartments.build(5, v_th=2**14, noise=1)
+    program = Program("loihi1", "nengo", 6, compartments, (synapses,), range(5), noise_exponent=7)
+    emulator = Emulator(program, np.random.default_rng(0))
+    weights, x = rng.integers(-255, 256, (5, 6)), rng.integers(0, 2, (9, 2, 6))
+    emulator.update_weights(0, weights)
+    state = emulator.initial_state(2)
+    _, state = emulator.run(state, 9, x)
+    twin = how(emulator)
+    assert np.array_equal(twin.counts.spikes, emulator.counts.spikes) and twin.counts.n_ticks == 18
+    np.testing.assert_array_equal(twin.run(state, 9, x)[0], emulator.run(state, 9, x)[0])
+    np.testing.assert_array_equal(twin.initial_state(2), emulator.initial_state(2))
+    twin.update_weights(0, -weights)
+    twin.run(state, 9, x)
+    np.testing.assert_array_equal(emulator.weights(0), weights)
+    assert emulator.counts.n_ticks == 36 and twin.counts.n_ticks == 54
+    late, changed = emulator.run(state, 9, x)[0], twin.run(state, 9, x)[0]
+    twin.update_weights(0, weights)
+    np.testing.assert_array_equal(twin.run(state, 9, x)[0], late)
+    assert not np.array_equal(changed, late)
+
+
+def test_threads_that_run_one_emulator_get_what_one_thread_gets():
+    rng = np.random.default_rng(0)
+    n = 300
+    synapses = Projection("w", False, range(n), range(n), rng.integers(-60, 60, (n, n)) * 2)
+    compartments = Compartments.build(n, decay_v=400, v_th=64 * 90, bias=rng.integers(0, 4000, n))
+    emulator = Emulator(Program("loihi1", "nengo", 0, compartments, (synapses,), range(n)))
+
+    def play(seed):
+        state = emulator.write(
+            emulator.initial_state(), "v", range(n), np.random.default_rng(seed).integers(0, 5000, n)
+        )
+        results = []
+        for _ in range(60):
+            outputs, state = emulator.run(state, 5)
+            results.append(outputs)
+        return np.array(results)
+
+    expected, counts = [play(seed) for seed in range(6)], emulator.counts
+    emulator.reset_counts()
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(play, range(6)))
+    np.testing.assert_array_equal(found, expected)
+    together = emulator.counts
+    np.testing.assert_array_equal(together.spikes, counts.spikes)
+    assert (together.n_ticks, together.synaptic_ops, together.updates) == (1800, counts.synaptic_ops, counts.updates)
+
+
+@pytest.mark.parametrize("engine", [Emulator, Interpreter])
+def test_a_compartment_that_never_fires_stays_at_the_largest_threshold(engine):
+    compartments = Compartments.build(1, fires=0, v_th=131071 * 64, bias=4095 << 7)
+    runs = engine(Program("loihi1", "nengo", 0, compartments, (), [0]))
+    outputs, _ = runs.run(runs.initial_state(), 20)
+    assert outputs.max() == 131071 * 64 and runs.overflowed

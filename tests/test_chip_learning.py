@@ -1,6 +1,8 @@
 """R-STDP on the chip: the network behind the protocol, its sums in the emulator, its rules, and that it learns."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -70,6 +72,18 @@ def bandit(network, n_epochs=400):
 
 def test_it_is_a_plastic_network():
     assert isinstance(chip(), PlasticNetwork)
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copy_learns_on_alike_and_shares_nothing(how):
+    network = bandit(chip(3), 20)
+    twin, before = how(network), network.state_dict()
+    assert_same(before, twin.state_dict())
+    bandit(twin, 30)
+    assert_same(before, network.state_dict())
+    bandit(network, 30)
+    assert_same(network.state_dict(), twin.state_dict())
+    assert any(np.any(before[name] != array) for name, array in network.state_dict().items())
 
 
 @pytest.mark.parametrize("options", [{}, {"residue": False}, {"wide_shift": True}])

@@ -56,10 +56,14 @@ def test_compartments_refuse_what_registers_cannot_hold(fields, message):
         ({"weights": [[2, 300]]}, r"weights must be within \[-256, 255\], found 300"),
         ({"sign_mode": "excitatory"}, r"weights must be within \[0, 255\], found -4"),
         ({"weights": [[2]]}, r"weights must have shape \(1, 2\), got \(1, 1\)"),
-        ({"bits": 7}, "bits must be 1 to 6 or 8, got 7"),
+        ({"bits": 9}, "bits must be 1 to 8, got 9"),
         ({"exponent": 8}, r"exponent must be an integer within \[-8, 7\], got 8"),
-        ({"delays": [[0, 63]]}, r"delays must be within \[0, 62\], found 63"),
+        ({"delays": [[0, 64]]}, r"delays must be within \[0, 63\], found 64"),
         ({"pre": [0, 0]}, "pre must hold at least one id >= 0, each once"),
+        (
+            {"pre": [*range(5000), 0], "weights": np.ones((1, 5001))},
+            r"pre must .* got \[0, 1, 2, ..., 4998, 4999, 0\] \(5001 val",
+        ),
         ({"sign_mode": "both"}, "sign_mode must be one of"),
     ],
 )
@@ -80,6 +84,13 @@ def test_projections_refuse_what_synapses_cannot_hold(fields, message):
         ({"compartments": Compartments.build(3, model=[0, 2, 0])}, "loihi1 has no neuron model 'lsnn', which group"),
         ({"compartments": Compartments.build(3, v_min=-5)}, "v_min must be a value the register has"),
         ({"compartments": Compartments.build(3, decay_u=4097)}, "decay_u must be at most 4096 in profile 'nengo'"),
+        (
+            {"compartments": Compartments.build(3, refractory=64)},
+            "refractory must be at most 63 in profile 'nengo', found",
+        ),
+        ({"projections": (projection(exponent=-8),)}, r"'w'.exponent must be within \[-7, 7\] in profile 'nengo'"),
+        ({"projections": (projection(delays=[[0, 63]]),)}, r"'w'.delays must be within \[0, 62\] in profile 'nengo'"),
+        ({"projections": (projection(bits=7, weights=[[4, -4]]),)}, r"'w'.bits must be one of \(1, 2, .* found 7"),
         ({"noise_exponent": 24}, r"noise_exponent must be an integer within \[1, 23\]"),
         ({"noise_exponent": 23, "noise_mantissa": 200}, r"keep noise within 2\^26"),
         ({"noise_at": "soma"}, "noise_at must be one of"),
@@ -88,6 +99,12 @@ def test_projections_refuse_what_synapses_cannot_hold(fields, message):
 def test_programs_refuse_what_does_not_fit_together(fields, message):
     with pytest.raises(ValueError, match=message):
         program(**fields)
+
+
+def test_profile_lava_has_delays_of_63_ticks_and_weights_of_7_bits():
+    synapses = projection(delays=[[0, 63]], bits=7, weights=[[4, -4]], exponent=-8)
+    late = Emulator(program(profile="lava", projections=(synapses,), compartments=Compartments.build(3, refractory=64)))
+    assert late.layout.slots == 64
 
 
 def test_a_program_survives_its_file(tmp_path):
@@ -149,6 +166,13 @@ def dense(n_pre, n_post, core=0, **fields):
 def test_what_does_not_fit_is_refused_by_limit_need_and_group(too_large, message):
     with pytest.raises(ValueError, match=message):
         too_large().check_limits()
+
+
+def test_a_message_names_a_few_of_many_compartments():
+    synapses = Projection("w", True, range(4097), range(900), np.full((900, 4097), 2))
+    many = Program("loihi1", "nengo", 4097, Compartments.build(900), (synapses,), [])
+    with pytest.raises(ValueError, match=r"compartment 0, compartment 1, compartment 2 and 897 more$"):
+        many.check_limits()
 
 
 def test_use_of_cores():

@@ -67,6 +67,8 @@ def test_chip_ready_sets_the_semantics_of_a_chip_and_scales_adaptation():
     assert (kwargs["latency"], kwargs["reset"], kwargs["adaptation"], kwargs["n_ticks"]) == (1, "zero", "ahp", 3)
     assert kwargs["beta"] == pytest.approx(1 - np.exp(-1 / 4))
     assert got["gamma"] == 0.9
-    assert chip_ready(got) == got
+    assert chip_ready(got) == got and "hold" not in kwargs
+    silent = chip_ready({"policy": "LsnnPolicy", "policy_kwargs": {"refractory": 2}})["policy_kwargs"]
+    assert silent["hold"] is True
     own = chip_ready({"policy": "LifPolicy", "policy_kwargs": {"reset": "subtract", "adaptation": "threshold"}})
     assert own["policy_kwargs"] == {"reset": "subtract", "adaptation": "threshold", "latency": 1, "n_ticks": 2}

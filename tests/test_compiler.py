@@ -7,12 +7,12 @@ import warnings
 import numpy as np
 import pytest
 from deployable import exact_network, factor, observations
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.hardware.compiler import compile_network, quantizer
-from spikeloop.hardware.deployed import DeployedPolicy
+from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.hardware.fixed_point import bias_to_register
 from spikeloop.hardware.quantize import (
     MAX_BIAS,
@@ -28,6 +28,10 @@ from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParamet
 BOTH = [{}, {"sizes": (12, 9)}, {"count": True}, {"tau_out": 3.0}, {"first_spike": True}, {"recurrent": False}]
 BOTH += [{"encoder": kind} for kind in ("population", "delta", "rate", "latency")]
 BOTH += [{"reset": "subtract"}, {"reset": "subtract", "adaptation": "threshold"}, {"beta": 0.0}]
+BOTH += [
+    {"refractory": 2, "hold": True, "seed": 4},
+    {"refractory": 3, "hold": True, "sizes": (12, 9), "encoder": "delta", "seed": 4},
+]
 BOTH += [{"reset": "subtract", "refractory": 2}, {"reset": "subtract", "adaptation": "threshold", "count": True}]
 ONLY_LOIHI2 = [{"adaptation": "threshold"}, {"refractory": 2}, {"adaptation": "threshold", "sizes": (8, 8)}]
 ON_HOST = [{"latency": 0}, {"latency": 0, "first_spike": True}, {"latency": 0, "tau_out": 4.0, "reset": "subtract"}]
@@ -59,7 +63,10 @@ def test_what_the_chip_has_loses_nothing_where_numbers_fit(chip, options):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("options", [{}, {"encoder": "delta", "sizes": (8, 8)}, {"reset": "subtract"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"encoder": "delta", "sizes": (8, 8)}, {"reset": "subtract"}, {"refractory": 2, "hold": True, "seed": 4}],
+)
 def test_every_profile_runs_compiled_networks(profile, options):
     network = exact_network(**options)
     deployment = compile_network(network, "loihi1", profile=profile, calibration=observations()[0])
@@ -91,10 +98,21 @@ def test_approximations_are_named_and_strict_refuses_them(options, name):
     network = exact_network(**options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        deployment = compile_network(network, "loihi1")
+        deployment = compile_network(network, "loihi1", approximate=True)
     assert [str(w.message) for w in caught if name in str(w.message)] and name in deployment.approximations
     with pytest.raises(ValueError, match=name):
         compile_network(network, "loihi1", strict=True)
+
+
+def test_what_costs_most_of_a_return_is_approximated_only_on_request():
+    network = exact_network(refractory=2)
+    with pytest.raises(ValueError, match=r"membrane held while refractory .* allow it by approximate=True"):
+        compile_network(network, "loihi1")
+    with pytest.warns(UserWarning, match="membrane held while refractory"):
+        compile_network(network, "loihi1", approximate=True)
+    with pytest.raises(ValueError, match="membrane held while refractory"):
+        compile_network(network, "loihi1", approximate=True, strict=True)
+    assert compile_network(network, "loihi2").approximations == ()
 
 
 def test_a_moving_threshold_lowered_to_a_current_spikes_about_as_often():
@@ -147,6 +165,7 @@ def test_eight_bits_stay_near_arbitrary_weights(chip):
     assert not any(policy.engine.counts.overflows.values())
 
 
+@pytest.mark.filterwarnings("ignore:quantised to")
 def test_fewer_bits_cost_more():
     rng = np.random.default_rng(0)
     network, obs = random_network(rng, w_rec_scale=0.2), rng.normal(size=(100, 4, 4))
@@ -249,6 +268,7 @@ def test_different_time_constants_are_spread_over_cores_that_hold_their_profiles
     )
 
 
+@pytest.mark.filterwarnings("ignore:quantised to")
 def test_what_does_not_fit_is_refused_with_limit_need_and_layer():
     rng, n = np.random.default_rng(0), 2100
     network = random_network(rng, n=8)
@@ -259,6 +279,133 @@ def test_what_does_not_fit_is_refused_with_limit_need_and_layer():
     )
     with pytest.raises(ValueError, match="'layer 0' does not fit loihi1: a core has 4096 input axons, 41"):
         compile_network(wide, calibration=np.zeros((2, 1, n)))
+
+
+def any_network(seed, kind, size=1.0):
+    """Return a random network whose numbers are no chip's, for observations of about ``1 / size``."""
+    rng = np.random.default_rng(seed)
+    n_obs, n = int(rng.integers(1, 6)), int(rng.choice([6, 40]))
+    low, high = np.full(n_obs, -2.0 / size), np.full(n_obs, 2.0 / size)
+    if kind == "population":
+        centers = np.tile(np.array([-1.0, 0.0, 1.0]) / size, (n_obs, 1))
+        encoder = Encoder(kind, n_obs, centers=centers, widths=np.full((n_obs, 3), 0.5 / size))
+    else:
+        gain, threshold = (1.0 if kind == "rate" else 2.0), (0.25 / size if kind == "delta" else 1.0)
+        encoder = Encoder(kind, n_obs, low=low, high=high, gain=gain, threshold=threshold)
+    reset = str(rng.choice(["zero", "subtract"]))
+    v_th = 10.0 ** rng.uniform(-2, 2)
+    neurons = NeuronParameters(
+        tau_m=np.full(n, rng.uniform(1, 20)),
+        v_th=np.full(n, v_th),
+        tau_a=np.full(n, rng.uniform(20, 500)),
+        beta=v_th * np.repeat([0.0, rng.uniform(0.01, 1)], n // 2),
+        refractory=np.zeros(n),
+        reset=reset,
+        adaptation="ahp" if reset == "zero" else str(rng.choice(["ahp", "threshold"])),
+    )
+    held = size if kind == "direct" else 1.0
+    w_rec = v_th * rng.normal(0, rng.choice([0.3, 2.0]) / np.sqrt(n), (n, n))
+    np.fill_diagonal(w_rec, 0)
+    w_in = v_th * held * rng.normal(rng.choice([-0.5, 0, 0.5]), 1.0, (n, encoder.n_channels))
+    layer = Layer(w_in.astype("f4"), (v_th * rng.normal(0, 0.1, n)).astype("f4"), neurons, w_rec.astype("f4"))
+    kind_of_readout = [{"count": True}, {"tau_out": 5.0}, {"first_spike": True}][rng.integers(3)]
+    readout = Readout(rng.normal(size=(3, n)).astype("f4"), np.zeros(3, "f4"), **kind_of_readout)
+    return Network(encoder, (layer,), readout, ActionHead("discrete", (3,)), n_ticks=3, latency=1)
+
+
+ENCODERS = ("direct", "population", "delta", "rate", "latency")
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from(list(CHIPS)), st.sampled_from(list(PROFILES)), st.sampled_from(ENCODERS)
+)
+def test_nothing_wraps_however_quiet_calibration_was_and_what_saturates_is_warned_of(seed, chip, profile, kind):
+    network, rng = any_network(seed, kind), np.random.default_rng(seed)
+    n = network.encoder.n_obs
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="quantised to")
+        quiet = rng.choice([0.0, 0.05]) * rng.normal(size=(20, 1, n))
+        policy = DeployedPolicy(compile_network(network, chip, profile=profile, calibration=quiet))
+    state = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for loudness in (1.0, 30.0, 1e6):
+            for x in loudness * rng.choice([-1.0, 1.0, 0.3], (4, 2, n)):
+                _, state = policy.step(x, state)
+    counts = policy.engine.counts.overflows
+    assert (counts["input"], counts["u"], counts["v input"]) == (0, 0, 0)
+    left = any(counts.values()) or policy.clipped_biases or policy.clipped_payloads
+    assert [str(w.message)[:23] for w in caught] == ["values left their range"] * bool(left)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("kind", ["direct", "population", "delta"])
+@pytest.mark.parametrize("size", [1e-5, 1.0, 1e5])
+def test_outputs_follow_the_network_in_every_profile_whatever_the_size_of_observations(chip, profile, kind, size):
+    network = any_network(1, kind, size)
+    network = dataclasses.replace(network, layers=(dataclasses.replace(network.layers[0], w_rec=None),))
+    obs = np.random.default_rng(0).normal(size=(40, 4, network.encoder.n_obs)) / size
+    policy, state, values = DeployedPolicy(compile_network(network, chip, profile=profile, calibration=obs)), None, []
+    for x in obs:
+        value, state = policy.step(x, state)
+        values.append(value)
+    expected, _ = Simulator(network).run(obs)
+    assert np.corrcoef(np.ravel(values), expected.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("size", [1e-20, 1e-9, 1e9, 1e20])
+def test_the_unit_of_the_membrane_does_not_matter(chip, size):
+    network = any_network(1, "direct")
+    layer = network.layers[0]
+    other = {name: size * getattr(layer.neurons, name) for name in ("v_th", "beta")}
+    neurons = dataclasses.replace(layer.neurons, **other)
+    scaled = Layer(*(np.float64(size) * x for x in (layer.w_in, layer.bias)), neurons, np.float64(size) * layer.w_rec)
+    w_out = np.float64(size) * network.readout.w_out
+    readout = dataclasses.replace(network.readout, w_out=w_out, b_out=np.zeros(3), v_th_out=1e-9)
+    unscaled = dataclasses.replace(network.readout, v_th_out=1e-9)
+    obs = np.random.default_rng(0).normal(size=(20, 2, network.encoder.n_obs))
+    programs = [
+        compile_network(dataclasses.replace(network, layers=(one,), readout=out), chip, calibration=obs).program
+        for one, out in ((layer, unscaled), (scaled, readout))
+    ]
+    for p, q in zip(programs[0].projections, programs[1].projections, strict=True):
+        assert (
+            np.abs(p.weights - q.weights).max() <= 128
+            and np.corrcoef(p.weights.ravel(), q.weights.ravel())[0, 1] > 0.999
+        )
+    np.testing.assert_allclose(programs[1].compartments.v_th, programs[0].compartments.v_th, rtol=0.02)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_what_quantisation_costs_each_projection_is_kept_and_a_large_cost_warned_of(chip, tmp_path):
+    network = any_network(2, "delta")
+    quiet = compile_network(network, chip, calibration=np.zeros((2, 1, network.encoder.n_obs)))
+    by_name = {cost.projection: cost for cost in quiet.quantization}
+    assert set(by_name) == {p.name for p in quiet.program.projections} and not any(
+        c.is_large for c in quiet.quantization
+    )
+    layer = network.layers[0]
+    w_in = layer.w_in.copy()
+    w_in[0, 0] = 200 * abs(w_in).max()
+    outlier = dataclasses.replace(network, layers=(dataclasses.replace(layer, w_in=w_in),))
+    with pytest.warns(
+        UserWarning, match=r"quantised to 8 bits, input: [0-9]+ of [0-9]+ weights became 0, signal to noise"
+    ):
+        found = compile_network(outlier, chip, calibration=np.zeros((2, 1, network.encoder.n_obs)))
+    cost = next(c for c in found.quantization if c.projection == "input")
+    stored = next(p for p in found.program.projections if p.name == "input").weights
+    assert cost.n_weights == w_in.size and cost.n_became_zero == np.count_nonzero(stored == 0) > 0.1 * w_in.size
+    assert cost.largest_over_median == pytest.approx(abs(w_in).max() / np.median(abs(w_in)))
+    found.save(tmp_path / "d.safetensors")
+    assert Deployment.load(tmp_path / "d.safetensors").quantization == found.quantization
+
+
+def test_weights_on_the_chips_grid_cost_nothing():
+    deployment = compile_network(exact_network(beta=0.0), calibration=observations()[0])
+    assert {cost.signal_to_noise_db for cost in deployment.quantization} == {np.inf}
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -294,7 +441,23 @@ def test_more_cores_than_the_chip_has_are_refused_unless_limits_are_off(monkeypa
         ({"bits": 7}, "bits must be one of"),
         ({"bits": 1}, "bits must be one of"),
         ({"profile": "spinnaker"}, "profile must be one of"),
-        ({"calibration": np.zeros((3, 1, 5))}, r"calibration must have shape \(L, B, 3\)"),
+        (
+            {"calibration": np.zeros((3, 1, 5))},
+            r"calibration must have shape \(L, B, 3\) or \(L, 3\) .*, got \(3, 1, 5\)",
+        ),
+        ({"calibration": np.zeros(3)}, r"calibration must have shape .*, got \(3,\)"),
+        ({"calibration": np.zeros((0, 3))}, "calibration must have shape .* and not be empty"),
+        ({"calibration": "much"}, "calibration must be an array of numbers, got str"),
+        ({"calibration": [[0, 0, 1], [0, 1]]}, "calibration must be an array of numbers"),
+        (
+            {"calibration": np.array([[[0, 0, 1], [0, np.nan, 1]]])},
+            "must be finite, found nan in observation 1 of step 0",
+        ),
+        (
+            {"calibration": np.array([[0, 0, 1], [0, -np.inf, 1]])},
+            "must be finite, found -inf in observation 1 of step 1",
+        ),
+        ({"calibration": np.full((2, 3), 1e38, "f8")}, "the step left the range of float32"),
     ],
 )
 def test_wrong_requests_are_refused(options, answer):

@@ -1,7 +1,10 @@
 """Deployed policies step as SB3's do, carry their state as a value, and come back from their files unchanged."""
 
+import copy
 import dataclasses
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +13,7 @@ from deployable import exact_network, observations
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from spikeloop.hardware.chip import CHIPS
+from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.hardware.compiler import compile_network
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment, Host
 from spikeloop.hardware.quantize import MAX_BIAS
@@ -155,6 +158,20 @@ def test_damaged_and_foreign_files_are_refused(damage, tmp_path):
         Deployment.load(tmp_path / "none")
 
 
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "u1", "?"])
+def test_neither_dtype_nor_order_of_an_observation_matters(chip, dtype):
+    policy, state = DeployedPolicy(deploy(chip)), None
+    obs = (observations()[0] > 0).astype(dtype)
+    for x in obs[:10]:
+        values, new = policy.step(x, state)
+        fortran = None if state is None else type(state)(*(np.asfortranarray(part) for part in state))
+        same, _ = policy.step(np.asfortranarray(x), fortran)
+        np.testing.assert_array_equal(same, values)
+        np.testing.assert_array_equal(policy.step(x.astype("f8"), state)[0], values)
+        state = new
+
+
 def test_wrong_calls_are_refused():
     policy, (obs, _) = DeployedPolicy(deploy()), observations()
     with pytest.raises(ValueError, match="must have shape \\(3,\\)"):
@@ -163,6 +180,20 @@ def test_wrong_calls_are_refused():
         policy.predict(obs[0], deterministic=False)
     with pytest.raises(ValueError, match="state must be that of 2 environments"):
         policy.predict(obs[0, :2], policy.initial_state(3))
+    other = DeployedPolicy(deploy(sizes=(9,)))
+    with pytest.raises(ValueError, match="state must be that of 3 environments"):
+        policy.predict(obs[0], other.initial_state(3))
+    with pytest.raises(ValueError, match=r"state must be that of 3 environments, .* got ndarray"):
+        policy.predict(obs[0], policy.initial_state(3).chip)
+    start = policy.initial_state(3)
+    with pytest.raises(ValueError, match="state must be int32"):
+        policy.predict(obs[0], start._replace(chip=start.chip.astype(np.float64)))
+    with pytest.raises(ValueError, match=r"episode_start must have shape \(3,\), got bool \(2,\)"):
+        policy.predict(obs[0], start, np.ones(2, bool))
+    with pytest.raises(ValueError, match="observation must hold real numbers, got <U1"):
+        policy.predict(np.full((3, 3), "1"), start)
+    with pytest.raises(ValueError, match="observations must have 3 values"):
+        policy.predict(np.zeros((0, 3)), policy.initial_state(0))
     with pytest.raises(ValueError, match="no action head"):
         DeployedPolicy(deploy(head=None)).predict(obs[0])
 
@@ -199,8 +230,82 @@ def test_forgetting_the_state_warns_once():
     policy.predict(obs[0])
 
 
-def test_currents_beyond_the_largest_bias_are_written_as_the_largest_and_counted():
+@pytest.mark.parametrize("chip", CHIPS)
+def test_inputs_beyond_the_range_saturate_and_are_counted_and_warned_of_once(chip):
+    policy = DeployedPolicy(deploy(chip))
+    with pytest.warns(UserWarning, match="values left their range on the way to the chip"):
+        _, far = policy.step(np.array([[1e12, 0.5, -1e12]]), policy.initial_state())
+    assert policy.clipped_biases + policy.clipped_payloads == (12 if chip == "loihi1" else 2)
+    _, further = policy.step(np.array([[np.inf, 0.5, -np.inf]]), policy.initial_state())
+    _, other_way = policy.step(np.array([[-np.inf, 0.5, np.inf]]), policy.initial_state())
+    np.testing.assert_array_equal(far.chip, further.chip)
+    assert np.any(far.chip != other_way.chip)
+
+
+def test_a_current_beyond_the_largest_bias_is_written_as_the_largest():
     policy = DeployedPolicy(deploy())
-    assert policy.clipped_biases == 0
-    _, bias = policy._to_chip(np.full((1, 3), 1e4, np.float32))
+    with pytest.warns(UserWarning, match="values left their range"):
+        _, bias = policy._to_chip(np.full((1, 3), 1e4, np.float32))
     assert policy.clipped_biases > 0 and abs(bias).max() == MAX_BIAS
+
+
+@pytest.mark.filterwarnings("ignore:values left")
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("factor", [1.0, 1e2, 1e5, 1e9])
+def test_payloads_keep_the_direction_of_an_observation_however_large(profile, factor):
+    network = cartpole_network()
+    network = dataclasses.replace(network, preprocessing=())
+    simulator = Simulator(network)
+    policy = DeployedPolicy(compile_network(network, "loihi2", profile=profile))
+    obs = factor * np.random.default_rng(0).normal(size=(300, 4))
+    expected, _ = simulator.predict(obs, simulator.initial_state(300))
+    actions, _ = policy.predict(obs, policy.initial_state(300))
+    assert np.mean(actions == expected) > 0.95
+    assert not any(policy.engine.counts.overflows[kind] for kind in ("input", "u", "v input"))
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_observation_that_is_no_number_is_refused_on_every_chip(chip, encoder):
+    policy = DeployedPolicy(deploy(chip, encoder=encoder))
+    obs = np.zeros((2, 3))
+    obs[1, 2] = np.nan
+    with pytest.raises(ValueError, match="observation must hold numbers, got nan as value 2 of environment 1"):
+        policy.predict(obs, policy.initial_state(2))
+
+
+@pytest.mark.parametrize("interpreted", [False, True])
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))])
+def test_a_copied_policy_goes_on_alike_and_shares_nothing(how, interpreted):
+    policy, (obs, _) = DeployedPolicy(deploy(encoder="rate"), interpreted=interpreted), observations()
+    _, state = policy.step(obs[0])
+    twin = how(policy)
+    np.testing.assert_array_equal(twin.step(obs[1], state)[0], policy.step(obs[1], state)[0])
+    np.testing.assert_array_equal(twin.initial_state(2).memory, policy.initial_state(2).memory)
+    twin.step(obs[1], state)
+    assert (policy.n_steps, twin.n_steps) == (6, 9)
+    if not interpreted:
+        assert (policy.engine.counts.n_ticks, twin.engine.counts.n_ticks) == (18, 27)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("latency", [0, 1])
+@pytest.mark.filterwarnings("ignore:lowered for")
+def test_threads_that_step_one_policy_get_what_one_thread_gets(chip, latency):
+    network = dataclasses.replace(cartpole_network(), latency=latency)
+    policy, rng = DeployedPolicy(compile_network(network, chip)), np.random.default_rng(0)
+    obs = rng.normal(0, 0.1, (6, 80, 1, 4))
+
+    def play(mine):
+        state, values = policy.initial_state(), []
+        for x in mine:
+            value, state = policy.step(x, state)
+            values.append(value)
+        return np.array(values)
+
+    expected, spikes = [play(mine) for mine in obs], policy.engine.counts.spikes
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(play, obs))
+    np.testing.assert_array_equal(found, expected)
+    assert policy.n_steps == 2 * 6 * 80
+    np.testing.assert_array_equal(policy.engine.counts.spikes, 2 * spikes)

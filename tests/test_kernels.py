@@ -20,7 +20,7 @@ def dyadic(rng, shape, scale, bits=4):
     return np.round(rng.uniform(-scale, scale, shape) * 2**bits) / 2**bits
 
 
-def random_layer(rng, n_in, n, recurrent, reset, adaptation, refractory):
+def random_layer(rng, n_in, n, recurrent, reset, adaptation, refractory, hold=False):
     neurons = NeuronParameters(
         tau_m=rng.choice([0.0, 2.0, 10.0], n),
         v_th=rng.choice([0.5, 1.0, 1.25], n),
@@ -29,6 +29,7 @@ def random_layer(rng, n_in, n, recurrent, reset, adaptation, refractory):
         refractory=rng.integers(0, 3, n) * refractory,
         reset=reset,
         adaptation=adaptation,
+        hold=hold and reset == "zero",
     )
     w_rec = dyadic(rng, (n, n), 0.5) * (1 - np.eye(n))
     return Layer(dyadic(rng, (n, n_in), 1.0), dyadic(rng, n, 0.5), neurons, w_rec if recurrent else None)
@@ -42,6 +43,7 @@ def networks(draw):
         draw(st.booleans()),
         draw(st.sampled_from(["subtract", "zero"])),
         draw(st.sampled_from(["threshold", "ahp"])),
+        draw(st.booleans()),
         draw(st.booleans()),
     )
     layers = tuple(random_layer(rng, n_in, n, *options) for n_in, n in pairwise(sizes))

@@ -99,6 +99,7 @@ WRONG = {
     "NeuronParameters.refractory must be whole ticks": lambda: make_neurons(refractory=[0, 1.5, 0]),
     "NeuronParameters.refractory must be whole ticks >= 0": lambda: make_neurons(refractory=[0, -1, 0]),
     "NeuronParameters.refractory must be whole ticks >= 0 that": lambda: make_neurons(refractory=[0, 1e12, 0]),
+    "NeuronParameters.hold must be False, or True with reset 'zero'": lambda: make_neurons(hold=True, reset="subtract"),
     "NeuronParameters.refractory must be an array of numbers": lambda: make_neurons(refractory="long"),
     "NeuronParameters.reset must be one of": lambda: make_neurons(reset="hard"),
     "NeuronParameters.adaptation must be one of": lambda: make_neurons(adaptation="alif"),

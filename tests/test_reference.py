@@ -61,6 +61,7 @@ def scalar_step(network, x, states, y):
                     threshold += p.beta[j] * a
                 silent = state["refractory"][j]
                 fires = v > threshold and silent == 0
+                v = 0.0 if p.hold and silent else v
                 new.append((v, a, float(fires), p.refractory[j] if fires else max(silent - 1, 0)))
             for name, values in zip(("v", "a", "z", "refractory"), zip(*new, strict=True), strict=True):
                 state[name] = list(values)
@@ -132,6 +133,12 @@ def test_a_refractory_neuron_is_silent_for_so_many_ticks():
     assert run(lone_neuron(), np.full(8, 3.0))[0] == "11111111"
     assert run(lone_neuron(refractory=[1], reset="zero"), np.full(8, 3.0))[0] == "10101010"
     assert run(lone_neuron(refractory=[3], reset="zero"), np.full(8, 3.0))[0] == "10001000"
+
+
+def test_a_refractory_neuron_integrates_or_is_held_at_zero():
+    lasting = {"refractory": [2], "reset": "zero", "tau_m": [1e9]}
+    assert run(lone_neuron(**lasting), np.full(8, 0.4))[0] == "00100100"
+    assert run(lone_neuron(**lasting, hold=True), np.full(8, 0.4))[0] == "00100001"
 
 
 def test_a_membrane_at_the_threshold_does_not_spike():

@@ -110,7 +110,7 @@ def test_hyperparameters_are_tuned_by_the_zoo(tmp_path, capsys):
         "--eval-episodes",
         1,
     ]
-    sizes = ["n_envs:1", "n_steps:32", "n_epochs:1"]
+    sizes = ["n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1"]
     assert start(train, *trials, "-n", 64, "--seed", 0, "-f", tmp_path, "--hyperparams", *sizes) == 0
     assert "tau_m:" in capsys.readouterr().out
 
