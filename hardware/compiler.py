@@ -187,7 +187,13 @@ class _Plan:
             outputs=np.arange(starts.get(READOUT, stops[-1]), stops[-1]),
             groups=tuple((group.name, starts[group.name], starts[group.name] + group.n) for group in groups),
             input_latency=0,
+            spike_outputs=starts[self.lowered.sources[-1]] + np.arange(self.n_read),
         )
+
+    @property
+    def n_read(self) -> int:
+        """How many neurons' spikes the host reads: the last layer's where it computes the readout."""
+        return self.network.readout.w_out.shape[1] if self.lowered.reads_spikes else 0
 
     def compartments(self, group: Group, scale: float, starts: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Return the fields of a group's compartments, arrays of shape (n,)."""
