@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikeloop.hardware.chip import CHIPS
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
-from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, find_run
+from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -75,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--exp-id", default=0, type=int, metavar="N", help="number of the run (default: 0, the latest)")
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
-    add("--deployed", action="store_true", help=f"what `spikeloop deploy` left: RUN is its file, or holds {DEPLOYED}")
+    add(
+        "--deployed",
+        action="store_true",
+        help=f"what `spikeloop deploy` left: RUN is {deployed_file('CHIP')}, or holds it",
+    )
+    add("--chip", choices=list(CHIPS), help="with --deployed: for which chip, where RUN holds files for several")
     add("-n", "--n-episodes", default=10, type=int, metavar="N", help="episodes (default: 10)")
     add("--seed", default=0, type=int, help="seed of the environment and of sampled actions (default: 0)")
     add("--stochastic", action="store_true", help="sample actions instead of taking the most likely")
@@ -92,6 +98,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.deployed and (args.stochastic or args.raster or args.load_best):
         option = "--stochastic" if args.stochastic else "--raster" if args.raster else "--load-best"
         raise UsageError(f"--deployed runs one compiled network, remove {option}")
+    if args.chip and not args.deployed:
+        raise UsageError("--chip goes with --deployed")
     if args.video and not all(map(importlib.util.find_spec, ("pygame", "moviepy"))):
         raise UsageError('videos need pygame and moviepy: pip install "spikeloop[render]"')
     if args.video and args.video.suffix not in ("", ".mp4"):
@@ -120,7 +128,7 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
         importlib.import_module(package)
     if args.deployed:
         found = args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id)
-        return load_deployed(found / DEPLOYED if found.is_dir() else found, args.env, args.seed, video)
+        return load_deployed(find_deployed(found, args.chip) if found.is_dir() else found, args.env, args.seed, video)
     if args.run is None or args.run.is_dir():
         folder = args.run or find_run(args.folder, args.algo, args.env or "CartPole-v1", args.exp_id)
         return load_run(folder, args.load_best, args.seed, video)
