@@ -102,8 +102,8 @@ class Report:
         yield "by and with the host, per env step", [(name, f"{n:,.1f}") for name, n in self.host.items() if n]
         for source, cost in self.modelled.items():
             yield f"modelled, per env step, constants: {source}{_COSTS_NOTE[self.chip]}", self._modelled_rows(cost)
-        counted = [("of", text) for text in MODELLED_OF]
-        yield "energy and latency are modelled", [*counted, *(("not of", text) for text in NOT_MODELLED)]
+        counted = [("counted", text) for text in MODELLED_OF]
+        yield "what these energies and latencies hold", [*counted, *(("left out", text) for text in NOT_MODELLED)]
         yield "NeuroBench", [(name.replace("_", " "), f"{value:,.4g}") for name, value in self.metrics.items()]
         left = [(kind, f"{n:,} times") for kind, n in self.overflows.items() if n]
         yield "values that left their range", left or [("of any kind", "none")]
@@ -117,7 +117,7 @@ class Report:
             ("latency", f"{cost['latency'] * 1e6:,.2f} µs"),
         ]
         if self.control_period is not None:
-            idle = f"{cost['idle'] * 1e9:,.2f} nJ, with one step per {self.control_period * 1e3:,.4g} ms"
+            idle = f"{cost['idle'] * 1e6:,.2f} µJ, with one step per {self.control_period * 1e3:,.4g} ms"
             rows.insert(2, ("static energy until the next step", idle))
         return rows
 

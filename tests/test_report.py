@@ -408,7 +408,7 @@ def test_cores_are_drawn_where_they_are_with_the_share_of_what_is_scarcest():
     ]
     shown = np.ma.filled(ax.images[0].get_array(), np.nan)
     assert shown.shape == (8, 16) and np.count_nonzero(~np.isnan(shown)) == 3
-    assert (shown[0, 0], shown[3, 0], shown[7, 15]) == (0.5, 0.25, 0.0)
+    assert (shown[0, 0], shown[3, 0], shown[7, 15]) == (0.5, 0.25, 0.0) and ax.images[0].get_clim() == (0.0, 1.0)
     far = draw_cores(new_axes()[0], replace(figures, cores=(used(core=128),)))  # limits off: beyond the chip
     assert far.images[0].get_array().shape == (8, 18)
 
@@ -430,7 +430,7 @@ def test_figures_of_a_table_are_in_the_units_it_says():
     for figure in (
         "dynamic energy 31.00 nJ",
         "static energy, whole chip 440.00 nJ",
-        "static energy until the next step 2,000,000.00 nJ, with one step per 20 ms",
+        "static energy until the next step 2,000.00 µJ, with one step per 20 ms",
         "latency 4.20 µs",
     ):
         assert figure in text
