@@ -201,7 +201,8 @@ class CostModel:
         update: Added for one that updates: v, bias or input not zero.
         spike: Added for one that fires.
         synapse: One synaptic operation.
-        packet: One spike to one destination core, at the sender.
+        learn: One synapse visited by the learning engine at the end of a learning epoch.
+        packet: One spike to one list of synapses on one core, or to the host, at the sender.
         arrival: The same, at the receiver.
         hop_x: One tile east or west.
         hop_y: One tile north or south.
@@ -216,6 +217,7 @@ class CostModel:
     update: EventCost
     spike: EventCost
     synapse: EventCost
+    learn: EventCost
     packet: EventCost
     arrival: EventCost
     hop_x: EventCost
@@ -225,6 +227,7 @@ class CostModel:
 
 
 _NOTHING = EventCost(0.0, 0.0)
+_LEARN = EventCost(120e-12, 6.1e-9)  # D18 Table 2, pairwise STDP: the only one published
 _STATIC = 3.34 / 32  # W per chip: 3.34 W for 32 chips, F20
 
 COSTS = {
@@ -238,6 +241,7 @@ COSTS = {
             update=EventCost(81e-12, 8.4e-9),
             spike=_NOTHING,
             synapse=EventCost(23.6e-12, 3.5e-9),
+            learn=_LEARN,
             packet=EventCost(1.7e-12, 2.1e-9),
             arrival=_NOTHING,
             hop_x=EventCost(3.0e-12, 4.1e-9),
@@ -253,6 +257,7 @@ COSTS = {
             update=EventCost(21.6e-12, 3.7e-9),
             spike=EventCost(69.3e-12, 30e-9),
             synapse=EventCost(35.5e-12, 3.8e-9),
+            learn=_LEARN,
             packet=EventCost(111e-12, 5.1e-9),
             arrival=EventCost(0.0, 16e-9),
             hop_x=EventCost(3.0e-12, 4.1e-9),

@@ -41,7 +41,7 @@ class Counts:
         input_spikes: Per input line, shape (n_inputs,).
         synaptic_ops: Weights added, those of input spikes included.
         updates: Compartment updates with something to do: v, bias or input not zero.
-        packets: Spikes times cores they were sent to, from compartments.
+        packets: Spikes times lists on cores that they were sent to, from compartments.
         input_packets: The same from input lines.
         hops_x: Tiles crossed east or west by packets from compartments.
         hops_y: North or south.
@@ -336,8 +336,8 @@ class Emulator:
             input_spikes=of_inputs,
             synaptic_ops=int(spikes @ to.synapses),
             updates=int(counters[k.UPDATES]),
-            packets=int(of_compartments @ to.cores[n_inputs:]),
-            input_packets=int(of_inputs @ to.cores[:n_inputs]),
+            packets=int(of_compartments @ to.packets[n_inputs:]),
+            input_packets=int(of_inputs @ to.packets[:n_inputs]),
             hops_x=int(of_compartments @ to.hops_x),
             hops_y=int(of_compartments @ to.hops_y),
             overflows=dict(zip(OVERFLOWS, counters[: len(OVERFLOWS)].tolist(), strict=True)),

@@ -152,6 +152,12 @@ class Deployment:
         n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
         if program.n_inputs != n_inputs:
             raise ValueError(f"Deployment.program must have {n_inputs} inputs, has {program.n_inputs}")
+        read = host.first_source + np.arange(host.readout.w_out.shape[1])
+        if not np.array_equal(program.spike_outputs, read):
+            raise ValueError(
+                f"Deployment.program must have spike_outputs {read}, has {program.spike_outputs}; "
+                "a file of an older spikeloop is to be compiled again"
+            )
         n_outputs = 0 if host.reads_spikes else host.readout.n_outputs
         if program.outputs.size != n_outputs:
             raise ValueError(f"Deployment.program must have {n_outputs} outputs, has {program.outputs.size}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from spikeloop.hardware.chip import CostModel, EventCost
 from spikeloop.hardware.core import Counts
 from spikeloop.hardware.program import Program
+from spikeloop.hardware.resources import lists
 
 
 class Cost(NamedTuple):
@@ -34,7 +36,8 @@ def modelled_cost(program: Program, counts: Counts, model: CostModel) -> Cost:
 
     Energies are sums over events. For the time, each core works through its own events one after the other, all
     cores at once, and a barrier ends each tick; the core that is busiest over all ticks sets the time of them all,
-    and compartment updates are taken to be as frequent on every core. Spikes from the host cost a packet and no hops.
+    and compartment updates are taken to be as frequent on every core. Spikes from and to the host cost a packet and no
+    hops. Other traffic with the host (biases written, values read) has no published constants and is left out.
 
     Args:
         program: What ran.
@@ -42,7 +45,8 @@ def modelled_cost(program: Program, counts: Counts, model: CostModel) -> Cost:
         model: The constants.
     """
     visits = program.compartments.n * counts.n_ticks
-    packets = counts.packets + counts.input_packets
+    received = counts.packets + counts.input_packets
+    sent = received + int(counts.spikes[program.spike_outputs].sum())
 
     def energy(*events: tuple[EventCost, float]) -> float:
         return sum(cost.energy * number for cost, number in events)
@@ -57,14 +61,36 @@ def modelled_cost(program: Program, counts: Counts, model: CostModel) -> Cost:
         ),
         energy((model.synapse, counts.synaptic_ops)),
         energy(
-            (model.packet, packets),
-            (model.arrival, packets),
+            (model.packet, sent),
+            (model.arrival, received),
             (model.hop_x, counts.hops_x),
             (model.hop_y, counts.hops_y),
         ),
         model.static_power * time,
         time,
     )
+
+
+def learning_cost(updates_per_core: npt.ArrayLike, model: CostModel) -> EventCost:
+    """Return what learning costs beside the spikes that it learns from: energy, and the time of the busiest core.
+
+    Args:
+        updates_per_core: Synapses computed at the ends of learning epochs, one number for each core that learns.
+        model: The constants.
+    """
+    updates = np.asarray(updates_per_core, np.float64)
+    return EventCost(float(updates.sum()) * model.learn.energy, float(updates.max()) * model.learn.time)
+
+
+def idle_energy(period: float, busy: float, model: CostModel) -> float:
+    """Return the static energy of a whole chip between two env steps, in J; 0 where it is busy all the time.
+
+    Args:
+        period: Time from one env step to the next, in s.
+        busy: For how much of it the chip works, in s.
+        model: The constants.
+    """
+    return model.static_power * max(period - busy, 0.0)
 
 
 def _barrier(program: Program, model: CostModel) -> float:
@@ -84,12 +110,12 @@ def _busiest(program: Program, counts: Counts, model: CostModel) -> float:
     active = counts.updates / (program.compartments.n * counts.n_ticks)
     visit = model.mapped.time + active * model.update.time + (1.0 - active) * model.idle_update.time
     busy = n * visit * counts.n_ticks + np.bincount(core, counts.spikes, n_cores) * model.spike.time
-    for p in program.projections:
+    for p, destination, _, sizes in lists(program):
         sent = (counts.input_spikes if p.from_input else counts.spikes)[p.pre].astype(np.float64)
-        for destination in np.unique(core[p.post]):
-            lists = p.synapses[core[p.post] == destination].sum(axis=0)
-            packets = sent * (lists > 0)
-            busy[destination] += lists @ sent * model.synapse.time + packets.sum() * model.arrival.time
-            if not p.from_input:
-                busy += np.bincount(core[p.pre], packets, n_cores) * model.packet.time
+        packets = sent * (sizes > 0)
+        busy[destination] += sizes @ sent * model.synapse.time + packets.sum() * model.arrival.time
+        if not p.from_input:
+            busy += np.bincount(core[p.pre], packets, n_cores) * model.packet.time
+    read = program.spike_outputs
+    busy += np.bincount(core[read], counts.spikes[read], n_cores) * model.packet.time
     return float(busy.max()) / counts.n_ticks

@@ -94,6 +94,16 @@ def threshold_to_register(v_th: npt.ArrayLike) -> np.ndarray:
     return mantissa.astype(np.int64)
 
 
+def impulse_to_register(impulse: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole part and fraction, in 1/128 rounded down, that the registers of a trace's impulse hold (NGO).
+
+    Args:
+        impulse: What a spike adds to a trace, 0 to below 128.
+    """
+    parts = np.floor(np.asarray(impulse, dtype=np.float64) * 128).astype(np.int64)
+    return parts >> 7, parts & 127
+
+
 # --- weights
 
 
@@ -105,6 +115,14 @@ def weight_step(bits: int, sign_mode: str) -> int:
 def weight_range(sign_mode: str) -> tuple[int, int]:
     """Return the least and the largest mantissa that any source stores in a sign mode."""
     return _RANGES[sign_mode]
+
+
+def clip_mantissas(weights: npt.ArrayLike, sign_mode: str, profile: Profile) -> np.ndarray:
+    """Return whole mantissas clipped to what the profile stores in a sign mode, before any low bits are dropped."""
+    low, high = {"mixed": (-256, profile.mixed_max), "excitatory": (0, 255), "inhibitory": (-256, 0)}[sign_mode]
+    if profile.low_bits == "floor" and sign_mode == "inhibitory":
+        low = -255
+    return np.clip(np.asarray(weights, dtype=np.int64), low, high)
 
 
 def drop_low_bits(weights: npt.ArrayLike, bits: int, sign_mode: str, profile: Profile) -> np.ndarray:
@@ -122,10 +140,7 @@ def drop_low_bits(weights: npt.ArrayLike, bits: int, sign_mode: str, profile: Pr
         most = 256 // step - 1
         low, high = {"mixed": (-most, most), "excitatory": (0, most), "inhibitory": (-most, 0)}[sign_mode]
         return (np.clip(reduced, low, high) * step).astype(np.int64)
-    low, high = {"mixed": (-256, profile.mixed_max), "excitatory": (0, 255), "inhibitory": (-256, 0)}[sign_mode]
-    if profile.low_bits == "floor" and sign_mode == "inhibitory":
-        low = -255
-    clipped = np.clip(np.asarray(weights, dtype=np.int64), low, high)
+    clipped = clip_mantissas(weights, sign_mode, profile)
     if profile.low_bits == "floor" and sign_mode != "inhibitory":
         return clipped & -step
     return np.sign(clipped) * (np.abs(clipped) & -step)

@@ -172,6 +172,11 @@ class Learner:
         return int(self._scalars[kernels.TICK])
 
     @property
+    def updates(self) -> int:
+        """Synapses that learning phases have computed so far: those for which a product could be other than zero."""
+        return int(self._scalars[kernels.UPDATES])
+
+    @property
     def active_rows(self) -> int:
         """Inputs that hold a trace or a tag: those that cost time."""
         return int(self._scalars[kernels.N_ROWS])

@@ -173,6 +173,7 @@ class _Writer:
     def _row(self) -> None:
         needs = [" and ".join(self._phase_needs(p) + self._row_needs(p)) for _, p in self.products]
         self.add(3, f"if not ({' or '.join(f'({c})' for c in needs)}):", "    continue")
+        self.add(3, "scalars[UPDATES] += n_post")
         if "x0" in self.rule.variables():
             self.add(3, "tx = x[i, TIME]", "x0 = int32(tx > 0)")
         self._row_traces()

@@ -9,7 +9,7 @@ numba's cache notices changes here. What a sweep reads of one row (one input) li
     y (4, n_post)                  y1, y2, y3, time of the last spike
     hy (T + 1, 3, n_post)          y1, y2, y3 at ticks 0 to T
     rows (n_pre,)                  list of the rows that hold a spike, trace or tag
-    scalars (5,)                   see the indices below
+    scalars (6,)                   see the indices below
     traces (6, 3)                  of x1 x2 y1 y2 y3 r1: decay, decay of the integer part, impulse
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 from spikeloop.spiking.compiling import kernel
 
 X1, X2, TIME, LISTED, TAGGED, HISTORY = range(6)
-TICK, REWARD_TRACE, REWARD, N_ROWS, SEED = range(5)
-N_SCALARS = 5
+TICK, REWARD_TRACE, REWARD, N_ROWS, SEED, UPDATES = range(6)
+N_SCALARS = 6
 TRACE_STREAM, SYNAPSE_STREAM, EXTRA_STREAM = 0x51ED270B, 0x2545F491, 0x9E3779B9
 X_DECAY, X_IMPULSE, Y_DECAY, Y_IMPULSE, Y_IMPULSE_MID, SYNAPSE = range(6)  # Lava's draws: one for all
 

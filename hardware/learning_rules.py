@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from spikeloop.hardware.fixed_point import impulse_to_register
 from spikeloop.hardware.learning_text import Product, parse
 
 PRE_TRACES, POST_TRACES = ("x1", "x2"), ("y1", "y2", "y3")
@@ -20,7 +21,8 @@ class Trace:
     """A trace that a spike raises and that decays in between, 7 bits.
 
     Args:
-        impulse: What a spike adds, 0..127, with a fraction. For the reward trace: what one unit of reward adds.
+        impulse: What a spike adds, 0..127, with a fraction. For the reward trace: what one unit of reward adds. A rule
+            keeps what the registers hold of it, multiples of 1/128, but in profile lava, which has its own grid.
         tau: Time constant in ticks; 0: the trace holds nothing but the impulses of its own epoch.
     """
 
@@ -112,6 +114,9 @@ class LearningRule:
                 raise ValueError(f"impulse of {name} must be 0..127, got {trace.impulse}")
             if not trace.tau >= 0:
                 raise ValueError(f"tau of {name} must be >= 0 ticks, got {trace.tau}")
+            if self.profile != "lava":
+                whole, fraction = impulse_to_register(trace.impulse)
+                object.__setattr__(self, name, replace(trace, impulse=float(whole + fraction / 128)))
         if self.profile == "brian":
             self._check_brian()
         if not self.products():

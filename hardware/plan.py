@@ -65,6 +65,11 @@ class Plan:
                 return program, scales
             room /= np.where(excess > 1, 1.001 * excess, 1.0)
 
+    @property
+    def n_read(self) -> int:
+        """How many neurons' spikes the host reads: the last layer's where it computes the readout."""
+        return self.network.readout.n_neurons if self.lowered.reads_spikes else 0
+
     # --- scales
 
     @property
@@ -237,6 +242,7 @@ class Plan:
             outputs=np.arange(starts.get(READOUT, stops[-1]), stops[-1]),
             groups=tuple((group.name, starts[group.name], starts[group.name] + group.n) for group in groups),
             input_latency=0,
+            spike_outputs=starts[self.lowered.sources[-1]] + np.arange(self.n_read),
         )
 
     def compartments(self, group: Group, scale: float, starts: Mapping[str, int]) -> dict[str, np.ndarray]:

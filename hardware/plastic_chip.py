@@ -247,6 +247,16 @@ class ChipWinnerTakeAll:
             learner.residue[:] = steps % finest
 
     @property
+    def updates_per_core(self) -> np.ndarray:
+        """Synapses that learning has computed so far, for each core that learns.
+
+        For :func:`~spikeloop.hardware.energy.learning_cost`. Counted are those of actor and critic; they are taken to
+        be spread evenly over the cores of each.
+        """
+        n_parts = -(-self.actor.n_pre // (CHIPS[CHIP].input_axons // 2))
+        return np.repeat([self.actor.updates / n_parts, self.critic.updates / n_parts], n_parts)
+
+    @property
     def program(self) -> Program:
         """The network as a chip program with its weights of now; one part of the lines after another, actor first."""
         n_inputs, n_outputs = self.actor.n_pre, self.actor.n_post

@@ -280,6 +280,7 @@ class Program:
         input_latency: Ticks from an input spike to u: 0 where the host hands spikes over before the tick on which they
             arrive, 1 as from a spike generator; None as the profile says.
         metadata: Free text pairs.
+        spike_outputs: Compartments whose spikes the host reads: they leave the chip, one packet each, shape (S,).
 
     Raises:
         ValueError: If the parts do not fit together, or need what the chip's neurons do not have.
@@ -297,6 +298,7 @@ class Program:
     noise_at: Literal["current", "membrane"] = "current"
     input_latency: Literal[0, 1] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    spike_outputs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together and that the chip can express them."""
@@ -320,11 +322,13 @@ class Program:
                 f"Program.noise_exponent and noise_mantissa must keep noise within 2^26, they make {loudest}"
             )
         set_(self, "projections", tuple(self.projections))
-        set_(self, "outputs", _array("Program", "outputs", self.outputs, (None,), np.int32))
+        for name in ("outputs", "spike_outputs"):
+            set_(self, name, _array("Program", name, getattr(self, name), (None,), np.int32))
         set_(self, "groups", tuple((str(name), int(start), int(stop)) for name, start, stop in self.groups))
         set_(self, "metadata", {str(k): str(v) for k, v in self.metadata.items()})
         n = self.compartments.n
         _within("Program", "outputs", self.outputs, 0, n - 1)
+        _within("Program", "spike_outputs", self.spike_outputs, 0, n - 1)
         for name, start, stop in self.groups:
             if not 0 <= start < stop <= n:
                 raise ValueError(f"Program.groups: {name!r} must be a range of the {n} compartments, got {start, stop}")

@@ -15,10 +15,10 @@ import numpy as np
 from spikeloop.hardware.chip import CHIPS, COSTS
 from spikeloop.hardware.core import Counts
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
-from spikeloop.hardware.energy import modelled_cost
+from spikeloop.hardware.energy import idle_energy, modelled_cost
 from spikeloop.hardware.lowering import APPROXIMATIONS
 from spikeloop.hardware.program import Program
-from spikeloop.hardware.resources import CoreUse, use
+from spikeloop.hardware.resources import RESOURCES, CoreUse, use
 from spikeloop.spiking.metrics import SynapticOperations, activation_sparsity
 from spikeloop.spiking.observation import Normalizer
 
@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 
 # Intel has published no energy per event of its second chip.
 _COSTS_NOTE = {"loihi1": "", "loihi2": " (constants of the first chip: none are published for the second)"}
+MODELLED_OF = (
+    "compartment updates, spikes and synaptic operations",
+    "packets between cores, from the host and to it",
+    "the barrier that ends each tick",
+)
+NOT_MODELLED = (
+    "arithmetic and power of the host",
+    "biases written and values read: no cost of a register is published",
+    "the link between host and chip, beyond one packet per spike",
+    "packets that wait for each other",
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +51,13 @@ class Report:
         ticks_per_step: Ticks per env step.
         cores: Use of each core in use.
         events: Events on the chip per env step, by name.
-        host: What the host does per env step, by name.
+        host: What the host does per env step, by name, traffic with the chip included.
         overflows: Values that left their range over all steps, by kind.
-        modelled: By source of the constants: modelled energies and time per env step.
+        modelled: By source of the constants: modelled energies and time per env step; with a control period, also the
+            static energy between two steps, ``idle``.
         metrics: NeuroBench's metrics (:mod:`spikeloop.spiking.metrics`), footprint in bytes.
         approximations: What the chip does otherwise than the network says, beside rounding.
+        control_period: Time from one env step to the next; None if it is not known.
     """
 
     chip: str
@@ -58,42 +71,64 @@ class Report:
     modelled: dict[str, dict[str, float]]
     metrics: dict[str, float]
     approximations: tuple[str, ...]
+    control_period: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values, for JSON."""
         spec = CHIPS[self.chip]
-        limits = {name: getattr(spec, name) for name in ("cores", *_RESOURCES)}
-        return {"what": "energies and times are modelled, not measured", "limits": limits, **asdict(self)}
+        limits = {"cores": spec.cores, **{limit: getattr(spec, limit) for _, limit in RESOURCES.values()}}
+        return {
+            "what": "energies and times are modelled, not measured",
+            "modelled_of": MODELLED_OF,
+            "not_modelled": NOT_MODELLED,
+            "limits": limits,
+            **asdict(self),
+        }
 
     def sections(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """Yield titles with rows of a name and its figures."""
         spec = CHIPS[self.chip]
         rows = [("cores", f"{len(self.cores)} of {spec.cores}")]
-        for name, label in _RESOURCES.items():
-            used = [getattr(core, name) for core in self.cores]
-            most = getattr(spec, name)
+        needs = [core.needs(spec) for core in self.cores]
+        for label in RESOURCES:
+            used, most = [need[label][0] for need in needs], needs[0][label][1]
+            of = "no limit" if most is None else f"of {most:,}"
             total = f" on the fullest core, {sum(used):,} in all" if len(used) > 1 else ""
-            rows.append((label, f"{max(used):,} of {most:,}{total}"))
+            rows.append((label, f"{max(used):,} {of}{total}"))
         yield f"{self.chip}, arithmetic {self.profile}", rows
         yield (
             f"on the chip, per env step of {self.ticks_per_step} ticks, over {self.n_steps:,} steps",
             [(name, f"{value:,.1f}") for name, value in self.events.items()],
         )
-        yield "on the host, per env step", [(name, f"{value:,.1f}") for name, value in self.host.items() if value]
+        yield "by and with the host, per env step", [(name, f"{n:,.1f}") for name, n in self.host.items() if n]
         for source, cost in self.modelled.items():
-            yield (
-                f"modelled, per env step, constants: {source}{_COSTS_NOTE[self.chip]}",
-                [
-                    ("dynamic energy", f"{cost['dynamic'] * 1e9:,.2f} nJ"),
-                    ("static energy, whole chip", f"{cost['static'] * 1e9:,.2f} nJ"),
-                    ("latency", f"{cost['latency'] * 1e6:,.2f} µs"),
-                ],
-            )
+            yield f"modelled, per env step, constants: {source}{_COSTS_NOTE[self.chip]}", self._modelled_rows(cost)
+        counted = [("counted", text) for text in MODELLED_OF]
+        yield "what these energies and latencies hold", [*counted, *(("left out", text) for text in NOT_MODELLED)]
         yield "NeuroBench", [(name.replace("_", " "), f"{value:,.4g}") for name, value in self.metrics.items()]
         left = [(kind, f"{n:,} times") for kind, n in self.overflows.items() if n]
         yield "values that left their range", left or [("of any kind", "none")]
         if self.approximations:
             yield "lowered to what the chip has", [(name, APPROXIMATIONS[name]) for name in self.approximations]
+
+    def _modelled_rows(self, cost: dict[str, float]) -> list[tuple[str, str]]:
+        rows = [
+            ("dynamic energy", f"{cost['dynamic'] * 1e9:,.2f} nJ"),
+            ("static energy, whole chip", f"{cost['static'] * 1e9:,.2f} nJ"),
+            ("latency", f"{cost['latency'] * 1e6:,.2f} µs"),
+        ]
+        if self.control_period is not None:
+            idle = f"{cost['idle'] * 1e6:,.2f} µJ, with one step per {self.control_period * 1e3:,.4g} ms"
+            rows.insert(2, ("static energy until the next step", idle))
+        return rows
+
+    def energy(self, source: str = "sanafe") -> str:
+        """Return dynamic and static energy and the latency per env step in one phrase, by one source of constants."""
+        cost = self.modelled[source]
+        return (
+            f"{cost['dynamic'] * 1e9:,.1f} nJ dynamic and {cost['static'] * 1e9:,.1f} nJ static energy, "
+            f"{cost['latency'] * 1e6:,.1f} µs per env step"
+        )
 
     def table(self) -> str:
         """Return the figures as plain text."""
@@ -120,20 +155,18 @@ class Report:
             console.print(table)
 
 
-_RESOURCES = {
-    "compartments": "compartments",
-    "input_axons": "input axons",
-    "output_axons": "output axons",
-    "memory_words": "64-bit words of synaptic memory",
-}
-
-
-def report(policy: DeployedPolicy) -> Report:
+def report(policy: DeployedPolicy, control_period: float | None = None) -> Report:
     """Return the figures of a policy over the steps it has run.
 
+    Args:
+        policy: The policy.
+        control_period: Time from one env step to the next, in s, for the energy of waiting; None if it is not known.
+
     Raises:
-        ValueError: If it has run none, or on the interpreter, which does not count.
+        ValueError: If it has run none, or on the interpreter, which does not count; or if the period is not > 0.
     """
+    if control_period is not None and not 0 < control_period < np.inf:
+        raise ValueError(f"control_period must be a number > 0 in s, got {control_period}")
     counts = getattr(policy.engine, "counts", None)
     if counts is None or not policy.n_steps:
         raise ValueError("a report needs a policy that has run on the emulator for at least one step")
@@ -143,6 +176,8 @@ def report(policy: DeployedPolicy) -> Report:
     for name, model in COSTS.items():
         cost = modelled_cost(program, counts, model)
         modelled[name] = {"dynamic": cost.dynamic / n, "static": cost.static / n, "latency": cost.time / n}
+        if control_period is not None:
+            modelled[name]["idle"] = idle_energy(control_period, cost.time / n, model)
     host = _host_operations(deployment, counts, n)
     return Report(
         chip=program.chip,
@@ -156,12 +191,14 @@ def report(policy: DeployedPolicy) -> Report:
             "synaptic operations": counts.synaptic_ops / n,
             "compartment updates": counts.updates / n,
             "packets to cores": (counts.packets + counts.input_packets) / n,
+            "packets to the host": host["spikes read from the chip"],
         },
         host=host,
         overflows={**counts.overflows, "bias written by the host": policy.clipped_biases},
         modelled=modelled,
-        metrics=_metrics(deployment, counts, n, host["multiply-accumulates"]),
+        metrics=_metrics(deployment, counts, n, host),
         approximations=deployment.approximations,
+        control_period=control_period,
     )
 
 
@@ -171,7 +208,7 @@ def _host_operations(deployment: Deployment, counts: Counts, n_steps: int) -> di
     ticks = host.n_ticks if host.encoder.per_tick else 1
     n_outputs, n_read = host.readout.n_outputs, host.readout.n_neurons
     written = 0 if host.bias is None else len(host.bias)
-    spikes_read = counts.spikes[host.first_source : host.first_source + n_read].sum() / n_steps
+    spikes_read = counts.spikes[deployment.program.spike_outputs].sum() / n_steps
     sent = host.n_ticks * n_channels if host.input == "graded" else float(counts.input_spikes.sum() / n_steps)
     return {
         "observations normalised": sum(step.n_in for step in host.preprocessing if isinstance(step, Normalizer)),
@@ -186,28 +223,29 @@ def _host_operations(deployment: Deployment, counts: Counts, n_steps: int) -> di
     }
 
 
-def _metrics(deployment: Deployment, counts: Counts, n_steps: int, host_macs: float) -> dict[str, float]:
-    """Return NeuroBench's metrics of the network as it runs: on the chip, and what its input costs the host.
+def _metrics(deployment: Deployment, counts: Counts, n_steps: int, of_host: dict[str, float]) -> dict[str, float]:
+    """Return NeuroBench's metrics of the network as it runs: on the chip, and what the host computes of it.
 
     The footprint is synaptic memory, 8 bytes of state per compartment, and the host's arrays.
     """
     program, host = deployment.program, deployment.host
-    sizes = np.array([_n_weights(p.weights) for p in program.projections])
-    stored = np.array([np.count_nonzero(p.weights) for p in program.projections])
     arrays = [a for a in (host.w_in, host.bias, host.readout.w_out, host.readout.b_out) if a is not None]
+    on_host = [w for w in (host.w_in, host.readout.w_out) if w is not None]
+    sizes = np.array([_n_weights(p.weights) for p in program.projections])
+    n_weights = int(sizes.sum()) + sum(w.size for w in on_host)
+    stored = sum(np.count_nonzero(w) for w in [*(p.weights for p in program.projections), *on_host])
     graded = host.input == "graded"
     of_input = sum(_reached(p.weights, counts.input_spikes) for p in program.projections if p.from_input)
+    macs = of_host["multiply-accumulates"]
     operations = SynapticOperations(
-        effective_macs=(of_input / n_steps if graded else 0.0) + host_macs,
-        effective_acs=(counts.synaptic_ops - of_input * graded) / n_steps,
-        dense=float(host.n_ticks * sizes.sum() + host_macs),
+        effective_macs=(of_input / n_steps if graded else 0.0) + macs,
+        effective_acs=(counts.synaptic_ops - of_input * graded) / n_steps + of_host["accumulates"],
+        dense=float(host.n_ticks * (sizes.sum() + host.readout.w_out.size) + macs),
     )
-    n_weights = sizes.sum() + sum(a.size for a in arrays[:1] if host.w_in is not None)
-    zeros = sizes.sum() - stored.sum()
     words = sum(core.memory_words for core in use(program))
     return {
         "footprint": float(8 * (words + program.compartments.n) + sum(a.nbytes for a in arrays)),
-        "connection_sparsity": float(zeros / n_weights) if n_weights else 0.0,
+        "connection_sparsity": 1.0 - float(stored) / n_weights if n_weights else 0.0,
         "activation_sparsity": activation_sparsity([counts.spikes[_firing(program)]], counts.n_ticks),
         **operations._asdict(),
     }
@@ -228,16 +266,14 @@ def _reached(weights: np.ndarray, spikes: np.ndarray) -> float:
 
 
 def draw_cores(ax: Axes, figures: Report) -> Axes:
-    """Draw the chip's cores, four to a tile, coloured by the share in use of what binds each of them first.
+    """Draw the chip's cores, four to a tile, coloured by the share in use of what is scarcest on each of them.
 
     Args:
         ax: Axes to draw on.
         figures: The report.
     """
     spec = CHIPS[figures.chip]
-    shares = {
-        core.core: max(getattr(core, name) / getattr(spec, name) for name in _RESOURCES) for core in figures.cores
-    }
+    shares = {core.core: core.scarcest(spec)[1] for core in figures.cores}
     n_columns = 2 * max(spec.tile_columns, 1 + max(spec.tile(core)[0] for core in shares))
     grid = np.full((2 * spec.tile_rows, n_columns), np.nan)
     for core, share in shares.items():
@@ -252,12 +288,8 @@ def draw_cores(ax: Axes, figures: Report) -> Axes:
     ax.set_yticks(np.arange(-0.5, grid.shape[0], 2), labels=[])
     ax.grid(color="w", linewidth=2)
     ax.tick_params(length=0)
-    cost = figures.modelled["sanafe"]
-    ax.set_title(
-        f"{figures.chip}: {len(figures.cores)} of {spec.cores} cores; modelled {cost['dynamic'] * 1e9:.1f} nJ dynamic, "
-        f"{cost['latency'] * 1e6:.1f} µs per env step",
-        fontsize=9,
-    )
+    title = f"{figures.chip}: {len(figures.cores)} of {spec.cores} cores; modelled {figures.energy()}"
+    ax.set_title(title, fontsize=9)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.025, pad=0.02)
     bar.set_label("share in use of the core's scarcest resource", fontsize=8)
     return ax

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from spikeloop.hardware.chip import Chip
 from spikeloop.hardware.fixed_point import synapse_memory_bits
 from spikeloop.hardware.program import Program, Projection
 
@@ -17,9 +19,18 @@ class Routes(NamedTuple):
     """Where one spike of each source goes; sources are input lines first, then compartments."""
 
     synapses: np.ndarray  # (n_inputs + C,): weights added
-    cores: np.ndarray  # (n_inputs + C,): cores it is sent to
-    hops_x: np.ndarray  # (C,): tiles east or west, summed over those cores
+    packets: np.ndarray  # (n_inputs + C,): lists on cores it is sent to, each by a packet of its own
+    hops_x: np.ndarray  # (C,): tiles east or west, summed over those packets
     hops_y: np.ndarray  # (C,): north or south
+
+
+class Lists(NamedTuple):
+    """The lists of synapses of one projection on one core. A spike that reaches a list is one packet."""
+
+    projection: Projection
+    core: int
+    targets: np.ndarray  # (Q,): which targets of the projection are on the core
+    sizes: np.ndarray  # (P,): synapses in the list of each source; 0 where it has none
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +41,8 @@ class CoreUse:
         core: Its number.
         compartments: Compartments.
         input_axons: Lists of synapses, those of plastic projections twice.
-        output_axons: Lists that its compartments reach, on any core.
+        output_axons: Lists that its compartments reach, on any core, those of plastic projections twice; and one for
+            each compartment whose spikes the host reads.
         memory_words: 64-bit words of synaptic memory.
         delay_slots: Input slots per compartment, a power of two.
         compartment_profiles: Distinct settings of decays, refractory period and joins.
@@ -48,26 +60,62 @@ class CoreUse:
     threshold_profiles: int
     synapse_formats: int
 
+    @property
+    def input_slots(self) -> int:
+        """Input slots of all compartments together."""
+        return self.compartments * self.delay_slots
+
+    def needs(self, chip: Chip) -> dict[str, tuple[int, int | None]]:
+        """Return what is used of each limited resource, and how much of it a core of the chip has; None is no limit."""
+        return {label: (getattr(self, used), getattr(chip, limit)) for label, (used, limit) in RESOURCES.items()}
+
+    def scarcest(self, chip: Chip) -> tuple[str, float]:
+        """Return the resource of which the largest share is in use, and that share."""
+        shares = {label: need / most for label, (need, most) in self.needs(chip).items() if most is not None}
+        label = max(shares, key=shares.__getitem__)
+        return label, shares[label]
+
+
+# What limits a core: name, field or property of CoreUse, field of Chip.
+RESOURCES = {
+    "compartments": ("compartments", "compartments"),
+    "input axons": ("input_axons", "input_axons"),
+    "output axons": ("output_axons", "output_axons"),
+    "64-bit words of synaptic memory": ("memory_words", "memory_words"),
+    "compartments x delay slots": ("input_slots", "delay_slots"),
+    "compartment profiles": ("compartment_profiles", "compartment_profiles"),
+    "thresholds": ("threshold_profiles", "threshold_profiles"),
+    "synapse formats": ("synapse_formats", "synapse_formats"),
+}
+
+
+def lists(program: Program) -> Iterator[Lists]:
+    """Yield the lists of synapses of each projection on each core that it reaches.
+
+    Axons, packets, hops, energy and time are all counted over these.
+    """
+    core = program.compartments.core
+    for p in program.projections:
+        present = p.synapses
+        for destination in np.unique(core[p.post]).tolist():
+            targets = core[p.post] == destination
+            yield Lists(p, destination, targets, present[targets].sum(axis=0))
+
 
 def routes(program: Program) -> Routes:
     """Return where spikes go."""
     n_inputs, core = program.n_inputs, program.compartments.core
-    synapses = np.zeros(n_inputs + core.size, np.int64)
-    pairs = [np.empty((0, 2), np.int64)]  # source, destination core
-    for p in program.projections:
-        sources = p.pre.astype(np.int64) + (0 if p.from_input else n_inputs)
-        present = p.synapses
-        synapses[sources] += present.sum(axis=0)
-        for destination in np.unique(core[p.post]):
-            reached = sources[present[core[p.post] == destination].any(axis=0)]
-            pairs.append(np.stack([reached, np.full(reached.size, destination)], axis=1))
-    source, destination = np.unique(np.concatenate(pairs), axis=0).T
-    cores = np.bincount(source, minlength=n_inputs + core.size)
-    own = source >= n_inputs
-    here, there = core[source[own] - n_inputs], destination[own]
-    hops = np.abs(np.subtract(program.chip_spec.tile(here), program.chip_spec.tile(there)))
-    hops_x, hops_y = (np.bincount(source[own] - n_inputs, h, core.size).astype(np.int64) for h in hops)
-    return Routes(synapses, cores.astype(np.int64), hops_x, hops_y)
+    synapses, packets = np.zeros((2, n_inputs + core.size), np.int64)
+    hops_x, hops_y = np.zeros((2, core.size), np.int64)
+    for p, destination, _, sizes in lists(program):
+        sources = p.pre + (0 if p.from_input else n_inputs)
+        synapses[sources] += sizes
+        packets[sources] += sizes > 0
+        if not p.from_input:
+            here, there = program.chip_spec.tile(core[p.pre]), program.chip_spec.tile(destination)
+            hops_x[p.pre] += (sizes > 0) * abs(here[0] - there[0])
+            hops_y[p.pre] += (sizes > 0) * abs(here[1] - there[1])
+    return Routes(synapses, packets, hops_x, hops_y)
 
 
 def use(program: Program) -> tuple[CoreUse, ...]:
@@ -78,20 +126,19 @@ def use(program: Program) -> tuple[CoreUse, ...]:
     output_axons, words = dict(input_axons), dict(input_axons)
     longest = dict(input_axons)
     formats: dict[int, set[tuple]] = {core: set() for core in used.tolist()}
-    for p in program.projections:
-        for core in np.unique(c.core[p.post]).tolist():
-            part = p.synapses[c.core[p.post] == core]  # (targets on this core, P)
-            lists = part.sum(axis=0)
-            slots = 1 + p.plastic
-            input_axons[core] += slots * int(np.count_nonzero(lists))
-            delays = 0 if p.delays is None else int(p.delays[c.core[p.post] == core].max())
-            longest[core] = max(longest[core], delays)
-            key = (p.bits, p.sign_mode, p.exponent, delays.bit_length(), p.plastic)
-            formats[core].add(key)
-            words[core] += list_words(p, lists, part.shape[0], delays)
-            if not p.from_input:
-                for sender in c.core[p.pre[lists > 0]].tolist():
-                    output_axons[sender] += slots
+    for p, core, targets, sizes in lists(program):
+        slots = 1 + p.plastic
+        input_axons[core] += slots * int(np.count_nonzero(sizes))
+        delays = 0 if p.delays is None else int(p.delays[targets].max())
+        longest[core] = max(longest[core], delays)
+        key = (p.bits, p.sign_mode, p.exponent, delays.bit_length(), p.plastic)
+        formats[core].add(key)
+        words[core] += list_words(p, sizes, int(targets.sum()), delays)
+        if not p.from_input:
+            for sender in c.core[p.pre[sizes > 0]].tolist():
+                output_axons[sender] += slots
+    for sender in c.core[program.spike_outputs].tolist():
+        output_axons[sender] += 1
     state_words = program.chip_spec.state_words
     return tuple(
         CoreUse(
@@ -108,13 +155,13 @@ def use(program: Program) -> tuple[CoreUse, ...]:
     )
 
 
-def list_words(p: Projection, lists: np.ndarray, n_targets: int, longest_delay: int) -> int:
-    """Return 64-bit words of the lists, each stored dense or sparse, whichever is shorter."""
-    index_bits = max(6, (max(n_targets, 2) - 1).bit_length())
+def list_words(p: Projection, sizes: np.ndarray, n_targets: int, longest_delay: int) -> int:
+    """Return 64-bit words of lists of these sizes, each stored dense or sparse, whichever is shorter."""
+    index_bits = max(6, (n_targets - 1).bit_length())
     rest = {"delay_bits": longest_delay.bit_length(), "tag_bits": TAG_BITS * p.plastic, "weight_bits": p.bits}
     total = 0
-    sizes, how_many = np.unique(lists[lists > 0], return_counts=True)
-    for size, n in zip(sizes.tolist(), how_many.tolist(), strict=True):
+    found, how_many = np.unique(sizes, return_counts=True)
+    for size, n in zip(found.tolist(), how_many.tolist(), strict=True):
         sparse = synapse_memory_bits(size, index_bits=index_bits, **rest)
         dense = synapse_memory_bits(n_targets, index_bits=0, **rest)
         total += n * min(sparse, dense) // 64
@@ -137,17 +184,7 @@ def check_limits(program: Program) -> None:
         where = program.group_of(int(c.core.argmax()))
         raise ValueError(f"{chip.name} has {chip.cores} cores; {where} is placed on core {highest}")
     for one in use(program):
-        needs = {
-            "compartments": (one.compartments, chip.compartments),
-            "input axons": (one.input_axons, chip.input_axons),
-            "output axons": (one.output_axons, chip.output_axons),
-            "64-bit words of synaptic memory": (one.memory_words, chip.memory_words),
-            "compartments x delay slots": (one.compartments * one.delay_slots, chip.delay_slots),
-            "compartment profiles": (one.compartment_profiles, chip.compartment_profiles),
-            "thresholds": (one.threshold_profiles, chip.threshold_profiles),
-            "synapse formats": (one.synapse_formats, chip.synapse_formats),
-        }
-        for limit, (need, most) in needs.items():
+        for limit, (need, most) in one.needs(chip).items():
             if most is not None and need > most:
                 here = list(dict.fromkeys(program.group_of(i) for i in np.flatnonzero(c.core == one.core).tolist()))
                 more = f" and {len(here) - 3} more" if len(here) > 3 else ""

@@ -1,7 +1,8 @@
 """What policies keep on the emulated chips: trained chip-ready on held-out seeds, deployed with 8-bit weights.
 
 Each run is one ``spikeloop train --chip-ready`` and a ``spikeloop deploy`` for each chip; finished ones are kept in the
-output folder and not repeated. Kept is (chip - random) / (float - random), of the same policy on the same episodes.
+output folder and not repeated. Kept is (chip - random) / (float - random), of the same policy on the same episodes; it
+is undefined for a policy that is not above chance by its interval. Intervals are bootstrapped, over seeds for the mean.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from spikeloop.scripts.bench_returns import EPISODES, FRESH_SEEDS, ROWS, Row, run_folder, spikeloop, trained
+from spikeloop.scripts.compared import bootstrap_interval, kept
 
 CHIPS = ("loihi1", "loihi2")
 CHECKED_STEPS = 10_000
@@ -42,9 +44,9 @@ def run(args: argparse.Namespace) -> None:
             row: [pool.submit(_deployed, row, seed, args.output) for seed in args.seeds or row.seeds] for row in rows
         }
         results = {row: [job.result() for job in of_row] for row, of_row in jobs.items()}
-    print(f"{EPISODES} episodes each, 8-bit weights; dynamic energy and latency per env step are modelled")
+    print(f"{EPISODES} episodes each, 8-bit weights; energy (dynamic + static) and latency per env step are modelled")
     first = results[rows[0]][0][CHIPS[0]]
-    columns = ["environment", "chip", "float", "on the chip", "random", "kept", "worst", "each seed"]
+    columns = ["environment", "chip", "float", "on the chip", "random", "kept, 95% interval", "worst", "each seed"]
     columns += [f"modelled, {source}" for source in first["report"]["modelled"]]
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
@@ -69,14 +71,25 @@ def _deployed(row: Row, seed: int, output: Path) -> dict[str, dict[str, Any]]:
 
 
 def _table_line(row: Row, chip: str, results: list[dict[str, Any]]) -> str:
-    kept = np.array([result["kept"] for result in results])
     means = {
         name: np.mean([result["mean_returns"][name] for result in results]) for name in ("float", "chip", "random")
     }
-    cells = [row.env, chip, *(f"{mean:.1f}" for mean in means.values()), f"{kept.mean():.1%}", f"{kept.min():.1%}"]
-    cells.append(", ".join(f"{one:.1%}" for one in kept))
+    each = [kept(result["returns"])["kept"] for result in results]
+    cells = [row.env, chip, *(f"{mean:.1f}" for mean in means.values()), *_kept_cells(each)]
     costs = [result["report"]["modelled"] for result in results]
     for source in costs[0]:
-        dynamic, latency = (np.mean([cost[source][name] for cost in costs]) for name in ("dynamic", "latency"))
-        cells.append(f"{dynamic * 1e9:.0f} nJ, {latency * 1e6:.1f} µs")
+        names = ("dynamic", "static", "latency")
+        dynamic, static, latency = (np.mean([cost[source][name] for cost in costs]) for name in names)
+        cells.append(f"{dynamic * 1e9:.0f} + {static * 1e9:.0f} nJ, {latency * 1e6:.1f} µs")
     return f"| {' | '.join(cells)} |"
+
+
+def _kept_cells(each: list[float | None]) -> list[str]:
+    """Return the mean with its interval, the least, and each, of what was kept where it is defined."""
+    defined = np.array([one for one in each if one is not None])
+    shown = ", ".join("undefined" if one is None else f"{one:.1%}" for one in each)
+    if not defined.size:
+        return ["undefined", "undefined", shown]
+    low, high = bootstrap_interval(defined.size, lambda drawn: defined[drawn].mean(axis=1))
+    of = "" if defined.size == len(each) else f", {defined.size} of {len(each)} seeds"
+    return [f"{defined.mean():.1%} [{low:.1%}, {high:.1%}]{of}", f"{defined.min():.1%}", shown]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from spikeloop.scripts import deploy, rollout, train
-from spikeloop.scripts.run_folder import find_run
+from spikeloop.scripts.run_folder import cores_picture, deployed_file, find_run, report_file
 
 FOLDER = Path("demo")
 SEED = 0
@@ -33,7 +33,8 @@ def main() -> int:
     print(f"\npolicy          {run / 'policy.safetensors'}")
     print(f"learning curve  {run / 'learning_curve.png'}")
     print(f"both            {FOLDER / 'demo.png'}")
-    print(f"on the chip     {run / 'deployed.safetensors'}, {run / 'report.json'}, {run / 'cores.png'}")
+    left = (deployed_file, report_file, cores_picture)
+    print(f"on the chip     {', '.join(str(run / name('loihi1')) for name in left)}")
     return 0
 
 

@@ -7,36 +7,46 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import math
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spikeloop.hardware.chip import CHIPS, PROFILES
+from spikeloop.hardware.quantize import check_bits
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
-from spikeloop.scripts.run_folder import DEPLOYED, NETWORK
+from spikeloop.scripts.compared import Act, Recorded, action_agreement, kept, kept_in_words
+from spikeloop.scripts.run_folder import NETWORK, cores_picture, deployed_file, open_run, report_file
 from spikeloop.spiking.extras import install_hint
+from spikeloop.spiking.storage import write_atomically
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from spikeloop.hardware.deployed import Deployment
     from spikeloop.hardware.report import Report
+    from spikeloop.spiking.monitor import Monitor
     from spikeloop.spiking.network import Network
 
-REPORT, PICTURE = "report.json", "cores.png"
 CALIBRATION_STEPS = 2000
+COMPARED_STEPS = 2000
+_NO_SPIKES = "whose policy does not spike: deploy compiles spiking ones, as of spiking_ppo, spiking_a2c and eprop"
+NOT_COMPILED = {
+    "rstdp": "which is no network that deploy compiles; on a chip it learns by itself: "
+    "spikeloop train --algo rstdp --core chip",
+}
 OTHER_SEEDS = 1_000_000  # of calibration, apart from those of the episodes
 EPILOG = f"""\
 RUN is a run folder of `spikeloop train`, or the file of a network, such as the {NETWORK} in it. Loading a network runs
 no code from its file; the model in a run folder is a pickle, so deploy only those you trust.
 The float network, the chip and random actions play the same episodes; kept is (chip - random) / (float - random).
-Leaves {DEPLOYED}, {REPORT} and {PICTURE}. Energies and times are modelled from published constants, not measured.
+Leaves {deployed_file("CHIP")}, {report_file("CHIP")} and {cores_picture("CHIP")}.
+Energies and times are modelled from published constants, not measured.
 """
-Act = Callable[[Any, Any, np.ndarray], tuple[np.ndarray, Any]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,19 +68,24 @@ def deploy(argv: list[str]) -> int:
         from spikeloop.scripts.load_policy import NetworkPolicy
 
         floating = NetworkPolicy(network, args.seed)
+        _make_folder(args.out)
         seen = _observations(network, env, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
-        args.out.mkdir(parents=True, exist_ok=True)
-    players: dict[str, Act] = {"float": floating.predict, "chip": chip.predict, "random": _random(env, args.seed)}
+    recorded = Recorded(floating.predict, COMPARED_STEPS)
+    players: dict[str, Act] = {"float": recorded, "chip": chip.predict, "random": _random(env, args.seed)}
     returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
-    figures = report(chip)
-    compared = _compare_actions(deployment, seen, args) if args.check_actions else None
+    figures = report(chip, args.control_period or control_period(env))
+    results = {
+        **kept(returns),
+        "returns": returns,
+        "agreement": action_agreement(network, deployment, recorded.steps, env.action_space, args.seed),
+        "checked_steps": _compare_actions(deployment, seen, args) if args.check_actions else None,
+        "seed": args.seed,
+        "report": figures.to_dict(),
+    }
     env.close()
-    deployment.save(args.out / DEPLOYED)
-    results = {**_kept(returns), "checked_steps": compared, "seed": args.seed, "report": figures.to_dict()}
-    (args.out / REPORT).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    drawn = _draw(figures, args.out / PICTURE)
+    drawn = _save(deployment, results, figures, args.out)
     if args.json:
         print(json.dumps(results))
     else:
@@ -89,6 +104,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--bits", default=8, type=int, metavar="N", help="bits of a weight, sign included: 2 to 6, or 8 (default: 8)")
     add("--profile", choices=list(PROFILES), help="arithmetic (default: that of the chip)")
     add("--strict", action="store_true", help="refuse what the chip can only approximate")
+    add(
+        "--approximate",
+        action="store_true",
+        help="compile what the chip approximates badly too, such as refractory ticks",
+    )
+    add(
+        "--control-period",
+        type=float,
+        metavar="SECONDS",
+        help="time between env steps, for the energy of waiting (default: what the environment says, if it does)",
+    )
     add("--env", metavar="[MODULE:]ID", help="environment id (default: what the network was trained on)")
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
@@ -112,6 +138,14 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
     if args.check_actions < 0:
         raise UsageError(f"--check-actions must be at least 0, got {args.check_actions}")
+    try:
+        check_bits(args.bits)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+    if args.control_period is not None and not 0 < args.control_period < math.inf:
+        raise UsageError(f"--control-period must be a number > 0 in seconds, got {args.control_period:g}")
+    if args.strict and args.approximate:
+        raise UsageError("--strict refuses what --approximate asks for, remove one")
     if args.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {args.seed}")
     if args.run.suffix == ".zip":
@@ -124,6 +158,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--out takes a folder, {args.out} is none")
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the folder of --out and see that files can be left there, before the hours that may follow."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"--out takes a folder to leave files in, {folder} cannot be written ({error})") from None
+
+
 def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
     """Return the network and one environment that shows it raw observations."""
     from spikeloop.scripts.load_policy import Place, load_network, network_of_run
@@ -131,7 +174,13 @@ def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
     import_modules("--gym-packages", args.gym_packages)
     modules, args.env = ([], None) if args.env is None else import_environment(args.env)
     place = Place(args.env, args.seed, packages=[*args.gym_packages, *modules])
-    policy = network_of_run(args.run, args.load_best, place) if args.run.is_dir() else load_network(args.run, place)
+    if not args.run.is_dir():
+        policy = load_network(args.run, place)
+        return policy.network(), policy.env
+    algo = open_run(args.run, args.load_best).algo
+    if algo in NOT_COMPILED:
+        raise UsageError(f"{args.run} is a run of {algo}, {NOT_COMPILED[algo]}")
+    policy = network_of_run(args.run, args.load_best, place)
     return policy.network(), policy.env
 
 
@@ -141,7 +190,13 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         deployment = compile_network(
-            network, args.chip, bits=args.bits, profile=args.profile, calibration=seen, strict=args.strict
+            network,
+            args.chip,
+            bits=args.bits,
+            profile=args.profile,
+            calibration=seen,
+            strict=args.strict,
+            approximate=args.approximate,
         )
     for warning in noted:
         print(f"spikeloop deploy: {warning.message}", file=sys.stderr)
@@ -210,22 +265,44 @@ def _compare_actions(deployment: Deployment, seen: np.ndarray, args: argparse.Na
     return args.check_actions
 
 
-def _kept(returns: dict[str, list[float]]) -> dict[str, Any]:
-    means = {name: float(np.mean(values)) for name, values in returns.items()}
-    gained = means["float"] - means["random"]
-    kept = (means["chip"] - means["random"]) / gained if gained else None
-    return {"kept": kept, "mean_returns": means, "returns": returns}
+def control_period(env: VecEnv) -> float | None:
+    """Return the time between env steps in s that an environment tells: by ``dt``, ``tau``, or frames per second."""
+    task = env.get_attr("unwrapped")[0]
+    fps = (getattr(task, "metadata", None) or {}).get("render_fps")
+    for seconds in (getattr(task, "dt", None), getattr(task, "tau", None), 1 / fps if fps else None):
+        if isinstance(seconds, (int, float, np.number)) and 0 < seconds < math.inf:
+            return float(seconds)
+    return None
 
 
-def _draw(figures: Report, picture: Path) -> bool:
-    """Draw the cores where matplotlib is installed, and say whether it is."""
+def record_deployed_episode(deployment: Deployment, env: VecEnv, seed: int) -> Monitor:
+    """Run one deterministic episode of a compiled network and return the spikes of its neurons.
+
+    Args:
+        deployment: The compiled network.
+        env: One environment that shows raw observations.
+        seed: Seed of the environment and of a ``rate`` encoder.
+    """
+    from spikeloop.hardware.deployed import DeployedPolicy
+    from spikeloop.hardware.recording import record
+
+    recorded = Recorded(DeployedPolicy(deployment, np.random.default_rng(seed)).predict, sys.maxsize)
+    play(env, lambda obs, state, starts: recorded(obs.reshape(len(obs), -1), state, starts), 1, seed)
+    return record(deployment, np.stack([obs for obs, _ in recorded.steps]), np.random.default_rng(seed))
+
+
+def _save(deployment: Deployment, results: dict[str, Any], figures: Report, folder: Path) -> bool:
+    """Leave the files of a chip, and say whether a picture of the cores is among them: not without matplotlib."""
+    chip = figures.chip
+    deployment.save(folder / deployed_file(chip))
+    write_atomically(folder / report_file(chip), (json.dumps(results, indent=1) + "\n").encode())
     if not importlib.util.find_spec("matplotlib"):
         return False
     from spikeloop.hardware.report import draw_cores
     from spikeloop.scripts.pictures import save
     from spikeloop.spiking.plotting import new_axes
 
-    save(draw_cores(new_axes(height=3.4)[0], figures), picture)
+    save(draw_cores(new_axes(height=3.4)[0], figures), folder / cores_picture(chip))
     return True
 
 
@@ -234,11 +311,17 @@ def _print(args: argparse.Namespace, results: dict[str, Any], figures: Report, d
     print()
     for name, values in results["returns"].items():
         print(f"{name:<8} return {np.mean(values):9.2f} +/- {np.std(values):.2f} over {len(values)} episodes")
-    kept = results["kept"]
-    print("kept     " + ("undefined: the float network does as well as chance" if kept is None else f"{kept:.1%}"))
+    print(f"kept     {kept_in_words(results)}")
+    agreement = results["agreement"]
+    print(
+        f"actions  {agreement['measure']}, over {agreement['steps']} steps of the float network: chip "
+        f"{agreement['chip']:.2%}, the float network slightly disturbed {agreement['baseline']:.2%}"
+    )
+    print(f"modelled {figures.energy()}")
     if results["checked_steps"]:
         print(f"actions of the emulator and the plain-Python interpreter: the same on {results['checked_steps']} steps")
-    left = [DEPLOYED, REPORT, *([PICTURE] if drawn else [])]
+    chip = figures.chip
+    left = [deployed_file(chip), report_file(chip), *([cores_picture(chip)] if drawn else [])]
     print(f"left in {args.out}: {', '.join(left)}")
     if not drawn:
         print(f"for a picture: {install_hint('plot')}")

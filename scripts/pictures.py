@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from spikeloop.agents.callbacks import read_episodes
 from spikeloop.spiking.plotting import learning_curve, new_axes, raster
+from spikeloop.spiking.storage import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,10 +60,12 @@ def draw_raster(network: Network, monitor: Monitor, picture: Path) -> None:
 
 
 def save(ax: Axes, picture: Path) -> None:
-    """Write the figure of some Axes to a file, and close it."""
+    """Write the figure of some Axes to a file, in the format of its name's ending, and close it."""
     import matplotlib.pyplot as plt
 
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.savefig(picture)
+    data = io.BytesIO()
+    figure.savefig(data, format=picture.suffix[1:])
     plt.close(figure)
+    write_atomically(picture, data.getvalue())

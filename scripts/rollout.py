@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikeloop.hardware.chip import CHIPS
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
-from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, find_run
+from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run
 from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
@@ -77,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--exp-id", type=int, metavar="N", help="number of the run (default: 0, the latest)")
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
-    add("--deployed", action="store_true", help=f"what `spikeloop deploy` left: RUN is its file, or holds {DEPLOYED}")
+    add(
+        "--deployed",
+        action="store_true",
+        help=f"what `spikeloop deploy` left: RUN is {deployed_file('CHIP')}, or holds it",
+    )
+    add("--chip", choices=list(CHIPS), help="with --deployed: for which chip, where RUN holds files for several")
     add("-n", "--n-episodes", default=10, type=int, metavar="N", help="episodes (default: 10)")
     add("--seed", default=0, type=int, help="seed of the environment and of sampled actions (default: 0)")
     add("--stochastic", action="store_true", help="sample actions instead of taking the most likely")
@@ -101,6 +107,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--deployed runs one compiled network, remove {option}")
     if args.video and args.human:
         raise UsageError("an environment renders for --human or for --video, remove one of them")
+    if args.chip and not args.deployed:
+        raise UsageError("--chip goes with --deployed")
     if args.video and not all(map(importlib.util.find_spec, ("pygame", "moviepy"))):
         raise UsageError(f"videos need pygame and moviepy: {install_hint('render')}")
     if args.video and args.video.suffix not in ("", ".mp4"):
@@ -148,7 +156,7 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
     )
     place = Place(args.env, args.seed, video, args.human, [*args.gym_packages, *modules])
     if args.deployed:
-        return load_deployed(found / DEPLOYED if found.is_dir() else found, place)
+        return load_deployed(find_deployed(found, args.chip) if found.is_dir() else found, place)
     if args.run is None or args.run.is_dir():
         return load_run(found, args.load_best, args.seed, video, args.human)
     return load_network(found, place)

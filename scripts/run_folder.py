@@ -12,7 +12,39 @@ CHECKPOINT = "checkpoint.zip"
 EPISODES = "learning_curve.csv"
 CURVE = "learning_curve.png"
 NETWORK = "policy.safetensors"
-DEPLOYED = "deployed.safetensors"
+
+
+def deployed_file(chip: str) -> str:
+    """Return the name of the file that ``deploy`` leaves for a chip: the compiled network."""
+    return f"deployed-{chip}.safetensors"
+
+
+def report_file(chip: str) -> str:
+    """Return the name of the report that ``deploy`` leaves for a chip."""
+    return f"report-{chip}.json"
+
+
+def cores_picture(chip: str) -> str:
+    """Return the name of the picture of the cores that ``deploy`` leaves for a chip."""
+    return f"cores-{chip}.png"
+
+
+def find_deployed(folder: Path, chip: str | None = None) -> Path:
+    """Return the compiled network in a folder.
+
+    Args:
+        folder: Where ``deploy`` left it.
+        chip: For which chip; None where there is only one.
+
+    Raises:
+        UsageError: If there is none, or several and no chip is named.
+    """
+    found = sorted(folder.glob(deployed_file(chip or "*")))
+    if len(found) > 1:
+        raise UsageError(f"{folder} holds {' and '.join(file.name for file in found)}: choose one with --chip")
+    if not found:
+        raise UsageError(f"{folder} holds no {deployed_file(chip or 'CHIP')}, make it with: spikeloop deploy {folder}")
+    return found[0]
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,17 @@ def test_registers_are_nengos(nengo):
     np.testing.assert_array_equal(exponent, nengo["bias_exp"])
     assert fp.bias_fits(mantissa << exponent).all()
     np.testing.assert_array_equal(fp.threshold_to_register(nengo["vth"]), nengo["vth_man"])
+    assert np.all(nengo["vth_exp"] == 6)  # the same for all: thresholds are in units of 64
     with pytest.raises(ValueError, match=r"within \+-524160"):
         fp.bias_to_register([0, 600000])
     with pytest.raises(ValueError, match=r"within \[0, 8388544\], got -128"):
         fp.threshold_to_register([-128.0])
+
+
+def test_impulses_of_traces_are_split_as_nengos(nengo):
+    whole, fraction = fp.impulse_to_register(nengo["mag"])
+    np.testing.assert_array_equal(whole, nengo["mag_int"])
+    np.testing.assert_array_equal(fraction, nengo["mag_frac"])
 
 
 def test_shift_to_zero_is_slayers():
@@ -62,6 +69,26 @@ def test_lava_drops_low_bits(mode, bits):
     file = load("lava_weights")
     dropped = fp.drop_low_bits(file["w_in"], bits, mode, PROFILES["lava"])
     np.testing.assert_array_equal(dropped, file[f"trunc_{mode.upper()}"][bits - 1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_lava_clips_mantissas(mode):
+    file = load("lava_weights")
+    clipped = fp.clip_mantissas(file["w_in"], mode, PROFILES["lava"])
+    np.testing.assert_array_equal(clipped, file[f"clip_{mode.upper()}"])
+    # A setting of Lava's clip function stops at 254. Its learning does not use it: learned weights of 255 occur there.
+    highest = 254 if mode == "mixed" else 255
+    np.testing.assert_array_equal(np.minimum(clipped, highest), file[f"clip_learn_{mode.upper()}"])
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_lava_stores_weights_without_a_sign_mode_as_excitatory_ones(bits):
+    file = load("lava_weights")
+    dropped = fp.drop_low_bits(file["w_in"], bits, "excitatory", PROFILES["lava"])
+    np.testing.assert_array_equal(dropped, file["trunc_NULL"][bits - 1])
+    clipped = fp.clip_mantissas(file["w_in"], "excitatory", PROFILES["lava"])
+    np.testing.assert_array_equal(clipped, file["clip_NULL"])
+    np.testing.assert_array_equal(clipped, file["clip_learn_NULL"])
 
 
 def test_lava_stores_a_matrix_in_the_fewest_bits():

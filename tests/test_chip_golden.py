@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikeloop.hardware.chip import EMULATOR_MAX
+from spikeloop.hardware.chip import EMULATOR_MAX, PROFILES
 from spikeloop.hardware.core import Emulator, Recording
+from spikeloop.hardware.fixed_point import drop_low_bits
 from spikeloop.hardware.program import Compartments, Program, Projection
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -89,6 +90,7 @@ def test_lava_refractory_period_is_one_tick_longer_than_the_chips(arrays, case):
 def test_lava_weights_into_neurons(arrays, case):
     compartments = Compartments.build(6, decay_u=case["du"] + 1, decay_v=case["dv"], v_th=case["vth"] * 64)
     mode, bits = case["sign_mode"].lower(), case["num_weight_bits"]
+    np.testing.assert_array_equal(drop_low_bits(arrays["w"], bits, mode, PROFILES["lava"]), arrays["w_eff"])
     synapses = Projection("in", True, np.arange(10), np.arange(6), arrays["w_eff"], case["weight_exp"], bits, mode)
     emulator = Emulator(program("loihi2", "lava", 10, compartments, [synapses]))
     assert_equal(run_on_spikes(emulator, arrays["x"]), u=arrays["u"], v=arrays["v"], z=arrays["s"])

@@ -4,19 +4,27 @@ import dataclasses
 import json
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from deployable import exact_network
+from deployable import exact_network, observations
 from test_deployed import cartpole_network
 
-from spikeloop.hardware import Deployment
+from spikeloop.hardware import CHIPS, DeployedPolicy, Deployment, compile_network
+from spikeloop.hardware.recording import record
 from spikeloop.scripts import deploy, rollout, train
+from spikeloop.scripts.run_folder import cores_picture, deployed_file, report_file
+from spikeloop.spiking import Simulator
 
 
 def start(script, *args):
     """Run a script and return its exit status."""
     return script.main([str(arg) for arg in args])
+
+
+observe = deploy._observations
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +41,18 @@ def test_a_network_is_deployed_and_rolls_out_as_it_was_reported(chip, saved, tmp
     args = ["--chip", chip, "-n", 3, "--seed", 5, "--out", out, "--check-actions", 60]
     assert start(deploy, saved, *args, "--json") == 0
     results = json.loads(capsys.readouterr().out)
-    assert json.loads((out / "report.json").read_text()) == results
+    assert json.loads((out / f"report-{chip}.json").read_text()) == results
     assert set(results["returns"]) == {"float", "chip", "random"} and results["checked_steps"] == 60
     means = {name: np.mean(values) for name, values in results["returns"].items()}
     kept = (means["chip"] - means["random"]) / (means["float"] - means["random"])
     assert results["kept"] == pytest.approx(kept) and kept > 0.7
-    assert Deployment.load(out / "deployed.safetensors").program.chip == chip
-    assert (out / "cores.png").stat().st_size > 1000
-    for source in (out, out / "deployed.safetensors"):
+    assert results["kept_interval"][0] <= kept <= results["kept_interval"][1]
+    assert results["agreement"]["steps"] > 200 and results["agreement"]["chip"] > 0.8
+    idle = results["report"]["modelled"]["sanafe"]["idle"]
+    assert results["report"]["control_period"] == 0.02 and idle == pytest.approx(3.34 / 32 * 0.02, rel=0.01)
+    assert Deployment.load(out / f"deployed-{chip}.safetensors").program.chip == chip
+    assert (out / f"cores-{chip}.png").stat().st_size > 1000
+    for source in (out, out / f"deployed-{chip}.safetensors"):
         assert start(rollout, source, "--deployed", "-n", 1, "--seed", 5, "--json") == 0
         rolled = json.loads(capsys.readouterr().out)
         assert rolled["returns"] == results["returns"]["chip"][:1] and rolled["firing_rates"][0] > 0
@@ -49,7 +61,8 @@ def test_a_network_is_deployed_and_rolls_out_as_it_was_reported(chip, saved, tmp
 def test_the_table_says_what_was_kept_and_what_is_modelled(saved, tmp_path, capsys):
     assert start(deploy, saved, "-n", 2, "--out", tmp_path) == 0
     text = capsys.readouterr().out
-    assert "kept" in text and "modelled" in text and "deployed.safetensors" in text
+    assert "kept" in text and "modelled" in text and "deployed-loihi1.safetensors" in text
+    assert "95% interval" in text and "nJ static energy" in text and "slightly disturbed" in text
     assert "chip     return" in text and "random   return" in text
 
 
@@ -77,7 +90,10 @@ def test_a_run_folder_is_deployed_with_its_normalisation(tmp_path, capsys):
         (["nowhere"], "no file at nowhere"),
         (["."], "is not the folder of one run"),
         (["NETWORK", "--chip", "tpu"], "invalid choice: 'tpu'"),
-        (["NETWORK", "--bits", 7], "bits must be one of"),
+        (["NETWORK", "--bits", 7], "--bits must be one of (2, 3, 4, 5, 6, 8), sign included"),
+        (["NETWORK", "--control-period", 0], "--control-period must be a number > 0"),
+        (["NETWORK", "--strict", "--approximate"], "--strict refuses what --approximate asks for"),
+        (["NETWORK", "--out", "/proc/x"], "--out takes a folder to leave files in, /proc/x cannot be written"),
         (["NETWORK", "--env", "CartPol-v1"], "did you mean 'CartPole-v1'?"),
         (["NETWORK", "--env", "Acrobot-v1"], "observes 4 numbers"),
         (["NETWORK", "-n", 0], "--n-episodes"),
@@ -99,17 +115,21 @@ def test_wrong_deploy_request_is_answered_in_one_line(args, answer, saved, tmp_p
         layer = dataclasses.replace(cartpole_network().layers[0], neurons=neurons)
         threshold = dataclasses.replace(cartpole_network(), layers=(layer,), metadata={"env": "CartPole-v1"})
     threshold.save(tmp_path / "threshold.safetensors")
+    calibrated = []
+    monkeypatch.setattr(deploy, "_observations", lambda *args: calibrated.append(args) or observe(*args))
     known = {"NETWORK": str(saved), "THRESHOLD": str(tmp_path / "threshold.safetensors")}
     assert start(deploy, *[known.get(str(arg), arg) for arg in args]) == 2
     assert_one_line(capsys, answer)
-    assert not (tmp_path / "deployed.safetensors").exists()
+    assert not calibrated or "--strict" in args  # what can be known before the environment is stepped is said before
+    assert not list(tmp_path.glob("deployed*"))
 
 
 @pytest.mark.parametrize(
     ("args", "answer"),
     [
         (["NETWORK"], "holds a 'spikeloop.network', not a 'spikeloop.deployment'"),
-        (["."], "no file at deployed.safetensors"),
+        (["."], "holds no deployed-CHIP.safetensors, make it with: spikeloop deploy ."),
+        ([".", "--chip", "loihi2"], "holds no deployed-loihi2.safetensors"),
         (["NETWORK", "--stochastic"], "remove --stochastic"),
         (["NETWORK", "--raster", "spikes.png"], "remove --raster"),
     ],
@@ -119,6 +139,91 @@ def test_wrong_rollout_of_a_deployed_policy_is_answered_in_one_line(args, answer
     monkeypatch.chdir(tmp_path)
     assert start(rollout, *[str(saved) if arg == "NETWORK" else arg for arg in args], "--deployed") == 2
     assert_one_line(capsys, answer)
+
+
+def test_files_of_two_chips_lie_side_by_side_and_each_is_found(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(deploy, "CALIBRATION_STEPS", 50)
+    for chip in CHIPS:
+        assert start(deploy, saved, "--chip", chip, "-n", 1, "--out", tmp_path) == 0
+    files = [name(chip) for chip in CHIPS for name in (deployed_file, report_file, cores_picture)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+    reported = json.loads((tmp_path / report_file("loihi2")).read_text())
+    capsys.readouterr()
+    assert start(rollout, tmp_path, "--deployed", "-n", 1) == 2
+    assert_one_line(capsys, "deployed-loihi1.safetensors and deployed-loihi2.safetensors: choose one with --chip")
+    assert start(rollout, tmp_path, "--deployed", "--chip", "loihi2", "-n", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["returns"] == reported["returns"]["chip"]
+    assert start(rollout, saved, "--chip", "loihi2") == 2
+    assert_one_line(capsys, "--chip goes with --deployed")
+
+
+@pytest.mark.parametrize("algo, answer", [("rstdp", "on a chip it learns by itself"), ("ppo", "does not spike")])
+def test_runs_of_other_algorithms_are_refused_on_the_point(algo, answer, tmp_path, capsys):
+    pytest.importorskip("rl_zoo3")
+    sizes = {"rstdp": ["n_ticks:2"], "ppo": ["n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1"]}[algo]
+    budget = ["-n", 32, "--eval-freq", -1, "--verbose", 0, "-f", tmp_path, "--seed", 0]
+    assert start(train, "--algo", algo, "--env", "CartPole-v1", *budget, "--hyperparams", *sizes) == 0
+    run = tmp_path / algo / "CartPole-v1_1"
+    capsys.readouterr()
+    assert start(deploy, run) == 2
+    assert_one_line(capsys, answer)
+    assert not list(run.glob("deployed*"))
+
+
+@pytest.mark.parametrize(
+    "task, expected",
+    [
+        ({"dt": 0.05, "metadata": {"render_fps": 30}}, 0.05),
+        ({"tau": 0.02}, 0.02),
+        ({"metadata": {"render_fps": 50}}, 0.02),
+        ({"dt": np.float32(0.25)}, 0.25),
+        ({"dt": 0}, None),
+        ({"dt": "much", "tau": float("inf"), "metadata": {"render_fps": None}}, None),
+        ({"metadata": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_control_period_is_what_the_environment_tells(task, expected):
+    env = SimpleNamespace(get_attr=lambda name: {"unwrapped": [SimpleNamespace(**task)]}[name])
+    assert deploy.control_period(env) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_control_period_can_be_given(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(deploy, "CALIBRATION_STEPS", 50)
+    assert start(deploy, saved, "-n", 1, "--out", tmp_path, "--control-period", 0.5, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["report"]["control_period"] == 0.5
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_recorded_episode_has_the_spikes_that_the_chip_counts(chip):
+    from stable_baselines3.common.env_util import make_vec_env
+
+    network = cartpole_network()
+    deployment = compile_network(network, chip)
+    env = make_vec_env("CartPole-v1")
+    monitor = deploy.record_deployed_episode(deployment, env, 3)
+    policy = DeployedPolicy(deployment)
+    returned = deploy.play(env, deploy._flat(policy), 1, 3)
+    assert monitor.total_ticks == 4 * returned[0] == policy.engine.counts.n_ticks
+    fires = deployment.program.compartments.fires > 0
+    np.testing.assert_array_equal(monitor.spike_counts[0], policy.engine.counts.spikes[fires])
+    assert (monitor.n_neurons, monitor.n_ticks, monitor.n_envs) == ((64,), 4, 1)
+
+
+def test_recorded_spikes_are_those_of_the_simulator_where_numbers_are_exact():
+    obs = observations()[0]
+    for options in ({}, {"latency": 0, "encoder": "rate"}):
+        network = exact_network(**options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            deployment = compile_network(network, calibration=obs)
+        expected = Simulator(network).record(obs)[2]
+        found = record(deployment, obs)
+        np.testing.assert_array_equal(found.layers[0].i, expected.layers[0].i)
+        np.testing.assert_array_equal(found.layers[0].t, expected.layers[0].t)
+        assert found.n_neurons == expected.n_neurons and found.total_ticks == expected.total_ticks
+    with pytest.raises(ValueError, match="obs must have shape"):
+        record(deployment, obs[:0])
 
 
 def test_help_loads_nothing_heavy():

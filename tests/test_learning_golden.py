@@ -84,6 +84,7 @@ def replay_lava(engine, arrays, case):
         found = {"weights": learner.w, "tag_1": learner.t, "tag_2": learner.d, **traces_of(learner)}
         for name, values in found.items():
             np.testing.assert_array_equal(values, arrays[name][t], err_msg=f"{name} at tick {t}")
+    np.testing.assert_array_equal(learner.w, arrays["final_weights"])
 
 
 @pytest.mark.parametrize("engine", [interpreted, ReferenceLearner])
@@ -97,7 +98,19 @@ def test_lava_learning_compiled(arrays, case):
     replay_lava(Learner, arrays, case)
 
 
-@pytest.mark.parametrize("engine", [interpreted, ReferenceLearner])
+class Accumulators(ReferenceLearner):
+    """Keeps what the products of each weight added up to, before it is rounded."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.sums = self.w.astype(np.int64) << 7
+
+    def stored(self, z, acc, i, j):
+        self.sums[j, i] = acc
+        return super().stored(z, acc, i, j)
+
+
+@pytest.mark.parametrize("engine", [interpreted, Accumulators])
 @pytest.mark.parametrize("arrays, case", cases("lava_rule_unit"))
 def test_lava_products(engine, arrays, case):
     text = case["dw"] if arrays["u"] else case["dw"].replace("u0", "u1")  # u1 is not evaluated in the first epoch
@@ -115,7 +128,8 @@ def test_lava_products(engine, arrays, case):
     w = np.clip(arrays["w"], low, high)  # some start where no weight can be
     possible = w == arrays["w"]
     draws = {"synapse": arrays["r_syn"]}
-    learner = engine(rule, w, tags=arrays["t"], sign_mode=mode, draws=lambda name, _: draws.get(name, 0.0))
+    kept = {"tags": arrays["t"], "delays": arrays["d"]}
+    learner = engine(rule, w, **kept, sign_mode=mode, draws=lambda name, _: draws.get(name, 0.0))
     for name in ("x1", "x2"):
         if engine is interpreted:
             learner.write(name, arrays[name])
@@ -124,6 +138,9 @@ def test_lava_products(engine, arrays, case):
     written = np.stack([arrays[name] for name in ("y1", "y2", "y3")]).astype(np.int32)
     learner.tick(events(arrays["x0"]), events(arrays["y0"]), 0, written)
     np.testing.assert_array_equal(learner.w[possible], arrays["w_out"][possible])
+    if engine is Accumulators:
+        np.testing.assert_array_equal(w[possible] << 7, arrays["acc_in"][possible])
+        np.testing.assert_array_equal(learner.sums[possible], arrays["acc_out"][possible])
 
 
 @pytest.mark.parametrize("arrays, case", cases("lava_trace_unit"))
@@ -183,6 +200,7 @@ def brian_monitored(learner, case, x_spike):
 @pytest.mark.parametrize("engine", [interpreted, ReferenceLearner])
 @pytest.mark.parametrize("arrays, case", cases("brian_stdp_det"))
 def test_brian_learning(engine, arrays, case):
+    np.testing.assert_array_equal(arrays["s_post"][:, 0], arrays["y"])  # the neuron fires as it was made to
     learner = engine(brian_rule(case), np.array([[case["w0"]]]))
     for t in range(len(arrays["x"])):
         monitored = brian_monitored(learner, case, arrays["x"][t])
@@ -193,6 +211,7 @@ def test_brian_learning(engine, arrays, case):
 
 @pytest.mark.parametrize("arrays, case", cases("brian_stdp"))
 def test_brian_learning_is_distributed_as_there(arrays, case):
+    np.testing.assert_array_equal(arrays["s_post"][:, 0], arrays["y"])  # the neuron fires as it was made to
     n = 1000
     learner = Learner(brian_rule(case), np.full((n, n), case["w0"]), seed=case["seed"])
     every, none = np.arange(n, dtype=np.int32), np.zeros(0, np.int32)

@@ -2,21 +2,23 @@
 
 import builtins
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from deployable import exact_network, observations
 
-from spikeloop.hardware.chip import CHIPS, COSTS
+from spikeloop.hardware.chip import CHIPS, COSTS, CostModel, EventCost
 from spikeloop.hardware.compiler import compile_network
-from spikeloop.hardware.core import Emulator
+from spikeloop.hardware.core import Counts, Emulator
 from spikeloop.hardware.deployed import DeployedPolicy
-from spikeloop.hardware.energy import modelled_cost
+from spikeloop.hardware.energy import Cost, idle_energy, learning_cost, modelled_cost
 from spikeloop.hardware.program import Compartments, Program, Projection
-from spikeloop.hardware.report import draw_cores, report
-from spikeloop.spiking import Simulator
-from spikeloop.spiking.metrics import activation_sparsity
+from spikeloop.hardware.report import MODELLED_OF, NOT_MODELLED, _n_weights, draw_cores, report
+from spikeloop.hardware.resources import RESOURCES, CoreUse, list_words, routes, use
+from spikeloop.spiking import Normalizer, Simulator
+from spikeloop.spiking.metrics import activation_sparsity, connection_sparsity
 
 SANAFE = json.loads((Path(__file__).parent / "golden" / "sanafe_loihi_energy.json").read_text())["cases"]
 
@@ -55,43 +57,268 @@ def test_events_and_energies_are_those_of_sanafe(case):
     assert cost.time == pytest.approx(result["sim_time"], rel=0.03)  # its queues are simulated, ours are not
 
 
-def test_davies_constants_add_up():
-    policy = ran()
-    counts, program = policy.engine.counts, policy.deployment.program
-    cost = modelled_cost(program, counts, COSTS["davies2018"])
-    visits = program.compartments.n * counts.n_ticks
-    expected = 81 * counts.updates + 52 * (visits - counts.updates) + 23.6 * counts.synaptic_ops + 1.7 * counts.packets
-    assert cost.dynamic == pytest.approx(expected * 1e-12, rel=1e-12)
-    assert cost.static == pytest.approx(3.34 / 32 * cost.time)
-    assert cost.time > counts.n_ticks * 113e-9
+# --- by hand: three compartments on cores 0, 0 and 17, which are one tile apart from east to west
+
+SPIKES, INPUT_SPIKES = np.array([3, 5, 70]), np.array([11, 13])
+
+
+def small_program(chip="loihi1"):
+    return Program(
+        chip,
+        "nengo",
+        2,
+        Compartments.build(3, core=[0, 0, 17]),
+        (
+            Projection("in", True, [0, 1], [0, 1, 2], [[2, 2], [0, 2], [2, 0]]),
+            Projection("a", False, [0, 1], [2], [[2, 2]]),
+            Projection("b", False, [0], [2, 1], [[2], [2]]),
+        ),
+        [],
+        spike_outputs=[2],
+    )
+
+
+def cost_model(**times):
+    """Return a model whose energies are all different, and whose times are those given; the others are tiny."""
+    names = ("mapped", "idle_update", "update", "spike", "synapse", "learn", "packet", "arrival", "hop_x", "hop_y")
+    energies = (2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0)
+    events = {
+        name: EventCost(energy, times.get(name, energy / 64)) for name, energy in zip(names, energies, strict=True)
+    }
+    return CostModel("primes", "by hand", **events, barrier=((1, 1.0), (3, 2.0)), static_power=0.5)
+
+
+def counted(**fields):
+    values = {"synaptic_ops": 101, "packets": 103, "input_packets": 107, "hops_x": 109, "hops_y": 127, "updates": 17}
+    return Counts(
+        **{"n_ticks": 10, "spikes": SPIKES, "input_spikes": INPUT_SPIKES, "overflows": {}, **values, **fields}
+    )
+
+
+def test_energies_are_sums_over_events():
+    cost = modelled_cost(small_program(), counted(), cost_model())
+    visits, fired, to_host = 3 * 10, 3 + 5 + 70, 70
+    assert cost.neurons == visits * 2 + 17 * 5 + (visits - 17) * 3 + fired * 7
+    assert cost.synapses == 101 * 11
+    assert cost.network == (103 + 107 + to_host) * 17 + (103 + 107) * 19 + 109 * 23 + 127 * 29
+    assert cost.dynamic == cost.neurons + cost.synapses + cost.network
+    assert cost.static == 0.5 * cost.time
+
+
+@pytest.mark.parametrize("times", [{"packet": 1.0}, {"synapse": 9.0}, {"arrival": 9.0}])
+def test_time_is_that_of_the_busiest_core_and_the_barriers(times):
+    model, n_ticks = cost_model(**times), 10
+    t = {name: getattr(model, name).time for name in ("mapped", "idle_update", "update", "spike", "synapse", "packet")}
+    visit = t["mapped"] + 17 / 30 * t["update"] + 13 / 30 * t["idle_update"]
+    # lists on core 0: of "in" with 1 and 2 synapses, of "b" with 1; on core 17: one of "in", two of "a", one of "b"
+    first = (
+        2 * n_ticks * visit
+        + (3 + 5) * t["spike"]
+        + (1 * 11 + 2 * 13 + 3) * t["synapse"]
+        + (11 + 13 + 3) * model.arrival.time
+        + (3 + 5 + 2 * 3) * t["packet"]
+    )
+    second = (
+        1 * n_ticks * visit
+        + 70 * t["spike"]
+        + (11 + 3 + 5 + 3) * t["synapse"]
+        + (11 + 3 + 5 + 3) * model.arrival.time
+        + 70 * t["packet"]  # to the host
+    )
+    cost = modelled_cost(small_program(), counted(), model)
+    barrier = 1.5  # two tiles, half way between 1 and 3
+    assert cost.time == pytest.approx(n_ticks * barrier + max(first, second), rel=1e-12)
+    assert (second > first) == ("packet" in times)  # either core is once the busiest
+
+
+def test_the_barrier_is_that_of_the_tiles_in_use():
+    for core, barrier in (([0, 3], 1.0), ([0, 4], 1.5), ([0, 4, 8], 2.0), ([0, 1, 5], 1.5)):
+        n = len(core)
+        program = Program("loihi1", "nengo", 0, Compartments.build(n, core=core), (), [])
+        nothing = Counts(10, np.zeros(n, int), np.zeros(0, int), 0, 0, 0, 0, 0, 0, {})
+        cost = modelled_cost(program, nothing, cost_model(mapped=0.0, idle_update=0.0))
+        assert cost.time == pytest.approx(10 * barrier)
+
+
+def test_an_emulator_that_has_not_run_costs_nothing():
+    nothing = {
+        "n_ticks": 0,
+        "updates": 0,
+        "synaptic_ops": 0,
+        "packets": 0,
+        "input_packets": 0,
+        "hops_x": 0,
+        "hops_y": 0,
+    }
+    cost = modelled_cost(
+        small_program(), counted(**nothing, spikes=SPIKES * 0, input_spikes=INPUT_SPIKES * 0), cost_model()
+    )
+    assert cost == Cost(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_every_list_that_a_spike_reaches_is_one_packet():
+    found = routes(small_program())
+    assert found.synapses.tolist() == [2, 2, 3, 1, 0]  # of the two lines, then of the three compartments
+    assert found.packets.tolist() == [2, 1, 3, 1, 0]
+    assert (found.hops_x.tolist(), found.hops_y.tolist()) == ([2, 1, 0], [0, 0, 0])
+    apart = Program(
+        "loihi1",
+        "nengo",
+        0,
+        Compartments.build(2, core=[9, 18]),  # tiles (0, 2) and (1, 0)
+        (Projection("there", False, [0], [1], [[2]]), Projection("back", False, [1], [0, 1], [[2], [2]])),
+        [],
+    )
+    assert routes(apart).hops_y.tolist() == [2, 2]
+    assert routes(apart).hops_x.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("n_lists", [1, 2, 4])
+@pytest.mark.parametrize("model", COSTS.values(), ids=COSTS)
+def test_energy_and_time_and_axons_count_the_same_packets(n_lists, model):
+    compartments = Compartments.build(
+        1 + n_lists, decay_v=4096, v_th=64, bias=[128] + [0] * n_lists, core=[0] + [4] * n_lists
+    )
+    synapses = tuple(Projection(f"p{i}", False, [0], [1 + i], [[2]]) for i in range(n_lists))
+    program = Program("loihi1", "nengo", 0, compartments, synapses, [])
+    emulator = Emulator(program)
+    emulator.run(emulator.initial_state(), 50)
+    counts = emulator.counts
+    assert counts.spikes[0] == 50 and counts.packets == counts.hops_y == 50 * n_lists
+    assert use(program)[0].output_axons == use(program)[1].input_axons == n_lists
+    cost = modelled_cost(program, counts, model)
+    assert cost.network == pytest.approx(
+        50 * n_lists * (model.packet.energy + model.arrival.energy + model.hop_y.energy)
+    )
+    slower = [modelled_cost(program, counts, replace(model, packet=EventCost(0, t))).time for t in (0.0, 1.0)]
+    assert slower[1] - slower[0] == pytest.approx(50 * n_lists, rel=1e-3)
+
+
+def test_idle_static_energy_is_what_the_period_leaves():
+    model = cost_model()
+    assert idle_energy(3.0, 1.0, model) == 0.5 * 2.0
+    assert idle_energy(1.0, 3.0, model) == 0.0
+
+
+def test_learning_costs_energy_per_synapse_and_the_time_of_the_busiest_core():
+    cost = learning_cost([10, 30, 20], COSTS["davies2018"])
+    assert cost.energy == pytest.approx(60 * 120e-12) and cost.time == pytest.approx(30 * 6.1e-9)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_report_counts_what_ran(chip):
-    policy = ran(chip)
-    figures, network = report(policy), exact_network()
+@pytest.mark.parametrize("encoder", ["direct", "rate"])
+@pytest.mark.parametrize("latency", [0, 1])
+@pytest.mark.filterwarnings("ignore:lowered")
+def test_report_is_what_was_counted_divided_by_the_steps(chip, encoder, latency):
+    options = {"encoder": encoder, "latency": latency, "beta": 0.0}
+    policy = ran(chip, 7, **options)
+    figures, counts, deployment = report(policy), policy.engine.counts, policy.deployment
+    program, network = deployment.program, exact_network(**options)
+    assert figures.n_steps == 7 and figures.ticks_per_step == 3 and counts.n_ticks == 21
+    assert figures.events["spikes"] * 7 == pytest.approx(sum(counts.spikes))
+    assert figures.events["input spikes"] * 7 == pytest.approx(sum(counts.input_spikes))
+    assert figures.events["synaptic operations"] * 7 == pytest.approx(counts.synaptic_ops)
+    assert figures.events["compartment updates"] * 7 == pytest.approx(counts.updates)
+    assert figures.events["packets to cores"] * 7 == pytest.approx(counts.packets + counts.input_packets)
+    for name, model in COSTS.items():
+        cost = modelled_cost(program, counts, model)
+        expected = {"dynamic": cost.dynamic / 7, "static": cost.static / 7, "latency": cost.time / 7}
+        assert figures.modelled[name] == pytest.approx(expected)
+    by_bias, graded = encoder == "direct" and chip == "loihi1", encoder == "direct" and chip == "loihi2"
+    read = 0.0 if latency else sum(counts.spikes) / 7
+    n_channels = 3
+    assert figures.host == pytest.approx(
+        {
+            "observations normalised": 0,
+            "channels encoded": 0 if encoder == "direct" else 3 * n_channels,
+            "multiply-accumulates": 12 * n_channels * by_bias + 2 * latency,
+            "accumulates": 2 * read,
+            "biases written": 12 * by_bias,
+            "spikes sent to the chip": 0 if by_bias else 3 * n_channels if graded else sum(counts.input_spikes) / 7,
+            "values read from the chip": 2 * latency,
+            "spikes read from the chip": read,
+            "outputs compared": 2,
+        }
+    )
+    assert figures.events["packets to the host"] == read
+    assert figures.metrics["connection_sparsity"] == pytest.approx(connection_sparsity(network))
+    synapses = 12 * 3 + 12 * 12 + 2 * 12
+    n_executed = 3 * synapses - (2 * 12 * 3 if by_bias else 0)  # a current is projected once per step
+    assert figures.metrics["dense"] == n_executed + 2 * latency
+    reached = [np.count_nonzero(w, axis=0) for w in (network.layers[0].w_in, network.layers[0].w_rec)]
+    per_input = reached[0] @ counts.input_spikes / 7 if program.n_inputs else 0.0
+    spikes = counts.spikes[program.compartments.fires > 0] / 7
+    read_out = np.count_nonzero(network.readout.w_out, axis=0) @ spikes if latency else 2 * read
+    assert figures.metrics["effective_macs"] == pytest.approx(
+        per_input * graded + (12 * 3) * by_bias + 2 * latency, rel=1e-6
+    )
+    assert figures.metrics["effective_acs"] == pytest.approx(
+        per_input * (not graded) + reached[1] @ spikes + read_out, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_spikes_of_the_chip_are_those_of_the_simulator(chip):
+    figures, network = report(ran(chip)), exact_network()
     simulator = Simulator(network)
     simulator.run(observations()[0][:20, :1])
-    spikes = simulator.spike_counts[0].sum()
-    assert figures.events["spikes"] == pytest.approx(spikes / 20)
+    assert figures.events["spikes"] == pytest.approx(simulator.spike_counts[0].sum() / 20)
     sparsity = activation_sparsity(simulator.spike_counts, simulator.n_counted)
     assert figures.metrics["activation_sparsity"] == pytest.approx(sparsity)
-    by_bias = chip == "loihi1"
-    assert figures.host["biases written"] == (12 if by_bias else 0)
-    assert figures.host["multiply-accumulates"] == (12 * 3 if by_bias else 0) + 2
-    assert figures.host["spikes sent to the chip"] > 0 or by_bias
     assert figures.metrics["effective_acs"] + figures.metrics["effective_macs"] <= figures.metrics["dense"]
-    assert set(figures.modelled) == set(COSTS)
-    assert all(value > 0 for cost in figures.modelled.values() for value in cost.values())
 
 
-def test_the_host_is_charged_for_a_readout_it_computes():
+@pytest.mark.parametrize(
+    "weights, size",
+    [
+        (np.diag([2, 2, 2]), 3),  # each neuron has its own synapse
+        (np.array([[2, 2, 2], [0, 0, 0], [0, 0, 0]]), 3),
+        (np.array([[2, 2, 2], [2, 0, 0], [0, 0, 0]]), 9),
+        (np.array([[2, 0, 2, 2]]), 3),
+        (np.zeros((2, 3), int), 0),
+    ],
+)
+def test_a_matrix_of_one_synapse_per_neuron_counts_those_alone(weights, size):
+    assert _n_weights(weights) == size
+
+
+@pytest.mark.filterwarnings("ignore:lowered")
+def test_the_footprint_is_synaptic_memory_state_and_the_hosts_arrays():
+    policy = ran(latency=0, beta=0.0)
+    words = list_words(policy.deployment.program.projections[0], np.full(12, 11), 12, 0)
+    assert report(policy).metrics["footprint"] == 8 * (words + 12) + 4 * (12 * 3 + 12 + 2 * 12 + 2)
+
+
+def test_the_host_normalises_encodes_and_is_charged_for_it():
+    network = exact_network(encoder="rate")
+    normalizer = Normalizer(np.zeros(3), np.ones(3))
+    policy = DeployedPolicy(compile_network(replace(network, normalizer=normalizer), calibration=observations()[0]))
+    policy.predict(observations()[0][0], episode_start=np.ones(3, bool))
+    host = report(policy).host
+    assert (host["observations normalised"], host["channels encoded"]) == (3, 9)
+    assert host["outputs compared"] == 2
+    deployment = compile_network(replace(exact_network(encoder="population"), head=None))
+    policy = DeployedPolicy(deployment)
+    policy.step(observations()[0][0])
+    host = report(policy).host
+    assert host["channels encoded"] == 9  # three per number, once per step
+    assert host["outputs compared"] == 0  # it is no policy: nothing is chosen
+
+
+def test_spikes_that_the_host_reads_leave_the_chip_in_packets_and_by_axons():
     with pytest.warns(UserWarning, match="readout on the host"):
-        policy = ran(latency=0)
-    figures = report(policy)
-    assert figures.host["spikes read from the chip"] == pytest.approx(figures.events["spikes"])
-    assert figures.host["accumulates"] == pytest.approx(2 * figures.events["spikes"])
-    assert figures.host["values read from the chip"] == 0
+        policy = ran(latency=0, beta=0.0, recurrent=False)
+    figures, program, counts = report(policy), policy.deployment.program, policy.engine.counts
+    spikes = counts.spikes.sum()
+    assert spikes > 0 and counts.packets == counts.input_packets == 0
+    assert figures.events["packets to the host"] == pytest.approx(spikes / 20)
+    assert modelled_cost(program, counts, COSTS["sanafe"]).network == pytest.approx(spikes * 111e-12)
+    assert use(program)[0].output_axons == 12
+    with pytest.raises(ValueError, match="a file of an older spikeloop is to be compiled again"):
+        replace(policy.deployment, program=replace(program, spike_outputs=[]))
+
+
+# --- how it is shown
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -112,22 +339,114 @@ def test_report_is_a_table_json_and_says_modelled(chip, has_rich, monkeypatch, c
     figures = report(ran(chip))
     figures.print()
     text = capsys.readouterr().out
-    for word in ("modelled", "cores", "input axons", "synaptic memory", "dynamic energy", "static energy", "latency"):
+    for word in ("modelled", "cores", "dynamic energy", "static energy, whole chip", "latency", *RESOURCES):
         assert word in text
+    for words in (*MODELLED_OF, *NOT_MODELLED):
+        assert words.split(":")[0] in " ".join(text.split())
     values = json.loads(json.dumps(figures.to_dict()))
     assert (
         "modelled" in values["what"] and values["limits"]["cores"] == 128 and values["cores"][0]["compartments"] == 20
     )
 
 
-def test_cores_are_drawn_with_their_use(tmp_path):
+def test_the_table_shows_each_resource_on_the_fullest_core_and_its_limit():
+    cores = (used(compartments=3, delay_slots=8, memory_words=1000), used(core=1, compartments=2, delay_slots=16))
+    text = " ".join(replace(report(ran()), cores=cores).table().split())
+    for row in (
+        "cores 2 of 128",
+        "compartments 3 of 1,024 on the fullest core, 5 in all",
+        "64-bit words of synaptic memory 1,000 of 16,384 on the fullest core, 1,000 in all",
+        "compartments x delay slots 32 of 8,192 on the fullest core, 56 in all",
+    ):
+        assert row in text
+    for chip, limits in (("loihi1", "of 32"), ("loihi2", "no limit")):
+        policy = ran(chip)
+        profiles = use(policy.deployment.program)[0].compartment_profiles
+        assert f"compartment profiles {profiles} {limits} thresholds" in " ".join(report(policy).table().split())
+
+
+def used(**fields):
+    """Return the use of a core whose every resource is at its smallest, but for those given."""
+    names = ("core", "compartments", "input_axons", "output_axons", "memory_words", "delay_slots")
+    least = dict.fromkeys((*names, "compartment_profiles", "threshold_profiles", "synapse_formats"), 0)
+    return CoreUse(**{**least, **fields})
+
+
+@pytest.mark.parametrize(
+    "fields, label",
+    [
+        ({"compartments": 512}, "compartments"),
+        ({"input_axons": 2048}, "input axons"),
+        ({"output_axons": 2048}, "output axons"),
+        ({"memory_words": 8192}, "64-bit words of synaptic memory"),
+        ({"compartments": 64, "delay_slots": 64}, "compartments x delay slots"),
+        ({"compartment_profiles": 16}, "compartment profiles"),
+        ({"threshold_profiles": 4}, "thresholds"),
+        ({"synapse_formats": 4}, "synapse formats"),
+    ],
+)
+def test_a_core_is_as_full_as_its_scarcest_resource(fields, label):
+    assert used(**fields).scarcest(CHIPS["loihi1"]) == (label, 0.5)
+
+
+def test_what_has_no_limit_is_never_scarce():
+    most = {"delay_slots": 64, "compartment_profiles": 99, "threshold_profiles": 99, "synapse_formats": 99}
+    assert used(compartments=4096, **most).scarcest(CHIPS["loihi2"]) == ("compartments", 0.5)
+
+
+def test_cores_are_drawn_where_they_are_with_the_share_of_what_is_scarcest():
     pytest.importorskip("matplotlib")
     from spikeloop.spiking.plotting import new_axes
 
-    ax = draw_cores(new_axes()[0], report(ran()))
-    assert "modelled" in ax.get_title() and "1 of 128 cores" in ax.get_title()
-    assert [text.get_text() for text in ax.texts] == ["2%"]
-    ax.figure.savefig(tmp_path / "cores.png")
+    cores = (used(threshold_profiles=4), used(core=6, synapse_formats=2), used(core=127))
+    figures = replace(report(ran()), cores=cores)
+    ax = draw_cores(new_axes()[0], figures)
+    assert [(text.get_position(), text.get_text()) for text in ax.texts] == [
+        ((0, 0), "50%"),
+        ((0, 3), "25%"),  # tile (0, 1), its third core
+        ((15, 7), "0%"),
+    ]
+    shown = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert shown.shape == (8, 16) and np.count_nonzero(~np.isnan(shown)) == 3
+    assert (shown[0, 0], shown[3, 0], shown[7, 15]) == (0.5, 0.25, 0.0) and ax.images[0].get_clim() == (0.0, 1.0)
+    far = draw_cores(new_axes()[0], replace(figures, cores=(used(core=128),)))  # limits off: beyond the chip
+    assert far.images[0].get_array().shape == (8, 18)
+
+
+def test_the_picture_says_dynamic_and_static_energy():
+    pytest.importorskip("matplotlib")
+    from spikeloop.spiking.plotting import new_axes
+
+    costs = {"sanafe": {"dynamic": 31.25e-9, "static": 440e-9, "latency": 4.25e-6}}
+    figures = replace(report(ran()), modelled=costs)
+    expected = "31.2 nJ dynamic and 440.0 nJ static energy, 4.2 µs per env step"
+    assert figures.energy() == expected
+    assert draw_cores(new_axes()[0], figures).get_title() == f"loihi1: 1 of 128 cores; modelled {expected}"
+
+
+def test_figures_of_a_table_are_in_the_units_it_says():
+    costs = {"sanafe": {"dynamic": 31e-9, "static": 440e-9, "latency": 4.2e-6, "idle": 2e-3}}
+    text = " ".join(replace(report(ran()), modelled=costs, control_period=0.02).table().split())
+    for figure in (
+        "dynamic energy 31.00 nJ",
+        "static energy, whole chip 440.00 nJ",
+        "static energy until the next step 2,000.00 µJ, with one step per 20 ms",
+        "latency 4.20 µs",
+    ):
+        assert figure in text
+
+
+def test_with_a_control_period_the_energy_of_waiting_has_its_own_line():
+    policy = ran()
+    without, figures = report(policy), report(policy, 0.02)
+    for name, cost in figures.modelled.items():
+        assert cost["idle"] == pytest.approx(3.34 / 32 * (0.02 - cost["latency"]), rel=1e-9)
+        assert {key: cost[key] for key in without.modelled[name]} == without.modelled[name]
+    assert "until the next step" in figures.table() and "until the next step" not in without.table()
+    assert (figures.to_dict()["control_period"], without.to_dict()["control_period"]) == (0.02, None)
+    for wrong in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"control_period must be a number > 0 in s, got"):
+            report(policy, wrong)
 
 
 def test_overflow_is_reported_not_silent():
