@@ -1,7 +1,7 @@
 """What policies keep on the emulated chips: trained chip-ready on held-out seeds, deployed with 8-bit weights.
 
 Each run is one ``spikeloop train --chip-ready`` and a ``spikeloop deploy`` for each chip; finished ones are kept in the
-output folder and not repeated. Kept is (chip - random) / (float - random), of the same policy on the same episodes; it
+output folder, under a digest of what made them, and are not repeated. Kept is (chip - random) / (float - random), of the same policy on the same episodes; it
 is undefined for a policy that is not above chance by its interval. Intervals are bootstrapped, over seeds for the mean.
 """
 
@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import argparse
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spikeloop.scripts.bench_returns import EPISODES, FRESH_SEEDS, ROWS, Row, run_folder, spikeloop, trained
+from spikeloop.scripts.bench_returns import (
+    EPISODES,
+    ROWS,
+    SEEDS,
+    Row,
+    add_run_arguments,
+    for_all,
+    run_folder,
+    spikeloop,
+    trained,
+)
 from spikeloop.scripts.compared import bootstrap_interval, kept
+from spikeloop.scripts.kept_results import digest
 
 CHIPS = ("loihi1", "loihi2")
 CHECKED_STEPS = 10_000
 TASKS = {
-    "cartpole": Row("spiking_ppo", "CartPole-v1", 50_000, chip_ready=True, seeds=FRESH_SEEDS),
+    "cartpole": Row("spiking_ppo", "CartPole-v1", 50_000, chip_ready=True),
     "acrobot": Row("spiking_ppo", "Acrobot-v1", 100_000, chip_ready=True),
     "pendulum": Row("spiking_ppo", "Pendulum-v1", 150_000, chip_ready=True),
     "cartpole-novel": ROWS["cartpole-novel"][0],  # whose preset is chip-ready
@@ -31,19 +41,13 @@ TASKS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark deploy``."""
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), metavar="TASK")
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: those of `spikeloop benchmark returns`")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
-    parser.add_argument("-o", "--output", type=Path, default=Path("logs/returns"), help="default logs/returns")
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train and deploy what is missing, then print the table."""
     rows = [TASKS[task] for task in args.tasks]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = {
-            row: [pool.submit(_deployed, row, seed, args.output) for seed in args.seeds or row.seeds] for row in rows
-        }
-        results = {row: [job.result() for job in of_row] for row, of_row in jobs.items()}
+    results = for_all(rows, args, lambda row, seed: _deployed(row, seed, args.output))
     print(f"{EPISODES} episodes each, 8-bit weights; energy (dynamic + static) and latency per env step are modelled")
     first = results[rows[0]][0][CHIPS[0]]
     columns = ["environment", "chip", "float", "on the chip", "random", "kept, 95% interval", "worst", "each seed"]
@@ -60,9 +64,10 @@ def _deployed(row: Row, seed: int, output: Path) -> dict[str, dict[str, Any]]:
     trained(row, seed, output)
     results = {}
     for chip in CHIPS:
-        result = output / row.folder / f"seed{seed}" / f"{chip}.json"
+        checked = CHECKED_STEPS if seed == SEEDS[0] else 0  # the interpreter is slow
+        made_by = digest((row.digest(), chip, EPISODES, checked), ("hardware", "spiking"))
+        result = output / row.folder / f"seed{seed}" / f"{chip}-{made_by}.json"
         if not result.is_file():
-            checked = CHECKED_STEPS if seed == row.seeds[0] else 0  # the interpreter is slow
             command = ["deploy", str(run_folder(row, seed, output)), "--chip", chip, "--json", "-n", str(EPISODES)]
             command += ["--out", str(result.with_suffix("")), "--check-actions", str(checked)]
             spikeloop([*command, "--seed", str(10_000 + seed)], result)
@@ -75,7 +80,7 @@ def _table_line(row: Row, chip: str, results: list[dict[str, Any]]) -> str:
         name: np.mean([result["mean_returns"][name] for result in results]) for name in ("float", "chip", "random")
     }
     each = [kept(result["returns"])["kept"] for result in results]
-    cells = [row.env, chip, *(f"{mean:.1f}" for mean in means.values()), *_kept_cells(each)]
+    cells = [row.name, chip, *(f"{mean:.1f}" for mean in means.values()), *_kept_cells(each)]
     costs = [result["report"]["modelled"] for result in results]
     for source in costs[0]:
         names = ("dynamic", "static", "latency")

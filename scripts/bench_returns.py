@@ -1,7 +1,8 @@
 """Returns of the presets on held-out seeds: train for a fixed budget, then 100 deterministic episodes at its end.
 
-Each run is one ``spikeloop train`` and one ``spikeloop rollout``, in processes of their own; finished runs are kept in
-the output folder and not repeated. No checkpoint and no seed is left out of the table.
+Each run is one ``spikeloop train`` and one ``spikeloop rollout``, in processes of their own. Half of the seeds train with
+one thread, half with two, whose sums round otherwise. Finished runs are kept in the output folder under a digest of preset,
+code and versions, and are not repeated. No checkpoint and no seed is left out of the table.
 """
 
 from __future__ import annotations
@@ -11,55 +12,91 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 
-from spikeloop.agents.registry import hyperparams_file
+from spikeloop.agents.registry import ALGOS, hyperparams_file
+from spikeloop.scripts.kept_results import digest, machine
 
-SEEDS = (100, 101, 102, 103, 104)  # never used to choose a setting
-# Of presets that were chosen anew after the results of earlier held-out seeds had been looked at.
-FRESH_SEEDS = (300, 301, 302, 303, 304)
-NO_VEL_SEEDS = (400, 401, 402, 403, 404)
+SEEDS = tuple(range(2000, 2010))  # never used to choose a setting
 EPISODES = 100
+Result = TypeVar("Result")
+
+
+def threads_of(seed: int) -> int:
+    """Return how many threads the run of a seed trains with: 1 for even seeds, 2 for odd ones."""
+    return 1 + seed % 2
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: an algorithm on an environment for a number of env steps."""
+    """One line of the table: an algorithm on an environment for a number of env steps.
+
+    Args:
+        algo: Algorithm.
+        env: Environment id.
+        n_timesteps: Budget in env steps.
+        bar: Mean return to reach; None for a row that is only reported.
+        chip_ready: Train with ``--chip-ready``.
+        without_adaptation: Train with beta = 0, all else as the preset has it: the control of a claim about memory.
+    """
 
     algo: str
     env: str
     n_timesteps: int
-    wanted: str = ""
+    bar: float | None = None
     chip_ready: bool = False
-    seeds: tuple[int, ...] = SEEDS
-    without_adaptation: bool = False  # the control of a claim about memory: beta = 0, all else as the preset has it
+    without_adaptation: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return self.env + ", beta = 0" * self.without_adaptation + ", chip-ready" * self.chip_ready
 
     @property
     def folder(self) -> str:
         """Name of the folder that holds its runs."""
         name = f"{self.algo}-{self.env.replace('/', '_')}-{self.n_timesteps}"
-        return name + "-chip" * self.chip_ready + "-beta0" * self.without_adaptation
+        return f"{name}{'-chip' * self.chip_ready}{'-beta0' * self.without_adaptation}-{self.digest()}"
+
+    def preset(self) -> dict[str, Any] | None:
+        """Return our preset for it; None where RL Zoo's is used."""
+        file = hyperparams_file(self.algo)
+        presets = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return presets.get(self.env)
+
+    def digest(self) -> str:
+        """Return a digest of all that its runs depend on; the code of our algorithms counts where they are used."""
+        folders = ("agents", "envs", "spiking") if self.algo in ALGOS else ("envs",)
+        return _digest(self, json.dumps(self.preset()), folders)
+
+
+@cache
+def _digest(row: Row, preset: str, folders: tuple[str, ...]) -> str:
+    settings = (row.algo, row.env, row.n_timesteps, row.chip_ready, row.without_adaptation, EPISODES)
+    return digest((settings, preset), folders)
 
 
 NO_VEL = "spikeloop/CartPoleNoVel-v0"
 PENDULUM_NO_VEL = "spikeloop/PendulumNoVel-v0"
 ROWS = {
-    "cartpole": [Row("spiking_ppo", "CartPole-v1", 50_000, ">= 495, worst >= 475", seeds=FRESH_SEEDS)],
-    "acrobot": [Row("spiking_ppo", "Acrobot-v1", 100_000, ">= -88")],
-    "pendulum": [Row("spiking_ppo", "Pendulum-v1", 150_000, ">= -200")],
+    "cartpole": [Row("spiking_ppo", "CartPole-v1", 50_000, 495.0)],
+    "acrobot": [Row("spiking_ppo", "Acrobot-v1", 100_000, -88.0)],
+    "pendulum": [Row("spiking_ppo", "Pendulum-v1", 150_000, -200.0)],
     "cartpole-novel": [
-        Row("spiking_ppo", NO_VEL, 100_000, ">= 450", seeds=NO_VEL_SEEDS),
-        Row("spiking_ppo", NO_VEL, 100_000, "control: beta = 0", seeds=NO_VEL_SEEDS, without_adaptation=True),
+        Row("spiking_ppo", NO_VEL, 100_000, 450.0),
+        Row("spiking_ppo", NO_VEL, 100_000, without_adaptation=True),
         Row("ppo", NO_VEL, 100_000),
         Row("ppo_lstm", NO_VEL, 100_000),
     ],
-    "a2c": [Row("spiking_a2c", "CartPole-v1", 100_000, ">= 475")],
+    "a2c": [Row("spiking_a2c", "CartPole-v1", 100_000, 475.0)],
     "mountaincar": [
         Row("spiking_ppo", "MountainCarContinuous-v0", 50_000),
         Row("ppo", "MountainCarContinuous-v0", 50_000),
@@ -68,7 +105,7 @@ ROWS = {
         Row("spiking_ppo", PENDULUM_NO_VEL, 150_000),
         Row("ppo", PENDULUM_NO_VEL, 150_000),
     ],
-    "lunarlander": [Row("spiking_ppo", "LunarLander-v3", 500_000, ">= 200")],
+    "lunarlander": [Row("spiking_ppo", "LunarLander-v3", 500_000, 200.0)],
 }
 
 
@@ -77,26 +114,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="TASK", help=f"{list(ROWS)}"
     )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, help=f"default {SEEDS}, {FRESH_SEEDS} for CartPole of spiking_ppo"
-    )
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which seeds run, and how."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help=f"default {SEEDS[0]} to {SEEDS[-1]}")
+    parser.add_argument("--jobs", type=int, default=2, help="threads at a time, over all runs (default 2)")
     parser.add_argument("-o", "--output", type=Path, default=Path("logs/returns"), help="default logs/returns")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train what is missing, then print the table."""
     rows = [row for task in args.tasks for row in ROWS[task]]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = {row: [pool.submit(trained, row, seed, args.output) for seed in args.seeds or row.seeds] for row in rows}
-        results = {row: [job.result() for job in of_row] for row, of_row in jobs.items()}
-    print(f"deterministic return over {EPISODES} episodes after the last step, in the order of the seeds")
-    print(
-        "| algorithm | environment | env steps | mean ± sd | worst | each seed | spikes per neuron and tick | wanted |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    results = for_all(rows, args, lambda row, seed: trained(row, seed, args.output))
+    print(f"deterministic return over {EPISODES} episodes after the last step; {machine()}")
+    print("seeds " + ", ".join(f"{seed} ({threads_of(seed)} threads)" for seed in args.seeds))
+    columns = ["algorithm", "environment", "env steps", "mean ± sd", "worst", "bar", "rate", "each seed"]
+    columns += ["spikes per neuron and tick", "digest"]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     for row in rows:
         print(_table_line(row, results[row]))
+
+
+def for_all(rows: list[Row], args: argparse.Namespace, work: Callable[[Row, int], Result]) -> dict[Row, list[Result]]:
+    """Return what ``work`` returns for each row and seed, as many runs at a time as their threads allow."""
+    results: dict[tuple[Row, int], Future[Result]] = {}
+    for threads in (1, 2):
+        with ThreadPoolExecutor(max(1, args.jobs // threads)) as pool:
+            for row in rows:
+                for seed in args.seeds:
+                    if threads_of(seed) == threads:
+                        results[row, seed] = pool.submit(work, row, seed)
+    return {row: [results[row, seed].result() for seed in args.seeds] for row in rows}
 
 
 def _table_line(row: Row, results: list[dict[str, Any]]) -> str:
@@ -104,13 +155,15 @@ def _table_line(row: Row, results: list[dict[str, Any]]) -> str:
     rates = np.array([result["firing_rates"] for result in results])  # (seeds, layers), no layers if it does not spike
     cells = [
         row.algo,
-        row.env,
+        row.name,
         f"{row.n_timesteps:,}",
         f"{means.mean():.1f} ± {means.std(ddof=min(1, len(means) - 1)):.1f}",
         f"{means.min():.1f}",
+        "" if row.bar is None else f"{row.bar:g}",
+        "" if row.bar is None else f"{np.mean(means >= row.bar):.0%}",
         ", ".join(f"{mean:.1f}" for mean in means),
         f"{rates.mean():.2f} (most {rates.max():.2f})" if rates.size else "",
-        row.wanted,
+        row.digest(),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -123,14 +176,14 @@ def trained(row: Row, seed: int, output: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         train = ["train", "--algo", row.algo, "--env", row.env, "-n", str(row.n_timesteps), "--seed", str(seed)]
         train += ["--chip-ready"] * row.chip_ready
+        preset, threads = row.preset(), threads_of(seed)
         if row.without_adaptation:
-            kwargs = yaml.safe_load(hyperparams_file(row.algo).read_text())[row.env]["policy_kwargs"]
-            train += ["--hyperparams", f"policy_kwargs:{kwargs | {'beta': 0.0}}"]
-        baseline = hyperparams_file(row.algo)
-        if baseline.is_file() and row.env in yaml.safe_load(baseline.read_text()):
-            train += ["--conf-file", str(baseline)]
-        train += ["-f", str(folder), "--eval-freq", "-1", "--num-threads", "1", "--verbose", "0"]
-        spikeloop(train, folder / "train.log")
+            assert preset is not None
+            train += ["--hyperparams", f"policy_kwargs:{preset['policy_kwargs'] | {'beta': 0.0}}"]
+        if preset is not None:
+            train += ["--conf-file", str(hyperparams_file(row.algo))]
+        train += ["-f", str(folder), "--eval-freq", "-1", "--num-threads", str(threads), "--verbose", "0"]
+        spikeloop(train, folder / "train.log", threads)
         command = ["rollout", str(run_folder(row, seed, output)), "-n", str(EPISODES), "--json"]
         spikeloop([*command, "--seed", str(10_000 + seed)], result)
     return json.loads(result.read_text().splitlines()[-1])
@@ -142,13 +195,13 @@ def run_folder(row: Row, seed: int, output: Path) -> Path:
     return found
 
 
-def spikeloop(arguments: list[str], output: Path) -> None:
+def spikeloop(arguments: list[str], output: Path, threads: int = 1) -> None:
     """Run a command in a process of its own; what it prints appears under the name ``output`` if it succeeds.
 
     Raises:
         SystemExit: If it fails, with what it said last.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     partial = output.with_suffix(".partial")
     with partial.open("w") as file:
         command = [sys.executable, "-m", "spikeloop.scripts.cli", *arguments]

@@ -1,0 +1,65 @@
+"""Finished benchmark runs, kept under a digest of all that could change them: settings, code, versions.
+
+A run that was made with other settings or other code lies under another name and is not taken for this one.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("gymnasium", "numba", "numpy", "rl_zoo3", "sb3_contrib", "stable_baselines3", "torch")
+
+
+def digest(what: Any, folders: Sequence[str]) -> str:
+    """Return a short name for a run.
+
+    Args:
+        what: Its settings: anything JSON holds.
+        folders: The folders of the repository whose code it runs.
+    """
+    whole = {"what": what, "code": {folder: code_digest(folder) for folder in folders}, "versions": versions()}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+@cache
+def code_digest(folder: str) -> str:
+    """Return a digest of what the Python files of a folder do: comments, docstrings and layout do not count."""
+    found = hashlib.sha256()
+    for path in sorted((ROOT / folder).glob("*.py")):
+        found.update(path.name.encode())
+        found.update(ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode())
+    return found.hexdigest()
+
+
+@cache
+def versions() -> tuple[tuple[str, str], ...]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = [("python", ".".join(platform.python_version_tuple()[:2]))]
+    return (*found, *((name, importlib.metadata.version(name)) for name in PACKAGES))
+
+
+def machine() -> str:
+    """Return the name of the processor, on which the last bits of results depend."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
+                node.body = node.body[1:] or [ast.Pass()]
+    return tree
