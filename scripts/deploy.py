@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.hardware.chip import CHIPS, PROFILES
-from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
+from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, run
 from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, open_run
 from spikeloop.spiking.extras import install_hint
 
@@ -51,6 +51,8 @@ def deploy(argv: list[str]) -> int:
     _check(args)
     # RL Zoo prints while it loads, and --json must stay alone
     with before_any_work(), contextlib.redirect_stdout(sys.stderr):
+        if args.env is not None:
+            _, args.env = import_environment(args.env)
         network, env = _load(args)
         from spikeloop.hardware.deployed import DeployedPolicy
         from spikeloop.hardware.report import report
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bits", default=8, type=int, metavar="N", help="bits of a weight, sign included: 2 to 6, or 8 (default: 8)")
     add("--profile", choices=list(PROFILES), help="arithmetic (default: that of the chip)")
     add("--strict", action="store_true", help="refuse what the chip can only approximate")
-    add("--env", help="environment id (default: what the network was trained on)")
+    add("--env", metavar="[MODULE:]ID", help="environment id (default: what the network was trained on)")
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
     add("-n", "--n-episodes", default=20, type=int, metavar="N", help="episodes (default: 20)")

@@ -12,18 +12,34 @@ from pathlib import Path
 
 import pytest
 
+import spikeloop
 from spikeloop.scripts import cli
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["spikeloop.agents", "spikeloop.envs", "spikeloop.hardware", "spikeloop.scripts", "spikeloop.spiking"]
+PACKAGES = [
+    "spikeloop",
+    "spikeloop.agents",
+    "spikeloop.envs",
+    "spikeloop.hardware",
+    "spikeloop.scripts",
+    "spikeloop.spiking",
+]
 README = (ROOT / "README.md").read_text("utf-8")
 README_EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
 def test_version_is_that_of_pyproject_and_has_a_changelog_entry():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert importlib.metadata.version("spikeloop") == project["version"]
+    assert importlib.metadata.version("spikeloop") == spikeloop.__version__ == project["version"]
     assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_wheel_lists_every_package_and_its_folder():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert set(setuptools["packages"]) == {"spikeloop", *(f"spikeloop.{folder}" for folder in folders)}
+    for package in setuptools["packages"]:
+        assert (ROOT / setuptools["package-dir"][package] / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -41,6 +57,7 @@ def test_public_names_resolve(package):
 @pytest.mark.parametrize(
     ("package", "heavy"),
     [
+        ("spikeloop", {"torch", "numba", "numpy", "gymnasium", "stable_baselines3"}),
         ("spikeloop.agents", {"torch", "numba", "gymnasium", "stable_baselines3", "sb3_contrib"}),
         ("spikeloop.envs", {"torch", "stable_baselines3", "pygame"}),
         ("spikeloop.hardware", {"torch", "numba", "gymnasium", "stable_baselines3"}),
