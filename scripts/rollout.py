@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
-from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, find_run
+from spikeloop.scripts.run_folder import DEPLOYED, NETWORK, find_run, need_folder
 from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 VIDEO_PREFIX = "rollout"
 EPILOG = f"""\
-RUN is a run folder of `spikeloop train`, which --algo, --env, --folder and --exp-id name as well, or the file of a
-network, such as the {NETWORK} in it. Loading a network runs no code from its file; the model in a run folder is
-a pickle, so roll out only those you trust.
+RUN is a run folder of `spikeloop train`, or the file of a network, such as the {NETWORK} in it. Without RUN,
+a run folder is found by --algo, --env, --folder and --exp-id. Loading a network runs no code from its file; the model
+in a run folder is a pickle, which can, so roll out only those you trust.
 """
 
 
@@ -112,6 +112,10 @@ def _check(args: argparse.Namespace) -> None:
     for path in (args.raster, args.video if args.video and args.video.suffix else None):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent} for {path.name}")
+    if args.raster:
+        need_folder(f"--raster {args.raster}", args.raster.parent)
+    if args.video:  # the videos' own folder is made by RecordVideo, which warns of one that is there
+        need_folder(f"--video {args.video}", args.video.parent)
 
 
 def _check_run(args: argparse.Namespace) -> None:
