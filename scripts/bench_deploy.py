@@ -1,8 +1,9 @@
 """What policies keep on the emulated chips: trained chip-ready on held-out seeds, deployed with 8-bit weights.
 
 Each run is one ``spikeloop train --chip-ready`` and a ``spikeloop deploy`` for each chip; finished ones are kept in the
-output folder, under a digest of what made them, and are not repeated. Kept is (chip - random) / (float - random), of the same policy on the same episodes; it
-is undefined for a policy that is not above chance by its interval. Intervals are bootstrapped, over seeds for the mean.
+output folder, under a digest of what made them, and are not repeated. Kept is (chip - random) / (float - random), of
+the same policy on the same episodes; it is undefined for a policy that is not above chance by its interval. Intervals
+are bootstrapped, over seeds for the mean.
 """
 
 from __future__ import annotations

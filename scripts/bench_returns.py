@@ -1,8 +1,8 @@
 """Returns of the presets on held-out seeds: train for a fixed budget, then 100 deterministic episodes at its end.
 
-Each run is one ``spikeloop train`` and one ``spikeloop rollout``, in processes of their own. Half of the seeds train with
-one thread, half with two, whose sums round otherwise. Finished runs are kept in the output folder under a digest of preset,
-code and versions, and are not repeated. No checkpoint and no seed is left out of the table.
+Each run is one ``spikeloop train`` and one ``spikeloop rollout``, in processes of their own. Half of the seeds train
+with one thread, half with two, whose sums round otherwise. Finished runs are kept in the output folder under a digest
+of preset, code and versions, and are not repeated. No checkpoint and no seed is left out of the table.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import math
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.hardware.quantize import check_bits
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.compared import Act, Recorded, action_agreement, kept, kept_in_words
-from spikeloop.scripts.run_folder import NETWORK, cores_picture, deployed_file, open_run, report_file
+from spikeloop.scripts.run_folder import NETWORK, cores_picture, deployed_file, need_folder, open_run, report_file
 from spikeloop.spiking.extras import install_hint
 from spikeloop.spiking.storage import write_atomically
 
@@ -68,7 +67,7 @@ def deploy(argv: list[str]) -> int:
         from spikeloop.scripts.load_policy import NetworkPolicy
 
         floating = NetworkPolicy(network, args.seed)
-        _make_folder(args.out)
+        need_folder(f"--out {args.out}", args.out)
         seen = _observations(network, env, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
@@ -156,15 +155,6 @@ def _check(args: argparse.Namespace) -> None:
         args.out = args.run if args.run.is_dir() else args.run.parent
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"--out takes a folder, {args.out} is none")
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the folder of --out and see that files can be left there, before the hours that may follow."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UsageError(f"--out takes a folder to leave files in, {folder} cannot be written ({error})") from None
 
 
 def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
@@ -285,10 +275,12 @@ def record_deployed_episode(deployment: Deployment, env: VecEnv, seed: int) -> M
     """
     from spikeloop.hardware.deployed import DeployedPolicy
     from spikeloop.hardware.recording import record
+    from spikeloop.spiking.observation import flatten
 
     recorded = Recorded(DeployedPolicy(deployment, np.random.default_rng(seed)).predict, sys.maxsize)
-    play(env, lambda obs, state, starts: recorded(obs.reshape(len(obs), -1), state, starts), 1, seed)
-    return record(deployment, np.stack([obs for obs, _ in recorded.steps]), np.random.default_rng(seed))
+    play(env, recorded, 1, seed)
+    seen = [flatten(deployment.host.observation, obs)[0] for obs, _ in recorded.steps]
+    return record(deployment, np.stack(seen), np.random.default_rng(seed))
 
 
 def _save(deployment: Deployment, results: dict[str, Any], figures: Report, folder: Path) -> bool:

@@ -38,8 +38,7 @@ from spikeloop.scripts.cli import UsageError
 from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready, fit_normalize
 from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
-from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK
-from spikeloop.scripts.zoo_options import needs_folder
+from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK, need_folder
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -217,9 +216,9 @@ class Experiment(ExperimentManager):
 
     def create_log_folder(self) -> None:
         """Make the folders of the run, whose names the user may have chosen."""
-        needs_folder(f"--log-folder {self.args.log_folder}", self.params_path)
+        need_folder(f"--log-folder {self.args.log_folder}", Path(self.params_path))
         if self.tensorboard_log:
-            needs_folder(f"--tensorboard-log {self.args.tensorboard_log}", self.tensorboard_log)
+            need_folder(f"--tensorboard-log {self.args.tensorboard_log}", Path(self.tensorboard_log))
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train.

@@ -54,9 +54,9 @@ def _curve(ax: Axes, episodes: Path) -> Axes:
     return ax
 
 
-def draw_raster(network: Network, monitor: Monitor, picture: Path) -> None:
-    """Draw the spikes that a monitor recorded of a network."""
-    save(raster(new_axes(height=4.0)[0], monitor, network.layers), picture)
+def draw_raster(network: Network | None, monitor: Monitor, picture: Path) -> None:
+    """Draw the spikes that a monitor recorded of a network; without it, plain and adaptive neurons look alike."""
+    save(raster(new_axes(height=4.0)[0], monitor, None if network is None else network.layers), picture)
 
 
 def save(ax: Axes, picture: Path) -> None:

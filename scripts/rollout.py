@@ -18,7 +18,7 @@ import numpy as np
 
 from spikeloop.hardware.chip import CHIPS
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
-from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run
+from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run, need_folder
 from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 VIDEO_PREFIX = "rollout"
 EPILOG = f"""\
-RUN is a run folder of `spikeloop train`, which --algo, --env, --folder and --exp-id name as well, or the file of a
-network, such as the {NETWORK} in it. Loading a network runs no code from its file; the model in a run folder is
-a pickle, so roll out only those you trust.
+RUN is a run folder of `spikeloop train`, or the file of a network, such as the {NETWORK} in it. Without RUN,
+a run folder is found by --algo, --env, --folder and --exp-id. Loading a network runs no code from its file; the model
+in a run folder is a pickle, which can, so roll out only those you trust.
 """
 
 
@@ -52,12 +52,10 @@ def rollout(argv: list[str]) -> int:
         with before_any_work(), contextlib.redirect_stdout(sys.stderr):
             policy = _load(args, _video_arguments(videos, 1 if one_video else args.n_episodes))
             _check_rendering(policy.env, args)
-            network = policy.network() if args.raster else None
+            network = policy.network() if args.raster and not args.deployed else None
         returns, lengths = _evaluate(policy, args)
-        if network is not None:
-            from spikeloop.scripts.pictures import draw_raster
-
-            draw_raster(network, record_episode(network, policy.env, args.seed), args.raster)
+        if args.raster:
+            _draw(policy, network, args)
         policy.env.close()  # which writes the last video
         if one_video:
             shutil.move(videos / f"{VIDEO_PREFIX}-episode-0.mp4", args.video)
@@ -102,8 +100,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--exp-id must be at least 0, got {args.exp_id}")
     if args.n_episodes < 1:
         raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
-    if args.deployed and (args.stochastic or args.raster or args.load_best):
-        option = "--stochastic" if args.stochastic else "--raster" if args.raster else "--load-best"
+    if args.deployed and (args.stochastic or args.load_best):
+        option = "--stochastic" if args.stochastic else "--load-best"
         raise UsageError(f"--deployed runs one compiled network, remove {option}")
     if args.video and args.human:
         raise UsageError("an environment renders for --human or for --video, remove one of them")
@@ -120,6 +118,10 @@ def _check(args: argparse.Namespace) -> None:
     for path in (args.raster, args.video if args.video and args.video.suffix else None):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent} for {path.name}")
+    if args.raster:
+        need_folder(f"--raster {args.raster}", args.raster.parent)
+    if args.video:  # the videos' own folder is made by RecordVideo, which warns of one that is there
+        need_folder(f"--video {args.video}", args.video.parent)
 
 
 def _check_run(args: argparse.Namespace) -> None:
@@ -160,6 +162,19 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
     if args.run is None or args.run.is_dir():
         return load_run(found, args.load_best, args.seed, video, args.human)
     return load_network(found, place)
+
+
+def _draw(policy: Policy, network: Network | None, args: argparse.Namespace) -> None:
+    """Draw the spikes of an episode of a network, or of a deployed one."""
+    from spikeloop.scripts.deploy import record_deployed_episode
+    from spikeloop.scripts.pictures import draw_raster
+
+    if network is None:
+        draw_raster(
+            None, record_deployed_episode(policy.predictor.deployed.deployment, policy.env, args.seed), args.raster
+        )
+    else:
+        draw_raster(network, record_episode(network, policy.env, args.seed), args.raster)
 
 
 def _check_rendering(env: VecEnv, args: argparse.Namespace) -> None:

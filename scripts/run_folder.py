@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,23 @@ def find_deployed(folder: Path, chip: str | None = None) -> Path:
     if not found:
         raise UsageError(f"{folder} holds no {deployed_file(chip or 'CHIP')}, make it with: spikeloop deploy {folder}")
     return found[0]
+
+
+def need_folder(option: str, folder: Path) -> None:
+    """Make a folder that files are to be left in, before the work that makes them.
+
+    Args:
+        option: The option that named it, with its value, for the message.
+        folder: The folder.
+
+    Raises:
+        UsageError: If it cannot be made, or takes no files.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"{option}: no files can be left in {folder} ({error.strerror})") from None
 
 
 @dataclass(frozen=True)

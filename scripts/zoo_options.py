@@ -73,15 +73,3 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {device}: expected auto, cpu, or another device that is here ({reason})") from None
-
-
-def needs_folder(option: str, folder: str | Path) -> None:
-    """Make the folder that an option names.
-
-    Raises:
-        UsageError: If it cannot be made.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{option}: the folder {folder} cannot be made ({error.strerror})") from None

@@ -254,6 +254,8 @@ def test_a_schedule_that_the_zoo_would_misread_is_refused(name, value):
         (["NETWORK", "--raster", "missing/spikes.png"], "no folder missing"),
         (["NETWORK", "--raster", "spikes.doc"], ".png"),
         (["NETWORK", "--video", "film.avi"], ".mp4"),
+        (["NETWORK", "--video", "/dev/null/films"], "--video /dev/null/films: no files can be left in"),
+        (["NETWORK", "--raster", "/proc/self/spikes.png"], "--raster /proc/self/spikes.png: no files can be left in"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, list) else "",
 )
