@@ -20,16 +20,16 @@ import numpy as np
 from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.hardware.quantize import check_bits
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, run
-from spikeloop.scripts.compared import Act, Recorded, action_agreement, kept, kept_in_words
+from spikeloop.scripts.compared import action_agreement, kept, kept_in_words
+from spikeloop.scripts.players import Act, Recorded, flat, observations, play, random_player
 from spikeloop.scripts.run_folder import NETWORK, cores_picture, deployed_file, open_run, report_file
 from spikeloop.spiking.storage import write_atomically
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from spikeloop.hardware.deployed import Deployment
+    from spikeloop.hardware.deployed import DeployedPolicy, Deployment
     from spikeloop.hardware.report import Report
-    from spikeloop.spiking.monitor import Monitor
     from spikeloop.spiking.network import Network
 
 CALIBRATION_STEPS = 2000
@@ -67,21 +67,13 @@ def deploy(argv: list[str]) -> int:
 
         floating = NetworkPolicy(network, args.seed)
         _make_folder(args.out)
-        seen = _observations(env, floating.predict, args.seed + OTHER_SEEDS)
+        seen = observations(env, floating.predict, CALIBRATION_STEPS, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
-    recorded = Recorded(floating.predict, COMPARED_STEPS)
-    players: dict[str, Act] = {"float": recorded, "chip": _flat(chip), "random": _random(env, args.seed)}
-    returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
+    results = _play(network, floating.predict, chip, env, args)
     figures = report(chip, args.control_period or control_period(env))
-    results = {
-        **kept(returns),
-        "returns": returns,
-        "agreement": action_agreement(network, deployment, recorded.steps, env.action_space, args.seed),
-        "checked_steps": _compare_actions(deployment, seen, args) if args.check_actions else None,
-        "seed": args.seed,
-        "report": figures.to_dict(),
-    }
+    results["checked_steps"] = _compare_actions(deployment, seen, args) if args.check_actions else None
+    results |= {"seed": args.seed, "report": figures.to_dict()}
     env.close()
     drawn = _save(deployment, results, figures, args.out)
     if args.json:
@@ -89,6 +81,17 @@ def deploy(argv: list[str]) -> int:
     else:
         _print(args, results, figures, drawn)
     return 0
+
+
+def _play(
+    network: Network, floating: Act, chip: DeployedPolicy, env: VecEnv, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the returns of float network, chip and chance on the same episodes, what was kept, and who agrees."""
+    recorded = Recorded(floating, COMPARED_STEPS)
+    players: dict[str, Act] = {"float": recorded, "chip": flat(chip), "random": random_player(env, args.seed)}
+    returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
+    agreement = action_agreement(network, chip.deployment, recorded.steps, env.action_space, args.seed)
+    return {**kept(returns), "returns": returns, "agreement": agreement}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -205,57 +208,6 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
     return deployment
 
 
-def _flat(policy: Any) -> Act:
-    def act(obs: np.ndarray, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
-        return policy.predict(obs.reshape(len(obs), -1), state, starts)
-
-    return act
-
-
-def _random(env: VecEnv, seed: int) -> Act:
-    space = env.action_space
-    space.seed(seed)
-    return lambda obs, state, starts: (np.stack([space.sample() for _ in obs]), state)
-
-
-def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
-    """Play episodes, each from a seed of its own, so that every player meets the same ones.
-
-    Args:
-        env: One environment.
-        act: Observation, state and episode start to actions and new state.
-        n_episodes: How many.
-        seed: Of the first; the next have the next.
-
-    Returns:
-        The returns; those of a ``Monitor`` where the environment has one, as in ``evaluate_policy``.
-    """
-    returns = []
-    for episode in range(n_episodes):
-        env.seed(seed + episode)
-        obs, state, done, total = env.reset(), None, False, 0.0
-        start = np.ones(1, bool)
-        while not done:
-            actions, state = act(np.asarray(obs), state, start)
-            obs, rewards, dones, infos = env.step(actions)
-            start, done, total = dones, bool(dones[0]), total + float(rewards[0])
-        returns.append(float(infos[0]["episode"]["r"]) if "episode" in infos[0] else total)
-    return returns
-
-
-def _observations(env: VecEnv, act: Act, seed: int) -> np.ndarray:
-    """Return raw observations of the float policy's own episodes, shape (CALIBRATION_STEPS, 1, n_obs)."""
-    env.seed(seed)
-    obs, state, start = np.asarray(env.reset()), None, np.ones(1, bool)
-    seen = np.empty((CALIBRATION_STEPS, 1, obs.size))
-    for step in range(CALIBRATION_STEPS):
-        seen[step] = obs.reshape(1, -1)
-        actions, state = act(obs, state, start)
-        after, _, start, _ = env.step(actions)
-        obs = np.asarray(after)
-    return seen
-
-
 def _compare_actions(deployment: Deployment, seen: np.ndarray, args: argparse.Namespace) -> int:
     """Step emulator and interpreter side by side; return over how many steps their actions were the same."""
     from spikeloop.hardware.deployed import DeployedPolicy
@@ -279,22 +231,6 @@ def control_period(env: VecEnv) -> float | None:
         if isinstance(seconds, (int, float, np.number)) and 0 < seconds < math.inf:
             return float(seconds)
     return None
-
-
-def record_deployed_episode(deployment: Deployment, env: VecEnv, seed: int) -> Monitor:
-    """Run one deterministic episode of a compiled network and return the spikes of its neurons.
-
-    Args:
-        deployment: The compiled network.
-        env: One environment that shows raw observations.
-        seed: Seed of the environment and of a ``rate`` encoder.
-    """
-    from spikeloop.hardware.deployed import DeployedPolicy
-    from spikeloop.hardware.recording import record
-
-    recorded = Recorded(DeployedPolicy(deployment, np.random.default_rng(seed)).predict, sys.maxsize)
-    play(env, lambda obs, state, starts: recorded(obs.reshape(len(obs), -1), state, starts), 1, seed)
-    return record(deployment, np.stack([obs for obs, _ in recorded.steps]), np.random.default_rng(seed))
 
 
 def _save(deployment: Deployment, results: dict[str, Any], figures: Report, folder: Path) -> bool:
