@@ -18,6 +18,7 @@ from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.hardware.energy import idle_energy, modelled_cost
 from spikeloop.hardware.lowering import APPROXIMATIONS
 from spikeloop.hardware.program import Program
+from spikeloop.hardware.quantize import QuantizationCost
 from spikeloop.hardware.resources import RESOURCES, CoreUse, use
 from spikeloop.spiking.metrics import SynapticOperations, activation_sparsity
 from spikeloop.spiking.observation import Normalizer
@@ -57,6 +58,7 @@ class Report:
             static energy between two steps, ``idle``.
         metrics: NeuroBench's metrics (:mod:`spikeloop.spiking.metrics`), footprint in bytes.
         approximations: What the chip does otherwise than the network says, beside rounding.
+        quantization: What the weights of each projection lost.
         control_period: Time from one env step to the next; None if it is not known.
     """
 
@@ -71,6 +73,7 @@ class Report:
     modelled: dict[str, dict[str, float]]
     metrics: dict[str, float]
     approximations: tuple[str, ...]
+    quantization: tuple[QuantizationCost, ...]
     control_period: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,6 +109,10 @@ class Report:
         counted = [("counted", text) for text in MODELLED_OF]
         yield "what these energies and latencies hold", [*counted, *(("left out", text) for text in NOT_MODELLED)]
         yield "NeuroBench", [(name.replace("_", " "), f"{value:,.4g}") for name, value in self.metrics.items()]
+        yield (
+            "weights, quantised",
+            [(cost.projection, str(cost).removeprefix(f"{cost.projection}: ")) for cost in self.quantization],
+        )
         left = [(kind, f"{n:,} times") for kind, n in self.overflows.items() if n]
         yield "values that left their range", left or [("of any kind", "none")]
         if self.approximations:
@@ -194,10 +201,15 @@ def report(policy: DeployedPolicy, control_period: float | None = None) -> Repor
             "packets to the host": host["spikes read from the chip"],
         },
         host=host,
-        overflows={**counts.overflows, "bias written by the host": policy.clipped_biases},
+        overflows={
+            **counts.overflows,
+            "bias written by the host": policy.clipped_biases,
+            "payload sent by the host": policy.clipped_payloads,
+        },
         modelled=modelled,
         metrics=_metrics(deployment, counts, n, host),
         approximations=deployment.approximations,
+        quantization=deployment.quantization,
         control_period=control_period,
     )
 

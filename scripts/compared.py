@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from spikeloop.scripts.players import Act
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 RESAMPLES, CHUNK = 10_000, 100
 COVERED = (2.5, 97.5)  # percentiles: an interval of 95 %
 PERTURBATION = 1e-3  # of a neuron's threshold
-Act = Callable[[Any, Any, np.ndarray], tuple[np.ndarray, Any]]
 
 
 def bootstrap_interval(n: int, statistic: Callable[[np.ndarray], np.ndarray]) -> list[float]:
@@ -76,25 +76,6 @@ def kept_in_words(figures: Mapping[str, Any]) -> str:
         return "undefined: one episode gives no interval"
     low, high = figures["gained_interval"]
     return f"undefined: the float network is not above chance (float - random: 95% interval {low:.2f} to {high:.2f})"
-
-
-class Recorded:
-    """A player that keeps what it saw on its first steps.
-
-    Args:
-        act: The player.
-        n_steps: How many steps it keeps.
-    """
-
-    def __init__(self, act: Act, n_steps: int):
-        self.act, self.n_steps = act, n_steps
-        self.steps: list[tuple[Any, np.ndarray]] = []
-
-    def __call__(self, obs: Any, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Act, and keep the observation and whether an episode started."""
-        if len(self.steps) < self.n_steps:
-            self.steps.append((copy.deepcopy(obs), np.array(starts, bool)))
-        return self.act(obs, state, starts)
 
 
 def action_agreement(

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikeloop.agents.registry import ALGOS
 from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.hardware.quantize import check_bits
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
-from spikeloop.scripts.compared import Act, Recorded, action_agreement, kept, kept_in_words
+from spikeloop.scripts.compared import action_agreement, kept, kept_in_words
+from spikeloop.scripts.players import Act, Recorded, observations, play, random_player
 from spikeloop.scripts.run_folder import NETWORK, cores_picture, deployed_file, need_folder, open_run, report_file
 from spikeloop.spiking.extras import install_hint
 from spikeloop.spiking.storage import write_atomically
@@ -26,9 +28,8 @@ from spikeloop.spiking.storage import write_atomically
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from spikeloop.hardware.deployed import Deployment
+    from spikeloop.hardware.deployed import DeployedPolicy, Deployment
     from spikeloop.hardware.report import Report
-    from spikeloop.spiking.monitor import Monitor
     from spikeloop.spiking.network import Network
 
 CALIBRATION_STEPS = 2000
@@ -68,21 +69,13 @@ def deploy(argv: list[str]) -> int:
 
         floating = NetworkPolicy(network, args.seed)
         need_folder(f"--out {args.out}", args.out)
-        seen = _observations(network, env, args.seed + OTHER_SEEDS)
+        seen = observations(network, env, CALIBRATION_STEPS, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
-    recorded = Recorded(floating.predict, COMPARED_STEPS)
-    players: dict[str, Act] = {"float": recorded, "chip": chip.predict, "random": _random(env, args.seed)}
-    returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
+    results = _play(network, floating.predict, chip, env, args)
     figures = report(chip, args.control_period or control_period(env))
-    results = {
-        **kept(returns),
-        "returns": returns,
-        "agreement": action_agreement(network, deployment, recorded.steps, env.action_space, args.seed),
-        "checked_steps": _compare_actions(deployment, seen, args) if args.check_actions else None,
-        "seed": args.seed,
-        "report": figures.to_dict(),
-    }
+    results["checked_steps"] = _compare_actions(deployment, seen, args) if args.check_actions else None
+    results |= {"seed": args.seed, "report": figures.to_dict()}
     env.close()
     drawn = _save(deployment, results, figures, args.out)
     if args.json:
@@ -90,6 +83,17 @@ def deploy(argv: list[str]) -> int:
     else:
         _print(args, results, figures, drawn)
     return 0
+
+
+def _play(
+    network: Network, floating: Act, chip: DeployedPolicy, env: VecEnv, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the returns of float network, chip and chance on the same episodes, what was kept, and who agrees."""
+    recorded = Recorded(floating, COMPARED_STEPS)
+    players: dict[str, Act] = {"float": recorded, "chip": chip.predict, "random": random_player(env, args.seed)}
+    returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
+    agreement = action_agreement(network, chip.deployment, recorded.steps, env.action_space, args.seed)
+    return {**kept(returns), "returns": returns, "agreement": agreement}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,6 +153,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--seed must be at least 0, got {args.seed}")
     if args.run.suffix == ".zip":
         raise UsageError(f"{args.run} is a model without its settings, name its run folder instead")
+    if not args.run.is_dir() and args.load_best:
+        raise UsageError(f"--load-best needs a run folder, {args.run} is none")
     if args.run.is_dir() and args.env:
         raise UsageError(f"--env goes with the file of a network, {args.run} is a run folder and knows its own")
     if args.out is None:
@@ -168,8 +174,8 @@ def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
         policy = load_network(args.run, place)
         return policy.network(), policy.env
     algo = open_run(args.run, args.load_best).algo
-    if algo in NOT_COMPILED:
-        raise UsageError(f"{args.run} is a run of {algo}, {NOT_COMPILED[algo]}")
+    if algo in NOT_COMPILED or algo not in ALGOS:
+        raise UsageError(f"{args.run} is a run of {algo}, {NOT_COMPILED.get(algo, _NO_SPIKES)}")
     policy = network_of_run(args.run, args.load_best, place)
     return policy.network(), policy.env
 
@@ -191,53 +197,6 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
     for warning in noted:
         print(f"spikeloop deploy: {warning.message}", file=sys.stderr)
     return deployment
-
-
-def _random(env: VecEnv, seed: int) -> Act:
-    space = env.action_space
-    space.seed(seed)
-    return lambda obs, state, starts: (np.stack([space.sample() for _ in starts]), state)
-
-
-def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
-    """Play episodes, each from a seed of its own, so that every player meets the same ones.
-
-    Args:
-        env: One environment.
-        act: Observation, state and episode start to actions and new state.
-        n_episodes: How many.
-        seed: Of the first; the next have the next.
-
-    Returns:
-        The returns; those of a ``Monitor`` where the environment has one, as in ``evaluate_policy``.
-    """
-    returns = []
-    for episode in range(n_episodes):
-        env.seed(seed + episode)
-        obs, state, done, total = env.reset(), None, False, 0.0
-        start = np.ones(1, bool)
-        while not done:
-            actions, state = act(obs, state, start)
-            obs, rewards, dones, infos = env.step(actions)
-            start, done, total = dones, bool(dones[0]), total + float(rewards[0])
-        returns.append(float(infos[0]["episode"]["r"]) if "episode" in infos[0] else total)
-    return returns
-
-
-def _observations(network: Network, env: VecEnv, seed: int) -> np.ndarray:
-    """Return raw observations of the network's own episodes as rows, shape (CALIBRATION_STEPS, 1, n_obs)."""
-    from spikeloop.spiking.observation import flatten
-    from spikeloop.spiking.simulator import Simulator
-
-    simulator = Simulator(network, np.random.default_rng(seed))
-    env.seed(seed)
-    obs, state, start = env.reset(), None, np.ones(1, bool)
-    seen = np.empty((CALIBRATION_STEPS, 1, network.n_obs))
-    for step in range(CALIBRATION_STEPS):
-        seen[step] = flatten(network.parts, obs)[0]
-        actions, state = simulator.predict(obs, state, start)
-        obs, _, start, _ = env.step(actions)
-    return seen
 
 
 def _compare_actions(deployment: Deployment, seen: np.ndarray, args: argparse.Namespace) -> int:
@@ -263,24 +222,6 @@ def control_period(env: VecEnv) -> float | None:
         if isinstance(seconds, (int, float, np.number)) and 0 < seconds < math.inf:
             return float(seconds)
     return None
-
-
-def record_deployed_episode(deployment: Deployment, env: VecEnv, seed: int) -> Monitor:
-    """Run one deterministic episode of a compiled network and return the spikes of its neurons.
-
-    Args:
-        deployment: The compiled network.
-        env: One environment that shows raw observations.
-        seed: Seed of the environment and of a ``rate`` encoder.
-    """
-    from spikeloop.hardware.deployed import DeployedPolicy
-    from spikeloop.hardware.recording import record
-    from spikeloop.spiking.observation import flatten
-
-    recorded = Recorded(DeployedPolicy(deployment, np.random.default_rng(seed)).predict, sys.maxsize)
-    play(env, recorded, 1, seed)
-    seen = [flatten(deployment.host.observation, obs)[0] for obs, _ in recorded.steps]
-    return record(deployment, np.stack(seen), np.random.default_rng(seed))
 
 
 def _save(deployment: Deployment, results: dict[str, Any], figures: Report, folder: Path) -> bool:

@@ -166,8 +166,8 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
 
 def _draw(policy: Policy, network: Network | None, args: argparse.Namespace) -> None:
     """Draw the spikes of an episode of a network, or of a deployed one."""
-    from spikeloop.scripts.deploy import record_deployed_episode
     from spikeloop.scripts.pictures import draw_raster
+    from spikeloop.scripts.players import record_deployed_episode
 
     if network is None:
         draw_raster(

@@ -12,13 +12,13 @@ from spikeloop.scripts import bench_deploy
 from spikeloop.scripts.bench_returns import Row
 from spikeloop.scripts.compared import (
     PERTURBATION,
-    Recorded,
     action_agreement,
     bootstrap_interval,
     kept,
     kept_in_words,
     raise_membranes,
 )
+from spikeloop.scripts.players import Recorded
 from spikeloop.spiking import Simulator
 from spikeloop.spiking.network import ActionHead, state_rows
 

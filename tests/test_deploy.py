@@ -15,6 +15,7 @@ from test_deployed import cartpole_network
 from spikeloop.hardware import CHIPS, DeployedPolicy, Deployment, compile_network
 from spikeloop.hardware.recording import record
 from spikeloop.scripts import deploy, rollout, train
+from spikeloop.scripts.players import play, record_deployed_episode
 from spikeloop.scripts.run_folder import cores_picture, deployed_file, report_file
 from spikeloop.spiking import Simulator
 
@@ -24,7 +25,7 @@ def start(script, *args):
     return script.main([str(arg) for arg in args])
 
 
-observe = deploy._observations
+observe = deploy.observations
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_wrong_deploy_request_is_answered_in_one_line(args, answer, saved, tmp_p
         threshold = dataclasses.replace(cartpole_network(), layers=(layer,), metadata={"env": "CartPole-v1"})
     threshold.save(tmp_path / "threshold.safetensors")
     calibrated = []
-    monkeypatch.setattr(deploy, "_observations", lambda *args: calibrated.append(args) or observe(*args))
+    monkeypatch.setattr(deploy, "observations", lambda *args: calibrated.append(args) or observe(*args))
     known = {"NETWORK": str(saved), "THRESHOLD": str(tmp_path / "threshold.safetensors")}
     assert start(deploy, *[known.get(str(arg), arg) for arg in args]) == 2
     assert_one_line(capsys, answer)
@@ -201,9 +202,9 @@ def test_a_recorded_episode_has_the_spikes_that_the_chip_counts(chip):
     network = cartpole_network()
     deployment = compile_network(network, chip)
     env = make_vec_env("CartPole-v1")
-    monitor = deploy.record_deployed_episode(deployment, env, 3)
+    monitor = record_deployed_episode(deployment, env, 3)
     policy = DeployedPolicy(deployment)
-    returned = deploy.play(env, deploy._flat(policy), 1, 3)
+    returned = play(env, policy.predict, 1, 3)
     assert monitor.total_ticks == 4 * returned[0] == policy.engine.counts.n_ticks
     fires = deployment.program.compartments.fires > 0
     np.testing.assert_array_equal(monitor.spike_counts[0], policy.engine.counts.spikes[fires])
