@@ -40,6 +40,7 @@ from spikeloop.agents.checks import (
     check_ranges,
 )
 from spikeloop.agents.encoders import encoder_for
+from spikeloop.agents.silence import Coverage
 from spikeloop.spiking.lsnn import LSNN, RowLinear
 from spikeloop.spiking.network import ActionHead, Network, Normalizer, Readout
 from spikeloop.spiking.stateless import StatelessWarning
@@ -158,6 +159,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         self._head = _action_head(action_space, squash=self.squash_output)
         self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
         self._note_state = StatelessWarning("model")
+        self.coverage = Coverage(self.lstm_actor.encoder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of copies what the last pass left in the distribution: it belongs to a graph, and is made anew."""
@@ -346,6 +348,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features = self._features(obs)[0]
+            self.coverage.warn_of_observation(features)
             n_envs = len(features)
             packed = self.initial_state(n_envs) if state is None else np.asarray(state[0], np.float32)
             check_carried(packed, self.lstm_actor.state_shape, episode_start, n_envs)

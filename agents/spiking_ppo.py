@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -23,6 +24,7 @@ from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE,
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
 from spikeloop.agents.seeding import reseed
+from spikeloop.agents.silence import warn_of_silence
 from spikeloop.spiking.metrics import accumulates
 
 Self = TypeVar("Self", bound="SpikingPPO")
@@ -91,6 +93,7 @@ class SpikingPPO(RecurrentPPO):
     ):
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[arg-type, misc]
         self.seq_len = seq_len
+        self._looked = False  # whether the first rollout was looked at for a network that sees or says nothing
         if _init_setup_model:
             self._setup_model()
 
@@ -158,7 +161,18 @@ class SpikingPPO(RecurrentPPO):
         self.policy.reset_rollout_counts()
         go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self._log_spikes()
+        if go_on and not self._looked:
+            self._look()
         return go_on
+
+    def _look(self) -> None:
+        """Warn, after the first rollout, of a network that sees or says nothing."""
+        self._looked = True
+        seen = self.rollout_buffer.observations
+        first = {k: _rows(v) for k, v in seen.items()} if isinstance(seen, dict) else _rows(seen)
+        with th.no_grad():
+            self.policy.coverage.warn_of_rollout(self.policy._features(obs_as_tensor(first, self.device))[0])
+        warn_of_silence(*self.policy.rollout_counts)
 
     def _log_spikes(self) -> None:
         actor, (counts, n_counted) = self.policy.lstm_actor, self.policy.rollout_counts
@@ -195,3 +209,9 @@ class SpikingPPO(RecurrentPPO):
     ) -> Self:
         """Train for ``total_timesteps`` env steps; the arguments are SB3's."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _rows(observations: np.ndarray) -> np.ndarray:
+    """Return the observations of a rollout, one below the other, some of them where there are many."""
+    rows = observations.reshape(-1, *observations.shape[2:])
+    return rows[:: 1 + len(rows) // 512]
