@@ -96,6 +96,7 @@ class SpikingPPO(RecurrentPPO):
         self._looked = False  # whether the first rollout was looked at for a network that sees or says nothing
         if _init_setup_model:
             self._setup_model()
+            self._check_training()
 
     def _setup_model(self) -> None:
         check_ranges(vars(self), _RANGES)
@@ -118,29 +119,29 @@ class SpikingPPO(RecurrentPPO):
         self._last_lstm_states = RNNStates((state,), (state, state[:0]))  # type: ignore[assignment]
 
     def _check_sizes(self) -> None:
-        n_steps, seq_len, batch_size = self.n_steps, self.seq_len, self.batch_size
+        n_steps, seq_len = self.n_steps, self.seq_len
         if n_steps % seq_len:
             divisors = [n for n in range(1, n_steps + 1) if n_steps % n == 0]
             raise ValueError(f"seq_len={seq_len} must divide n_steps={n_steps}: one of {divisors}")
-        if batch_size is not None and batch_size % seq_len:
-            raise ValueError(
-                f"batch_size={batch_size} must be a multiple of seq_len={seq_len}: minibatches hold them whole"
-            )
-        total = n_steps * self.n_envs
+
+    def _check_training(self) -> None:
+        """Look at what only training minds: a model that is loaded may be there to play, in fewer environments."""
+        space, n_steps, batch_size, total = self.action_space, self.n_steps, self.batch_size, self.n_steps * self.n_envs
+        if self.policy.squash_output and (np.any(space.low != -1) or np.any(space.high != 1)):  # type: ignore[attr-defined]
+            raise ValueError(f"squash_output needs actions between -1 and 1 (RescaleAction makes them so), got {space}")
+        if batch_size is not None and batch_size % self.seq_len:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of seq_len={self.seq_len}: chunks stay whole")
         if self.normalize_advantage and min(total, batch_size or total) == 1:
             raise ValueError(
                 f"normalize_advantage needs more than one step in a minibatch, got n_steps={n_steps} in {self.n_envs} "
                 f"environments with batch_size={batch_size}"
             )
-        if batch_size is not None and total % batch_size:
+        if batch_size is not None and total > batch_size and total % batch_size:
             warnings.warn(
                 f"batch_size={batch_size} does not divide the {total} steps of a rollout (n_steps={n_steps} in "
                 f"{self.n_envs} environments): its last minibatch holds {total % batch_size}",
-                stacklevel=4,
+                stacklevel=3,
             )
-        space = self.action_space
-        if self.policy_kwargs.get("squash_output") and not (np.all(space.low == -1) and np.all(space.high == 1)):  # type: ignore[attr-defined]
-            raise ValueError(f"squash_output needs actions between -1 and 1 (RescaleAction makes them so), got {space}")
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random numbers, those of the policy too."""

@@ -102,7 +102,6 @@ def test_recomputed_log_probabilities_equal_the_stored_ones(action_space, batch_
     ],
     ids=lambda kwargs: "-".join(f"{k}={v}" for k, v in kwargs.items())[:40],
 )
-@pytest.mark.filterwarnings("ignore:layer . spikes on")  # so small a network may be silent
 def test_recomputed_log_probabilities_equal_the_stored_ones_for_every_encoder_and_layout(policy_kwargs):
     errors = log_prob_errors(small_model(policy_kwargs=policy_kwargs), 48)
     exact = "pi" not in policy_kwargs.get("net_arch", {})  # MLP layers after the actor are torch's, to rounding
@@ -236,7 +235,6 @@ def test_predict_says_once_that_the_state_was_dropped():
         model.predict(obs)
 
 
-@pytest.mark.filterwarnings("ignore:layer . spikes on")
 def test_the_rate_of_spikes_is_logged_per_layer():
     model = small_model(policy_kwargs={"n_neurons": [16, 8]})
     collect(model)
