@@ -63,8 +63,9 @@ def check_step(
         _check("reward", normalized.old_reward, name)
     check_first(env, obs, name)
     _check("reward", rewards, name)
-    for index in np.flatnonzero(dones).tolist():
-        _check("last observation of an episode", infos[index].get("terminal_observation", 0.0), name, index)
+    for index, done in enumerate(dones.tolist()):
+        if done:
+            _check("last observation of an episode", infos[index].get("terminal_observation", 0.0), name, index)
 
 
 def check_first(env: VecEnv, obs: Any, name: str = "") -> None:
@@ -115,8 +116,12 @@ def _check(what: str, value: Any, name: str, env: int | None = None) -> None:
 
 def _first(value: Any) -> tuple[int, float] | None:
     """Return the row and the number of the first that is not finite, in an array or a mapping of arrays."""
-    for array in map(np.asarray, value.values() if isinstance(value, Mapping) else (value,)):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = ~np.isfinite(array)
+    for part in value.values() if isinstance(value, Mapping) else (value,):
+        array = np.asarray(part)
+        if array.dtype.kind != "f":
+            continue
+        finite = np.isfinite(array)
+        if np.count_nonzero(finite) < array.size:  # half the time of all()
+            bad = ~finite
             return int(np.argwhere(bad)[0, 0]) if array.ndim else 0, float(array[bad].flat[0])
     return None

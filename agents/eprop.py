@@ -24,6 +24,7 @@ from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, check_ran
 from spikeloop.agents.eprop_policy import EpropPolicy
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.seeding import reseed
+from spikeloop.agents.silence import warn_of_silence
 from spikeloop.spiking import plasticity_kernels as kernels
 from spikeloop.spiking.eprop import RewardEprop, no_memory, rest
 from spikeloop.spiking.network import Network
@@ -112,6 +113,7 @@ class EProp(BaseAlgorithm):
         self.actor_scale, self.value_scale, self.train_hidden = actor_scale, value_scale, train_hidden
         self.gamma, self.trace_lambda, self.value_coef = gamma, trace_lambda, value_coef
         self.rate_coef, self.target_rate, self.n_episodes = rate_coef, target_rate, n_episodes
+        self._looked = False  # whether the first rollout was looked at for a network that says nothing
         if _init_setup_model:
             self._setup_model()
 
@@ -191,17 +193,28 @@ class EProp(BaseAlgorithm):
         while goes_on and self.num_timesteps < total_timesteps:
             callback.on_rollout_start()
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            rate, begin = self.policy.rate.numpy().copy(), self.num_timesteps
             if drawn is None:
                 goes_on = self._step_rollout(callback, total_timesteps)
             else:
                 goes_on = self._drawn_rollout(callback, drawn, total_timesteps)
             self._n_updates += 1
             check_learnt(self.policy.named_parameters(), f"rollout {self._n_updates}")
+            if goes_on and not self._looked:
+                self._look(rate, self.num_timesteps - begin)
             if log_interval is not None and self._n_updates % log_interval == 0:
                 self._log()
             callback.on_rollout_end()
         callback.on_training_end()
         return self
+
+    def _look(self, rate: np.ndarray, n_steps: int) -> None:
+        """Warn, after the first rollout, of neurons that say nothing; ``rate`` is their running mean before it."""
+        self._looked = True
+        n_ticks = n_steps * self.policy.n_ticks
+        kept = (1 - 1 / self._rule().tau_rate) ** n_ticks  # of the running mean before
+        mean = (self.policy.rate.numpy() - kept * rate) / (1 - kept)
+        warn_of_silence([np.maximum(mean, 0.0) * n_ticks], n_ticks)
 
     def _rollout_length(self) -> int:
         """Return the episodes of the rollout that begins; one at a learning rate of 0, which a schedule may leave."""

@@ -41,6 +41,7 @@ from spikeloop.agents.checks import (
 )
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
+from spikeloop.agents.silence import Coverage
 from spikeloop.spiking.engine import dense_layers
 from spikeloop.spiking.lsnn import LSNN, RowLinear
 from spikeloop.spiking.network import ActionHead, Dense, Network, Readout
@@ -168,6 +169,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         self._head = _action_head(action_space, squash=self.squash_output)
         self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
         self._note_state = StatelessWarning("model")
+        self.coverage = Coverage(self.lstm_actor.encoder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of copies what the last pass left in the distribution: it belongs to a graph, and is made anew."""
@@ -356,6 +358,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
             features = self._features(obs)[0]
+            self.coverage.warn_of_observation(features)
             n_envs = len(features)
             packed = self.initial_state(n_envs) if state is None else np.asarray(state[0], np.float32)
             check_carried(packed, self.lstm_actor.state_shape, episode_start, n_envs)

@@ -16,6 +16,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -25,6 +26,7 @@ from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
 from spikeloop.agents.seeding import reseed
+from spikeloop.agents.silence import warn_of_silence
 from spikeloop.spiking.metrics import accumulates
 from spikeloop.spiking.network import Network
 
@@ -94,8 +96,10 @@ class SpikingPPO(RecurrentPPO):
     ):
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[arg-type, misc]
         self.seq_len = seq_len
+        self._looked = False  # whether the first rollout was looked at for a network that sees or says nothing
         if _init_setup_model:
             self._setup_model()
+            self._check_training()
 
     def _setup_model(self) -> None:
         check_ranges(vars(self), _RANGES)
@@ -137,29 +141,29 @@ class SpikingPPO(RecurrentPPO):
         note_wrappers(self)
 
     def _check_sizes(self) -> None:
-        n_steps, seq_len, batch_size = self.n_steps, self.seq_len, self.batch_size
+        n_steps, seq_len = self.n_steps, self.seq_len
         if n_steps % seq_len:
             divisors = [n for n in range(1, n_steps + 1) if n_steps % n == 0]
             raise ValueError(f"seq_len={seq_len} must divide n_steps={n_steps}: one of {divisors}")
-        if batch_size is not None and batch_size % seq_len:
-            raise ValueError(
-                f"batch_size={batch_size} must be a multiple of seq_len={seq_len}: minibatches hold them whole"
-            )
-        total = n_steps * self.n_envs
+
+    def _check_training(self) -> None:
+        """Look at what only training minds: a model that is loaded may be there to play, in fewer environments."""
+        space, n_steps, batch_size, total = self.action_space, self.n_steps, self.batch_size, self.n_steps * self.n_envs
+        if self.policy.squash_output and (np.any(space.low != -1) or np.any(space.high != 1)):  # type: ignore[attr-defined]
+            raise ValueError(f"squash_output needs actions between -1 and 1 (RescaleAction makes them so), got {space}")
+        if batch_size is not None and batch_size % self.seq_len:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of seq_len={self.seq_len}: chunks stay whole")
         if self.normalize_advantage and min(total, batch_size or total) == 1:
             raise ValueError(
                 f"normalize_advantage needs more than one step in a minibatch, got n_steps={n_steps} in {self.n_envs} "
                 f"environments with batch_size={batch_size}"
             )
-        if batch_size is not None and total % batch_size:
+        if batch_size is not None and total > batch_size and total % batch_size:
             warnings.warn(
                 f"batch_size={batch_size} does not divide the {total} steps of a rollout (n_steps={n_steps} in "
                 f"{self.n_envs} environments): its last minibatch holds {total % batch_size}",
-                stacklevel=4,
+                stacklevel=3,
             )
-        space = self.action_space
-        if self.policy_kwargs.get("squash_output") and not (np.all(space.low == -1) and np.all(space.high == 1)):  # type: ignore[attr-defined]
-            raise ValueError(f"squash_output needs actions between -1 and 1 (RescaleAction makes them so), got {space}")
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random numbers, those of the policy too."""
@@ -180,7 +184,18 @@ class SpikingPPO(RecurrentPPO):
         self.policy.reset_rollout_counts()
         go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self._log_spikes()
+        if go_on and not self._looked:
+            self._look()
         return go_on
+
+    def _look(self) -> None:
+        """Warn, after the first rollout, of a network that sees or says nothing."""
+        self._looked = True
+        seen = self.rollout_buffer.observations
+        first = {k: _rows(v) for k, v in seen.items()} if isinstance(seen, dict) else _rows(seen)
+        with th.no_grad():
+            self.policy.coverage.warn_of_rollout(self.policy._features(obs_as_tensor(first, self.device))[0])
+        warn_of_silence(*self.policy.rollout_counts)
 
     def _log_spikes(self) -> None:
         actor, (counts, n_counted) = self.policy.lstm_actor, self.policy.rollout_counts
@@ -218,3 +233,9 @@ class SpikingPPO(RecurrentPPO):
         """Train for ``total_timesteps`` env steps; the arguments are SB3's."""
         note_wrappers(self)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _rows(observations: np.ndarray) -> np.ndarray:
+    """Return the observations of a rollout, one below the other, some of them where there are many."""
+    rows = observations.reshape(-1, *observations.shape[2:])
+    return rows[:: 1 + len(rows) // 512]

@@ -8,6 +8,8 @@ from gymnasium import spaces
 from learners import BY_GRADIENT, LEARNERS, Noise, make
 from stable_baselines3.common.env_util import make_vec_env
 
+from spikeloop.agents import SpikingA2C, SpikingPPO
+
 BAD = {
     "learning_rate": ["abc", "cos_0.1", "lin_0.1", -0.1, math.nan, math.inf, None, [0.1], lambda progress: "fast"],
     "gamma": [2, -0.1, math.nan, "0.9", None],
@@ -165,3 +167,10 @@ def test_a_part_of_an_observation_that_holds_nothing_is_refused():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (0,))})
     with pytest.raises(ValueError, match="observation space must hold at least one number"):
         make("spiking_ppo", Noise(space))
+
+
+def test_a_model_that_is_loaded_to_play_may_have_fewer_environments(tmp_path):
+    make("spiking_a2c", make_vec_env(Noise, n_envs=2), n_steps=1, normalize_advantage=True).save(tmp_path / "a2c")
+    SpikingA2C.load(tmp_path / "a2c", env=Noise()).predict(np.zeros(3, np.float32))
+    make("spiking_ppo", make_vec_env(Noise, n_envs=3), n_steps=8, batch_size=24).save(tmp_path / "ppo")
+    SpikingPPO.load(tmp_path / "ppo", env=make_vec_env(Noise, n_envs=5)).predict(np.zeros(3, np.float32))  # 40 steps
