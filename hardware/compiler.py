@@ -62,7 +62,7 @@ def compile_network(
     check_chip(chip)
     check_bits(bits)
     profile = CHIPS[chip].profile if profile is None else profile
-    if profile not in PROFILES:
+    if profile not in tuple(PROFILES):
         raise ValueError(f"profile must be one of {tuple(PROFILES)}, got {profile!r}")
     if calibration is None:
         calibration = sample_observations(network, np.random.default_rng(0))

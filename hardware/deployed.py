@@ -224,11 +224,11 @@ class DeployedPolicy:
 
     def initial_state(self, n_envs: int = 1) -> State:
         """Return the resting state of ``n_envs`` chips and encoders."""
-        encoder = self.deployment.host.encoder
+        encoder, chip = self.deployment.host.encoder, self.engine.initial_state(n_envs)
         memory = np.zeros((self._n_memory, n_envs, encoder.n_obs), np.float32)
         if encoder.kind == "rate":
             memory[0, :, 0] = new_keys(self.rng, n_envs)
-        return State(self.engine.initial_state(n_envs), memory, np.zeros((n_envs, self._n_read)))
+        return State(chip, memory, np.zeros((n_envs, self._n_read)))
 
     def predict(
         self,

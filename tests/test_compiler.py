@@ -489,7 +489,9 @@ def test_more_cores_than_the_chip_has_are_refused_unless_limits_are_off(monkeypa
     ("options", "answer"),
     [
         ({"chip": "tpu"}, "chip must be one of"),
+        ({"chip": ["loihi1"]}, "chip must be one of"),
         ({"bits": 7}, "bits must be one of"),
+        ({"bits": 8.0}, "bits must be one of"),
         ({"neurons": "izhikevich"}, "neurons must be one of"),
         ({"bits": 1}, "bits must be one of"),
         ({"profile": "spinnaker"}, "profile must be one of"),

@@ -181,6 +181,9 @@ def test_wrong_calls_are_refused():
         policy.predict(obs[0], deterministic=False)
     with pytest.raises(ValueError, match="state must be that of 2 environments"):
         policy.predict(obs[0, :2], policy.initial_state(3))
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ValueError, match=f"n_envs must be an integer >= 0, got {wrong}"):
+            policy.initial_state(wrong)
     other = DeployedPolicy(deploy(sizes=(9,)))
     with pytest.raises(ValueError, match="state must be that of 3 environments"):
         policy.predict(obs[0], other.initial_state(3))
