@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from spikeloop.hardware.calibration import observe, sample_observations
-from spikeloop.hardware.chip import CHIPS, PROFILES
+from spikeloop.hardware.chip import CHIPS, PROFILES, Profile
 from spikeloop.hardware.deployed import Deployment, Host
-from spikeloop.hardware.lowering import APPROXIMATIONS, NEEDS_CONSENT, lower
+from spikeloop.hardware.lowering import APPROXIMATIONS, NEEDS_CONSENT, NEURONS, Lowered, lower
 from spikeloop.hardware.placement import place
 from spikeloop.hardware.plan import Plan
 from spikeloop.hardware.program import Program
@@ -30,6 +30,7 @@ def compile_network(
     limits: bool = True,
     strict: bool = False,
     approximate: bool = False,
+    neurons: str = NEURONS[0],
 ) -> Deployment:
     """Compile a network for a chip.
 
@@ -48,6 +49,9 @@ def compile_network(
         limits: Refuse what takes more cores than the chip has.
         strict: Refuse instead of approximating.
         approximate: Approximate even what is known to cost most of a return.
+        neurons: The neurons' program on ``loihi2``: ``"lsnn"``, ours, which runs every network, or ``"slayer_alif"``,
+            lava-dl's, for networks whose neurons reset by subtraction, adapt by ``ahp`` or not at all, and have no
+            refractory ticks.
 
     Returns:
         The program, and what stays on the host.
@@ -58,12 +62,13 @@ def compile_network(
     check_chip(chip)
     check_bits(bits)
     profile = CHIPS[chip].profile if profile is None else profile
-    if profile not in PROFILES:
+    if profile not in tuple(PROFILES):
         raise ValueError(f"profile must be one of {tuple(PROFILES)}, got {profile!r}")
     if calibration is None:
         calibration = sample_observations(network, np.random.default_rng(0))
     seen = observe(network, calibration)
-    lowered = lower(network, chip, seen.adaptation)
+    lowered = lower(network, chip, seen.adaptation, neurons)
+    _check_refractory(lowered, chip, PROFILES[profile])
     for note in lowered.approximations:
         what = f"{note} ({APPROXIMATIONS[note]})"
         if strict:
@@ -83,6 +88,17 @@ def compile_network(
     program = place(program, limits)
     metadata = {**network.metadata, "bits": str(bits)}
     return Deployment(program, _host(plan, program, scales), lowered.approximations, metadata, costs)
+
+
+def _check_refractory(lowered: Lowered, chip: str, profile: Profile) -> None:
+    """Refuse neurons that are refractory for longer than the chip's counter can tell."""
+    for group in lowered.groups:
+        ticks = 0 if group.refractory is None else int(group.refractory.max())
+        if ticks >= profile.max_refractory:
+            raise ValueError(
+                f"{group.name} has up to {ticks} refractory ticks; {chip} counts at most {profile.max_refractory - 1} "
+                f"in profile {profile.name!r}"
+            )
 
 
 def _host(plan: Plan, program: Program, scales: Sequence[float]) -> Host:

@@ -307,7 +307,7 @@ class DeployedPolicy:
             raise ValueError(f"observations must be numbers, got {obs.dtype}")
         host, n_batch = self.deployment.host, len(obs)
         state = self.initial_state(n_batch) if state is None else self._checked(state, n_batch)
-        chip, trace = state.chip, state.trace
+        chip, memory, trace = state
         starts = None
         if episode_start is not None:
             starts = np.asarray(episode_start)
@@ -321,10 +321,8 @@ class DeployedPolicy:
             chip = chip.copy()
             chip[:, self._read_v] = 0
         with np.errstate(over="ignore", invalid="ignore"):
-            if np.isnan(obs.sum()):
-                _refuse_nan(obs)
-            x, memory = self._encode(obs, state.memory, starts)
-            inputs, bias = self._to_chip(x)
+            x, memory = self._encode(obs, memory, starts)
+            inputs, bias = self._to_chip(x, obs)
         if host.reads_spikes:
             values, chip, trace = self._run_and_read_spikes(chip, inputs, bias, trace)
         else:
@@ -339,13 +337,17 @@ class DeployedPolicy:
     def _checked(self, state: State, n_batch: int) -> State:
         """Return a state as one, if it is of this policy and of so many environments; the emulator checks its own."""
         n_rows, width = self.deployment.host.memory_shape
-        shapes = ((n_batch, self._rest.shape[1]), (n_rows, n_batch, width), (n_batch, self._n_read))
-        if not (isinstance(state, tuple) and tuple(np.shape(part) for part in state) == shapes):
-            found = tuple(np.shape(part) for part in state) if isinstance(state, tuple) else type(state).__name__
+        shapes = (n_batch, self._rest.shape[1]), (n_rows, n_batch, width), (n_batch, self._n_read)
+        try:
+            chip, memory, trace = state
+            found = chip.shape, memory.shape, trace.shape
+        except (AttributeError, TypeError, ValueError):
+            found = type(state).__name__  # type: ignore[assignment]
+        if found != shapes:
             raise ValueError(
                 f"state must be that of {n_batch} environments, with parts of shapes {shapes}, got {found}"
             )
-        return State(*state)
+        return state
 
     def _encode(self, obs: np.ndarray, memory: np.ndarray, starts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the encoder's output, (B, n_channels) or (n_ticks, B, n_channels), and its memory."""
@@ -354,6 +356,8 @@ class DeployedPolicy:
         seen, frames = preprocess(host.preprocessing, obs[None], memory[: self._n_frames], by_step)
         if host.encoder.kind == "direct":  # what is infinite may saturate on the way to the chip
             return seen[0].astype(np.float32), frames
+        if host.encoder.per_tick:  # whose spikes would not show it
+            _refuse_nan(obs)
         x, level = encode(host.encoder, seen, memory[self._n_frames :], by_step, host.n_ticks, host.dt)
         return x[0], np.concatenate([frames, level]) if self._n_frames else level
 
@@ -368,23 +372,28 @@ class DeployedPolicy:
                 stacklevel=4,
             )
 
-    def _to_chip(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return what goes to the chip for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C)."""
+    def _to_chip(self, x: np.ndarray, obs: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return what goes to the chip for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C).
+
+        Raises:
+            ValueError: If the observation that it comes from is no number.
+        """
         host, program = self.deployment.host, self.deployment.program
         if host.input == "spikes":
             return x.astype(np.int32), None
         if host.input == "graded":
-            sent = np.rint(self._payloads(x)).astype(np.int32)
+            sent = np.rint(self._payloads(x, obs)).astype(np.int32)
             return np.repeat(sent[None], host.n_ticks, axis=0), None
         current = x @ self._w + self._b
-        if not abs(current).max() <= MAX_BIAS:
+        if not abs(current).max() <= MAX_BIAS:  # larger, or no number
+            _refuse_nan(obs)
             current = np.clip(x, -_LARGEST, _LARGEST) @ self._w + self._b
             self._count("clipped_biases", int((abs(current) > MAX_BIAS).sum()))
         bias = np.repeat(program.compartments.bias[None], len(x), axis=0)
         bias[:, self._targets] = quantize_bias(current)
         return None, bias
 
-    def _payloads(self, x: np.ndarray) -> np.ndarray:
+    def _payloads(self, x: np.ndarray, obs: np.ndarray) -> np.ndarray:
         """Return inputs in units of payloads, (B, n_channels), scaled down per environment where one is too large.
 
         All channels are scaled alike: of currents far beyond the threshold only the signs count, and those stay.
@@ -392,6 +401,7 @@ class DeployedPolicy:
         sent, limit = x * np.float64(self.deployment.host.input_scale), self._largest_payload
         if abs(sent).max() <= limit:
             return sent
+        _refuse_nan(obs)
         sent = np.clip(sent, -_LARGEST, _LARGEST)
         self._count("clipped_payloads", int((abs(sent) > limit).sum()))
         return sent * np.minimum(1.0, limit / np.maximum(abs(sent).max(axis=1, keepdims=True), 1.0))

@@ -269,8 +269,10 @@ def resting_state(program: Program, n_envs: int, rng: np.random.Generator | None
     """Return the resting state of ``n_envs`` chips, shape (n_envs, W); noise takes its seeds from ``rng``.
 
     Raises:
-        ValueError: If the program uses noise and no generator is given.
+        ValueError: If the program uses noise and no generator is given, or ``n_envs`` is no number of chips.
     """
+    if isinstance(n_envs, bool) or not isinstance(n_envs, (int, np.integer)) or n_envs < 0:
+        raise ValueError(f"n_envs must be an integer >= 0, got {n_envs!r}")
     state = np.zeros((n_envs, layout_of(program).width), np.int32)
     if np.any(program.compartments.noise):
         if rng is None:

@@ -31,6 +31,7 @@ from spikeloop.hardware.learning_rules import (
     Trace,
     decay_per_epoch,
     grids,
+    rounding,
 )
 
 if TYPE_CHECKING:
@@ -265,8 +266,10 @@ class Learner:
                 the last tick of an epoch given, the traces neither decay nor take impulses.
 
         Raises:
-            ValueError: If an index is out of range.
+            ValueError: If an index is out of range, or the reward is no integer.
         """
+        if int(reward) != reward:
+            raise ValueError(f"reward must be an integer, got {reward!r}")
         if post_traces is not None and (post_traces.shape != (3, self.n_post) or post_traces.dtype != np.int32):
             raise ValueError(f"post_traces must be int32 of shape (3, {self.n_post}), got {post_traces.shape}")
         self._pre_end[0], self._post_end[0], self._reward[0] = len(pre), len(post), reward
@@ -286,13 +289,18 @@ class Learner:
             rewards: Integers, shape (n_ticks,); None: none.
 
         Raises:
-            ValueError: If the shapes do not fit.
+            ValueError: If the shapes do not fit, a train is not 0 and 1, or a reward is no integer.
         """
         trains = np.asarray(pre_spikes), np.asarray(post_spikes)
         for name, train, n in zip(("pre_spikes", "post_spikes"), trains, (self.n_pre, self.n_post), strict=True):
             if train.shape != (len(trains[0]), n):
                 raise ValueError(f"{name} must have shape ({len(trains[0])}, {n}), got {train.shape}")
-        given = np.zeros(len(trains[0]), np.int64) if rewards is None else np.asarray(rewards, np.int64)
+            if not np.all((train == 0) | (train == 1)):
+                raise ValueError(f"{name} must be 0 or 1, found {train[(train != 0) & (train != 1)][0]}")
+        wanted = np.zeros(len(trains[0])) if rewards is None else np.asarray(rewards)
+        if not np.all(wanted == np.round(wanted)):
+            raise ValueError(f"rewards must be integers, found {wanted[wanted != np.round(wanted)][0]}")
+        given = wanted.astype(np.int64)
         if given.shape != (len(trains[0]),):
             raise ValueError(f"rewards must have shape ({len(trains[0])},), got {given.shape}")
         if self._draws is not None:
@@ -332,7 +340,8 @@ class Learner:
                     trace_draws[TRACES.index(name), :n] = draws(name, (n,))
             for name in rule.changed_at(tick):
                 values = np.asarray(draws(name, (self.n_pre, self.n_post)))
-                synapse_draws["wtd".index(name)] = np.floor(65536 * values)
+                n = rounding(rule, name, self._grids[name]).draw_bits
+                synapse_draws["wtd".index(name)] = np.floor(2**n * values)
         return trace_draws, synapse_draws
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from spikeloop.hardware import learning_kernels
-from spikeloop.hardware.learning_rules import SYNAPSE_VARIABLES, Grid, LearningRule, grids, rounding
+from spikeloop.hardware.learning_kernels import WIDE_STREAM
+from spikeloop.hardware.learning_rules import SYNAPSE_VARIABLES, Grid, LearningRule, Rounding, grids, rounding
 from spikeloop.hardware.learning_text import Factor, Product
 from spikeloop.spiking.compiling import kernel
 
@@ -201,12 +202,15 @@ class _Writer:
                 at = "T" if self.rule.epoch == 1 else time
                 self.add(3, f"{variable}_{gate} = {_x(int(variable[1]) - 1, at)}")
 
+    def _rounding(self, z: str) -> Rounding:
+        return rounding(self.rule, z, self.ranges[z])
+
     def _draws(self) -> None:
-        """Draw 16 bits for each changed variable."""
+        """Draw as many bits for each changed variable as round it."""
         if self.rule.profile == "brian":
             return
         if self.rule.rounding == "nearest":
-            self.add(4, *(f"draw_{z} = int32(0x7FFF)" for z in self.changed))
+            self.add(4, *(f"draw_{z} = int32({(1 << self._rounding(z).draw_bits - 1) - 1})" for z in self.changed))
         elif self.rule.profile == "lava":
             self.add(4, *(f"draw_{z} = shared" for z in self.changed))
         elif self.given:
@@ -215,14 +219,16 @@ class _Writer:
             self.add(4, "bits = mix(uint32(uint32(base + uint32(j)) * uint32(0x9E3779B1)) ^ seed)")
             if "w" in self.changed:
                 self.add(4, "draw_w = int32(bits & uint32(0xFFFF))")
+                if (more := self._rounding("w").draw_bits - 16) > 0:
+                    self.add(4, f"more = int32(mix(bits ^ uint32({WIDE_STREAM})) >> uint32({32 - more}))")
+                    self.add(4, f"draw_w = int32(draw_w << int32({more})) | more")
             if "t" in self.changed:
                 self.add(4, "draw_t = int32(bits >> uint32(16))")
             if "d" in self.changed:
                 self.add(4, "draw_d = int32(mix(bits ^ uint32(EXTRA_STREAM)) >> uint32(16))")
 
     def _accumulate(self, z: str) -> None:
-        grid = self.ranges[z]
-        kind, keep = self.integer, rounding(self.rule, z, grid)
+        kind, keep = self.integer, self._rounding(z)
         fraction = self.rule.fraction
         if self.rule.profile == "brian":
             self.add(4, "acc_w = int64(0)")
@@ -291,7 +297,7 @@ class _Writer:
 
     def _store(self, z: str) -> None:
         grid, kind = self.ranges[z], self.integer
-        fraction, residue = rounding(self.rule, z, grid)
+        fraction, residue = self._rounding(z)
         scale = grid.step.bit_length() - 1
         if self.rule.profile == "brian":
             self._store_brian(grid)
@@ -301,7 +307,7 @@ class _Writer:
         if bits <= 16:
             up = f"{kind}(draw_{z} >> int32({16 - bits})) < {kind}({{part}} & {kind}({mask}))"
         else:
-            up = f"{kind}(draw_{z}) < {kind}({kind}({{part}} & {kind}({mask})) >> {kind}({bits - 16}))"
+            up = f"{kind}(draw_{z}) < {kind}({{part}} & {kind}({mask}))"
         if self.rule.profile == "lava":
             rounded = f"{kind}({kind}(acc_{z} >> {kind}({bits})) + {kind}({up.format(part=f'acc_{z}')}))"
             self.add(4, f"value = {rounded}")

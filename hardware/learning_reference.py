@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.hardware.learning_kernels import EXTRA_STREAM, SYNAPSE_STREAM, TRACE_STREAM
+from spikeloop.hardware.learning_kernels import EXTRA_STREAM, SYNAPSE_STREAM, TRACE_STREAM, WIDE_STREAM
 from spikeloop.hardware.learning_rules import ARITHMETICS, TRACES, LearningRule, decay_per_epoch, grids
 from spikeloop.hardware.learning_text import Factor, Product
 
@@ -201,7 +201,7 @@ class ReferenceLearner:
             return min(grid.high, max(grid.low, int(self.w[j, i]) + (size if acc >= 0 else -size))), 0
         extra = rule.residue_bits if z == "w" else 0
         bits = rule.fraction + grid.step.bit_length() - 1 - extra
-        draw = self.draw(z, i, j)
+        draw = self.draw(z, i, j, max(bits, 16))
         if rule.profile == "lava":
             value = (acc >> bits) + rounds_up(acc % 2**bits, bits, draw)
         else:
@@ -211,16 +211,17 @@ class ReferenceLearner:
         value = max(low, min(high, value))
         return (value >> extra) * grid.step, value % 2**extra
 
-    def draw(self, z: str, i: int, j: int) -> int:
-        """Return the 16-bit draw of one variable of one synapse."""
+    def draw(self, z: str, i: int, j: int, n_bits: int) -> int:
+        """Return the draw of one variable of one synapse, of 16 bits or more."""
         if self.rule.rounding == "nearest":
-            return 0x7FFF
+            return 2 ** (n_bits - 1) - 1
         if self.rule.profile == "lava":
             return int(65536 * self.shared_draw("synapse"))
         if self.draws is not None:
-            return int(65536 * np.asarray(self.given[z])[i, j])
+            return int(2**n_bits * np.asarray(self.given[z])[i, j])
         bits = mix((i * self.n_post + j) * 0x9E3779B1 & _MASK ^ self.key(SYNAPSE_STREAM))
-        return {"w": bits & 0xFFFF, "t": bits >> 16, "d": mix(bits ^ EXTRA_STREAM) >> 16}[z]
+        draw = {"w": bits & 0xFFFF, "t": bits >> 16, "d": mix(bits ^ EXTRA_STREAM) >> 16}[z]
+        return draw << n_bits - 16 | mix(bits ^ WIDE_STREAM) >> 48 - n_bits
 
 
 def add(rule: LearningRule, acc: int, product: int, terms: Product) -> int:
@@ -271,8 +272,8 @@ def round_magnitude(value: float, draw: float) -> int:
 
 
 def rounds_up(part: int, bits: int, draw: int) -> bool:
-    """Return whether a fraction ``part / 2^bits`` exceeds a 16-bit draw."""
-    return draw >> 16 - bits < part if bits <= 16 else draw < part >> bits - 16
+    """Return whether a fraction ``part / 2^bits`` exceeds a draw of 16 bits, or of ``bits`` where those are more."""
+    return draw >> max(16 - bits, 0) < part
 
 
 def clip(value: int, low: int, high: int) -> int:

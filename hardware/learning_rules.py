@@ -102,8 +102,8 @@ class LearningRule:
     def __post_init__(self) -> None:
         if self.profile not in ARITHMETICS:
             raise ValueError(f"profile must be one of {', '.join(ARITHMETICS)}, got {self.profile!r}")
-        if not 1 <= self.epoch <= 63:
-            raise ValueError(f"epoch must be 1..63 ticks, got {self.epoch}")
+        if isinstance(self.epoch, bool) or not isinstance(self.epoch, int) or not 1 <= self.epoch <= 63:
+            raise ValueError(f"epoch must be an integer, 1..63 ticks, got {self.epoch!r}")
         if self.rounding not in ("stochastic", "nearest"):
             raise ValueError(f"rounding must be 'stochastic' or 'nearest', got {self.rounding!r}")
         if self.residue_bits not in (0, 4):
@@ -214,6 +214,11 @@ class Rounding(NamedTuple):
 
     fraction: int
     residue: int
+
+    @property
+    def draw_bits(self) -> int:
+        """Bits of the random number that rounds: 16, or as many as are rounded away, so that rounding has no bias."""
+        return max(16, self.fraction - self.residue)
 
 
 def weight_grid(rule: LearningRule, sign_mode: str, bits: int) -> Grid:

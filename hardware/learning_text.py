@@ -18,6 +18,9 @@ from functools import lru_cache
 
 FACTORS = ("x0", "x1", "x2", "y0", "y1", "y2", "y3", "r1", "w", "d", "t")
 _MAX_EXPONENT = 8
+MAX_PRODUCTS = (
+    16  # of one variable. Ours: how many words of microcode a core holds is not public; published rules take 4
+)
 _TOKEN = re.compile(r"\s*(?:(\d+\.\d+|\d+)|([A-Za-z_]\w*)|(.))")
 _U = re.compile(r"u(\d+)$")
 
@@ -75,7 +78,10 @@ def parse(text: str, variable: str = "w", wide: bool = False) -> tuple[Product, 
         raise ValueError(f"d{variable}: the left side of {text.strip()!r} must be d{variable}")
     if not right.strip():
         return ()
-    return tuple(_Term(term, sign, variable).product(wide) for sign, term in _split_terms(right, variable))
+    terms = _split_terms(right, variable)
+    if len(terms) > MAX_PRODUCTS:
+        raise ValueError(f"d{variable}: a rule may have at most {MAX_PRODUCTS} products, got {len(terms)}")
+    return tuple(_Term(term, sign, variable).product(wide) for sign, term in terms)
 
 
 def _split_terms(text: str, variable: str) -> list[tuple[int, str]]:

@@ -3,7 +3,11 @@
 What each layer becomes, by what the chip's neurons can do:
 
     loihi2                      one ``lsnn`` compartment per neuron, whatever reset and refractory time;
-                                ``ahp`` puts an auxiliary compartment under it
+                                ``ahp`` puts an auxiliary compartment under it. With ``hold``, as reset "zero" below
+    loihi2, "slayer_alif"       one ``slayer_alif`` compartment, for reset "subtract" without refractory ticks and with
+                                a fixed threshold: its spike raises a term r by 2 v_th, which leaks as v does, so that
+                                v - r is a membrane that loses 2 alpha v_th by the next tick; a synapse onto itself
+                                gives v_th (2 alpha - 1) back. At v_th itself it spikes, where the network does not
     loihi1, reset "zero"        one ``cuba`` compartment; adaptation is an auxiliary compartment whose slow negative v
                                 is added to the neuron's (how LSNNs were put on Loihi: Rao, Plank et al. 2022)
     loihi1, reset "subtract"    two: one integrates and never fires, the other, without memory, adds the first one's v
@@ -32,6 +36,7 @@ APPROXIMATIONS = {
     "readout on the host": "a spike takes one tick to a readout on the chip, the network expects none; so the last "
     "layer's spikes leave the chip",
 }
+NEURONS = ("lsnn", "slayer_alif")  # programs of a neuron on loihi2: ours, and lava-dl's
 NEEDS_CONSENT = ("membrane held while refractory",)  # it has cost 89 % of a return
 INPUT, READOUT, ADAPTATION = "input", "readout", "adaptation"
 
@@ -123,15 +128,23 @@ class Lowered(NamedTuple):
         return self.groups[-1].name != READOUT
 
 
-def lower(network: Network, chip: str, mean_adaptation: Sequence[np.ndarray]) -> Lowered:
+def lower(network: Network, chip: str, mean_adaptation: Sequence[np.ndarray], neurons: str = NEURONS[0]) -> Lowered:
     """Return a network as groups and links.
 
     Args:
         network: The network.
         chip: ``"loihi1"`` or ``"loihi2"``.
         mean_adaptation: Per layer, mean of ``a`` at a neuron's own spikes, shape (N,).
+        neurons: One of ``NEURONS``: the program of the neurons on ``loihi2``.
+
+    Raises:
+        ValueError: If those neurons cannot do what the network's do.
     """
-    layers = [lower_layer(i, network, chip, mean_adaptation[i]) for i in range(len(network.layers))]
+    if neurons != NEURONS[0]:
+        _check_slayer(network, chip, neurons)
+        layers = [_slayer(i, layer, network.dt) for i, layer in enumerate(network.layers)]
+    else:
+        layers = [lower_layer(i, network, chip, mean_adaptation[i]) for i in range(len(network.layers))]
     groups = [group for layer in layers for group in layer.groups]
     links = [link for layer in layers for link in layer.links]
     notes = [note for layer in layers for note in layer.approximations]
@@ -214,6 +227,31 @@ def _lsnn(index: int, layer: Layer, dt: float) -> LoweredLayer:
     )
     aux, links = _adaptation(f"{name} {ADAPTATION}", index, layer, dt, name, name, neurons.beta * ahp)
     return LoweredLayer((*aux, main), (*_recurrent(index, layer, name, name), *links), name, name)
+
+
+def _check_slayer(network: Network, chip: str, neurons: str) -> None:
+    if neurons not in NEURONS:
+        raise ValueError(f"neurons must be one of {NEURONS}, got {neurons!r}")
+    if neurons not in CHIPS[chip].models:
+        raise ValueError(f"neurons must be {NEURONS[0]!r} on {chip}, which has no neuron model {neurons!r}")
+    for i, layer in enumerate(network.layers):
+        p = layer.neurons
+        moves = p.adaptation == "threshold" and bool(np.any(p.beta))
+        if p.reset != "subtract" or np.any(p.refractory) or moves:
+            raise ValueError(
+                f"neurons={neurons!r} needs reset 'subtract', no refractory ticks, and adaptation 'ahp' or none; "
+                f"layer {i} has reset {p.reset!r}, up to {p.refractory.max()} refractory ticks and adaptation "
+                f"{p.adaptation!r}"
+            )
+
+
+def _slayer(index: int, layer: Layer, dt: float) -> LoweredLayer:
+    neurons, name = layer.neurons, f"layer {index}"
+    alpha = decay(neurons.tau_m, dt)
+    main = Group(name, index, alpha, neurons.v_th, layer.bias, model="slayer_alif")
+    back = Link(f"{name} reset", name, name, np.diag(neurons.v_th * (2.0 * alpha - 1.0)))
+    aux, links = _adaptation(f"{name} {ADAPTATION}", index, layer, dt, name, name, neurons.beta)
+    return LoweredLayer((*aux, main), (*_recurrent(index, layer, name, name), back, *links), name, name)
 
 
 def _hard_reset(index: int, layer: Layer, dt: float, mean_adaptation: np.ndarray) -> LoweredLayer:

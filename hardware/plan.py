@@ -136,6 +136,8 @@ class Plan:
         for group in groups:
             own = [link for link in into if link.post == group.name]
             likely = 0.0 if group.name.endswith(ADAPTATION) else _MARGIN * self.seen.membrane[domain]
+            if group.model == "slayer_alif":  # its v is not reset: what a spike takes off stands in r, up to this
+                likely += 2.0 * v_th * _memory(group.alpha)
             near = min(self.worst(own) * _memory(group.alpha), _NEAR_MEMBRANE * v_th)
             low, high = self.v_range(group)
             never_positive = bool(own) and all(np.all(link.weights <= 0) for link in own)

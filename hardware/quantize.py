@@ -115,7 +115,7 @@ def largest_scale(bounds: Iterable[tuple[float, float]]) -> float:
 
 def check_bits(bits: int) -> None:
     """Raise ``ValueError`` unless signed weights can have that many bits."""
-    if bits not in BITS:
+    if not isinstance(bits, (int, np.integer)) or bits not in BITS:
         raise ValueError(f"bits must be one of {BITS}, sign included (the chips have no 7), got {bits!r}")
 
 
@@ -283,7 +283,7 @@ def quantizer(chip: str = "loihi1", bits: int = 8) -> Callable[[np.ndarray], np.
 
 def check_chip(chip: str) -> None:
     """Raise ``ValueError`` unless there is a chip of that name."""
-    if chip not in CHIPS:
+    if chip not in tuple(CHIPS):
         raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from spikeloop.agents.registry import ALGOS
 from spikeloop.hardware.chip import CHIPS, PROFILES
+from spikeloop.hardware.lowering import NEURONS
 from spikeloop.hardware.quantize import check_bits
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.compared import action_agreement, kept, kept_in_words
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bits", default=8, type=int, metavar="N", help="bits of a weight, sign included: 2 to 6, or 8 (default: 8)")
     add("--profile", choices=list(PROFILES), help="arithmetic (default: that of the chip)")
     add("--strict", action="store_true", help="refuse what the chip can only approximate")
+    add("--neurons", default="lsnn", choices=list(NEURONS), help="neuron program on loihi2 (default: lsnn, ours)")
     add(
         "--approximate",
         action="store_true",
@@ -193,6 +195,7 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
             calibration=seen,
             strict=args.strict,
             approximate=args.approximate,
+            neurons=args.neurons,
         )
     for warning in noted:
         print(f"spikeloop deploy: {warning.message}", file=sys.stderr)

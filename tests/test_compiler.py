@@ -14,6 +14,7 @@ from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.hardware.compiler import compile_network, quantizer
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.hardware.fixed_point import bias_to_register
+from spikeloop.hardware.program import MODELS
 from spikeloop.hardware.quantize import (
     MAX_BIAS,
     Synapses,
@@ -102,6 +103,56 @@ def test_approximations_are_named_and_strict_refuses_them(options, name):
     assert [str(w.message) for w in caught if name in str(w.message)] and name in deployment.approximations
     with pytest.raises(ValueError, match=name):
         compile_network(network, "loihi1", strict=True)
+
+
+def with_neurons(network, **change):
+    """Return the network with other constants in all its neurons, each a function of the constants there."""
+    layers = []
+    for layer in network.layers:
+        values = {name: new(getattr(layer.neurons, name)) for name, new in change.items()}
+        layers.append(dataclasses.replace(layer, neurons=dataclasses.replace(layer.neurons, **values)))
+    return dataclasses.replace(network, layers=tuple(layers))
+
+
+@pytest.mark.parametrize("profile", ["lava", "slayer"])
+@pytest.mark.parametrize("k", [1024, 2048, 3072])  # so that what a spike gives back is on the chip's grid
+@pytest.mark.parametrize(
+    "options", [{}, {"sizes": (12, 9)}, {"beta": 0.0, "encoder": "delta", "seed": 4}, {"count": True}]
+)
+def test_neurons_that_reset_by_subtraction_run_on_the_slayer_program(profile, k, options):
+    network = with_neurons(exact_network(reset="subtract", **options), tau_m=lambda tau: np.full(tau.size, factor(k)))
+    deployment = compile_network(
+        network, "loihi2", calibration=observations()[0], neurons="slayer_alif", profile=profile, strict=True
+    )
+    model, fires = deployment.program.compartments.model, deployment.program.compartments.fires
+    assert set(model[fires > 0]) == {MODELS.index("slayer_alif")}
+    spikes_at_threshold = with_neurons(network, v_th=lambda v_th: v_th * (1 - 1e-6))
+    expected, values, rate = outputs(spikes_at_threshold, deployment)
+    assert rate > 0.1
+    np.testing.assert_allclose(values, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("chip", "options", "answer"),
+    [
+        ("loihi1", {"reset": "subtract"}, "must be 'lsnn' on loihi1, which has no neuron model 'slayer_alif'"),
+        ("loihi2", {"sizes": (5, 5)}, r"needs reset 'subtract', .* layer 0 has reset 'zero'"),
+        ("loihi2", {"reset": "subtract", "refractory": 2}, "up to 2 refractory ticks"),
+        ("loihi2", {"reset": "subtract", "adaptation": "threshold"}, "adaptation 'threshold'"),
+    ],
+)
+def test_what_the_slayer_program_cannot_do_is_refused(chip, options, answer):
+    with pytest.raises(ValueError, match=answer):
+        compile_network(exact_network(**options), chip, neurons="slayer_alif")
+
+
+@pytest.mark.parametrize(("chip", "most"), [("loihi1", 62), ("loihi2", 63)])
+def test_more_refractory_ticks_than_the_counter_tells_are_refused_by_layer(chip, most):
+    compile_network(exact_network(refractory=most, hold=True), chip)
+    with pytest.raises(
+        ValueError, match=f"layer 0 has up to {most + 1} refractory ticks; {chip} counts at most {most} in"
+    ):
+        compile_network(exact_network(refractory=most + 1, hold=True), chip)
 
 
 def test_what_costs_most_of_a_return_is_approximated_only_on_request():
@@ -438,7 +489,10 @@ def test_more_cores_than_the_chip_has_are_refused_unless_limits_are_off(monkeypa
     ("options", "answer"),
     [
         ({"chip": "tpu"}, "chip must be one of"),
+        ({"chip": ["loihi1"]}, "chip must be one of"),
         ({"bits": 7}, "bits must be one of"),
+        ({"bits": 8.0}, "bits must be one of"),
+        ({"neurons": "izhikevich"}, "neurons must be one of"),
         ({"bits": 1}, "bits must be one of"),
         ({"profile": "spinnaker"}, "profile must be one of"),
         (

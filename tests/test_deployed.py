@@ -180,10 +180,13 @@ def test_wrong_calls_are_refused():
         policy.predict(obs[0], deterministic=False)
     with pytest.raises(ValueError, match="state must be that of 2 environments"):
         policy.predict(obs[0, :2], policy.initial_state(3))
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ValueError, match=f"n_envs must be an integer >= 0, got {wrong}"):
+            policy.initial_state(wrong)
     other = DeployedPolicy(deploy(sizes=(9,)))
     with pytest.raises(ValueError, match="state must be that of 3 environments"):
         policy.predict(obs[0], other.initial_state(3))
-    with pytest.raises(ValueError, match=r"state must be that of 3 environments, .* got ndarray"):
+    with pytest.raises(ValueError, match=r"state must be that of 3 environments, .* got \(\("):
         policy.predict(obs[0], policy.initial_state(3).chip)
     start = policy.initial_state(3)
     with pytest.raises(ValueError, match="state must be int32"):
@@ -245,7 +248,7 @@ def test_inputs_beyond_the_range_saturate_and_are_counted_and_warned_of_once(chi
 def test_a_current_beyond_the_largest_bias_is_written_as_the_largest():
     policy = DeployedPolicy(deploy())
     with pytest.warns(UserWarning, match="values left their range"):
-        _, bias = policy._to_chip(np.full((1, 3), 1e4, np.float32))
+        _, bias = policy._to_chip(np.full((1, 3), 1e4, np.float32), np.full((1, 3), 1e4))
     assert policy.clipped_biases > 0 and abs(bias).max() == MAX_BIAS
 
 

@@ -275,6 +275,12 @@ def test_bad_spikes_are_refused():
         learner.run(np.zeros((4, N_PRE)), np.zeros((3, N_POST)))
     with pytest.raises(ValueError, match=r"rewards must have shape \(4,\)"):
         learner.run(np.zeros((4, N_PRE)), np.zeros((4, N_POST)), [1])
+    with pytest.raises(ValueError, match=r"rewards must be integers, found 1\.7"):
+        learner.run(np.zeros((2, N_PRE)), np.zeros((2, N_POST)), [0, 1.7])
+    with pytest.raises(ValueError, match=r"reward must be an integer, got 1\.7"):
+        learner.tick(nothing, nothing, 1.7)
+    with pytest.raises(ValueError, match=r"pre_spikes must be 0 or 1, found 0\.5"):
+        learner.run(np.full((2, N_PRE), 0.5), np.zeros((2, N_POST)))
     with pytest.raises(ValueError, match="trace must be one of"):
         learner.trace("x3")
     with pytest.raises(ValueError, match=r"y1 must be -128..127"):
@@ -283,3 +289,13 @@ def test_bad_spikes_are_refused():
         learner.tick(nothing, nothing, 0, np.zeros((3, 2), np.int32))
     with pytest.raises(ValueError, match="scalars must have shape"):
         learner.load_state_dict({**learner.state_dict(), "scalars": np.zeros(2)})
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_wide_shifts_round_the_smallest_change_without_bias(bits):
+    n, n_ticks, step = 400, 200, 2 ** (9 - bits)
+    learner = Learner(LearningRule(dw="2^-16*x0", wide_shift=True), np.zeros((n, n), int), bits=bits)
+    for _ in range(n_ticks):
+        learner.tick(np.arange(n, dtype=np.int32), np.zeros(0, np.int32))
+    steps, expected = learner.w.sum() / step, n * n * n_ticks * 2.0**-16 / step
+    assert abs(steps - expected) < 5 * np.sqrt(expected)
