@@ -25,7 +25,7 @@ from spikeloop.spiking.autograd import (
     run_equations,
 )
 from spikeloop.spiking.encoding import encode, new_keys
-from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout, decay, packed_shape
+from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout, blind, decay, packed_shape
 from spikeloop.spiking.surrogate import Surrogate
 
 
@@ -104,6 +104,8 @@ class LSNN(nn.Module):
             raise ValueError(f"adaptive_fraction must be within [0, 1], got {adaptive_fraction!r}")
         if rate_coef < 0:
             raise ValueError(f"rate_coef must be >= 0, got {rate_coef!r}")
+        if fault := blind(encoder, int(n_ticks), float(dt)):
+            raise ValueError(fault)
         self.n_layers = len(self.n_neurons)
         self.n_ticks, self.latency, self.dt = int(n_ticks), int(latency), float(dt)
         self.tau_out, self.count = float(tau_out), bool(count)

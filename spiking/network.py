@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -439,6 +440,8 @@ class Network:
             raise ValueError(f"Network.normalizer must take {self.encoder.n_obs} observations, takes {n}")
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
+        if fault := blind(self.encoder, self.n_ticks, self.dt):
+            warnings.warn(fault, stacklevel=3)  # it runs, and LSNN refuses to train it
 
     @property
     def state_shape(self) -> tuple[int, int]:
@@ -466,6 +469,23 @@ class Network:
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network
+
+
+def blind(encoder: Encoder, n_ticks: int, dt: float) -> str | None:
+    """Say why an encoder can never spike within an env step, and what would mend it; None if it can.
+
+    Only ``latency`` can be so: at intensity 1 its circuit must pass its threshold by the step's last tick.
+    """
+    if encoder.kind != "latency" or n_ticks < 1 or not dt > 0:  # such ticks are refused as such
+        return None
+    needed = 1 + math.floor(-encoder.tau / dt * math.log1p(-encoder.threshold / encoder.gain))
+    if needed <= n_ticks:
+        return None
+    gain = encoder.threshold / -math.expm1(-n_ticks * dt / encoder.tau)
+    return (
+        f"with n_ticks={n_ticks} and dt={dt} the latency encoder never spikes: with gain={encoder.gain} and "
+        f"tau={encoder.tau} it needs n_ticks >= {needed}, or with these ticks a gain above {gain:.4g}"
+    )
 
 
 def packed_shape(encoder: Encoder, n_neurons: tuple[int, ...]) -> tuple[int, int]:
