@@ -188,7 +188,7 @@ class Simulator:
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the network {what}")
         obs = observation if type(observation) is np.ndarray else checks.real("observation", observation)
-        if obs.ndim not in (1, 2) or obs.shape[-1] != self._n_obs:
+        if (obs.ndim != 1 and obs.ndim != 2) or obs.shape[-1] != self._n_obs:
             wanted = f"({self._n_obs},) or (B, {self._n_obs})"
             raise ValueError(f"observation must have shape {wanted}, got {obs.shape}")
         self._note_state(state is None and episode_start is None)
