@@ -17,7 +17,7 @@ above its base, whatever that link's length.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv
@@ -41,6 +41,8 @@ _PARTS: dict[type[gym.Env], dict[str, dict[str, int]]] = {
 class ChangeBody(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Multiplies a part of the body by a factor, once, where an episode begins.
 
+    An episode counts when a step of it has been taken, so that resetting more than once changes nothing.
+
     Args:
         env: A CartPole or an Acrobot.
         part: ``length`` or ``mass``.
@@ -59,16 +61,24 @@ class ChangeBody(gym.Wrapper, gym.utils.RecordConstructorArgs):
             raise ValueError(f"ChangeBody knows the parts {sorted(parts)} of {env.unwrapped}, not {part!r}")
         if not 0 < factor < float("inf"):
             raise ValueError(f"factor must be a number > 0, got {factor}")
-        if after_episodes < 0:
-            raise ValueError(f"after_episodes must be >= 0, got {after_episodes}")
+        if after_episodes < 0 or after_episodes % 1:
+            raise ValueError(f"after_episodes must be a whole number >= 0, got {after_episodes}")
         self._powers, self._factor, self._left = parts[part], factor, after_episodes
+        self._stepped = self._changed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode, on the changed body when its time has come."""
-        if self._left == 0:
+        self._left -= self._stepped
+        self._stepped = False
+        if self._left <= 0 and not self._changed:
+            self._changed = True
             self._change()
-        self._left -= 1
         return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take a step, which makes the episode count."""
+        self._stepped = True
+        return self.env.step(action)
 
     def _change(self) -> None:
         body: Any = self.env.unwrapped

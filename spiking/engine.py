@@ -5,6 +5,7 @@ Weights come pre x post, ``w_in`` (n_inputs, N) and ``w_rec`` (N, N): the kernel
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -447,7 +448,7 @@ _free: list[np.ndarray] = []
 
 
 def _take(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < 1 << 16:
         return np.empty(shape, dtype)
     for i, buffer in enumerate(_free):

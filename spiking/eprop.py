@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from spikeloop.spiking import checks
 from spikeloop.spiking import plasticity_kernels as kernels
 from spikeloop.spiking.network import Layer, NeuronParameters, decay
 from spikeloop.spiking.plasticity_kernels import EpropNeurons, EpropState, EpropWeights, RewardState
@@ -63,7 +64,11 @@ class RewardEprop:
             value = getattr(self, field.name)
             low = 1.0 if field.name == "tau_rate" else 0.0
             high = 1.0 if field.name in ("gamma", "trace_lambda", "target_rate") else math.inf
-            if not (isinstance(value, (int, float, np.number)) and low <= value <= high and math.isfinite(value)):
+            if not (
+                isinstance(value, (int, float, np.integer, np.floating))
+                and low <= value <= high
+                and math.isfinite(value)
+            ):
                 raise ValueError(f"RewardEprop.{field.name} must be a number within [{low}, {high}], got {value!r}")
 
     def constants(self, dtype: npt.DTypeLike) -> np.ndarray:
@@ -108,19 +113,21 @@ def eprop(
         width: Its half-width in units of v_th.
 
     Raises:
-        ValueError: If shapes disagree or the layer has what e-prop does not know.
+        ValueError: If shapes disagree, a number is not finite or the layer has what e-prop does not know.
     """
     dtype, n = layer.w_in.dtype, layer.n_neurons
     if layer.w_rec is None or np.any(layer.bias):
         raise ValueError("e-prop needs a layer with recurrent weights and without bias")
     neurons = eprop_neurons(layer.neurons, tau_out, dtype, dt, damping, width)
-    inputs, signals = np.ascontiguousarray(x, dtype), np.ascontiguousarray(signal, dtype)
-    if inputs.ndim != 2 or inputs.shape[1] != layer.n_inputs:
-        raise ValueError(f"x must have shape (T, {layer.n_inputs}), got {inputs.shape}")
-    if signals.shape != (len(inputs), n):
-        raise ValueError(f"signal must have shape {(len(inputs), n)}, got {signals.shape}")
+    inputs = _numbers("x", x, ("T", layer.n_inputs), dtype)
+    signals = _numbers("signal", signal, (len(inputs), n), dtype)
     w = np.concatenate((layer.w_in, layer.w_rec), axis=1)
-    now = rest(n, w.shape[1], dtype) if state is None else EpropState(*(array.copy() for array in state))
+    now = rest(n, w.shape[1], dtype)
+    if state is not None:
+        now = EpropState(*_like("state", state, now))
+        checks.spikes("state.z", now.z, (n,))
+        if np.any(now.refractory % 1) or np.any(now.refractory < 0):
+            raise ValueError(f"state.refractory must be whole ticks >= 0, got {now.refractory}")
     dw, spikes = np.zeros_like(w), np.empty_like(signals)
     kernels.eprop(inputs, signals, w, neurons, now, dw, spikes)
     dw_rec = np.ascontiguousarray(dw[:, layer.n_inputs :])
@@ -153,18 +160,28 @@ def reward_eprop(
         New weights, and the return of each episode, shape (E,).
 
     Raises:
-        ValueError: If shapes disagree.
+        ValueError: If shapes disagree or a number is not finite or out of range.
     """
-    dtype, (n, m), n_out = weights.w.dtype, weights.w.shape, len(weights.w_out)
-    inputs, paid, drawn = (np.ascontiguousarray(array, dtype) for array in (x, rewards, uniform))
-    for name, array, width in (("x", inputs, m - n), ("rewards", paid, n_out - 1)):
-        if drawn.ndim != 2 or array.shape != (*drawn.shape, width):
-            raise ValueError(
-                f"{name} must have shape (E, T, {width}), uniform (E, T), got {array.shape}, {drawn.shape}"
-            )
-    w_out = weights.w_out.copy()
-    feedback = w_out if weights.feedback is weights.w_out else weights.feedback
-    new = EpropWeights(weights.w.copy(), w_out, feedback, weights.rate.copy())
+    n, m = checks.shaped("weights.w", weights.w, ("N", "n_inputs + N")).shape
+    dtype, n_out = weights.w.dtype, len(checks.shaped("weights.w_out", weights.w_out, ("n_actions + 1", n)))
+    if dtype not in (np.float32, np.float64) or m < n or n_out < 2:
+        found = f"{dtype} {weights.w.shape} and {weights.w_out.shape}"
+        raise ValueError(
+            f"weights must be float32 or float64, w (N, n_inputs + N), w_out (n_actions + 1, N), got {found}"
+        )
+    if not (isinstance(n_ticks, (int, np.integer)) and n_ticks >= 1):
+        raise ValueError(f"n_ticks must be a whole number of at least 1, got {n_ticks}")
+    drawn = _numbers("uniform", uniform, ("E", "T"), dtype)
+    if np.any(drawn < 0) or np.any(drawn > 1):
+        raise ValueError(f"uniform must lie within 0 and 1, found {drawn.min()} to {drawn.max()}")
+    inputs = _numbers("x", x, (*drawn.shape, m - n), dtype)
+    paid = _numbers("rewards", rewards, (*drawn.shape, n_out - 1), dtype)
+    zeros = EpropWeights(*(np.zeros(shape, dtype) for shape in ((n, m), (n_out, n), (n_out, n), (n,))))
+    new = EpropWeights(*_like("weights", weights, zeros))
+    if weights.feedback is weights.w_out:
+        new = new._replace(feedback=new.w_out)
+    four = EpropNeurons(*(np.zeros(size, dtype) for size in (n, n, n, n, 4)))
+    neurons = EpropNeurons(*_like("neurons", neurons, four))
     returns, c = np.empty(len(drawn), dtype), (rule or RewardEprop()).constants(dtype)
     state, memory = rest(n, m, dtype), no_memory(n_out, n, m, dtype)
     kernels.reward_eprop_episodes(inputs, paid, drawn, n_ticks, new, neurons, state, memory, c, returns)
@@ -186,8 +203,11 @@ def eprop_neurons(
     """
     if neurons.reset != "subtract" or neurons.adaptation != "threshold" or len(np.unique(neurons.tau_m)) > 1:
         raise ValueError("e-prop needs one tau_m for all neurons, reset 'subtract' and adaptation 'threshold'")
-    if not (damping > 0 and width > 0):
-        raise ValueError(f"damping and width must be > 0, got {damping} and {width}")
+    for name, value in (("damping", damping), ("width", width), ("dt", dt)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a number > 0, got {value}")
+    if not 0 <= tau_out < math.inf:
+        raise ValueError(f"tau_out must be a number >= 0, got {tau_out}")
     scalars = (float(decay(neurons.tau_m[0], dt)), float(decay(tau_out, dt)), damping, width)
     arrays = (decay(neurons.tau_a, dt), neurons.beta, neurons.v_th, neurons.refractory, np.array(scalars))
     return EpropNeurons(*(np.array(array, dtype) for array in arrays))
@@ -226,6 +246,20 @@ def initial_weights(
     return EpropWeights(
         np.concatenate((w_in, w_rec), axis=1).astype(dtype), w_out, feedback, np.full(n_neurons, rate, dtype)
     )
+
+
+def _numbers(name: str, value: npt.ArrayLike, shape: tuple[int | str, ...], dtype: npt.DTypeLike) -> np.ndarray:
+    """Return a contiguous array of finite numbers of the given shape."""
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        return checks.finite(name, np.ascontiguousarray(checks.shaped(name, value, shape), dtype))
+
+
+def _like(name: str, given: Any, wanted: Any) -> list[np.ndarray]:
+    """Return copies of a tuple's arrays, which must have the shapes of those of ``wanted``, in the dtypes of those."""
+    if len(given) != len(wanted):
+        raise ValueError(f"{name} must hold {wanted._fields}, got {len(given)} arrays")
+    pairs = zip(wanted._fields, given, wanted, strict=True)
+    return [_numbers(f"{name}.{field}", array, like.shape, like.dtype).copy() for field, array, like in pairs]
 
 
 def rest(n: int, m: int, dtype: npt.DTypeLike) -> EpropState:

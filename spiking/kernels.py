@@ -718,6 +718,10 @@ def add_counts(found, counts):
 @kernel
 def count_spikes(spikes, ptr, counts):
     """Add the spikes of the lists, but for those before the first tick, to ``counts``, shape (N,)."""
+    if ptr.shape[0] == 1 and ptr[0, -1] - ptr[0, 1] < counts.shape[0] // 4:  # too few to collect them first
+        for k in range(ptr[0, 1], ptr[0, -1]):
+            _add_atomically(counts, np.intp(spikes[np.uintp(k)]), 1)
+        return
     found = np.zeros(counts.shape[0], np.int64)
     for b in range(ptr.shape[0]):
         for k in range(ptr[b, 1], ptr[b, -1]):

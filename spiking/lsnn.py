@@ -25,7 +25,7 @@ from spikeloop.spiking.autograd import (
     run_equations,
 )
 from spikeloop.spiking.encoding import encode, new_keys
-from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout, decay, packed_shape
+from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout, blind, decay, packed_shape
 from spikeloop.spiking.surrogate import Surrogate
 
 
@@ -106,6 +106,8 @@ class LSNN(nn.Module):
             raise ValueError(f"adaptive_fraction must be within [0, 1], got {adaptive_fraction!r}")
         if rate_coef < 0:
             raise ValueError(f"rate_coef must be >= 0, got {rate_coef!r}")
+        if fault := blind(encoder, int(n_ticks), float(dt)):
+            raise ValueError(fault)
         self.n_layers = len(self.n_neurons)
         self.n_ticks, self.latency, self.dt = int(n_ticks), int(latency), float(dt)
         self.tau_out, self.count = float(tau_out), bool(count)
@@ -276,7 +278,7 @@ class LSNN(nn.Module):
         on_engine = state.device.type == "cpu" and state.dtype in (torch.float32, torch.float64)
         run = self._forward_engine if on_engine else self._forward_equations
         y, new = run(x, memory, state.detach(), episode_start)
-        if not torch.isfinite(new).all():
+        if not _finite(new):
             raise ValueError(f"the sequence left the range of {new.dtype}: its features or weights are too large")
         return y, new
 
@@ -304,7 +306,8 @@ class LSNN(nn.Module):
             kernels.add_counts(count, total)
         self.n_counted += call.n_counted
         new = torch.from_numpy(call.new_state)
-        new[: len(memory)] = memory
+        if len(memory):
+            new[: len(memory)] = memory
         return y, new
 
     def _forward_equations(
@@ -344,15 +347,14 @@ class LSNN(nn.Module):
             )
 
     def _check_values(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> None:
-        dtype = self.get_parameter("bias_0").dtype
+        dtype = self._parameters["bias_0"].dtype  # type: ignore[union-attr]
         if features.is_complex() or state.dtype != dtype:
             raise ValueError(f"features must be real and state {dtype}, got {features.dtype} and {state.dtype}")
-        cleared = episode_start[:1, :, None] != 0  # (1, B, 1), or (0, B, 1) where there is no step
-        for name, tensor in (("features", features), ("state", state)):
-            if not torch.isfinite(tensor).all():
-                if name == "state" and len(cleared):
-                    tensor = tensor.masked_fill(cleared, 0)  # what is cleared first does no harm
-                checks.finite(name, tensor.detach().cpu().numpy())
+        if not _finite(features):
+            checks.finite("features", features.detach().cpu().numpy())
+        if not _finite(state):  # what is cleared first does no harm
+            cleared = (episode_start[:1] != 0).any(0)[:, None]  # (B, 1); no step clears nothing
+            checks.finite("state", state.detach().masked_fill(cleared, 0).cpu().numpy())
 
     def _encode(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -498,6 +500,11 @@ class RowLinear(nn.Linear):
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad or self.bias.requires_grad):
             return RowLinearFunction.apply(x, self.weight, self.bias)
         return linear_rows(x, self.weight, self.bias)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity; a sum that is finite tells so in one pass."""
+    return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def _starts(episode_start: np.ndarray) -> np.ndarray:

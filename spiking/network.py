@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,10 +22,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.spiking.fields import array_of as _array
-from spikeloop.spiking.fields import check_choice as _choice
-from spikeloop.spiking.fields import check_number as _number
-from spikeloop.spiking.fields import set_fields as _set
+from spikeloop.spiking.fields import array_of, check_choice, check_number, set_fields
 from spikeloop.spiking.observation import (
     FrameStack,
     Normalizer,
@@ -92,16 +90,16 @@ class NeuronParameters:
         me = type(self).__name__
         n = np.shape(self.tau_m)[0] if np.ndim(self.tau_m) == 1 else None
         for name in ("tau_m", "v_th", "tau_a", "beta"):
-            array = _array(me, name, getattr(self, name), (n,))
+            array = array_of(me, name, getattr(self, name), (n,))
             if np.any(array < 0) or (name == "v_th" and np.any(array == 0)):
                 raise ValueError(f"{me}.{name} must be {'> 0' if name == 'v_th' else '>= 0'}, found {array.min()}")
-            _set(self, **{name: array})
-        refractory = _array(me, "refractory", self.refractory, (n,), np.float64)
+            set_fields(self, **{name: array})
+        refractory = array_of(me, "refractory", self.refractory, (n,), np.float64)
         if np.any(refractory % 1) or np.any(refractory < 0) or np.any(refractory >= 2**24):
             raise ValueError(f"{me}.refractory must be whole ticks >= 0 that float32 can count, got {refractory!r}")
-        _set(self, refractory=_array(me, "refractory", refractory, (n,), np.int32))
-        _choice(me, "reset", self.reset, ("subtract", "zero"))
-        _choice(me, "adaptation", self.adaptation, ("threshold", "ahp"))
+        set_fields(self, refractory=array_of(me, "refractory", refractory, (n,), np.int32))
+        check_choice(me, "reset", self.reset, ("subtract", "zero"))
+        check_choice(me, "adaptation", self.adaptation, ("threshold", "ahp"))
         if self.hold not in (False, True) or (self.hold and self.reset != "zero"):
             raise ValueError(
                 f"{me}.hold must be False, or True with reset 'zero', got {self.hold!r} and {self.reset!r}"
@@ -135,12 +133,12 @@ class Layer:
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
         n = self.neurons.n_neurons
-        w_in = _array("Layer", "w_in", self.w_in, (n, None))
+        w_in = array_of("Layer", "w_in", self.w_in, (n, None))
         if w_in.size == 0:
             raise ValueError(f"Layer.w_in must have at least one neuron and one input, got shape {w_in.shape}")
-        _set(self, w_in=w_in, bias=_array("Layer", "bias", self.bias, (n,), w_in.dtype))
+        set_fields(self, w_in=w_in, bias=array_of("Layer", "bias", self.bias, (n,), w_in.dtype))
         if self.w_rec is not None:
-            _set(self, w_rec=_array("Layer", "w_rec", self.w_rec, (n, n), w_in.dtype))
+            set_fields(self, w_rec=array_of("Layer", "w_rec", self.w_rec, (n, n), w_in.dtype))
             if np.any(np.diagonal(self.w_rec)):
                 raise ValueError("Layer.w_rec must have a zero diagonal (self-connections are masked)")
 
@@ -191,28 +189,30 @@ class Encoder:
 
     def __post_init__(self) -> None:
         """Validate the fields that the kind uses."""
-        _choice("Encoder", "kind", self.kind, ENCODERS)
+        check_choice("Encoder", "kind", self.kind, ENCODERS)
         if not (isinstance(self.n_obs, (int, np.integer)) and self.n_obs > 0):
             raise ValueError(f"Encoder.n_obs must be a positive integer, got {self.n_obs!r}")
         n = int(self.n_obs)
         if self.kind == "population":
-            centers = _array("Encoder", "centers", self.centers, (n, None))
+            centers = array_of("Encoder", "centers", self.centers, (n, None))
             if centers.size == 0:
                 raise ValueError("Encoder.centers must have at least one neuron per observation")
-            widths = _array("Encoder", "widths", self.widths, centers.shape)
+            widths = array_of("Encoder", "widths", self.widths, centers.shape)
             if np.any(widths <= 0):
                 raise ValueError(f"Encoder.widths must be > 0, found {widths.min()}")
-            _set(self, centers=centers, widths=widths)
+            set_fields(self, centers=centers, widths=widths)
         if self.kind in ("rate", "latency"):
-            low, high = _array("Encoder", "low", self.low, (n,)), _array("Encoder", "high", self.high, (n,))
+            low, high = array_of("Encoder", "low", self.low, (n,)), array_of("Encoder", "high", self.high, (n,))
             if np.any(high <= low):
                 raise ValueError(f"Encoder.high must be above Encoder.low, got low {low} and high {high}")
-            _set(self, low=low, high=high)
-            _number("Encoder", "gain", self.gain, 1e-9, 1.0 if self.kind == "rate" and not self.poisson else math.inf)
+            set_fields(self, low=low, high=high)
+            check_number(
+                "Encoder", "gain", self.gain, 1e-9, 1.0 if self.kind == "rate" and not self.poisson else math.inf
+            )
         if self.kind in ("latency", "delta"):
-            _number("Encoder", "threshold", self.threshold, 1e-9)
+            check_number("Encoder", "threshold", self.threshold, 1e-9)
         if self.kind == "latency":
-            _number("Encoder", "tau", self.tau, 1e-9)
+            check_number("Encoder", "tau", self.tau, 1e-9)
             if self.gain <= self.threshold:
                 raise ValueError(f"Encoder.gain must exceed threshold={self.threshold} to ever spike, got {self.gain}")
 
@@ -254,11 +254,11 @@ class Dense:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        w = _array("Dense", "w", self.w, (None, None))
+        w = array_of("Dense", "w", self.w, (None, None))
         if w.size == 0:
             raise ValueError(f"Dense.w must have at least one input and one output, got shape {w.shape}")
-        _set(self, w=w, b=_array("Dense", "b", self.b, (w.shape[0],), w.dtype))
-        _choice("Dense", "activation", self.activation, tuple(ACTIVATIONS))
+        set_fields(self, w=w, b=array_of("Dense", "b", self.b, (w.shape[0],), w.dtype))
+        check_choice("Dense", "activation", self.activation, tuple(ACTIVATIONS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,11 +290,11 @@ class Readout:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        w_out = _array("Readout", "w_out", self.w_out, (None, None))
-        _set(self, w_out=w_out, b_out=_array("Readout", "b_out", self.b_out, (w_out.shape[0],), w_out.dtype))
-        _number("Readout", "tau_out", self.tau_out, 0.0)
-        _number("Readout", "v_th_out", self.v_th_out, 1e-9)
-        _set(self, dense=tuple(self.dense))
+        w_out = array_of("Readout", "w_out", self.w_out, (None, None))
+        set_fields(self, w_out=w_out, b_out=array_of("Readout", "b_out", self.b_out, (w_out.shape[0],), w_out.dtype))
+        check_number("Readout", "tau_out", self.tau_out, 0.0)
+        check_number("Readout", "v_th_out", self.v_th_out, 1e-9)
+        set_fields(self, dense=tuple(self.dense))
         if self.first_spike and self.dense:
             raise ValueError("Readout.first_spike integrates spikes, there is no place for dense layers before it")
         for (n, _), (_, n_in) in pairwise([*(layer.w.shape for layer in self.dense), w_out.shape]):
@@ -343,10 +343,10 @@ class ActionHead:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        _choice("ActionHead", "kind", self.kind, HEADS)
+        check_choice("ActionHead", "kind", self.kind, HEADS)
         if not self.sizes or any(int(n) < 1 for n in self.sizes):
             raise ValueError(f"ActionHead.sizes must be positive, got {self.sizes!r}")
-        _set(self, sizes=tuple(int(n) for n in self.sizes), shape=tuple(int(n) for n in self.shape))
+        set_fields(self, sizes=tuple(int(n) for n in self.sizes), shape=tuple(int(n) for n in self.shape))
         if math.prod(self.shape) != len(self.sizes):
             raise ValueError(f"ActionHead.shape {self.shape} does not hold {len(self.sizes)} actions")
         only = {"multi_binary": 2, "box": 1}.get(self.kind)
@@ -355,7 +355,7 @@ class ActionHead:
         start = tuple(int(n) for n in self.start) or (0,) * len(self.sizes)
         if len(start) != len(self.sizes) or (any(start) and self.kind not in ("discrete", "multi_discrete")):
             raise ValueError(f"ActionHead.start must be {len(self.sizes)} whole numbers, got {self.start!r}")
-        _set(self, start=start)
+        set_fields(self, start=start)
         if self.kind == "box":
             self._check_bounds()
 
@@ -366,7 +366,7 @@ class ActionHead:
             if bound.shape != self.shape or np.any(np.isnan(bound)):
                 raise ValueError(f"ActionHead.{name} must have shape {self.shape}, got {getattr(self, name)!r}")
             bound.setflags(write=False)
-            _set(self, **{name: bound})
+            set_fields(self, **{name: bound})
         if np.any(self.low > self.high):  # type: ignore[operator]
             raise ValueError(f"ActionHead.high must be at least low, got low {self.low} and high {self.high}")
         if self.squash and not (np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high))):  # type: ignore[arg-type]
@@ -430,14 +430,14 @@ class Network:
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
-        _set(self, layers=tuple(self.layers), metadata={str(k): str(v) for k, v in self.metadata.items()})
+        set_fields(self, layers=tuple(self.layers), metadata={str(k): str(v) for k, v in self.metadata.items()})
         if not self.layers:
             raise ValueError("Network.layers must hold at least one layer")
         if not (isinstance(self.n_ticks, (int, np.integer)) and self.n_ticks >= 1):
             raise ValueError(f"Network.n_ticks must be an integer >= 1, got {self.n_ticks!r}")
         if self.latency not in (0, 1):
             raise ValueError(f"Network.latency must be 0 or 1, got {self.latency!r}")
-        _number("Network", "dt", self.dt, 1e-9)
+        check_number("Network", "dt", self.dt, 1e-9)
         sizes = [self.encoder.n_channels, *(layer.n_neurons for layer in self.layers)]
         for i, (layer, n) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
             if layer.n_inputs != n:
@@ -451,9 +451,11 @@ class Network:
         self._check_preprocessing()
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
+        if fault := blind(self.encoder, self.n_ticks, self.dt):
+            warnings.warn(fault, stacklevel=3)  # it runs, and LSNN refuses to train it
 
     def _check_preprocessing(self) -> None:
-        _set(self, preprocessing=tuple(self.preprocessing), observation=tuple(self.observation))
+        set_fields(self, preprocessing=tuple(self.preprocessing), observation=tuple(self.observation))
         steps = self.preprocessing
         if not all(isinstance(step, (Normalizer, FrameStack, Reorder)) for step in steps):
             raise ValueError(f"Network.preprocessing takes Normalizer, FrameStack and Reorder, got {steps}")
@@ -509,6 +511,23 @@ class Network:
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network
+
+
+def blind(encoder: Encoder, n_ticks: int, dt: float) -> str | None:
+    """Say why an encoder can never spike within an env step, and what would mend it; None if it can.
+
+    Only ``latency`` can be so: at intensity 1 its circuit must pass its threshold by the step's last tick.
+    """
+    if encoder.kind != "latency" or n_ticks < 1 or not dt > 0:  # such ticks are refused as such
+        return None
+    needed = 1 + math.floor(-encoder.tau / dt * math.log1p(-encoder.threshold / encoder.gain))
+    if needed <= n_ticks:
+        return None
+    gain = encoder.threshold / -math.expm1(-n_ticks * dt / encoder.tau)
+    return (
+        f"with n_ticks={n_ticks} and dt={dt} the latency encoder never spikes: with gain={encoder.gain} and "
+        f"tau={encoder.tau} it needs n_ticks >= {needed}, or with these ticks a gain above {gain:.4g}"
+    )
 
 
 def packed_shape(encoder: Encoder, n_neurons: tuple[int, ...]) -> tuple[int, int]:

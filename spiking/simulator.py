@@ -195,7 +195,7 @@ class Simulator:
             raise ValueError(f"the network {what}")
         if self._vector:
             obs = observation if type(observation) is np.ndarray else checks.real("observation", observation)
-            if obs.ndim not in (1, 2) or obs.shape[-1] != self._n_obs:
+            if (obs.ndim != 1 and obs.ndim != 2) or obs.shape[-1] != self._n_obs:
                 wanted = f"({self._n_obs},) or (B, {self._n_obs})"
                 raise ValueError(f"observation must have shape {wanted}, got {obs.shape}")
             single = obs.ndim == 1

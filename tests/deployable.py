@@ -16,7 +16,7 @@ def encoder_of(kind):
         return Encoder(kind, n, centers=np.tile([-1.0, 0.0, 1.0], (n, 1)), widths=np.full((n, 3), 0.5))
     if kind == "delta":
         return Encoder(kind, n, threshold=0.25)
-    return Encoder(kind, n, low=low, high=high, gain=1.0 if kind == "rate" else 2.0)
+    return Encoder(kind, n, low=low, high=high, gain=1.0 if kind == "rate" else 3.0)
 
 
 def exact_network(

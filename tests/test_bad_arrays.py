@@ -1,5 +1,7 @@
 """Arrays of a wrong shape, dtype or value are refused by name; those of an odd layout give the usual bits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -241,3 +243,14 @@ def test_all_engines_clear_a_state_that_is_not_finite():
     y, new = lsnn.step(features[0].numpy(), state.numpy(), start[0].numpy())
     np.testing.assert_array_equal(y, right[0][0].detach().numpy())
     assert np.isfinite(new).all()
+
+
+def test_a_latency_encoder_that_never_spikes_is_refused_in_training_and_warned_of_in_a_network():
+    encoder = Encoder("latency", 3, low=-ONES, high=ONES, gain=2.0)
+    message = r"n_ticks=1 and dt=1.0 .* never spikes: .* it needs n_ticks >= 4, or .* a gain above 5.517"
+    with pytest.raises(ValueError, match=message):
+        LSNN(encoder, [8])
+    LSNN(encoder, [8], n_ticks=4)
+    network = simulator_of("latency").network
+    with pytest.warns(UserWarning, match=message):
+        replace(network, encoder=encoder, n_ticks=1)

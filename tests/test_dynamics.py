@@ -68,11 +68,27 @@ def test_variants_of_a_task_are_not_taken_for_it():
 def test_a_body_changes_once_between_episodes():
     env = ChangeBody(gym.make("CartPole-v1"), "length", 2.0, after_episodes=2)
     lengths = []
-    for _ in range(4):
-        env.reset(seed=0)
+    for n_resets in (3, 1, 2, 1):  # a reset that no step follows is no episode
+        for _ in range(n_resets):
+            env.reset(seed=0)
         lengths.append(env.unwrapped.length)
+        env.step(0)
     assert lengths == [0.5, 0.5, 1.0, 1.0]
     assert env.unwrapped.polemass_length == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_episodes_that_end_by_themselves_or_by_a_limit_count(limit):
+    env = ChangeBody(gym.make("CartPole-v1", max_episode_steps=limit), "length", 2.0, after_episodes=3)
+    lengths = []
+    for _ in range(5):
+        env.reset(seed=0)
+        ended = False
+        while not ended:
+            *_, terminated, truncated, _ = env.step(0)
+            ended = terminated or truncated
+        lengths.append(env.unwrapped.length)
+    assert lengths == [0.5, 0.5, 0.5, 1.0, 1.0]
 
 
 def test_a_heavier_pole_weighs_on_the_cart():
@@ -87,7 +103,7 @@ def test_a_heavier_pole_weighs_on_the_cart():
         (("CartPole-v1", "colour"), r"\['length', 'mass'\]"),
         (("MountainCar-v0", "length"), r"\[\]"),
         (("CartPole-v1", "mass", 0.0), "factor must be a number > 0, got 0.0"),
-        (("CartPole-v1", "mass", 2.0, -1), "after_episodes must be >= 0, got -1"),
+        (("CartPole-v1", "mass", 2.0, -1), "after_episodes must be a whole number >= 0, got -1"),
     ],
 )
 def test_wrong_changes_are_refused(args, answer):

@@ -1,4 +1,5 @@
 import math
+import re
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikeloop.spiking.encoding import encode, new_keys
-from spikeloop.spiking.network import ENCODERS, Encoder
+from spikeloop.spiking.network import ENCODERS, Encoder, blind
 
 N_OBS = 3
 LOW, HIGH = np.full(N_OBS, -1.0), np.array([1.0, 2.0, 3.0])
@@ -129,6 +130,24 @@ def test_latency_matches_the_closed_form_of_the_first_passage():
         x, _ = encode(encoder, np.full((1, 1, 1), intensity), np.zeros((0, 1, 1)), None, 50)
         passage = 5.0 * math.log(2 * intensity / (2 * intensity - 1))
         assert np.flatnonzero(x[0, :, 0, 0]).tolist() == [math.floor(passage)]
+
+
+@given(gain=st.floats(1.01, 20), tau=st.floats(0.5, 30), dt=st.sampled_from([0.5, 1.0, 2.0]))
+def test_a_latency_encoder_is_blind_until_it_has_the_ticks_it_asks_for(gain, tau, dt):
+    encoder = Encoder("latency", 1, low=[0.0], high=[1.0], gain=gain, tau=tau)
+
+    def spikes(n_ticks):
+        return encode(encoder, np.ones((1, 1, 1)), np.zeros((0, 1, 1)), None, n_ticks, dt)[0].any()
+
+    needed = math.log(gain / (gain - 1)) * tau / dt
+    if abs(needed - round(needed)) < 1e-6:
+        return  # the last bits decide
+    fault = blind(encoder, 1, dt)
+    assert (fault is None) == spikes(1)
+    if fault is not None:
+        n_ticks = int(re.search(r"n_ticks >= (\d+)", fault).group(1))
+        assert spikes(n_ticks) and not spikes(n_ticks - 1)
+        assert blind(encoder, n_ticks, dt) is None and blind(encoder, n_ticks - 1, dt) is not None
 
 
 @given(sequence=sequences())

@@ -22,7 +22,7 @@ ENCODERS = {
     "direct": Encoder("direct", N_OBS),
     "population": Encoder("population", N_OBS, centers=CENTERS, widths=np.full((N_OBS, 3), 0.5)),
     "rate": Encoder("rate", N_OBS, low=LOW, high=HIGH, gain=0.7),
-    "latency": Encoder("latency", N_OBS, low=LOW, high=HIGH, gain=3.0),
+    "latency": Encoder("latency", N_OBS, low=LOW, high=HIGH, gain=4.0),
     "delta": Encoder("delta", N_OBS, threshold=0.25),
 }
 OPTIONS = {

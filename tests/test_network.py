@@ -27,7 +27,7 @@ ENCODERS = {
     "direct": Encoder("direct", 2),
     "population": Encoder("population", 2, centers=[[0, 1, 2], [3, 4, 5]], widths=np.full((2, 3), 0.5)),
     "rate": Encoder("rate", 2, low=LOW, high=HIGH, gain=0.5, poisson=True),
-    "latency": Encoder("latency", 2, low=LOW, high=HIGH, gain=2.5, tau=3.0, threshold=0.9),
+    "latency": Encoder("latency", 2, low=LOW, high=HIGH, gain=4.0, tau=3.0, threshold=0.9),
     "delta": Encoder("delta", 2, threshold=0.125),
 }
 HEADS = {
