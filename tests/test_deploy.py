@@ -94,7 +94,7 @@ def test_a_run_folder_is_deployed_with_its_normalisation(tmp_path, capsys):
         (["NETWORK", "--bits", 7], "--bits must be one of (2, 3, 4, 5, 6, 8), sign included"),
         (["NETWORK", "--control-period", 0], "--control-period must be a number > 0"),
         (["NETWORK", "--strict", "--approximate"], "--strict refuses what --approximate asks for"),
-        (["NETWORK", "--out", "/proc/x"], "--out takes a folder to leave files in, /proc/x cannot be written"),
+        (["NETWORK", "--out", "/proc/x"], "--out /proc/x: no files can be left in /proc/x"),
         (["NETWORK", "--env", "CartPol-v1"], "did you mean 'CartPole-v1'?"),
         (["NETWORK", "--env", "Acrobot-v1"], "observes 4 numbers"),
         (["NETWORK", "-n", 0], "--n-episodes"),
