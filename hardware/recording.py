@@ -16,8 +16,8 @@ class _RecordingEngine:
     def __init__(self, engine: Any):
         self.engine, self.spikes = engine, list[np.ndarray]()
 
-    def initial_state(self, n_envs: int) -> np.ndarray:
-        return self.engine.initial_state(n_envs)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
 
     def run(self, *args: Any) -> tuple[np.ndarray, np.ndarray]:
         outputs, state, recorded = self.engine.run(*args, record=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.spiking.observation import flatten
-from spikeloop.spiking.simulator import Simulator
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -57,6 +56,8 @@ def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
 
 def observations(network: Network, env: VecEnv, n_steps: int, seed: int) -> np.ndarray:
     """Return raw observations of a network's own episodes as rows, shape (n_steps, 1, n_obs)."""
+    from spikeloop.spiking.simulator import Simulator
+
     simulator = Simulator(network, np.random.default_rng(seed))
     env.seed(seed)
     obs, state, start = env.reset(), None, np.ones(1, bool)

@@ -75,8 +75,8 @@ def test_a_recorded_player_keeps_its_first_steps_only():
     assert state == 3 and action.shape == (1, 3)
     obs[:] = 0
     assert [(seen.tolist(), start.tolist()) for seen, start in player.steps] == [
-        ([[1.0] * 6], [True]),
-        ([[1.0] * 6], [False]),
+        ([[[1.0] * 3] * 2], [True]),
+        ([[[1.0] * 3] * 2], [False]),
     ]
 
 

@@ -132,7 +132,6 @@ def test_wrong_deploy_request_is_answered_in_one_line(args, answer, saved, tmp_p
         (["."], "holds no deployed-CHIP.safetensors, make it with: spikeloop deploy ."),
         ([".", "--chip", "loihi2"], "holds no deployed-loihi2.safetensors"),
         (["NETWORK", "--stochastic"], "remove --stochastic"),
-        (["NETWORK", "--raster", "spikes.png"], "remove --raster"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, list) else "",
 )
@@ -140,6 +139,14 @@ def test_wrong_rollout_of_a_deployed_policy_is_answered_in_one_line(args, answer
     monkeypatch.chdir(tmp_path)
     assert start(rollout, *[str(saved) if arg == "NETWORK" else arg for arg in args], "--deployed") == 2
     assert_one_line(capsys, answer)
+
+
+def test_a_deployed_policy_has_a_raster(saved, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(deploy, "CALIBRATION_STEPS", 50)
+    assert start(deploy, saved, "-n", 1, "--out", tmp_path) == 0
+    assert start(rollout, tmp_path, "--deployed", "-n", 1, "--raster", tmp_path / "spikes.png") == 0
+    assert (tmp_path / "spikes.png").stat().st_size > 1000
 
 
 def test_files_of_two_chips_lie_side_by_side_and_each_is_found(saved, tmp_path, monkeypatch, capsys):

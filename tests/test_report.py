@@ -292,7 +292,9 @@ def test_the_footprint_is_synaptic_memory_state_and_the_hosts_arrays():
 def test_the_host_normalises_encodes_and_is_charged_for_it():
     network = exact_network(encoder="rate")
     normalizer = Normalizer(np.zeros(3), np.ones(3))
-    policy = DeployedPolicy(compile_network(replace(network, normalizer=normalizer), calibration=observations()[0]))
+    policy = DeployedPolicy(
+        compile_network(replace(network, preprocessing=(normalizer,)), calibration=observations()[0])
+    )
     policy.predict(observations()[0][0], episode_start=np.ones(3, bool))
     host = report(policy).host
     assert (host["observations normalised"], host["channels encoded"]) == (3, 9)
