@@ -62,7 +62,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("learner", "name", "value"), CASES, ids=str)
+@pytest.mark.parametrize(("learner", "name", "value"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_an_argument_out_of_range_is_named_with_its_value_and_what_is_expected(learner, name, value):
     with pytest.raises(ValueError) as caught:
         make(learner, **{name: value})
