@@ -46,10 +46,9 @@ def run(args: argparse.Namespace) -> None:
     preset = yaml.safe_load(hyperparams_file("eprop").read_text(encoding="utf-8"))[ENV]
     budget = args.n_timesteps or preset["n_timesteps"]
     print(f"{ENV}, delay {args.delay}, {budget:,} env steps, then {EPISODES} greedy episodes, seeds {args.seeds}\n")
-    print(
-        f"| network | correct, mean ± sd | worst | rate of {BAR} | each seed | spikes per neuron and tick | s | wanted |"
-    )
-    print("|---" * 8 + "|")
+    columns = ["network", "correct, mean ± sd", "worst", f"rate of {BAR}", "each seed", "spikes per neuron and tick"]
+    print(f"| {' | '.join([*columns, 's', 'wanted'])} |")
+    print("|---" * (len(columns) + 2) + "|")
     for name, (algorithm, policy, wanted) in ROWS.items():
         begin = time.perf_counter()
         results = np.array([_train(preset, budget, args.delay, seed, algorithm, policy) for seed in args.seeds])
