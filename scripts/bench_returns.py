@@ -93,6 +93,8 @@ ROWS = {
     "cartpole-novel": [
         Row("spiking_ppo", NO_VEL, 100_000, 450.0),
         Row("spiking_ppo", NO_VEL, 100_000, without_adaptation=True),
+    ],
+    "cartpole-novel-peers": [
         Row("ppo", NO_VEL, 100_000),
         Row("ppo_lstm", NO_VEL, 100_000),
     ],
