@@ -96,7 +96,12 @@ def check_not_empty(what: str, space: spaces.Space) -> None:
     """
     for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
         if 0 in (part.shape or ()):
-            raise ValueError(f"the {what} space must hold at least one number, got {space}")
+            raise ValueError(f"the {what} space must hold at least one number, got {in_words(space)}")
+
+
+def in_words(thing: Any) -> str:
+    """Return in one line what prints on several, as large spaces and modules do."""
+    return " ".join(str(thing).split())
 
 
 def rows_of(observation: Any, space: spaces.Space) -> tuple[np.ndarray, bool]:

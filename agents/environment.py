@@ -85,7 +85,25 @@ class EnvDescription:
         env = gym.spec(self.env_id).make(**{**self.env_kwargs, **limit, **env_kwargs})
         for wrapper, (_, kwargs) in zip(wrappers, self.wrappers, strict=True):
             env = wrapper(env, **(kwargs or {}))
+        check_statistics(env)
         return env if _MONITOR in dict(self.wrappers) else Monitor(env)
+
+
+def check_statistics(env: gym.Env | VecEnv) -> None:
+    """Refuse environments that normalise by statistics of their own, which are lost when they are made again.
+
+    Args:
+        env: An environment, or several. Statistics of observations are known by their name, ``obs_rms``.
+
+    Raises:
+        ValueError: If they do.
+    """
+    has = env.has_wrapper_attr if isinstance(env, gym.Env) else env.unwrapped.has_attr
+    if has("obs_rms"):
+        raise ValueError(
+            "the environment keeps running statistics of what it shows (obs_rms, as NormalizeObservation does), which "
+            "neither a model nor a file carries: use VecNormalize instead, which is normalize: true for RL Zoo"
+        )
 
 
 def describe(venv: VecEnv) -> EnvDescription | None:

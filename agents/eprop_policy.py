@@ -22,9 +22,10 @@ from spikeloop.agents.checks import (
     check_carried,
     check_not_empty,
     check_ranges,
+    in_words,
     rows_of,
 )
-from spikeloop.agents.export import Inputs, check_unchanged, inputs_of, observation_parts
+from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.spiking.eprop import eprop_neurons, initial_weights
 from spikeloop.spiking.network import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
 from spikeloop.spiking.plasticity_kernels import EpropNeurons, EpropWeights
@@ -101,9 +102,9 @@ class EpropPolicy(BasePolicy):
         check_ranges(self._own_arguments, _RANGES)
         check_not_empty("observation", observation_space)
         if not isinstance(observation_space, (spaces.Box, spaces.MultiBinary)):
-            raise ValueError(f"EpropPolicy needs a Box or MultiBinary observation, got {observation_space}")
+            raise ValueError(f"EpropPolicy needs a Box or MultiBinary observation, got {in_words(observation_space)}")
         if not isinstance(action_space, spaces.Discrete):
-            raise ValueError(f"EpropPolicy needs a Discrete action space, got {action_space}")
+            raise ValueError(f"EpropPolicy needs a Discrete action space, got {in_words(action_space)}")
         if feedback not in FEEDBACK:
             raise ValueError(f"feedback must be one of {FEEDBACK}, got {feedback!r}")
         self.n_ticks, self.tau_out, self.trained_behind = n_ticks, tau_out, tuple(trained_behind)
@@ -200,7 +201,8 @@ class EpropPolicy(BasePolicy):
             ValueError: If a shape is wrong or an observation is not finite.
         """
         if self._simulator is None:
-            self._simulator = Simulator(self._network(Inputs(observation_parts(self.observation_space), ())))
+            # of rows: a single row of a space of shape (1, n) would be taken for one observation, not for a batch
+            self._simulator = Simulator(self._network(Inputs((), ())))
         obs, one = rows_of(observation, self.observation_space)
         check_predicted(obs)
         rows = np.asarray(obs, np.float32).reshape(len(obs), self.n_inputs)

@@ -27,7 +27,8 @@ from stable_baselines3.common.vec_env import (
 from torch import nn
 
 from spikeloop.agents.check_finite import CheckFinite
-from spikeloop.agents.environment import describe
+from spikeloop.agents.checks import in_words
+from spikeloop.agents.environment import check_statistics, describe
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import FrameStack, Normalizer, ObservationPart, Preprocessor, Reorder
 
@@ -72,8 +73,12 @@ def inputs_of(
         )
     if venv is None:
         return Inputs(observation_parts(space), own_steps)
+    check_statistics(venv)
     if not _same_space(venv.observation_space, space):
-        raise ValueError(f"to_network() needs environments that show {space}, these show {venv.observation_space}")
+        raise ValueError(
+            f"to_network() needs environments that show {in_words(space)}, "
+            f"these show {in_words(venv.observation_space)}"
+        )
     wrappers = list(_wrappers(venv))
     raw = wrappers[0].venv.observation_space if wrappers else venv.observation_space
     steps: list[Preprocessor] = []
@@ -105,7 +110,7 @@ def policy_steps(policy: Any) -> tuple[Preprocessor, ...]:
     if not plain:
         raise ValueError(
             f"a Network takes observations that are laid in a row (FlattenExtractor), this policy has a "
-            f"{type(extractor).__name__} for {policy.observation_space}"
+            f"{type(extractor).__name__} for {in_words(policy.observation_space)}"
         )
     scale = []
     for _, space in _items(policy.observation_space):
@@ -176,7 +181,7 @@ def _steps_of(wrapper: VecEnvWrapper, normalised: bool) -> list[Preprocessor]:
         return _reordered([_transposed(space, index) for space, index in _indices(before)])
     if type(wrapper) is VecFrameStack:
         for key, space in _items(before):
-            if normalised and not np.issubdtype(space.dtype, np.floating):
+            if normalised and space.dtype not in (np.float32, np.float64):
                 raise ValueError(
                     f"VecFrameStack cuts normalised values of {key or 'the observation'} to {space.dtype}, "
                     "which a Network does not: make the environment's space float32"
@@ -201,6 +206,8 @@ def _normalizer(wrapper: VecNormalize, space: spaces.Space) -> Normalizer:
 
 def _stacking(wrapper: VecFrameStack, space: spaces.Space) -> list[Preprocessor]:
     n_stack, n = wrapper.stacked_obs.n_stack, sum(_n_values(part) for _, part in _items(space))
+    if n_stack == 1:
+        return []
     stacks = getattr(wrapper.stacked_obs, "sub_stacked_observations", {"": wrapper.stacked_obs})
     order = []
     for (key, _), (part, index) in zip(_items(space), _indices(space), strict=True):
@@ -259,7 +266,9 @@ def _part(key: str, space: spaces.Space) -> ObservationPart:
         return ObservationPart(space.shape, key, tuple(space.nvec), tuple(space.start))
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
         return ObservationPart(space.shape, key)
-    raise ValueError(f"a Network takes Box, Discrete, MultiDiscrete, MultiBinary and Dict of these, not {space}")
+    raise ValueError(
+        f"a Network takes Box, Discrete, MultiDiscrete, MultiBinary and Dict of these, not {in_words(space)}"
+    )
 
 
 def _same_space(one: spaces.Space, other: spaces.Space) -> bool:

@@ -38,6 +38,7 @@ from spikeloop.agents.checks import (
     check_carried,
     check_not_empty,
     check_ranges,
+    in_words,
 )
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
@@ -72,6 +73,13 @@ def _default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
     if isinstance(space, spaces.Dict):
         return CombinedExtractor
     return NatureCNN if is_image_space(space) else FlattenExtractor
+
+
+def _check_axes(space: spaces.Space) -> None:
+    """Refuse a bare number as observation, which SB3's extractors find nothing to flatten in."""
+    for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
+        if isinstance(part, spaces.Box) and part.shape == ():
+            raise ValueError(f"the observation space must have an axis, such as shape (1,), got {in_words(space)}")
 
 
 class LsnnPolicy(RecurrentActorCriticPolicy):
@@ -136,6 +144,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     ):
         check_not_empty("observation", observation_space)
         check_not_empty("action", action_space)
+        _check_axes(observation_space)
         self._own_arguments = dict(
             n_neurons=_sizes("n_neurons", n_neurons),
             encoder=encoder,
@@ -417,7 +426,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         if layers is None or type(self.action_net) is not RowLinear:
             raise ValueError(
                 f"a Network takes tanh and ReLU layers after the actor and a linear map, this policy has "
-                f"{self.mlp_extractor.policy_net} and {self.action_net}"
+                f"{in_words(self.mlp_extractor.policy_net)} and {in_words(self.action_net)}"
             )
         own_steps = (*policy_steps(self), *([] if self._scaler is None else [self._scaler]))
         inputs = inputs_of(self.observation_space, env, own_steps, self.trained_behind)
@@ -450,7 +459,7 @@ def _scaler(scale: float | Sequence[float] | None, space: spaces.Space) -> Norma
     if scale is None:
         return None
     if not isinstance(space, spaces.Box) or is_image_space(space):
-        raise ValueError(f"obs_scale is for a vector observation, the policy takes {space}")
+        raise ValueError(f"obs_scale is for a vector observation, the policy takes {in_words(space)}")
     n, factors = spaces.flatdim(space), np.atleast_1d(np.asarray(scale, np.float64))
     if factors.shape not in ((1,), (n,)) or not (np.isfinite(factors).all() and (factors > 0).all()):
         raise ValueError(f"obs_scale must be > 0, one number or {n}, got {scale!r}")
@@ -485,7 +494,7 @@ def _action_head(space: spaces.Space, squash: bool) -> ActionHead:
         return ActionHead("multi_binary", (2,) * int(np.prod(space.shape)), space.shape)
     assert isinstance(space, spaces.Box)
     if space.dtype not in (np.float32, np.float64):
-        raise ValueError(f"continuous actions are float32 or float64, the environment takes {space}")
+        raise ValueError(f"continuous actions are float32 or float64, the environment takes {in_words(space)}")
     return ActionHead("box", (1,) * int(np.prod(space.shape)), space.shape, space.low, space.high, squash)
 
 

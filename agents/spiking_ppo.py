@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt, is_checked
-from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges
+from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
@@ -150,7 +150,9 @@ class SpikingPPO(RecurrentPPO):
         """Look at what only training minds: a model that is loaded may be there to play, in fewer environments."""
         space, n_steps, batch_size, total = self.action_space, self.n_steps, self.batch_size, self.n_steps * self.n_envs
         if self.policy.squash_output and (np.any(space.low != -1) or np.any(space.high != 1)):  # type: ignore[attr-defined]
-            raise ValueError(f"squash_output needs actions between -1 and 1 (RescaleAction makes them so), got {space}")
+            raise ValueError(
+                f"squash_output needs actions between -1 and 1 (RescaleAction makes them so), got {in_words(space)}"
+            )
         if batch_size is not None and batch_size % self.seq_len:
             raise ValueError(f"batch_size={batch_size} must be a multiple of seq_len={self.seq_len}: chunks stay whole")
         if self.normalize_advantage and min(total, batch_size or total) == 1:

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from spikeloop.agents.check_finite import check_predicted
-from spikeloop.agents.checks import check_not_empty, rows_of
+from spikeloop.agents.checks import check_not_empty, in_words, rows_of
 from spikeloop.agents.modulators import Modulator
 from spikeloop.spiking.plastic import PlasticNetwork
 from spikeloop.spiking.tile_coding import Dimensions, PlaceCells, Tiles
@@ -62,10 +62,12 @@ class WtaPolicy(BasePolicy):
     ):
         super().__init__(observation_space, action_space)
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(f"R-STDP needs a vector observation (Box), the environment shows {observation_space}")
+            raise ValueError(
+                f"R-STDP needs a vector observation (Box), the environment shows {in_words(observation_space)}"
+            )
         check_not_empty("observation", observation_space)
         if not isinstance(action_space, spaces.Discrete):
-            raise ValueError(f"R-STDP needs discrete actions, the environment takes {action_space}")
+            raise ValueError(f"R-STDP needs discrete actions, the environment takes {in_words(action_space)}")
         if n_ticks < 1:
             raise ValueError(f"n_ticks must be at least 1, got {n_ticks}")
         self.n_ticks = n_ticks

@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.callbacks import Checkpoints, EpisodeLog, TrainingStopped, clean_up
 from spikeloop.agents.check_finite import CheckFinite, NonFiniteError
-from spikeloop.agents.environment import describe, with_zoo_settings
+from spikeloop.agents.environment import check_statistics, describe, with_zoo_settings
 from spikeloop.agents.export import why_no_network
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
@@ -190,6 +190,7 @@ class Experiment(ExperimentManager):
             env = super().create_envs(n_envs, eval_env, no_log)
         finally:
             signal.signal(signal.SIGINT, handler)
+        check_statistics(env)  # evaluations, a run that goes on and rollouts make their environments again
         if goes_on:
             for i, start in enumerate(starts):
                 env.env_method("set_wrapper_attr", "t_start", start, indices=i)

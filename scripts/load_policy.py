@@ -15,7 +15,8 @@ from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import spikeloop.envs  # noqa: F401  registers our tasks
-from spikeloop.agents.environment import EnvDescription, describe, with_zoo_settings
+from spikeloop.agents.checks import in_words
+from spikeloop.agents.environment import EnvDescription, check_statistics, describe, with_zoo_settings
 from spikeloop.agents.export import observation_parts
 from spikeloop.agents.registry import register_with_zoo
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
@@ -209,6 +210,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, 
         hyperparams=hyperparams,
         env_kwargs={**env_kwargs, **_rendering(video, human)},
     )
+    check_statistics(env)
     schedules = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
     # `seed` because the one it was saved with would seed the environment again
     try:
@@ -246,9 +248,9 @@ def _check_spaces(policy: Network | Deployment, env: VecEnv, env_id: str) -> Non
     fits = [astuple(part) for part in parts] == [astuple(part) for part in shown]
     if not fits and not (vector and parts[0].n_values == shown[0].n_values):
         takes = ", ".join(f"{part.n_values} numbers{part.key and f' for {part.key!r}'}" for part in parts)
-        raise UsageError(f"the network observes {takes}, {env_id} shows {obs}")
+        raise UsageError(f"the network observes {takes}, {env_id} shows {in_words(obs)}")
     if head is None:
         raise UsageError("the network has no action head, it is no policy")
     fits = isinstance(actions, SPACES[head.kind]) and spaces.flatdim(actions) == head.n_outputs
     if not fits or actions.shape != head.shape:
-        raise UsageError(f"the network chooses {head.kind} actions {head.sizes}, {env_id} takes {actions}")
+        raise UsageError(f"the network chooses {head.kind} actions {head.sizes}, {env_id} takes {in_words(actions)}")

@@ -226,7 +226,7 @@ def record_episode(network: Network, env: VecEnv, seed: int) -> Monitor:
     obs, done = env.reset(), False
     while not done:
         seen.append(flatten(network.parts, obs)[0])
-        action, state = simulator.predict(seen[-1], state)
+        action, state = simulator.predict(obs, state)
         obs, _, dones, _ = env.step(action)
         done = bool(dones[0])
     return simulator.record(np.stack(seen), start)[2]

@@ -169,6 +169,12 @@ def test_a_part_of_an_observation_that_holds_nothing_is_refused():
         make("spiking_ppo", Noise(space))
 
 
+@pytest.mark.parametrize("wrap", [lambda space: space, lambda space: spaces.Dict(a=space)])
+def test_a_bare_number_as_observation_is_refused(wrap):
+    with pytest.raises(ValueError, match="observation space must have an axis"):
+        make("spiking_ppo", Noise(wrap(spaces.Box(-1, 1, (), np.float32))))
+
+
 def test_a_model_that_is_loaded_to_play_may_have_fewer_environments(tmp_path):
     make("spiking_a2c", make_vec_env(Noise, n_envs=2), n_steps=1, normalize_advantage=True).save(tmp_path / "a2c")
     SpikingA2C.load(tmp_path / "a2c", env=Noise()).predict(np.zeros(3, np.float32))

@@ -22,6 +22,7 @@ from torch import nn
 import spikeloop.envs  # noqa: F401
 from spikeloop.agents import RSTDP, EProp, SpikingA2C, SpikingPPO
 from spikeloop.agents.environment import EnvDescription, describe
+from spikeloop.scripts.rollout import record_episode
 from spikeloop.spiking import Network, Simulator
 
 N_ENVS, N_STEPS = 2, 12
@@ -66,6 +67,7 @@ SPACES = {
     "vector": box(3),
     "number": box(1),
     "float64": box(4, dtype=np.float64),
+    "float16": box(3, dtype=np.float16),
     "matrix": box(2, 3),
     "whole numbers": spaces.Box(0, 255, (4,), np.int64),
     "discrete": spaces.Discrete(5),
@@ -97,6 +99,7 @@ WRAPPED = {
     "not clipped": lambda venv: normalised(venv, clip_obs=np.inf),
     "rewards normalised": lambda venv: VecNormalize(venv, norm_obs=False),
     "stacked": lambda venv: VecFrameStack(venv, 3),
+    "stacked alone": lambda venv: VecFrameStack(venv, 1),
     "normalised, stacked": lambda venv: VecFrameStack(normalised(venv), 2),
     "stacked, normalised": lambda venv: normalised(VecFrameStack(venv, 2)),
     "stacked in front": lambda venv: VecFrameStack(venv, 2, channels_order="first"),
@@ -171,6 +174,7 @@ def test_the_network_acts_as_the_policy_behind_its_wrappers(space, wrap, tmp_pat
         refused = {
             ("float64", "stacked, normalised"): "keeps past frames in float32",
             ("whole numbers", "stacked, normalised"): "keeps past frames in float32",
+            ("float16", "normalised, stacked"): "cuts normalised values",
             ("whole numbers", "normalised, stacked"): "cuts normalised values",
         }
         assert refused[space, wrap] in str(error)
@@ -182,7 +186,7 @@ def test_the_network_acts_as_the_policy_behind_its_wrappers(space, wrap, tmp_pat
 @pytest.mark.parametrize("encoder", ["direct", "population", "rate", "latency", "delta"])
 @pytest.mark.parametrize("action", ACTIONS)
 def test_every_encoder_and_head_keeps_its_bits_behind_normalised_frames(encoder, action):
-    model = build(SPACES["vector"], "normalised, stacked", ACTIONS[action], encoder=encoder, n_ticks=3)
+    model = build(SPACES["vector"], "normalised, stacked", ACTIONS[action], encoder=encoder, n_ticks=4)
     assert same_actions(model, Simulator(model.to_network())) == N_STEPS
 
 
@@ -228,8 +232,20 @@ def test_what_has_no_place_in_a_network_is_refused_by_name():
         "winner-take-all": RSTDP("WtaPolicy", "CartPole-v1", policy_kwargs={"encoder_kwargs": tiles}),
     }
     for name, model in refused.items():
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(ValueError, match=name) as refusal:
             model.to_network()
+        assert "\n" not in str(refusal.value)
+
+
+def test_running_statistics_inside_an_environment_are_refused():
+    def make():
+        return gym.wrappers.ClipReward(gym.wrappers.NormalizeObservation(gym.make("CartPole-v1")), 0.0, 1.0)
+
+    model = SpikingPPO("LsnnPolicy", VecNormalize(DummyVecEnv([make])), n_steps=16, batch_size=16)
+    with pytest.raises(ValueError, match="obs_rms"):
+        model.to_network()
+    with pytest.raises(ValueError, match="obs_rms"):
+        describe(model.env).make()
 
 
 def test_a_policy_does_not_export_without_the_wrappers_it_was_trained_behind(tmp_path):
@@ -246,8 +262,9 @@ def test_a_policy_does_not_export_without_the_wrappers_it_was_trained_behind(tmp
     assert SpikingPPO.load(tmp_path / "model.zip", env=model.env).to_network().preprocessing
 
 
-def test_eprop_exports_behind_its_wrappers():
-    env = WRAPPED["normalised, stacked"](DummyVecEnv([lambda: Shown(box(3))]))
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1)])
+def test_eprop_exports_behind_its_wrappers(shape):
+    env = WRAPPED["normalised, stacked"](DummyVecEnv([lambda: Shown(box(*shape))]))
     model = EProp("EpropPolicy", env, seed=0, n_episodes=2).learn(20)
     simulator = Simulator(model.to_network())
     env.training = env.venv.training = False
@@ -259,6 +276,12 @@ def test_eprop_exports_behind_its_wrappers():
         got, mine = simulator.predict(raw, mine, start)
         np.testing.assert_array_equal(got, wanted)
         obs, _, start, _ = env.step(wanted)
+
+
+def test_an_episode_is_recorded_whose_observation_could_be_rows_of_itself():
+    env = DummyVecEnv([lambda: Shown(box(1, 3))])
+    network = SpikingPPO("LsnnPolicy", env, n_steps=16, batch_size=16, policy_kwargs={"n_neurons": [4]}).to_network()
+    assert record_episode(network, env, seed=0).total_ticks == 5 * network.n_ticks
 
 
 def test_a_network_names_the_environment_and_it_is_made_again():
