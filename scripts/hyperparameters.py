@@ -68,10 +68,7 @@ def _check_zoo_values(hyperparams: Mapping[str, Any]) -> None:
         value = hyperparams.get(name)
         if isinstance(value, str) and not _is_linear(value):
             raise ValueError(f"{name} must be a number, or 'lin_X' to fall linearly from X to 0, got {value!r}")
-    for name in CLASSES:
-        named = hyperparams.get(name)
-        for one in named if isinstance(named, list) else [named]:
-            _check_class(name, next(iter(one), None) if isinstance(one, dict) else one)
+    check_classes(hyperparams)
     normalize = hyperparams.get("normalize", False)
     if not isinstance(normalize, (bool, str, dict)):
         raise ValueError(f"normalize must be true, false or a dict of VecNormalize's arguments, got {normalize!r}")
@@ -90,12 +87,26 @@ def _is_linear(schedule: str) -> bool:
         return False
 
 
-def _check_class(what: str, name: Any) -> None:
+def check_classes(hyperparams: Mapping[str, Any]) -> None:
+    """Refuse wrappers and callbacks that are not there, and a VecNormalize whose statistics a run would not keep.
+
+    Raises:
+        ValueError: Naming the hyperparameter.
+    """
+    for name in CLASSES:
+        named = hyperparams.get(name)
+        for one in named if isinstance(named, list) else [named]:
+            found = _class(name, next(iter(one), None) if isinstance(one, dict) else one)
+            if name == "vec_env_wrapper" and isinstance(found, type) and issubclass(found, VecNormalize):
+                raise ValueError(f"{name} {found.__name__} would lose its statistics after the run: use normalize")
+
+
+def _class(what: str, name: Any) -> Any:
     if not isinstance(name, str):
-        return
+        return name
     module, _, attribute = name.rpartition(".")
     try:
-        getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: no module was named
         raise ValueError(f"{what} must be the name of a class as in 'module.Class', got {name!r} ({error})") from None
 

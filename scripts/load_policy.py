@@ -21,6 +21,7 @@ from spikeloop.agents.export import observation_parts
 from spikeloop.agents.registry import register_with_zoo
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.scripts.cli import UsageError, did_you_mean
+from spikeloop.scripts.hyperparameters import check_classes
 from spikeloop.scripts.run_folder import open_run
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.simulator import Simulator
@@ -197,6 +198,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, 
         importlib.import_module(package)
     _check_registered(EnvDescription(run.env_id, gym_packages=tuple(run.gym_packages)))
     hyperparams, stats_path = rl_zoo3.get_saved_hyperparams(str(run.settings), test_mode=True)
+    check_classes(hyperparams)
     settings = dict(hyperparams)
     env_kwargs = hyperparams.pop("env_kwargs", None) or run.env_kwargs
     if video:

@@ -182,6 +182,8 @@ gym.register("OddActions-v0", entry_point=OddActions)
         (["--hyperparams", "normalize:dict(norm_ob=True)"], "did you mean 'norm_obs'?"),
         (["--hyperparams", "normalize:3"], "got 3"),
         (["--hyperparams", "env_wrapper:'Foo'"], "'module.Class', got 'Foo'"),
+        (["--hyperparams", "env_wrapper:'gymnasium.wrappers.NormalizeObservation'"], "use VecNormalize instead"),
+        (["--hyperparams", "vec_env_wrapper:'stable_baselines3.common.vec_env.VecNormalize'"], "use normalize"),
         (["--hyperparams", "callback:'gymnasium.Foo'"], "'module.Class', got 'gymnasium.Foo'"),
         (["--env-kwargs", "x:y"], "--env-kwargs x:y"),
         (["--conf-file", "missing.yml"], "--conf-file missing.yml: expected"),
