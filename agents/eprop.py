@@ -179,7 +179,7 @@ class EProp(BaseAlgorithm):
         Episodes that an environment hands out are always finished. ``log_interval`` counts rollouts of ``n_episodes``
         episodes.
         """
-        note_wrappers(self)
+        note_wrappers(self, learns=True)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )

@@ -127,9 +127,13 @@ def check_unchanged(policy: Any, base: type, methods: tuple[str, ...]) -> None:
             raise ValueError(f"a Network does what {base.__name__}.{name} does, {type(policy).__name__} has its own")
 
 
-def note_wrappers(model: Any) -> None:
-    """Tell a model's policy behind which wrappers it is trained; without environments what it was told stands."""
-    if model.env is not None:
+def note_wrappers(model: Any, learns: bool = False) -> None:
+    """Tell a model's policy behind which wrappers it is trained.
+
+    A model that was trained is handed other environments to play in, or without any: what it was told stands until it
+    learns in them.
+    """
+    if model.env is not None and (learns or not model.num_timesteps or not hasattr(model, "trained_behind")):
         model.policy.trained_behind = model.trained_behind = changing_wrappers(model.env)
     else:
         model.policy.trained_behind = getattr(model, "trained_behind", ())
@@ -140,9 +144,19 @@ def model_to_network(model: Any, metadata: Mapping[str, str] | None) -> Network:
 
     The metadata says which environment that is (:class:`~spikeloop.agents.environment.EnvDescription`).
     """
+    _check_learnt_statistics(model)
     description = None if model.env is None else describe(model.env)
     known = {} if description is None else description.to_metadata()
     return model.policy.to_network(model.env, {**known, **(metadata or {})})
+
+
+def _check_learnt_statistics(model: Any) -> None:
+    """Refuse a VecNormalize that has seen nothing around a model that has: its own was left behind."""
+    for wrapper in _wrappers(model.env):
+        if type(wrapper) is VecNormalize and wrapper.norm_obs and wrapper.training and model.num_timesteps:
+            rms = wrapper.obs_rms
+            if any(one.count < 1 for one in (rms.values() if isinstance(rms, dict) else [rms])):
+                raise ValueError("VecNormalize has seen no observation yet: load what it had learnt, VecNormalize.load")
 
 
 def why_no_network(model: Any) -> str | None:

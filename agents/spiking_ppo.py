@@ -233,7 +233,7 @@ class SpikingPPO(RecurrentPPO):
         progress_bar: bool = False,
     ) -> Self:
         """Train for ``total_timesteps`` env steps; the arguments are SB3's."""
-        note_wrappers(self)
+        note_wrappers(self, learns=True)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 

@@ -262,6 +262,21 @@ def test_a_policy_does_not_export_without_the_wrappers_it_was_trained_behind(tmp
     assert SpikingPPO.load(tmp_path / "model.zip", env=model.env).to_network().preprocessing
 
 
+@pytest.mark.parametrize("algorithm", [SpikingPPO, SpikingA2C])
+def test_a_trained_model_does_not_export_behind_other_wrappers_until_it_learns_there(algorithm, tmp_path):
+    model, plain = build(SPACES["vector"], "normalised", algorithm=algorithm), environments(SPACES["vector"], "raw")
+    model.save(tmp_path / "model.zip")
+    loaded = algorithm.load(tmp_path / "model.zip", env=plain)
+    model.set_env(plain)
+    for other in (model, loaded):
+        with pytest.raises(ValueError, match=r"\(VecNormalize\), these have none"):
+            other.to_network()
+    assert not loaded.learn(16).to_network().preprocessing
+    unseen = algorithm.load(tmp_path / "model.zip", env=environments(SPACES["vector"], "normalised"))
+    with pytest.raises(ValueError, match="seen no observation"):
+        unseen.to_network()
+
+
 @pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1)])
 def test_eprop_exports_behind_its_wrappers(shape):
     env = WRAPPED["normalised, stacked"](DummyVecEnv([lambda: Shown(box(*shape))]))
