@@ -152,7 +152,7 @@ class Deployment:
         n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
         if program.n_inputs != n_inputs:
             raise ValueError(f"Deployment.program must have {n_inputs} inputs, has {program.n_inputs}")
-        read = host.first_source + np.arange(host.readout.w_out.shape[1])
+        read = host.first_source + np.arange(host.readout.n_neurons)
         if not np.array_equal(program.spike_outputs, read):
             raise ValueError(
                 f"Deployment.program must have spike_outputs {read}, has {program.spike_outputs}; "
@@ -244,12 +244,12 @@ class DeployedPolicy:
 
     def initial_state(self, n_envs: int = 1) -> State:
         """Return the resting state of ``n_envs`` chips and encoders."""
-        host = self.deployment.host
+        host, chip = self.deployment.host, self.engine.initial_state(n_envs)
         n_rows, width = host.memory_shape
         memory = np.zeros((n_rows, n_envs, width), np.float32)
         if host.encoder.kind == "rate":
             memory[self._n_frames, :, 0] = new_keys(self.rng, n_envs)
-        return State(self.engine.initial_state(n_envs), memory, np.zeros((n_envs, self._n_read)))
+        return State(chip, memory, np.zeros((n_envs, self._n_read)))
 
     def predict(
         self,
@@ -356,8 +356,7 @@ class DeployedPolicy:
         seen, frames = preprocess(host.preprocessing, obs[None], memory[: self._n_frames], by_step)
         if host.encoder.kind == "direct":  # what is infinite may saturate on the way to the chip
             return seen[0].astype(np.float32), frames
-        if host.encoder.per_tick:  # whose spikes would not show it
-            _refuse_nan(obs)
+        _refuse_nan(obs)
         x, level = encode(host.encoder, seen, memory[self._n_frames :], by_step, host.n_ticks, host.dt)
         return x[0], np.concatenate([frames, level]) if self._n_frames else level
 

@@ -225,8 +225,10 @@ def _host_operations(deployment: Deployment, counts: Counts, n_steps: int) -> di
     return {
         "observations normalised": sum(step.n_in for step in host.preprocessing if isinstance(step, Normalizer)),
         "channels encoded": 0 if host.encoder.kind == "direct" else ticks * n_channels,
-        "multiply-accumulates": (written * n_channels) + (0 if n_read else n_outputs),
-        "accumulates": float(spikes_read * n_outputs),
+        "multiply-accumulates": written * n_channels
+        + (0 if n_read else n_outputs)
+        + sum(w.size for w in host.readout.weights[1:]),
+        "accumulates": float(spikes_read * len(host.readout.weights[0])),
         "biases written": written,
         "spikes sent to the chip": 0 if written else sent,
         "values read from the chip": 0 if n_read else n_outputs,
@@ -241,8 +243,9 @@ def _metrics(deployment: Deployment, counts: Counts, n_steps: int, of_host: dict
     The footprint is synaptic memory, 8 bytes of state per compartment, and the host's arrays.
     """
     program, host = deployment.program, deployment.host
-    arrays = [a for a in (host.w_in, host.bias, host.readout.w_out, host.readout.b_out) if a is not None]
-    on_host = [w for w in (host.w_in, host.readout.w_out) if w is not None]
+    on_host = [*([] if host.w_in is None else [host.w_in]), *host.readout.weights]
+    biases = [*([] if host.bias is None else [host.bias]), *(layer.b for layer in host.readout.dense)]
+    arrays = [*on_host, *biases, host.readout.b_out]
     sizes = np.array([_n_weights(p.weights) for p in program.projections])
     n_weights = int(sizes.sum()) + sum(w.size for w in on_host)
     stored = sum(np.count_nonzero(w) for w in [*(p.weights for p in program.projections), *on_host])
@@ -252,7 +255,7 @@ def _metrics(deployment: Deployment, counts: Counts, n_steps: int, of_host: dict
     operations = SynapticOperations(
         effective_macs=(of_input / n_steps if graded else 0.0) + macs,
         effective_acs=(counts.synaptic_ops - of_input * graded) / n_steps + of_host["accumulates"],
-        dense=float(host.n_ticks * (sizes.sum() + host.readout.w_out.size) + macs),
+        dense=float(host.n_ticks * (sizes.sum() + host.readout.weights[0].size) + macs),
     )
     words = sum(core.memory_words for core in use(program))
     return {

@@ -306,7 +306,12 @@ class Readout:
     @property
     def n_neurons(self) -> int:
         """Number of neurons N whose spikes it reads."""
-        return (self.dense[0].w if self.dense else self.w_out).shape[1]
+        return self.weights[0].shape[1]
+
+    @property
+    def weights(self) -> tuple[np.ndarray, ...]:
+        """All its matrices in their order, each (n_out, n_in): the first meets the spikes, the last is ``w_out``."""
+        return (*(layer.w for layer in self.dense), self.w_out)
 
     @property
     def n_outputs(self) -> int:
