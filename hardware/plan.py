@@ -225,6 +225,21 @@ class Plan:
             for link in self.links_into(domain)
         )
 
+    def clipped_biases(self, scales: Sequence[float]) -> Iterator[str]:
+        """Yield a line for each group with constant currents that are larger than a bias can be.
+
+        Those that the host writes on each step are not among them: it counts what it clips.
+        """
+        for group in self.lowered.groups:
+            written = self.lowered.input == "bias" and group.name == self.lowered.target
+            largest = MAX_BIAS / scales[group.domain]
+            n_larger = int(np.count_nonzero(abs(group.bias) > largest))
+            if n_larger and not written:
+                yield (
+                    f"{group.name}: {n_larger} of {group.n} biases, up to {abs(group.bias).max():.3g}, are larger than "
+                    f"a bias can be beside these thresholds, and become {largest:.3g}"
+                )
+
     def program_at(self, chip: str, scales: Sequence[float]) -> Program:
         """Return the program, not yet placed, for given scales."""
         groups = self.lowered.groups
