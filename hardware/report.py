@@ -57,7 +57,7 @@ class Report:
         modelled: By source of the constants: modelled energies and time per env step; with a control period, also the
             static energy between two steps, ``idle``.
         metrics: NeuroBench's metrics (:mod:`spikeloop.spiking.metrics`), footprint in bytes.
-        approximations: What the chip does otherwise than the network says, beside rounding.
+        approximations: In what the chip differs from the network, beside rounding.
         quantization: What the weights of each projection lost.
         control_period: Time from one env step to the next; None if it is not known.
     """
@@ -281,7 +281,7 @@ def _reached(weights: np.ndarray, spikes: np.ndarray) -> float:
 
 
 def draw_cores(ax: Axes, figures: Report) -> Axes:
-    """Draw the chip's cores, four to a tile, coloured by the share in use of what is scarcest on each of them.
+    """Draw the chip's cores, four to a tile, coloured by how much of its scarcest resource each core uses.
 
     Args:
         ax: Axes to draw on.

@@ -1,4 +1,4 @@
-"""What can reach a program's compartments at worst: known from its weights, whatever its input will be."""
+"""The largest input that can reach each compartment of a program: known from the weights, whatever is played."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def largest_input(program: Program, graded: bool) -> np.ndarray:
 
     Args:
         program: The program.
-        graded: Whether input lines send payloads, which are then left out, and not spikes.
+        graded: Whether input lines send payloads instead of spikes; these lines are then left out.
     """
     sums = np.zeros((2, program.compartments.n))
     for p in program.projections:

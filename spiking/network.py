@@ -266,7 +266,7 @@ class Readout:
     """Linear map of a leaky filter of the last layer's spikes; the value read at the end of an env step.
 
     Args:
-        w_out: Shape (n_outputs, N).
+        w_out: Shape (n_outputs, N), or (n_outputs, width of the last dense layer) if there are any.
         b_out: Shape (n_outputs,).
         tau_out: Time constant of the filter in ms; 0 reads the spikes of the step's last tick.
         count: Read the mean number of spikes per tick of the step instead of the leaky filter.
@@ -274,7 +274,8 @@ class Readout:
             ticks of the step, and the values are read when the first one exceeds ``v_th_out`` (at the last tick if
             none does), so that the largest of them is the first unit to spike.
         v_th_out: Threshold of those units.
-        dense: Ordinary layers between the filter and the map, which a host computes (an MLP after a spiking actor).
+        dense: Ordinary layers between the filter and the map: an MLP after a spiking actor. Beside a chip, the host
+            computes them.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
