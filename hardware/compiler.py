@@ -38,7 +38,8 @@ def compile_network(
     only quantisation. Anything else is lowered to what the chip has, with one warning for each change
     (:data:`~spikeloop.hardware.lowering.APPROXIMATIONS` names them). What is known to cost most of a return
     (``NEEDS_CONSENT`` there) is refused unless ``approximate`` is set. Weights that lose much by quantisation are
-    warned of; ``deployment.quantization`` says what each projection lost.
+    warned of; ``deployment.quantization`` says what each projection lost. Biases above what the chip holds, hundreds
+    of thresholds, are warned of too.
 
     Args:
         network: The network.
@@ -76,7 +77,7 @@ def compile_network(
         if note in NEEDS_CONSENT and not approximate:
             raise ValueError(
                 f"{chip} cannot run this network as it is: {what}; train with the chip's own form "
-                "(`spikeloop train --chip-ready` does), or allow it by approximate=True"
+                "(`spikeloop train --chip-ready` does), or allow it by approximate=True (`spikeloop deploy --approximate`)"
             )
         warnings.warn(f"lowered for {chip}: {what}", stacklevel=2)
     plan = Plan(network, lowered, PROFILES[profile], bits, seen)
@@ -85,6 +86,8 @@ def compile_network(
     for cost in costs:
         if cost.is_large:
             warnings.warn(f"quantised to {bits} bits, {cost}", stacklevel=2)
+    for fault in plan.clipped_biases(scales):
+        warnings.warn(fault, stacklevel=2)
     program = place(program, limits)
     metadata = {**network.metadata, "bits": str(bits)}
     return Deployment(program, _host(plan, program, scales), lowered.approximations, metadata, costs)

@@ -41,8 +41,8 @@ class Counts:
         input_spikes: Per input line, shape (n_inputs,).
         synaptic_ops: Weights added, those of input spikes included.
         updates: Compartment updates with something to do: v, bias or input not zero.
-        packets: Spikes times lists on cores that they were sent to, from compartments.
-        input_packets: The same from input lines.
+        packets: Packets that compartments sent: one for each spike and each list of synapses that it reaches.
+        input_packets: The same of input lines.
         hops_x: Tiles crossed east or west by packets from compartments.
         hops_y: North or south.
         overflows: How often each kind of value left its range: ``input``, ``u``, ``v input`` (wrapped), ``v above``,
@@ -75,7 +75,8 @@ class Emulator:
 
     State is a value: it goes in and comes out of :meth:`run`, one row per copy of the chip, random stream included.
     What accumulates in the emulator is only the counts, and weights changed by :meth:`update_weights`. Several threads
-    may run one emulator at once; a copy or pickle is an emulator of its own, with the weights and counts of then.
+    may run one emulator at once. A copy or pickle is an emulator of its own, which starts with the same weights and
+    counts.
 
     An input spike at tick t reaches u at tick ``t + input_latency`` of the profile (1; ``brian`` 0) plus its delay, a
     spike of a compartment at t + 1 plus its delay. A bias acts on v in the same tick.
@@ -105,12 +106,12 @@ class Emulator:
         self._no_inputs = np.zeros((0, 0, 0), np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs; its tables, whose parts are views of one another, are built anew."""
+        """Return what a copy is made from; it builds its own tables, which hold views of one another."""
         sums = self._sums()
         return {"program": self.program, "rng": self._rng, "weights": self._weights, "sums": sums}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become an emulator that shares no array which may change with the one that was copied."""
+        """Become an emulator of the same program; no array that may change is shared with the original."""
         self.__init__(state["program"], copy.deepcopy(state["rng"]))  # type: ignore[misc]
         for i, (p, weights) in enumerate(zip(self.program.projections, state["weights"], strict=True)):
             if p.plastic:

@@ -129,9 +129,9 @@ class Deployment:
     Args:
         program: What the chip is loaded with.
         host: What stays beside it.
-        approximations: Names of what the chip does otherwise than the network says, beside rounding.
+        approximations: In what the chip differs from the network, beside rounding: keys of ``APPROXIMATIONS``.
         metadata: Free text pairs, those of the network among them.
-        quantization: What the weights of each projection lost; empty in files of before it was kept.
+        quantization: What the weights of each projection lost; empty in files saved before this was recorded.
 
     Raises:
         ValueError: If program and host do not fit together.
@@ -152,11 +152,11 @@ class Deployment:
         n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
         if program.n_inputs != n_inputs:
             raise ValueError(f"Deployment.program must have {n_inputs} inputs, has {program.n_inputs}")
-        read = host.first_source + np.arange(host.readout.w_out.shape[1])
+        read = host.first_source + np.arange(host.readout.n_neurons)
         if not np.array_equal(program.spike_outputs, read):
             raise ValueError(
                 f"Deployment.program must have spike_outputs {read}, has {program.spike_outputs}; "
-                "a file of an older spikeloop is to be compiled again"
+                "if an older spikeloop wrote the file, compile the network again"
             )
         n_outputs = 0 if host.reads_spikes else host.readout.n_outputs
         if program.outputs.size != n_outputs:
@@ -188,8 +188,8 @@ class Deployment:
 class DeployedPolicy:
     """Steps a deployment as SB3's policies are stepped. State is a value: it is handed in and returned, never kept.
 
-    Several threads may step one policy at once. A copy or pickle is a policy of its own, with the counts of then.
-    What leaves its range on the chip or on the way to it is counted, and warned of once.
+    Several threads may step one policy at once. A copy or pickle is a policy of its own, which starts with the same
+    counts. Values that leave their range, on the chip or on the way to it, are counted, and the first is warned of.
 
     Args:
         deployment: The compiled network.
@@ -200,8 +200,8 @@ class DeployedPolicy:
         engine: What runs the program; its ``counts`` tell what happened.
         n_steps: Pairs of environment and env step so far.
         clipped_biases: How many currents exceeded what a bias can hold, and were written as the largest.
-        clipped_payloads: How many inputs exceeded the largest payload with which no sum of the chip can wrap; the input
-            was sent scaled down to it, all channels alike.
+        clipped_payloads: How many inputs were too large to be sent, as a sum on the chip could have wrapped. All
+            channels of that environment were then scaled down by one factor.
     """
 
     def __init__(self, deployment: Deployment, rng: np.random.Generator | None = None, interpreted: bool = False):
@@ -244,12 +244,12 @@ class DeployedPolicy:
 
     def initial_state(self, n_envs: int = 1) -> State:
         """Return the resting state of ``n_envs`` chips and encoders."""
-        host = self.deployment.host
+        host, chip = self.deployment.host, self.engine.initial_state(n_envs)
         n_rows, width = host.memory_shape
         memory = np.zeros((n_rows, n_envs, width), np.float32)
         if host.encoder.kind == "rate":
             memory[self._n_frames, :, 0] = new_keys(self.rng, n_envs)
-        return State(self.engine.initial_state(n_envs), memory, np.zeros((n_envs, self._n_read)))
+        return State(chip, memory, np.zeros((n_envs, self._n_read)))
 
     def predict(
         self,
@@ -271,7 +271,7 @@ class DeployedPolicy:
             The actions, shape (B, ...) or that of one action, and the new state.
 
         Raises:
-            ValueError: If the network has no action head, a shape is wrong, or the action is to be sampled.
+            ValueError: If the network has no action head, the action is to be sampled, or as :meth:`step` says.
         """
         head = self.deployment.host.head
         if head is None or not deterministic:
@@ -297,7 +297,9 @@ class DeployedPolicy:
             The output values, shape (B, n_outputs), float64, and the new state.
 
         Raises:
-            ValueError: If a shape is wrong, an observation is no number, or the state is not of this policy.
+            ValueError: If a shape is wrong, an observation is no number, or the state is not of this policy; or if
+                an observation is infinite, unless a normaliser clips it or the encoder is ``direct``: it then counts
+                as the largest input that the chip takes.
         """
         obs = np.asarray(obs)
         n_obs = self.deployment.host.n_obs
@@ -335,7 +337,7 @@ class DeployedPolicy:
         return values, State(chip, memory, trace)
 
     def _checked(self, state: State, n_batch: int) -> State:
-        """Return a state as one, if it is of this policy and of so many environments; the emulator checks its own."""
+        """Return the state if its parts have the shapes of this policy and batch; the emulator checks its own part."""
         n_rows, width = self.deployment.host.memory_shape
         shapes = (n_batch, self._rest.shape[1]), (n_rows, n_batch, width), (n_batch, self._n_read)
         try:
@@ -356,8 +358,7 @@ class DeployedPolicy:
         seen, frames = preprocess(host.preprocessing, obs[None], memory[: self._n_frames], by_step)
         if host.encoder.kind == "direct":  # what is infinite may saturate on the way to the chip
             return seen[0].astype(np.float32), frames
-        if host.encoder.per_tick:  # whose spikes would not show it
-            _refuse_nan(obs)
+        _refuse_nan(obs)
         x, level = encode(host.encoder, seen, memory[self._n_frames :], by_step, host.n_ticks, host.dt)
         return x[0], np.concatenate([frames, level]) if self._n_frames else level
 
@@ -373,7 +374,7 @@ class DeployedPolicy:
             )
 
     def _to_chip(self, x: np.ndarray, obs: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return what goes to the chip for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C).
+        """Return what the chip gets for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C).
 
         Raises:
             ValueError: If the observation that it comes from is no number.

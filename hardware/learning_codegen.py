@@ -206,7 +206,7 @@ class _Writer:
         return rounding(self.rule, z, self.ranges[z])
 
     def _draws(self) -> None:
-        """Draw as many bits for each changed variable as round it."""
+        """Write the draw of the random bits that round each changed variable."""
         if self.rule.profile == "brian":
             return
         if self.rule.rounding == "nearest":

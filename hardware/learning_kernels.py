@@ -1,7 +1,8 @@
 """Kernels of the learning engine that do not depend on the rule: spikes, traces, rewards, random numbers, row lists.
 
-The sweep over the synapses is written for each rule by ``learning_codegen``, which takes this file for its own, so that
-numba's cache notices changes here. What a sweep reads of one row (one input) lies together. Arrays of one learner:
+The sweep over the synapses is written for each rule by ``learning_codegen``; the cache entries of that code
+also depend on this file, so that a change here is noticed. What a sweep reads of one row (one input) lies together.
+Arrays of one learner:
 
     synapses (n_pre, 4, n_post)    w, t, d, residue
     x (n_pre, 5 + 2 (T + 1))       x1, x2, time of the last spike in the epoch (1.., 0: none), whether the row is on the

@@ -21,8 +21,8 @@ class Trace:
     """A trace that a spike raises and that decays in between, 7 bits.
 
     Args:
-        impulse: What a spike adds, 0..127, with a fraction. For the reward trace: what one unit of reward adds. A rule
-            keeps what the registers hold of it, multiples of 1/128, but in profile lava, which has its own grid.
+        impulse: What a spike adds, 0..127, with a fraction. For the reward trace: what one unit of reward adds. It is
+            rounded down to what the registers hold, multiples of 1/128; profile ``lava`` has a grid of its own.
         tau: Time constant in ticks; 0: the trace holds nothing but the impulses of its own epoch.
     """
 

@@ -31,7 +31,8 @@ from spikeloop.spiking.network import Layer, Network, decay
 
 APPROXIMATIONS = {
     "moving threshold as current": "the same between spikes; after a spike right only for the average adaptation",
-    "membrane held while refractory": "the network integrates then, the chip keeps v at 0 as one with `hold` would",
+    "membrane held while refractory": "the network's membrane goes on integrating; the chip keeps it at 0, "
+    "as a network with `hold` does",
     "latency between layers": "a spike takes one tick to the next layer, the network expects none",
     "readout on the host": "a spike takes one tick to a readout on the chip, the network expects none; so the last "
     "layer's spikes leave the chip",
@@ -138,7 +139,7 @@ def lower(network: Network, chip: str, mean_adaptation: Sequence[np.ndarray], ne
         neurons: One of ``NEURONS``: the program of the neurons on ``loihi2``.
 
     Raises:
-        ValueError: If those neurons cannot do what the network's do.
+        ValueError: If the network's neurons do what that program cannot.
     """
     if neurons != NEURONS[0]:
         _check_slayer(network, chip, neurons)

@@ -1,4 +1,4 @@
-"""A lowered network on its way to integers: the scale of each layer, then compartments and projections."""
+"""Turns a lowered network into integers: first the scale of each layer, then compartments and projections."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Plan:
         return _MARGIN * self.seen.largest_input
 
     def synapses(self, link: Link) -> Synapses:
-        """Return a link's weights with what weighs their errors: never zero, as calibration does not see everything."""
+        """Return a link's weights, and how often each source sends: never 0, as calibration does not see everything."""
         graded = link.pre == INPUT and self.graded
         rates = self.seen.inputs if link.pre == INPUT else self.seen.rates[self.lowered.sources.index(link.pre)]
         return Synapses(np.asarray(link.weights, np.float64), rates + (0.05 * rates.mean() or 1.0), graded)
@@ -126,7 +126,7 @@ class Plan:
         """Yield what must fit for a layer: figures in units of v, and what they may become in chip units.
 
         What wraps (sums of synapses, u) is bounded by its worst case. What saturates (membranes, biases) is bounded by
-        what calibration saw: beyond that, or far beyond the threshold, saturating changes little, and is counted.
+        what calibration saw. Saturating beyond that, or far beyond the threshold, changes little, and is counted.
         """
         v_th = max(float(group.v_th[np.isfinite(group.v_th)].max(initial=0.0)) for group in groups)
         yield self.worst(into), self.largest_input
@@ -150,7 +150,7 @@ class Plan:
                 yield self.current_bound(group.kappa, own)
 
     def current_bound(self, kappa: np.ndarray, own: Sequence[Link]) -> tuple[float, float]:
-        """Return the same for a u with memory: the moving threshold, which the neuron's own spikes make negative.
+        """Return figure and limit of a u with memory: the moving threshold, which a neuron's own spikes make negative.
 
         Where the v that is added to it is kept small, u stays near: below the least such v, the neuron cannot spike.
         """
@@ -165,7 +165,7 @@ class Plan:
         yield self.worst(into) * self.held(group), float(MAX_V_TH)
 
     def held(self, group: Group) -> float:
-        """Return how many ticks of a steady input a readout holds at most."""
+        """Return how many times itself a steady input adds up to in a readout, at most."""
         readout = self.network.readout
         of_a_step = readout.count or readout.first_spike
         return min(self.network.n_ticks, _memory(group.alpha)) if of_a_step else _memory(group.alpha)
@@ -176,7 +176,7 @@ class Plan:
         return 2.0 ** min(self.profile.input_bits, self.profile.u_bits) - 1
 
     def excess(self, program: Program, scales: Sequence[float]) -> np.ndarray:
-        """Return the worst cases of the rounded weights over their limits, per layer and for the readout."""
+        """Return worst case over limit of the rounded weights, for each layer and the readout; above 1 it may wrap."""
         worst = largest_input(program, self.graded)
         if self.graded:
             worst += self.largest_sent * 2.0 ** self.payload_bits(scales[0]) * input_per_payload(program)
@@ -190,7 +190,7 @@ class Plan:
         return excess
 
     def payload_bits(self, scale: float) -> int:
-        """Return the bits behind the point that a graded spike carries."""
+        """Return the binary places of a graded spike: x is sent as ``round(2^p x)``."""
         link = next(link for link in self.lowered.links if link.pre == INPUT)
         if not np.any(link.weights):
             return 0
@@ -224,6 +224,21 @@ class Plan:
             for domain in range(len(scales))
             for link in self.links_into(domain)
         )
+
+    def clipped_biases(self, scales: Sequence[float]) -> Iterator[str]:
+        """Yield a line for each group with constant currents that are larger than a bias can be.
+
+        Those that the host writes on each step are not among them: it counts what it clips.
+        """
+        for group in self.lowered.groups:
+            written = self.lowered.input == "bias" and group.name == self.lowered.target
+            largest = MAX_BIAS / scales[group.domain]
+            n_larger = int(np.count_nonzero(abs(group.bias) > largest))
+            if n_larger and not written:
+                yield (
+                    f"{group.name}: {n_larger} of {group.n} biases, up to {abs(group.bias).max():.3g}, are larger than "
+                    f"a bias can be beside these thresholds, and become {largest:.3g}"
+                )
 
     def program_at(self, chip: str, scales: Sequence[float]) -> Program:
         """Return the program, not yet placed, for given scales."""
@@ -294,7 +309,7 @@ def _or(values: np.ndarray | None, default: float) -> np.ndarray | float:
 
 
 def _memory(factor: np.ndarray) -> float:
-    """Return how many ticks of a steady input the slowest of some leaks adds up to."""
+    """Return ``1 / (1 - factor)`` of the slowest leak: a steady input adds up to so many times itself."""
     return 1.0 / max(1.0 - float(factor.max()), 1e-9)
 
 

@@ -250,8 +250,8 @@ class ChipWinnerTakeAll:
     def updates_per_core(self) -> np.ndarray:
         """Synapses that learning has computed so far, for each core that learns.
 
-        For :func:`~spikeloop.hardware.energy.learning_cost`. Counted are those of actor and critic; they are taken to
-        be spread evenly over the cores of each.
+        :func:`~spikeloop.hardware.energy.learning_cost` takes it. The counts of actor and critic are exact; each is
+        assumed to be spread evenly over its cores.
         """
         n_parts = -(-self.actor.n_pre // (CHIPS[CHIP].input_axons // 2))
         return np.repeat([self.actor.updates / n_parts, self.critic.updates / n_parts], n_parts)

@@ -31,7 +31,7 @@ class Synapses(NamedTuple):
 
     Args:
         weights: Shape (Q, P), in units of v.
-        rates: Mean square of what each source sends per tick, shape (P,): what weighs the errors of its weights.
+        rates: Mean square of what each source sends per tick, shape (P,): errors of its weights count so much.
         graded: Whether sources send integers, which may stand for any power of two (:func:`choose_payload_bits`): the
             exponent then has no bounds.
     """
@@ -190,7 +190,7 @@ def quantize_bias(bias: np.ndarray) -> np.ndarray:
 def choose_scale(
     synapses: Sequence[Synapses], v_th: np.ndarray, bounds: Iterable[tuple[float, float]], bits: int
 ) -> float:
-    """Return the scale of a layer: the one whose weights and thresholds err least, as far up as nothing overflows.
+    """Return the scale of a layer with which weights and thresholds err least, among those with which all fits.
 
     Weights only depend on the fraction of an octave the scale takes, since exponents shift them; thresholds, biases
     and the rounding of decays want it large.
@@ -221,10 +221,10 @@ def choose_scale(
 def choose_payload_bits(
     synapses: Synapses, scale: float, bits: int, largest: float, exponents: tuple[int, int], on_sum: bool
 ) -> int:
-    """Return the bits ``p`` behind the point of a graded spike: x is sent as ``round(2^p x)``.
+    """Return the binary places ``p`` of a graded spike: x is sent as ``round(2^p x)``.
 
-    Weight times payload has a least unit, so finer payloads leave coarser weights: the two errors are balanced. Where
-    exponents shift sums, eight bits more are behind the point of the sum, and both are fine.
+    Weight times payload has a least unit, so finer payloads mean coarser weights: the two errors are balanced. Where
+    exponents shift sums, a sum has eight binary places more, and both can be fine.
 
     Args:
         synapses: The weights.

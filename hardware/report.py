@@ -57,7 +57,7 @@ class Report:
         modelled: By source of the constants: modelled energies and time per env step; with a control period, also the
             static energy between two steps, ``idle``.
         metrics: NeuroBench's metrics (:mod:`spikeloop.spiking.metrics`), footprint in bytes.
-        approximations: What the chip does otherwise than the network says, beside rounding.
+        approximations: In what the chip differs from the network, beside rounding.
         quantization: What the weights of each projection lost.
         control_period: Time from one env step to the next; None if it is not known.
     """
@@ -225,8 +225,10 @@ def _host_operations(deployment: Deployment, counts: Counts, n_steps: int) -> di
     return {
         "observations normalised": sum(step.n_in for step in host.preprocessing if isinstance(step, Normalizer)),
         "channels encoded": 0 if host.encoder.kind == "direct" else ticks * n_channels,
-        "multiply-accumulates": (written * n_channels) + (0 if n_read else n_outputs),
-        "accumulates": float(spikes_read * n_outputs),
+        "multiply-accumulates": written * n_channels
+        + (0 if n_read else n_outputs)
+        + sum(w.size for w in host.readout.weights[1:]),
+        "accumulates": float(spikes_read * len(host.readout.weights[0])),
         "biases written": written,
         "spikes sent to the chip": 0 if written else sent,
         "values read from the chip": 0 if n_read else n_outputs,
@@ -241,8 +243,9 @@ def _metrics(deployment: Deployment, counts: Counts, n_steps: int, of_host: dict
     The footprint is synaptic memory, 8 bytes of state per compartment, and the host's arrays.
     """
     program, host = deployment.program, deployment.host
-    arrays = [a for a in (host.w_in, host.bias, host.readout.w_out, host.readout.b_out) if a is not None]
-    on_host = [w for w in (host.w_in, host.readout.w_out) if w is not None]
+    on_host = [*([] if host.w_in is None else [host.w_in]), *host.readout.weights]
+    biases = [*([] if host.bias is None else [host.bias]), *(layer.b for layer in host.readout.dense)]
+    arrays = [*on_host, *biases, host.readout.b_out]
     sizes = np.array([_n_weights(p.weights) for p in program.projections])
     n_weights = int(sizes.sum()) + sum(w.size for w in on_host)
     stored = sum(np.count_nonzero(w) for w in [*(p.weights for p in program.projections), *on_host])
@@ -252,7 +255,7 @@ def _metrics(deployment: Deployment, counts: Counts, n_steps: int, of_host: dict
     operations = SynapticOperations(
         effective_macs=(of_input / n_steps if graded else 0.0) + macs,
         effective_acs=(counts.synaptic_ops - of_input * graded) / n_steps + of_host["accumulates"],
-        dense=float(host.n_ticks * (sizes.sum() + host.readout.w_out.size) + macs),
+        dense=float(host.n_ticks * (sizes.sum() + host.readout.weights[0].size) + macs),
     )
     words = sum(core.memory_words for core in use(program))
     return {
@@ -278,7 +281,7 @@ def _reached(weights: np.ndarray, spikes: np.ndarray) -> float:
 
 
 def draw_cores(ax: Axes, figures: Report) -> Axes:
-    """Draw the chip's cores, four to a tile, coloured by the share in use of what is scarcest on each of them.
+    """Draw the chip's cores, four to a tile, coloured by how much of its scarcest resource each core uses.
 
     Args:
         ax: Axes to draw on.

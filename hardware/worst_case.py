@@ -1,4 +1,4 @@
-"""What can reach a program's compartments at worst: known from its weights, whatever its input will be."""
+"""The largest input that can reach each compartment of a program: known from the weights, whatever is played."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from spikeloop.hardware.fixed_point import synaptic_input
 from spikeloop.hardware.program import Program, Projection
 
+_UNIT = 64  # synapses add multiples of it to u
 _ACCUMULATOR = 2**31 - 1  # of mantissas times payloads, before an exponent shifts their sum
 
 
@@ -15,14 +16,17 @@ def largest_input(program: Program, graded: bool) -> np.ndarray:
 
     Args:
         program: The program.
-        graded: Whether input lines send payloads, which are then left out, and not spikes.
+        graded: Whether input lines send payloads instead of spikes; these lines are then left out.
     """
     sums = np.zeros((2, program.compartments.n))
     for p in program.projections:
         if not (graded and p.from_input):
             weights = _in_units_of_u(program, p)
-            np.add.at(sums[0], p.post, np.maximum(weights, 0).sum(axis=1))
-            np.add.at(sums[1], p.post, np.maximum(-weights, 0).sum(axis=1))
+            highest, lowest = np.maximum(weights, 0).sum(axis=1), np.minimum(weights, 0).sum(axis=1)
+            if _shifts_sums(program, p):
+                highest, lowest = np.floor(highest / _UNIT) * _UNIT, np.floor(lowest / _UNIT) * _UNIT
+            np.add.at(sums[0], p.post, highest)
+            np.add.at(sums[1], p.post, -lowest)
     return sums.max(axis=0)
 
 
@@ -39,6 +43,7 @@ def largest_payload(program: Program) -> int:
     """Return the largest magnitude of graded input with which no sum of one tick can leave its range, at least 1."""
     profile = program.arithmetic
     room = 2 ** min(profile.input_bits, profile.u_bits) - 1 - largest_input(program, graded=True)
+    room -= _UNIT * sum(p.from_input and _shifts_sums(program, p) for p in program.projections)  # rounded down
     each = input_per_payload(program)
     limits = [float(_ACCUMULATOR), *(room[each > 0] / each[each > 0])]
     for p in program.projections:
@@ -49,6 +54,10 @@ def largest_payload(program: Program) -> int:
 
 def _in_units_of_u(program: Program, p: Projection) -> np.ndarray:
     """Return what a spike adds to u through each synapse, shape (Q, P), float64."""
-    profile = program.arithmetic
-    weights = synaptic_input(p.weights, p.exponent, p.bits, p.sign_mode, profile).astype(np.float64)
-    return weights * 2.0 ** (6 + (p.exponent if p.exponent < 0 and profile.exponent_on == "sum" else 0))
+    weights = synaptic_input(p.weights, p.exponent, p.bits, p.sign_mode, program.arithmetic).astype(np.float64)
+    return weights * _UNIT * 2.0 ** (p.exponent if _shifts_sums(program, p) else 0)
+
+
+def _shifts_sums(program: Program, p: Projection) -> bool:
+    """Return whether an exponent shifts the sum of a tick, which rounds it down to a whole unit."""
+    return p.exponent < 0 and program.arithmetic.exponent_on == "sum"

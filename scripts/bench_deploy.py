@@ -91,7 +91,7 @@ def _table_line(row: Row, chip: str, results: list[dict[str, Any]]) -> str:
 
 
 def _kept_cells(each: list[float | None]) -> list[str]:
-    """Return the mean with its interval, the least, and each, of what was kept where it is defined."""
+    """Return table cells of what the seeds kept, where it is defined: mean with interval, the least, each."""
     defined = np.array([one for one in each if one is not None])
     shown = ", ".join("undefined" if one is None else f"{one:.1%}" for one in each)
     if not defined.size:

@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def for_all(rows: list[Row], args: argparse.Namespace, work: Callable[[Row, int], Result]) -> dict[Row, list[Result]]:
-    """Return what ``work`` returns for each row and seed, as many runs at a time as their threads allow."""
+    """Call ``work`` for each row and seed and return the results; runs at a time use at most ``--jobs`` threads."""
     results: dict[tuple[Row, int], Future[Result]] = {}
     for threads in (1, 2):
         with ThreadPoolExecutor(max(1, args.jobs // threads)) as pool:

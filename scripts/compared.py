@@ -87,16 +87,16 @@ def action_agreement(
 ) -> dict[str, Any]:
     """Compare actions on what the float network saw, each player carrying its own state.
 
-    A spiking network amplifies small differences, so that some disagreement is nobody's fault. The baseline says how
-    much: the float network beside itself with each membrane raised once by a thousandth of its threshold, after the
-    first step of each episode.
+    A spiking network amplifies small differences, so some disagreement says nothing about the chip. The baseline
+    tells how much: it compares the float network with a copy of itself whose membranes were raised once, after the
+    first step of each episode, by a thousandth of their thresholds.
 
     Args:
         network: The float network.
         deployment: The same compiled.
-        steps: Observations of one environment and episode starts, shape (1,), of each step.
-        space: Of the actions.
-        seed: Of the start keys of a ``rate`` encoder, which are the same for all.
+        steps: Of each step, what one environment showed, and whether an episode started, shape (1,).
+        space: Action space.
+        seed: Seed of the start keys of a ``rate`` encoder; all players have the same keys.
 
     Returns:
         ``chip`` and ``baseline``, and what they ``measure``: the share of steps with the same action, or of a box

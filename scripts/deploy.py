@@ -89,7 +89,7 @@ def deploy(argv: list[str]) -> int:
 def _play(
     network: Network, floating: Act, chip: DeployedPolicy, env: VecEnv, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return the returns of float network, chip and chance on the same episodes, what was kept, and who agrees."""
+    """Return the returns of all players on the same episodes, what the chip kept, and how often actions agree."""
     recorded = Recorded(floating, COMPARED_STEPS)
     players: dict[str, Act] = {"float": recorded, "chip": chip.predict, "random": random_player(env, args.seed)}
     returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--approximate",
         action="store_true",
-        help="compile what the chip approximates badly too, such as refractory ticks",
+        help="also compile what is known to cost most of a return: membranes that integrate while refractory",
     )
     add(
         "--control-period",
@@ -218,7 +218,7 @@ def _compare_actions(deployment: Deployment, seen: np.ndarray, args: argparse.Na
 
 
 def control_period(env: VecEnv) -> float | None:
-    """Return the time between env steps in s that an environment tells: by ``dt``, ``tau``, or frames per second."""
+    """Return an environment's time between steps in s: its ``dt``, its ``tau``, or from its frames per second."""
     task = env.get_attr("unwrapped")[0]
     fps = (getattr(task, "metadata", None) or {}).get("render_fps")
     for seconds in (getattr(task, "dt", None), getattr(task, "tau", None), 1 / fps if fps else None):
@@ -228,7 +228,7 @@ def control_period(env: VecEnv) -> float | None:
 
 
 def _save(deployment: Deployment, results: dict[str, Any], figures: Report, folder: Path) -> bool:
-    """Leave the files of a chip, and say whether a picture of the cores is among them: not without matplotlib."""
+    """Write the files of a chip; return whether a picture of the cores is among them, which needs matplotlib."""
     chip = figures.chip
     deployment.save(folder / deployed_file(chip))
     write_atomically(folder / report_file(chip), (json.dumps(results, indent=1) + "\n").encode())

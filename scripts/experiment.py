@@ -115,7 +115,7 @@ class Experiment(ExperimentManager):
         return hyperparams, saved
 
     def _fit_to_observations(self, hyperparams: dict[str, Any], saved: dict[str, Any]) -> None:
-        """Leave unnormalised what cannot be normalised, if the settings are those for any environment."""
+        """With the preset for any environment, normalise only those observations that VecNormalize can take."""
         presets = yaml.safe_load(Path(self.config).read_text("utf-8"))
         if self.env_name.gym_id in presets or "normalize" not in hyperparams:
             return
@@ -260,7 +260,7 @@ class Experiment(ExperimentManager):
         self.saved = self.checkpoints.save()
 
     def _nothing_left(self, model: Any) -> str:
-        """Return why a run that goes on has come to its end; empty if it has not."""
+        """Return why a resumed run is at its end already; empty if there is something left to train."""
         n_episodes = model.n_episodes if self.algo == "rstdp" else None
         if n_episodes is not None and model._episode_num >= n_episodes:
             return f": all of n_episodes={n_episodes} are done"

@@ -55,7 +55,7 @@ def _curve(ax: Axes, episodes: Path) -> Axes:
 
 
 def draw_raster(network: Network | None, monitor: Monitor, picture: Path) -> None:
-    """Draw the spikes that a monitor recorded of a network; without it, plain and adaptive neurons look alike."""
+    """Draw recorded spikes; with the network given, its adaptive neurons are coloured apart from plain ones."""
     save(raster(new_axes(height=4.0)[0], monitor, None if network is None else network.layers), picture)
 
 

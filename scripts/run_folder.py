@@ -108,7 +108,7 @@ def open_run(folder: Path, best: bool = False) -> RunFolder:
 
 
 def _settings(folder: Path) -> Path | None:
-    """Return the folder of a run's settings; None if it is no folder of one run."""
+    """Return the folder that holds a run's settings; None if ``folder`` is not that of exactly one run."""
     found = list(folder.glob("*/args.yml"))
     return found[0].parent if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""RL Zoo's own options, with checks of the values that it takes without a word or answers with a traceback."""
+"""RL Zoo's own options, with checks of those values that it would ignore or answer with a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What public functions ask of the arrays they are given: the kernels read and write without looking at bounds."""
+"""Checks of the arrays that public functions are given: the kernels read and write without looking at bounds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shaped(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
     """Return ``value`` as an array of real numbers of the given shape, whose free sizes are given by their letters.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it has another shape, or holds anything but real numbers.
     """
     array = real(name, value)
     fits = all(isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=False))
@@ -42,10 +42,10 @@ def shaped(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
 
 
 def finite(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the array.
+    """Return the array if all its numbers are finite.
 
     Raises:
-        ValueError: If it holds NaN or infinity, saying which and where.
+        ValueError: If one is NaN or infinite; the message says where.
     """
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
@@ -83,7 +83,7 @@ def spikes(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
 def within(name: str, array: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return the array, clipped to the bounds.
 
-    Values that lie beyond a bound by no more than float32 rounds it are taken: float32 makes of 0.1 a little more.
+    A value may exceed a bound by the rounding of float32, which makes 0.1 a little larger, and is then clipped to it.
 
     Raises:
         ValueError: If a value is not finite or lies beyond a bound.

@@ -40,7 +40,7 @@ def footprint(network: Network) -> int:
 
 def connection_sparsity(network: Network) -> float:
     """Return the share of weights that are zero, the readout's included."""
-    weights = [network.readout.w_out, *(w for layer in network.layers for w in _weights(layer))]
+    weights = [*network.readout.weights, *(w for layer in network.layers for w in _weights(layer))]
     return 1.0 - float(sum(np.count_nonzero(w) for w in weights)) / sum(w.size for w in weights)
 
 
@@ -72,7 +72,7 @@ def synaptic_operations(
         n_ticks: Ticks per env step.
         x: Encoder output to average the input's cost over, shape (L, B, n_channels) or (L, n_ticks, B, n_channels);
             None takes currents that are never zero, which is the worst case of a held input.
-        w_out: Readout weights, shape (n_outputs, N); None leaves the readout out.
+        w_out: Readout weights that the spikes meet, shape (n, N); None leaves the readout out.
     """
     if x is None:
         x = np.full((1, 1, layers[0].n_inputs), 0.5)
@@ -109,14 +109,16 @@ def summary(
     network: Network, spike_counts: Sequence[np.ndarray], n_counted: int, x: np.ndarray | None = None
 ) -> dict[str, float]:
     """Return every metric of a network by name; arguments as in :func:`synaptic_operations`."""
-    operations = synaptic_operations(
-        network.layers, spike_counts, n_counted, n_ticks=network.n_ticks, x=x, w_out=network.readout.w_out
+    met, *after = network.readout.weights
+    macs, acs, dense = synaptic_operations(
+        network.layers, spike_counts, n_counted, n_ticks=network.n_ticks, x=x, w_out=met
     )
+    once = sum(w.size for w in after)  # dense layers and what follows them run once per env step, on values
     return {
         "footprint": footprint(network),
         "connection_sparsity": connection_sparsity(network),
         "activation_sparsity": activation_sparsity(spike_counts, n_counted),
-        **operations._asdict(),
+        **SynapticOperations(macs + once, acs, dense + once)._asdict(),
     }
 
 

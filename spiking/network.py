@@ -266,7 +266,7 @@ class Readout:
     """Linear map of a leaky filter of the last layer's spikes; the value read at the end of an env step.
 
     Args:
-        w_out: Shape (n_outputs, N).
+        w_out: Shape (n_outputs, N), or (n_outputs, width of the last dense layer) if there are any.
         b_out: Shape (n_outputs,).
         tau_out: Time constant of the filter in ms; 0 reads the spikes of the step's last tick.
         count: Read the mean number of spikes per tick of the step instead of the leaky filter.
@@ -274,7 +274,8 @@ class Readout:
             ticks of the step, and the values are read when the first one exceeds ``v_th_out`` (at the last tick if
             none does), so that the largest of them is the first unit to spike.
         v_th_out: Threshold of those units.
-        dense: Ordinary layers between the filter and the map, which a host computes (an MLP after a spiking actor).
+        dense: Ordinary layers between the filter and the map: an MLP after a spiking actor. Beside a chip, the host
+            computes them.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
@@ -306,7 +307,12 @@ class Readout:
     @property
     def n_neurons(self) -> int:
         """Number of neurons N whose spikes it reads."""
-        return (self.dense[0].w if self.dense else self.w_out).shape[1]
+        return self.weights[0].shape[1]
+
+    @property
+    def weights(self) -> tuple[np.ndarray, ...]:
+        """All its matrices in their order, each (n_out, n_in): the first meets the spikes, the last is ``w_out``."""
+        return (*(layer.w for layer in self.dense), self.w_out)
 
     @property
     def n_outputs(self) -> int:

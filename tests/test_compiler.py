@@ -25,6 +25,7 @@ from spikeloop.hardware.quantize import (
 )
 from spikeloop.hardware.resources import use
 from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
+from spikeloop.spiking.network import ACTIVATIONS, Dense
 
 BOTH = [{}, {"sizes": (12, 9)}, {"count": True}, {"tau_out": 3.0}, {"first_spike": True}, {"recurrent": False}]
 BOTH += [{"encoder": kind} for kind in ("population", "delta", "rate", "latency")]
@@ -85,6 +86,25 @@ def test_a_readout_without_latency_is_read_on_the_host_and_loses_nothing(chip, o
     np.testing.assert_allclose(values, expected, atol=1e-5)
     with pytest.raises(ValueError, match="readout on the host"):
         compile_network(network, chip, strict=True)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("latency", [0, 1])
+@pytest.mark.parametrize("widths", [(2,), (12,), (5, 3)])
+@pytest.mark.filterwarnings("ignore:lowered for")
+def test_dense_layers_after_the_spikes_are_computed_by_the_host(chip, latency, widths):
+    rng, dense, n = np.random.default_rng(0), [], 12
+    for width in widths:
+        w = rng.normal(size=(width, n)).astype("f4")
+        dense.append(Dense(w, rng.normal(size=width).astype("f4"), str(rng.choice(list(ACTIVATIONS)))))
+        n = width
+    network = exact_network(latency=latency, count=bool(latency))
+    readout = dataclasses.replace(network.readout, w_out=rng.normal(size=(2, n)).astype("f4"), dense=tuple(dense))
+    network = dataclasses.replace(network, readout=readout)
+    deployment = compile_network(network, chip, calibration=observations()[0])
+    expected, values, rate = outputs(network, deployment)
+    assert rate > 0.1
+    np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +361,7 @@ def any_network(seed, kind, size=1.0):
         centers = np.tile(np.array([-1.0, 0.0, 1.0]) / size, (n_obs, 1))
         encoder = Encoder(kind, n_obs, centers=centers, widths=np.full((n_obs, 3), 0.5 / size))
     else:
-        gain, threshold = (1.0 if kind == "rate" else 2.0), (0.25 / size if kind == "delta" else 1.0)
+        gain, threshold = (1.0 if kind == "rate" else 3.0), (0.25 / size if kind == "delta" else 1.0)
         encoder = Encoder(kind, n_obs, low=low, high=high, gain=gain, threshold=threshold)
     reset = str(rng.choice(["zero", "subtract"]))
     v_th = 10.0 ** rng.uniform(-2, 2)
@@ -457,6 +477,19 @@ def test_what_quantisation_costs_each_projection_is_kept_and_a_large_cost_warned
 def test_weights_on_the_chips_grid_cost_nothing():
     deployment = compile_network(exact_network(beta=0.0), calibration=observations()[0])
     assert {cost.signal_to_noise_db for cost in deployment.quantization} == {np.inf}
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("encoder", ["direct", "delta"])
+def test_biases_above_what_the_chip_holds_are_warned_of_by_layer(chip, encoder):
+    network = exact_network(encoder=encoder, sizes=(12, 9))
+    first, second = network.layers
+    bias = second.bias.copy()
+    bias[:2] = 1000, -2000
+    layers = (first, dataclasses.replace(second, bias=bias))
+    answer = "layer 1: 2 of 9 biases, up to 2e.03, are larger than a bias can be .* and become 2[0-9][0-9]"
+    with pytest.warns(UserWarning, match=answer):
+        compile_network(dataclasses.replace(network, layers=layers), chip)
 
 
 @pytest.mark.parametrize("chip", CHIPS)

@@ -1,3 +1,4 @@
+import dataclasses
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ from spikeloop.spiking.metrics import (
     summary,
     synaptic_operations,
 )
-from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout
+from spikeloop.spiking.network import Dense, Encoder, Layer, Network, NeuronParameters, Readout
 
 N_IN, N, N_OUT = 3, 4, 2
 
@@ -131,6 +132,21 @@ def test_summary_names_every_metric(network):
         "effective_acs",
         "dense",
     ]
+
+
+def test_dense_layers_after_the_spikes_run_once_per_env_step(network):
+    counts = [z.sum(axis=(0, 1)) for z in record(network)]
+    plain = summary(network, counts, 300)
+    met = np.ones_like(network.readout.w_out)
+    dense = (Dense(met, np.zeros(N_OUT, met.dtype)),)
+    w_out = np.ones((3, N_OUT), met.dtype)
+    readout = dataclasses.replace(network.readout, w_out=w_out, b_out=np.zeros(3, met.dtype), dense=dense)
+    deep = summary(dataclasses.replace(network, readout=readout, head=None), counts, 300)
+    for name in ("effective_macs", "dense"):
+        assert deep[name] == plain[name] + w_out.size
+    all_met = synaptic_operations(network.layers, counts, 300, n_ticks=5, w_out=met)
+    assert deep["effective_acs"] == all_met.effective_acs
+    assert deep["connection_sparsity"] < plain["connection_sparsity"]
 
 
 @pytest.mark.parametrize("binary", [False, True])

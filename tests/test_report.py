@@ -19,6 +19,7 @@ from spikeloop.hardware.report import MODELLED_OF, NOT_MODELLED, _n_weights, dra
 from spikeloop.hardware.resources import RESOURCES, CoreUse, list_words, routes, use
 from spikeloop.spiking import Normalizer, Simulator
 from spikeloop.spiking.metrics import activation_sparsity, connection_sparsity
+from spikeloop.spiking.network import Dense
 
 SANAFE = json.loads((Path(__file__).parent / "golden" / "sanafe_loihi_energy.json").read_text())["cases"]
 
@@ -255,6 +256,27 @@ def test_report_is_what_was_counted_divided_by_the_steps(chip, encoder, latency)
     assert figures.metrics["effective_acs"] == pytest.approx(
         per_input * (not graded) + reached[1] @ spikes + read_out, rel=1e-6
     )
+
+
+@pytest.mark.parametrize("latency", [0, 1])
+@pytest.mark.filterwarnings("ignore:lowered")
+def test_dense_layers_count_as_the_hosts(latency):
+    network = exact_network(latency=latency)
+    first = replace(network.readout, w_out=np.ones((5, 12), "f4"), b_out=np.zeros(5, "f4"))
+    plain = replace(network, readout=first, head=None, latency=0)
+    dense = (Dense(np.ones((5, 12), "f4"), np.ones(5, "f4")), Dense(np.ones((3, 5), "f4"), np.ones(3, "f4")))
+    deep = replace(network, readout=replace(network.readout, w_out=np.ones((2, 3), "f4"), dense=dense))
+    found = []
+    for one in (plain, deep):
+        policy = DeployedPolicy(compile_network(one, calibration=observations()[0]))
+        policy.step(observations()[0][0])
+        found.append(report(policy))
+    once = 5 * 3 + 3 * 2  # dense layers behind the first weights meet values, once per env step
+    for name in ("dense", "effective_macs"):
+        assert found[1].metrics[name] == found[0].metrics[name] + once
+    spikes = found[1].host["spikes read from the chip"]
+    assert found[1].host["accumulates"] == 5 * spikes
+    assert found[1].metrics["footprint"] == found[0].metrics["footprint"] + 4 * (once + 3 + 2)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
