@@ -99,7 +99,11 @@ def check_statistics(env: gym.Env | VecEnv) -> None:
         ValueError: If they do.
     """
     has = env.has_wrapper_attr if isinstance(env, gym.Env) else env.unwrapped.has_attr
-    if has("obs_rms"):
+    try:
+        found = has("obs_rms")
+    except OSError:  # workers that have been closed; who closed them could have asked before
+        return
+    if found:
         raise ValueError(
             "the environment keeps running statistics of what it shows (obs_rms, as NormalizeObservation does), which "
             "neither a model nor a file carries: use VecNormalize instead, which is normalize: true for RL Zoo"

@@ -145,9 +145,11 @@ def model_to_network(model: Any, metadata: Mapping[str, str] | None) -> Network:
     The metadata says which environment that is (:class:`~spikeloop.agents.environment.EnvDescription`).
     """
     _check_learnt_statistics(model)
-    description = None if model.env is None else describe(model.env)
-    known = {} if description is None else description.to_metadata()
-    return model.policy.to_network(model.env, {**known, **(metadata or {})})
+    known = dict(metadata or {})
+    if model.env is not None and "env" not in known:
+        description = describe(model.env)
+        known = {**({} if description is None else description.to_metadata()), **known}
+    return model.policy.to_network(model.env, known)
 
 
 def _check_learnt_statistics(model: Any) -> None:

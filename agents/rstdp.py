@@ -276,6 +276,8 @@ class RSTDP(BaseAlgorithm):
         obs = infos[0]["terminal_observation"] if done else new_obs[0]  # type: ignore[index]
         self._action, value = self.policy.epoch(obs)
         modulator = self.policy.modulator(self.reward_scale * float(rewards[0]), self._value, value, terminated)
+        if not np.isfinite(modulator):
+            raise NonFiniteError(f"learning led to a modulator of {modulator}: a lower value_learning_rate may help")
         self.policy.network.reinforce(scale * modulator)
         self._value = value
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]

@@ -77,7 +77,7 @@ def compile_network(
         if note in NEEDS_CONSENT and not approximate:
             raise ValueError(
                 f"{chip} cannot run this network as it is: {what}; train with the chip's own form "
-                "(`spikeloop train --chip-ready` does), or allow it by approximate=True (`spikeloop deploy --approximate`)"
+                "(`spikeloop train --chip-ready` does), or allow it: approximate=True, `spikeloop deploy --approximate`"
             )
         warnings.warn(f"lowered for {chip}: {what}", stacklevel=2)
     plan = Plan(network, lowered, PROFILES[profile], bits, seen)

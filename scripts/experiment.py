@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.callbacks import Checkpoints, EpisodeLog, TrainingStopped, clean_up
 from spikeloop.agents.check_finite import CheckFinite, NonFiniteError
-from spikeloop.agents.environment import check_statistics, describe, with_zoo_settings
+from spikeloop.agents.environment import EnvDescription, check_statistics, describe, with_zoo_settings
 from spikeloop.agents.export import why_no_network
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
@@ -82,6 +82,7 @@ class Experiment(ExperimentManager):
         self.checkpoints: Checkpoints | None = None
         self.interrupts = 0
         self.saved = True
+        self.description: EnvDescription | None = None  # of the environment that a network is saved with
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the hyperparameters twice, to be used and to be saved; those of the run if it goes on."""
@@ -319,19 +320,21 @@ class Experiment(ExperimentManager):
 
     def _check_export(self, model: Any) -> None:
         """Say before the training, not after it, if its policy cannot become a network."""
-        reason = why_no_network(model) if hasattr(model, "to_network") else None
+        if not hasattr(model, "to_network"):
+            return
+        self.description = describe(model.get_env())  # now: RL Zoo closes the environments when training ends
+        reason = why_no_network(model)
         if reason is None:
             return
+        self.description = None
         if self.settings["chip_ready"]:
             raise ValueError(f"a chip-ready policy is to be deployed, and this one could not be: {reason}")
         print(f"{NETWORK} will not be written: {reason}", file=sys.stderr)
 
     def _save_network(self, model: Any) -> None:
-        if not hasattr(model, "to_network") or why_no_network(model) is not None:
+        if self.description is None:
             return
-        description = describe(model.get_env())
-        assert description is not None  # RL Zoo makes registered environments
-        description = with_zoo_settings(description, self.settings["hyperparams"], self.args.gym_packages)
+        description = with_zoo_settings(self.description, self.settings["hyperparams"], self.args.gym_packages)
         metadata = {
             **description.to_metadata(),
             "algo": self.algo,

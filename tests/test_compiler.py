@@ -177,7 +177,7 @@ def test_more_refractory_ticks_than_the_counter_tells_are_refused_by_layer(chip,
 
 def test_what_costs_most_of_a_return_is_approximated_only_on_request():
     network = exact_network(refractory=2)
-    with pytest.raises(ValueError, match=r"membrane held while refractory .* allow it by approximate=True"):
+    with pytest.raises(ValueError, match=r"membrane held while refractory .* allow it: approximate=True"):
         compile_network(network, "loihi1")
     with pytest.warns(UserWarning, match="membrane held while refractory"):
         compile_network(network, "loihi1", approximate=True)

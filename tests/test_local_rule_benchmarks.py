@@ -14,7 +14,7 @@ def test_tmaze_prints_a_row_for_e_prop_and_each_control(capsys):
         "control: beta = 0",
         "control: frozen hidden layer",
     ]
-    assert all(len(row) == 7 and len(row[3].split(",")) == 2 for row in rows[2:])
+    assert all(len(row) == 8 and len(row[4].split(",")) == 2 for row in rows[2:])
 
 
 def test_plasticity_measures_ours_alone_where_no_peer_is_installed(capsys):
