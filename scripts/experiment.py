@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 from rl_zoo3 import ALGOS as ZOO_ALGOS
 from rl_zoo3 import exp_manager
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -38,7 +39,7 @@ from spikeloop.scripts.cli import UsageError
 from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready, fit_normalize
 from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
-from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK, need_folder
+from spikeloop.scripts.run_folder import BEST, CHECKPOINT, CURVE, EPISODES, NETWORK, need_folder
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -163,6 +164,12 @@ class Experiment(ExperimentManager):
         super().create_callbacks()
         if self.optimize_hyperparameters:
             return
+        for callback in self.callbacks:
+            if isinstance(callback, EvalCallback) and isinstance(
+                callback.callback_on_new_best, SaveVecNormalizeCallback
+            ):
+                # beside the settings they would be written over by those of the last model
+                callback.callback_on_new_best.save_path = str(self.folder / BEST)
         if self.settings["quantize"]:
             from spikeloop.hardware.compiler import quantizer
 

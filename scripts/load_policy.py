@@ -206,7 +206,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, 
         hyperparams["env_wrapper"] = [*(wrappers if isinstance(wrappers, list) else [wrappers]), {RecordVideo: video}]
     env = rl_zoo3.create_test_env(
         run.env_id,
-        stats_path=stats_path,
+        stats_path=stats_path and str(run.statistics),
         seed=seed,
         should_render=False,
         hyperparams=hyperparams,

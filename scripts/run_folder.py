@@ -13,6 +13,7 @@ CHECKPOINT = "checkpoint.zip"
 EPISODES = "learning_curve.csv"
 CURVE = "learning_curve.png"
 NETWORK = "policy.safetensors"
+BEST = "best_model"  # the zip of this name, and the folder of the normalisation statistics of its time
 
 
 def deployed_file(chip: str) -> str:
@@ -71,7 +72,8 @@ class RunFolder:
 
     Args:
         model: The zip that SB3 saved.
-        settings: Folder of the run's settings and normalisation statistics.
+        settings: Folder of the run's settings.
+        statistics: Folder of the normalisation statistics that belong to the model.
         algo: Name of the algorithm.
         env_id: Environment it was trained on.
         env_kwargs: Arguments of the environment given on the command line.
@@ -80,6 +82,7 @@ class RunFolder:
 
     model: Path
     settings: Path
+    statistics: Path
     algo: str
     env_id: str
     env_kwargs: dict[str, Any]
@@ -101,10 +104,12 @@ def open_run(folder: Path, best: bool = False) -> RunFolder:
         n_found = len(list(folder.glob("*/args.yml")))
         raise UsageError(f"{folder} is not the folder of one run: it holds {n_found} */args.yml")
     args = yaml.load((settings / "args.yml").read_text("utf-8"), Loader=yaml.UnsafeLoader)  # as RL Zoo wrote it
-    model = folder / "best_model.zip" if best else _model(folder, settings)
+    model = folder / f"{BEST}.zip" if best else _model(folder, settings)
     if not model.is_file():
         raise UsageError(f"{folder} holds no {model.name}" + _why_missing(folder, best))
-    return RunFolder(model, settings, args["algo"], args["env"], args["env_kwargs"] or {}, args["gym_packages"])
+    statistics = folder / BEST if best and (folder / BEST / "vecnormalize.pkl").is_file() else settings
+    env_kwargs = args["env_kwargs"] or {}
+    return RunFolder(model, settings, statistics, args["algo"], args["env"], env_kwargs, args["gym_packages"])
 
 
 def _settings(folder: Path) -> Path | None:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium.envs.classic_control import CartPoleEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from spikeloop.agents.callbacks import read_episodes
 from spikeloop.agents.registry import ALGOS, hyperparams_file, load_algorithm
@@ -301,6 +303,21 @@ def test_unfinished_run_says_how_to_finish_it(trained, tmp_path, capsys):
     (run / "spikeloop-CartPoleNoVel-v0.zip").unlink()
     assert start(rollout, run) == 2
     assert_one_line(capsys, f"spikeloop train --resume {run}")
+
+
+def test_the_best_model_plays_with_the_statistics_of_its_time(tmp_path):
+    pytest.importorskip("rl_zoo3")
+    from spikeloop.scripts.load_policy import load_run
+
+    budget = ["-n", 64, "--eval-freq", 64, "--eval-episodes", 1, "--verbose", 0, "-f", tmp_path]
+    assert start(train, "--env", "CartPole-v1", *budget, "--hyperparams", *SMALL, "normalize:True") == 0
+    run = tmp_path / "spiking_ppo" / "CartPole-v1_1"
+    kept = run / "best_model" / "vecnormalize.pkl"
+    statistics = VecNormalize.load(str(kept), make_vec_env("CartPole-v1"))
+    statistics.obs_rms.count = 77.0
+    statistics.save(str(kept))
+    counts = [load_run(run, best, 0, None).env.obs_rms.count for best in (True, False)]
+    assert counts[0] == 77.0 != counts[1]
 
 
 def test_a_run_that_was_never_evaluated_has_no_best_model(trained, tmp_path, capsys):
