@@ -83,8 +83,9 @@ def inputs_of(
     raw = wrappers[0].venv.observation_space if wrappers else venv.observation_space
     steps: list[Preprocessor] = []
     for wrapper in filter(_changes, wrappers):
-        steps += _steps_of(wrapper, bool(steps))
+        steps += _steps_of(wrapper, any(isinstance(step, Normalizer) for step in steps))
     _check_memory(raw, steps)
+    _check_rounding(wrappers)
     return Inputs(observation_parts(raw), (*steps, *own_steps))
 
 
@@ -255,6 +256,18 @@ def _check_memory(raw: spaces.Space, steps: list[Preprocessor]) -> None:
                 f"a Network keeps past frames in float32, {key or 'the observation'} is {space.dtype} and normalised "
                 "after stacking: put VecNormalize inside VecFrameStack, as RL Zoo does"
             )
+
+
+def _check_rounding(wrappers: list[VecEnvWrapper]) -> None:
+    """Refuse what one VecNormalize leaves as it is and another normalises: in between a Network makes it float32."""
+    normalizers = [wrapper for wrapper in wrappers if type(wrapper) is VecNormalize and wrapper.norm_obs]
+    for wrapper in normalizers[:-1]:
+        for key, space in _items(wrapper.venv.observation_space):
+            if key and key not in (wrapper.norm_obs_keys or ()) and space.dtype not in _NARROW:
+                raise ValueError(
+                    f"a Network rounds {key!r}, {space.dtype}, to float32 between one VecNormalize and the next: "
+                    "normalise all keys in one"
+                )
 
 
 def _items(space: spaces.Space) -> list[tuple[str, spaces.Space]]:

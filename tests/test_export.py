@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import (
     VecFrameStack,
     VecMonitor,
     VecNormalize,
+    VecTransposeImage,
 )
 from torch import nn
 
@@ -235,6 +236,22 @@ def test_what_has_no_place_in_a_network_is_refused_by_name():
         with pytest.raises(ValueError, match=name) as refusal:
             model.to_network()
         assert "\n" not in str(refusal.value)
+
+
+def test_keys_normalised_one_after_the_other_are_refused_where_float32_rounds_them():
+    def model(dtype):
+        env = DummyVecEnv([lambda: Shown(spaces.Dict(a=box(2), b=box(2, dtype=dtype)))])
+        return SpikingPPO("LsnnPolicy", VecNormalize(VecNormalize(env, norm_obs_keys=["a"]), norm_obs_keys=["b"]))
+
+    assert len(model(np.float32).to_network().preprocessing) == 2
+    with pytest.raises(ValueError, match="rounds 'b', float64"):
+        model(np.float64).to_network()
+
+
+def test_frames_of_an_image_whose_axes_were_exchanged_are_stacked():
+    env = VecFrameStack(VecTransposeImage(environments(SPACES["image"], "raw")), 2)
+    model = SpikingPPO("LsnnPolicy", env, policy_kwargs={"features_extractor_class": FlattenExtractor})
+    assert same_actions(model, Simulator(model.to_network())) == N_STEPS
 
 
 def test_running_statistics_inside_an_environment_are_refused():
