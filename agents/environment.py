@@ -68,6 +68,15 @@ class EnvDescription:
         except (ValueError, TypeError) as error:
             raise ValueError(f"the metadata does not describe an environment: {error}") from None
 
+    def missing(self) -> str | None:
+        """Return which arguments text could not hold, without which it cannot be made again; None if all are here."""
+        if self.env_kwargs is None:
+            return f"{self.env_id} was made with arguments that could not be written down"
+        for name, kwargs in self.wrappers:
+            if kwargs is None:
+                return f"the policy was trained behind the wrapper {name}, whose arguments could not be written down"
+        return None
+
     def make(self, trusted: Sequence[str] = (), **env_kwargs: Any) -> gym.Env:
         """Make the environment, with all of its wrappers, and a ``Monitor`` if it had none.
 
@@ -78,11 +87,12 @@ class EnvDescription:
         Raises:
             ValueError: If it cannot be made again as it was.
         """
-        if self.env_kwargs is None:
-            raise ValueError(f"{self.env_id} was made with arguments that could not be written down")
+        missing = self.missing()
+        if missing is not None:
+            raise ValueError(missing)
         limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
-        wrappers = [_wrapper_class(name, kwargs, trusted) for name, kwargs in self.wrappers]
-        env = gym.spec(self.env_id).make(**{**self.env_kwargs, **limit, **env_kwargs})
+        wrappers = [_wrapper_class(name, trusted) for name, _ in self.wrappers]
+        env = gym.spec(self.env_id).make(**{**(self.env_kwargs or {}), **limit, **env_kwargs})
         for wrapper, (_, kwargs) in zip(wrappers, self.wrappers, strict=True):
             env = wrapper(env, **(kwargs or {}))
         check_statistics(env)
@@ -174,7 +184,7 @@ def _plain(kwargs: Any) -> dict[str, Any] | None:
         return None
 
 
-def _wrapper_class(name: str, kwargs: Mapping[str, Any] | None, trusted: Sequence[str]) -> type[gym.Wrapper]:
+def _wrapper_class(name: str, trusted: Sequence[str]) -> type[gym.Wrapper]:
     module, _, class_name = name.partition(":")
     if not any(module == one or module.startswith(f"{one}.") for one in (*_TRUSTED, *trusted)):
         raise ValueError(
@@ -187,6 +197,4 @@ def _wrapper_class(name: str, kwargs: Mapping[str, Any] | None, trusted: Sequenc
         raise ValueError(f"the policy was trained behind the wrapper {name}, which is not here ({error})") from None
     if not (isinstance(found, type) and issubclass(found, gym.Wrapper)) or class_name in _ONLOOKERS:
         raise ValueError(f"the policy was trained behind {name}, which is no Gymnasium wrapper that a file may name")
-    if kwargs is None:
-        raise ValueError(f"the policy was trained behind the wrapper {name}, whose arguments the file does not know")
     return found

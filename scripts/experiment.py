@@ -326,24 +326,27 @@ class Experiment(ExperimentManager):
         print_last_words(self.folder, self.callbacks)
 
     def _check_export(self, model: Any) -> None:
-        """Say before the training, not after it, if its policy cannot become a network."""
+        """Say before the training, not after it, if its policy cannot become a network or its file not be played."""
         if not hasattr(model, "to_network"):
             return
-        self.description = describe(model.get_env())  # now: RL Zoo closes the environments when training ends
-        reason = why_no_network(model)
+        reason, lost = why_no_network(model), "be written"
+        if reason is None:
+            description = describe(model.get_env())  # now: RL Zoo closes the environments when training ends
+            assert description is not None  # RL Zoo makes registered environments
+            settings = self.settings["hyperparams"], self.args.gym_packages
+            self.description = with_zoo_settings(description, *settings)
+            reason, lost = self.description.missing(), "be playable"
         if reason is None:
             return
-        self.description = None
         if self.settings["chip_ready"]:
             raise ValueError(f"a chip-ready policy is to be deployed, and this one could not be: {reason}")
-        print(f"{NETWORK} will not be written: {reason}", file=sys.stderr)
+        print(f"{NETWORK} will not {lost}: {reason}", file=sys.stderr)
 
     def _save_network(self, model: Any) -> None:
         if self.description is None:
             return
-        description = with_zoo_settings(self.description, self.settings["hyperparams"], self.args.gym_packages)
         metadata = {
-            **description.to_metadata(),
+            **self.description.to_metadata(),
             "algo": self.algo,
             "seed": str(self.settings["seed"]),
             "num_timesteps": str(model.num_timesteps),

@@ -344,7 +344,7 @@ def test_a_file_does_not_choose_what_code_runs():
         ("my_tasks:Wrapper", "{}"): "--gym-packages my_tasks",
         ("gymnasium.wrappers:RecordVideo", '{"video_folder": "x"}'): "no Gymnasium wrapper that a file may name",
         ("gymnasium:make", '{"id": "x"}'): "no Gymnasium wrapper",
-        ("gymnasium.wrappers:ClipReward", "null"): "arguments the file does not know",
+        ("gymnasium.wrappers:ClipReward", "null"): "arguments could not be written down",
     }.items():
         with pytest.raises(ValueError, match=message):
             described(wrapper[0], json.loads(wrapper[1])).make()
