@@ -338,7 +338,7 @@ def test_spikes_that_the_host_reads_leave_the_chip_in_packets_and_by_axons():
     assert figures.events["packets to the host"] == pytest.approx(spikes / 20)
     assert modelled_cost(program, counts, COSTS["sanafe"]).network == pytest.approx(spikes * 111e-12)
     assert use(program)[0].output_axons == 12
-    with pytest.raises(ValueError, match="a file of an older spikeloop is to be compiled again"):
+    with pytest.raises(ValueError, match="if an older spikeloop wrote the file, compile the network again"):
         replace(policy.deployment, program=replace(program, spike_outputs=[]))
 
 
