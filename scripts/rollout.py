@@ -18,7 +18,7 @@ import numpy as np
 
 from spikeloop.hardware.chip import CHIPS
 from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
-from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run, need_folder
+from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run, need_folder, packages_of
 from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
     found = args.run or find_run(
         args.folder or Path("logs"), args.algo or "spiking_ppo", args.env or "CartPole-v1", args.exp_id or 0
     )
-    place = Place(args.env, args.seed, video, args.human, [*args.gym_packages, *modules])
+    own = packages_of(found) if found.is_dir() else []  # of a run, whose model is trusted too
+    import_modules("--gym-packages", own)
+    place = Place(args.env, args.seed, video, args.human, [*args.gym_packages, *modules, *own])
     if args.deployed:
         return load_deployed(find_deployed(found, args.chip) if found.is_dir() else found, place)
     if args.run is None or args.run.is_dir():

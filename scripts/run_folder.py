@@ -95,21 +95,32 @@ def open_run(folder: Path, best: bool = False) -> RunFolder:
     Raises:
         UsageError: If it is no run folder, or the run did not get as far.
     """
-    import yaml
-
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
     settings = _settings(folder)
     if settings is None:
         n_found = len(list(folder.glob("*/args.yml")))
         raise UsageError(f"{folder} is not the folder of one run: it holds {n_found} */args.yml")
-    args = yaml.load((settings / "args.yml").read_text("utf-8"), Loader=yaml.UnsafeLoader)  # as RL Zoo wrote it
+    args = _arguments(settings)
     model = folder / f"{BEST}.zip" if best else _model(folder, settings)
     if not model.is_file():
         raise UsageError(f"{folder} holds no {model.name}" + _why_missing(folder, best))
     statistics = folder / BEST if best and (folder / BEST / "vecnormalize.pkl").is_file() else settings
     env_kwargs = args["env_kwargs"] or {}
     return RunFolder(model, settings, statistics, args["algo"], args["env"], env_kwargs, args["gym_packages"])
+
+
+def packages_of(folder: Path) -> list[str]:
+    """Return the modules that register the environment of a run, by its folder; none if it is no run folder."""
+    settings = _settings(folder)
+    return [] if settings is None else list(_arguments(settings)["gym_packages"])
+
+
+def _arguments(settings: Path) -> dict[str, Any]:
+    """Return the arguments of a run as RL Zoo wrote them: a file that can run code, as the model beside it can."""
+    import yaml
+
+    return yaml.load((settings / "args.yml").read_text("utf-8"), Loader=yaml.UnsafeLoader)
 
 
 def _settings(folder: Path) -> Path | None:

@@ -406,6 +406,8 @@ def test_modules_in_the_working_folder_are_found_by_the_installed_command(tmp_pa
     settings = ["-conf", "own_settings", "-n", 32, "--eval-freq", -1, "--vec-env", "subproc", "--verbose", 0]
     spikeloop("train", "--env", "own_module:Mine-v0", *settings)
     spikeloop("rollout", "--env", "own_module:Mine-v0", "-n", 1)
+    spikeloop("deploy", "logs/spiking_ppo/Mine-v0_1", "-n", 1)
+    spikeloop("rollout", "logs/spiking_ppo/Mine-v0_1", "--deployed", "-n", 1)
 
 
 class TinyEnv(gym.Env):
