@@ -6,6 +6,7 @@ Resources and events are counted. Energies and times are modelled from published
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,11 @@ class Report:
     control_period: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain values, for JSON."""
+        """Return the figures as plain values, for JSON, which has no infinity: a ratio without noise is None."""
+        costs = [asdict(cost) for cost in self.quantization]
+        for cost in costs:
+            if math.isinf(cost["signal_to_noise_db"]):
+                cost["signal_to_noise_db"] = None
         spec = CHIPS[self.chip]
         limits = {"cores": spec.cores, **{limit: getattr(spec, limit) for _, limit in RESOURCES.values()}}
         return {
@@ -86,6 +91,7 @@ class Report:
             "not_modelled": NOT_MODELLED,
             "limits": limits,
             **asdict(self),
+            "quantization": costs,
         }
 
     def sections(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -489,3 +490,10 @@ def test_nothing_is_reported_of_a_policy_that_has_not_run():
     for policy in (DeployedPolicy(deployment), DeployedPolicy(deployment, interpreted=True)):
         with pytest.raises(ValueError, match="at least one step"):
             report(policy)
+
+
+def test_weights_that_quantisation_does_not_change_leave_plain_json():
+    policy = ran()  # of numbers that the chip holds exactly
+    assert any(cost.signal_to_noise_db == math.inf for cost in report(policy).quantization)
+    figures = json.loads(json.dumps(report(policy).to_dict(), allow_nan=False))
+    assert any(cost["signal_to_noise_db"] is None for cost in figures["quantization"])
