@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,15 +21,45 @@ from spikeloop.hardware.program import PARTS, Program
 from spikeloop.hardware.quantize import MAX_BIAS, QuantizationCost, quantize_bias
 from spikeloop.hardware.worst_case import largest_payload
 from spikeloop.spiking.encoding import encode, new_keys
-from spikeloop.spiking.network import HOST_PARTS, ActionHead, Encoder, Readout
-from spikeloop.spiking.observation import FrameStack, ObservationPart, Preprocessor, flatten, n_frames, preprocess
+from spikeloop.spiking.fields import (
+    array_of,
+    check_choice,
+    check_part,
+    number,
+    parts_of,
+    set_fields,
+    shown,
+    texts,
+    whole,
+)
+from spikeloop.spiking.network import (
+    HOST_PARTS,
+    MAX_TICKS,
+    MAX_TIME,
+    MAX_WEIGHT,
+    ActionHead,
+    Encoder,
+    Readout,
+    check_size,
+    checked_preprocessing,
+)
+from spikeloop.spiking.observation import (
+    MAX_OBS,
+    FrameStack,
+    ObservationPart,
+    Preprocessor,
+    flatten,
+    n_frames,
+    preprocess,
+)
 from spikeloop.spiking.reference import first_spike_outputs, read, readout_tick, values_at_first_spike
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.storage import load_parts, save_parts
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 KIND = "spikeloop.deployment"
 INPUTS = ("bias", "spikes", "graded")
+_SCALES = 1e-30, 1e30  # least and largest: with them, no number of the host leaves its range
 _LARGEST = 1e30  # an infinite input is computed with as this: as good as infinite, and its multiples are numbers
 
 
@@ -77,20 +108,37 @@ class Host:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
-        object.__setattr__(self, "observation", tuple(self.observation))
-        if self.input not in INPUTS:
-            raise ValueError(f"Host.input must be one of {INPUTS}, got {self.input!r}")
-        if not (isinstance(self.n_ticks, int) and self.n_ticks >= 1):
-            raise ValueError(f"Host.n_ticks must be an integer >= 1, got {self.n_ticks!r}")
+        me = "Host"
+        check_part(me, "encoder", self.encoder, Encoder)
+        check_part(me, "readout", self.readout, Readout)
+        check_part(me, "head", self.head, ActionHead, NoneType)
+        check_choice(me, "input", self.input, INPUTS)
+        set_fields(
+            self,
+            n_ticks=whole(me, "n_ticks", self.n_ticks, 1, MAX_TICKS),
+            dt=number(me, "dt", self.dt, 1e-9, MAX_TIME),
+            latency=whole(me, "latency", self.latency, 0, 1),
+            input_scale=number(me, "input_scale", self.input_scale, *_SCALES),
+            output_scale=number(me, "output_scale", self.output_scale, *_SCALES),
+            first_target=whole(me, "first_target", self.first_target, 0, MAX_OBS),
+            first_source=whole(me, "first_source", self.first_source, 0, MAX_OBS),
+            **checked_preprocessing(me, self.observation, self.preprocessing, self.encoder),
+        )
+        if not self.observation:
+            raise ValueError("Host.observation must have at least one part, got none")
+        if self.encoder.per_tick != (self.input == "spikes"):
+            wanted = "'spikes'" if self.encoder.per_tick else "'bias' or 'graded'"
+            raise ValueError(f"Host.input must be {wanted} with encoder {self.encoder.kind!r}, got {self.input!r}")
         if self.input == "bias":
-            if self.w_in is None or self.bias is None:
-                raise ValueError("Host.w_in and Host.bias are needed where input is written as biases")
-            shape = (len(self.bias), self.encoder.n_channels)
-            if self.w_in.shape != shape:
-                raise ValueError(f"Host.w_in must have shape {shape}, got {self.w_in.shape}")
+            w_in = array_of(me, "w_in", self.w_in, (None, self.encoder.n_channels), largest=MAX_WEIGHT)
+            set_fields(self, w_in=w_in, bias=array_of(me, "bias", self.bias, (len(w_in),), largest=MAX_WEIGHT))
+        elif self.w_in is not None or self.bias is not None:
+            raise ValueError(f"Host.w_in and Host.bias must be None where input is {self.input!r}")
         if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
             raise ValueError(f"Host.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
+        if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
+            raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
+        check_size(me, self.n_ticks, self.encoder, self.readout, self.readout.n_neurons, self.memory_shape)
 
     @property
     def reads_spikes(self) -> bool:
@@ -145,17 +193,31 @@ class Deployment:
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
+        me = "Deployment"
+        check_part(me, "program", self.program, Program)
+        check_part(me, "host", self.host, Host)
+        set_fields(
+            self,
+            approximations=parts_of(me, "approximations", self.approximations, str),
+            metadata=texts(me, "metadata", self.metadata),
+            quantization=parts_of(me, "quantization", self.quantization, QuantizationCost),
+        )
         host, program, n = self.host, self.program, self.program.compartments.n
-        object.__setattr__(self, "approximations", tuple(self.approximations))
-        if not set(self.approximations) <= set(APPROXIMATIONS):
-            raise ValueError(f"Deployment.approximations must be among {set(APPROXIMATIONS)}: {self.approximations}")
+        for note in self.approximations:
+            check_choice(me, "approximations", note, tuple(APPROXIMATIONS))
+        if host.input == "graded" and not program.chip_spec.graded_spikes:
+            raise ValueError(
+                f"Deployment.host.input must not be 'graded' on {program.chip}, which has no graded spikes"
+            )
+        if np.any(program.compartments.noise):
+            raise ValueError("Deployment.program must be without noise, as compiled networks are")
         n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
         if program.n_inputs != n_inputs:
             raise ValueError(f"Deployment.program must have {n_inputs} inputs, has {program.n_inputs}")
         read = host.first_source + np.arange(host.readout.n_neurons)
         if not np.array_equal(program.spike_outputs, read):
             raise ValueError(
-                f"Deployment.program must have spike_outputs {read}, has {program.spike_outputs}; "
+                f"Deployment.program must have spike_outputs {shown(read)}, has {shown(program.spike_outputs)}; "
                 "if an older spikeloop wrote the file, compile the network again"
             )
         n_outputs = 0 if host.reads_spikes else host.readout.n_outputs
@@ -164,7 +226,7 @@ class Deployment:
         lengths = {"target": 0 if host.bias is None else len(host.bias), "source": host.readout.n_neurons}
         for name, length in lengths.items():
             first = getattr(host, f"first_{name}")
-            if not (isinstance(first, int) and 0 <= first <= n - length):
+            if not first <= n - length:
                 raise ValueError(f"Deployment.host.first_{name} must be within [0, {n - length}], got {first!r}")
 
     def save(self, path: str | os.PathLike[str]) -> None:

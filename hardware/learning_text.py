@@ -16,11 +16,16 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from spikeloop.spiking.fields import shown
+
 FACTORS = ("x0", "x1", "x2", "y0", "y1", "y2", "y3", "r1", "w", "d", "t")
 _MAX_EXPONENT = 8
 MAX_PRODUCTS = (
     16  # of one variable. Ours: how many words of microcode a core holds is not public; published rules take 4
 )
+_MAX_TEXT = 5_000  # characters of a rule; 16 products are written in some 500
+_MAX_DEPTH = 10  # of parentheses in parentheses
+_MAX_DIGITS = 40  # of a number
 _TOKEN = re.compile(r"\s*(?:(\d+\.\d+|\d+)|([A-Za-z_]\w*)|(.))")
 _U = re.compile(r"u(\d+)$")
 
@@ -73,9 +78,12 @@ def parse(text: str, variable: str = "w", wide: bool = False) -> tuple[Product, 
     Raises:
         ValueError: Naming the term that the hardware could not hold, and why.
     """
+    text = " ".join(text.split())  # in one line: it is written into source as a comment
+    if len(text) > _MAX_TEXT or not (text.isascii() and text.isprintable()):
+        raise ValueError(f"d{variable}: a rule must be of {_MAX_TEXT} ASCII characters at most, got {shown(text)}")
     left, equals, right = text.rpartition("=")
     if equals and left.strip() != f"d{variable}":
-        raise ValueError(f"d{variable}: the left side of {text.strip()!r} must be d{variable}")
+        raise ValueError(f"d{variable}: the left side of {shown(text)} must be d{variable}")
     if not right.strip():
         return ()
     terms = _split_terms(right, variable)
@@ -91,19 +99,21 @@ def _split_terms(text: str, variable: str) -> list[tuple[int, str]]:
     for position, character in enumerate(text):
         depth += (character == "(") - (character == ")")
         if depth < 0:
-            raise ValueError(f"d{variable}: unbalanced ')' in {text.strip()!r}")
+            raise ValueError(f"d{variable}: unbalanced ')' in {shown(text)}")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"d{variable}: parentheses must nest at most {_MAX_DEPTH} deep, got {shown(text)}")
         if character in "+-" and depth == 0 and previous not in ("*", "^"):
             if previous:
                 terms.append((sign, text[start:position].strip()))
             elif start:
-                raise ValueError(f"d{variable}: two operators in a row in {text.strip()!r}")
+                raise ValueError(f"d{variable}: two operators in a row in {shown(text)}")
             start, sign, previous = position + 1, 1 if character == "+" else -1, ""
         elif not character.isspace():
             previous = character
     if depth:
-        raise ValueError(f"d{variable}: unbalanced '(' in {text.strip()!r}")
+        raise ValueError(f"d{variable}: unbalanced '(' in {shown(text)}")
     if previous in ("", "*", "^"):
-        raise ValueError(f"d{variable}: {text.strip()!r} ends in an operator")
+        raise ValueError(f"d{variable}: {shown(text)} ends in an operator")
     return [*terms, (sign, text[start:].strip())]
 
 
@@ -119,7 +129,7 @@ class _Term:
         self.factors: list[Factor] = []
 
     def error(self, reason: str) -> ValueError:
-        return ValueError(f"d{self.variable}, term {self.text!r}: {reason}")
+        return ValueError(f"d{self.variable}, term {shown(self.text)}: {reason}")
 
     def product(self, wide: bool) -> Product:
         self.factor()
@@ -151,10 +161,12 @@ class _Term:
 
     def factor(self) -> None:
         token = self.take()
-        if token in "+-":
+        while token in "+-":
             self.mantissa *= -1 if token == "-" else 1
-            self.factor()
-        elif token[0].isdigit():
+            token = self.take()
+        if len(token) > _MAX_DIGITS:
+            raise self.error(f"{shown(token)} is longer than any number or name of a rule")
+        if token[0].isdigit():
             self.number(token)
         elif token == "(":
             self.parenthesis(sign=False)
@@ -185,8 +197,8 @@ class _Term:
             self.mantissa *= int(token)
 
     def integer(self, token: str) -> int:
-        if not token.isdigit():
-            raise self.error(f"expected an integer, got {token!r}")
+        if not token.isdigit() or len(token) > _MAX_DIGITS:
+            raise self.error(f"expected an integer, got {shown(token)}")
         return int(token)
 
     def parenthesis(self, sign: bool) -> None:

@@ -12,9 +12,23 @@ import numpy.typing as npt
 
 from spikeloop.hardware.chip import CHIPS, EMULATOR_MAX, MAX_REFRACTORY, MAX_V_TH, PROFILES, Chip, Profile
 from spikeloop.hardware.fixed_point import bias_fits, weight_range, weight_step
+from spikeloop.spiking.fields import (
+    check_choice,
+    check_part,
+    flag,
+    parts_of,
+    set_fields,
+    shown,
+    text,
+    texts,
+    whole,
+    wholes,
+)
 from spikeloop.spiking.storage import load_parts, save_parts
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MAX_INPUTS = 2**20  # input lines; a chip has 2^19 lists of synapses for them
+MAX_CORE = 2**16 - 1  # of programs that leave a chip's limits out of account, too
 MODELS = ("cuba", "slayer_alif", "lsnn")
 SIGN_MODES = ("mixed", "excitatory", "inhibitory")
 NOISE_AT = ("current", "membrane")
@@ -24,7 +38,7 @@ def shortened(values: Any) -> str:
     """Return how values are written in a message: the first and the last of many, with their number."""
     array = np.asarray(values)
     if array.size <= 12:
-        return repr(values.tolist() if isinstance(values, np.ndarray) else values)
+        return shown(values.tolist() if isinstance(values, np.ndarray) else values)
     ends = ", ".join(str(x) for x in array.flat[:3]), ", ".join(str(x) for x in array.flat[-3:])
     return f"[{ends[0]}, ..., {ends[1]}] ({array.size} values)"
 
@@ -148,8 +162,7 @@ class Compartments:
             raise ValueError("Compartments.refractory must be 1 with model 'slayer_alif', whose decay_r does that")
         if np.any(self.subtract & (self.model != MODELS.index("lsnn"))):
             raise ValueError("Compartments.subtract needs model 'lsnn': the chip's own neuron resets to zero")
-        if self.core.min() < 0:
-            raise ValueError(f"Compartments.core must be >= 0, found {self.core.min()}")
+        _within(me, "core", self.core, 0, MAX_CORE)
 
     def _check_trees(self) -> None:
         joined = np.flatnonzero(self.parent != -1)
@@ -224,25 +237,26 @@ class Projection:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        me = f"Projection {self.name!r}"
+        me = f"Projection {text('Projection', 'name', self.name)!r}"
         pre, post = _array(me, "pre", self.pre, (None,), np.int32), _array(me, "post", self.post, (None,), np.int32)
         weights = _array(me, "weights", self.weights, (post.size, pre.size), np.int16)
         for name, array in (("pre", pre), ("post", post)):
             if array.size == 0 or np.unique(array).size < array.size or array.min() < 0:
                 raise ValueError(f"{me}.{name} must hold at least one id >= 0, each once, got {shortened(array)}")
-        if self.sign_mode not in SIGN_MODES:
-            raise ValueError(f"{me}.sign_mode must be one of {SIGN_MODES}, got {self.sign_mode!r}")
-        if self.bits not in range(1, 9):
-            raise ValueError(f"{me}.bits must be 1 to 8, got {self.bits!r}")
-        if not (isinstance(self.exponent, (int, np.integer)) and -8 <= self.exponent <= 7):
-            raise ValueError(f"{me}.exponent must be an integer within [-8, 7], got {self.exponent!r}")
+        check_choice(me, "sign_mode", self.sign_mode, SIGN_MODES)
+        set_fields(
+            self,
+            from_input=flag(me, "from_input", self.from_input),
+            bits=whole(me, "bits", self.bits, 1, 8),
+            exponent=whole(me, "exponent", self.exponent, -8, 7),
+            plastic=flag(me, "plastic", self.plastic),
+        )
         self.check_weights(weights)
         if self.delays is not None:
             delays = _array(me, "delays", self.delays, weights.shape, np.uint8)
             _within(me, "delays", delays, 0, max(profile.max_delay for profile in PROFILES.values()))
-            object.__setattr__(self, "delays", delays)
-        for name, array in (("pre", pre), ("post", post), ("weights", weights)):
-            object.__setattr__(self, name, array)
+            set_fields(self, delays=delays)
+        set_fields(self, pre=pre, post=post, weights=weights)
 
     def check_weights(self, weights: np.ndarray) -> None:
         """Raise ValueError unless the mantissas, shape (Q, P), can be stored in this projection's format."""
@@ -302,40 +316,48 @@ class Program:
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together and that the chip can express them."""
-        set_ = object.__setattr__
-        for name, value, table in (("chip", self.chip, CHIPS), ("profile", self.profile, PROFILES)):
-            if value not in table:
-                raise ValueError(f"Program.{name} must be one of {tuple(table)}, got {value!r}")
-        if not (isinstance(self.n_inputs, (int, np.integer)) and self.n_inputs >= 0):
-            raise ValueError(f"Program.n_inputs must be an integer >= 0, got {self.n_inputs!r}")
-        if self.noise_at not in NOISE_AT:
-            raise ValueError(f"Program.noise_at must be one of {NOISE_AT}, got {self.noise_at!r}")
-        for name, low, high in (("noise_exponent", 1, 23), ("noise_mantissa", -256, 255)):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, np.integer)) and low <= value <= high):
-                raise ValueError(f"Program.{name} must be an integer within [{low}, {high}], got {value!r}")
-        if self.input_latency not in (None, 0, 1):
-            raise ValueError(f"Program.input_latency must be 0, 1 or None, got {self.input_latency!r}")
+        me = "Program"
+        check_choice(me, "chip", self.chip, tuple(CHIPS))
+        check_choice(me, "profile", self.profile, tuple(PROFILES))
+        check_choice(me, "noise_at", self.noise_at, NOISE_AT)
+        check_part(me, "compartments", self.compartments, Compartments)
+        set_fields(
+            self,
+            n_inputs=whole(me, "n_inputs", self.n_inputs, 0, MAX_INPUTS),
+            noise_exponent=whole(me, "noise_exponent", self.noise_exponent, 1, 23),
+            noise_mantissa=whole(me, "noise_mantissa", self.noise_mantissa, -256, 255),
+            projections=parts_of(me, "projections", self.projections, Projection),
+            metadata=texts(me, "metadata", self.metadata),
+        )
+        if self.input_latency is not None:
+            set_fields(self, input_latency=whole(me, "input_latency", self.input_latency, 0, 1))
         loudest = (127 + 64 * abs(self.noise_mantissa)) << self.noise_exponent >> 7
         if loudest > 2**26:
             raise ValueError(
                 f"Program.noise_exponent and noise_mantissa must keep noise within 2^26, they make {loudest}"
             )
-        set_(self, "projections", tuple(self.projections))
         for name in ("outputs", "spike_outputs"):
-            set_(self, name, _array("Program", name, getattr(self, name), (None,), np.int32))
-        set_(self, "groups", tuple((str(name), int(start), int(stop)) for name, start, stop in self.groups))
-        set_(self, "metadata", {str(k): str(v) for k, v in self.metadata.items()})
+            set_fields(self, **{name: _array(me, name, getattr(self, name), (None,), np.int32)})
         n = self.compartments.n
+        set_fields(
+            self, groups=tuple(self._group(group, n) for group in parts_of(me, "groups", self.groups, tuple, list))
+        )
         _within("Program", "outputs", self.outputs, 0, n - 1)
         _within("Program", "spike_outputs", self.spike_outputs, 0, n - 1)
-        for name, start, stop in self.groups:
-            if not 0 <= start < stop <= n:
-                raise ValueError(f"Program.groups: {name!r} must be a range of the {n} compartments, got {start, stop}")
         for p in self.projections:
             _within(f"Projection {p.name!r}", "pre", p.pre, 0, (self.n_inputs if p.from_input else n) - 1)
             _within(f"Projection {p.name!r}", "post", p.post, 0, n - 1)
         self._check_neurons()
+
+    @staticmethod
+    def _group(group: Any, n: int) -> tuple[str, int, int]:
+        """Return a group of ``n`` compartments, or raise ``ValueError``."""
+        if len(group) != 3:
+            raise ValueError(f"Program.groups must be of (name, start, stop), got {shown(group)}")
+        name, start, stop = text("Program", "groups", group[0]), *wholes("Program", "groups", group[1:], 0, n)
+        if not start < stop:
+            raise ValueError(f"Program.groups: {name!r} must be a range of the {n} compartments, got {start, stop}")
+        return name, start, stop
 
     def _check_neurons(self) -> None:
         """Refuse neuron models and register values that the chip or the profile does not have."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from spikeloop.hardware.chip import CHIPS, MAX_V_TH
 from spikeloop.hardware.fixed_point import threshold_to_register, weight_step
+from spikeloop.spiking.fields import number, set_fields, text, whole
 
 MAX_BIAS = 4095 << 7
 EXPONENTS = (-8, 7)
@@ -70,6 +71,18 @@ class QuantizationCost:
     n_became_zero: int
     signal_to_noise_db: float
     largest_over_median: float
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        me = "QuantizationCost"
+        set_fields(
+            self,
+            projection=text(me, "projection", self.projection),
+            n_weights=whole(me, "n_weights", self.n_weights, 0, 2**53),
+            n_became_zero=whole(me, "n_became_zero", self.n_became_zero, 0, 2**53),
+            signal_to_noise_db=number(me, "signal_to_noise_db", self.signal_to_noise_db, -math.inf, math.inf),
+            largest_over_median=number(me, "largest_over_median", self.largest_over_median, 0.0, math.inf),
+        )
 
     @property
     def is_large(self) -> bool:

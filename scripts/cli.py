@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a spiking policy, with RL Zoo's options, and resume or extend a training",
     "rollout": "run a trained policy, print its return, record a video or a raster of its spikes",
     "deploy": "compile a trained policy for an emulated neuromorphic chip and run it there",
+    "verify": "say whether files of networks, deployments and runs are whole",
     "benchmark": "measure the library beside what else one could use",
 }
 ALIASES = {"enjoy": ["rollout", "--human"]}  # RL Zoo's name for watching a policy

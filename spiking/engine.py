@@ -75,8 +75,6 @@ def constants(
 ) -> Constants:
     """Return the constants of layer number ``layer``, whose rows of the state follow ``n_memory`` encoder rows."""
     n = neurons.n_neurons
-    if n > np.iinfo(np.uint16).max:
-        raise ValueError(f"a layer may have {np.iinfo(np.uint16).max} neurons at most, got {n}")
     rows = np.zeros((len(kernels.CONSTANTS), _padded_size(n, dtype)), dtype=dtype)
     rows[2] = 1  # a padding neuron has a threshold, and never a current
     rows[0, :n] = decay(neurons.tau_m, timing.dt)

@@ -17,23 +17,46 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from types import NoneType
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.spiking.fields import array_of, check_choice, check_number, set_fields
+from spikeloop.spiking.fields import (
+    array_of,
+    check_choice,
+    check_part,
+    flag,
+    number,
+    parts_of,
+    set_fields,
+    shown,
+    texts,
+    whole,
+    wholes,
+)
 from spikeloop.spiking.observation import (
+    MAX_OBS,
+    MAX_START,
     FrameStack,
     Normalizer,
     ObservationPart,
     Preprocessor,
     Reorder,
     n_frames,
+    shape_of,
 )
 from spikeloop.spiking.storage import load_parts, save_parts
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+MAX_NEURONS = 2**16 - 1  # of a layer: what numbers a spike
+MAX_TICKS = 10_000  # of an env step
+MAX_BYTES_OF_STEP = 2**28  # of what an env step computes for all its ticks at once, for one environment
+MAX_VALUES_OF_STATE = 2**24  # of one environment
+MAX_WEIGHT = 1e12  # with it, no sum over all neurons and ticks leaves the range of float32
+MAX_TIME = 1e9  # ms
+MIN_THRESHOLD = 1e-30  # so that float32 holds 1 / v_th
 ENCODERS = ("direct", "population", "rate", "latency", "delta")
 LAYER_ROWS = ("v", "a", "z", "refractory")
 HEADS = ("discrete", "multi_discrete", "multi_binary", "box")
@@ -87,23 +110,26 @@ class NeuronParameters:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        me = type(self).__name__
-        n = np.shape(self.tau_m)[0] if np.ndim(self.tau_m) == 1 else None
-        for name in ("tau_m", "v_th", "tau_a", "beta"):
-            array = array_of(me, name, getattr(self, name), (n,))
-            if np.any(array < 0) or (name == "v_th" and np.any(array == 0)):
-                raise ValueError(f"{me}.{name} must be {'> 0' if name == 'v_th' else '>= 0'}, found {array.min()}")
+        me, n = type(self).__name__, None
+        for name, least in (("tau_m", 0.0), ("v_th", MIN_THRESHOLD), ("tau_a", 0.0), ("beta", 0.0)):
+            array = array_of(me, name, getattr(self, name), (n,), largest=MAX_WEIGHT if name == "beta" else math.inf)
+            n = array.size
+            if np.any(array < least):
+                bound = f"> 0, at least {least:g}" if name == "v_th" else ">= 0"
+                raise ValueError(f"{me}.{name} must be {bound}, found {array.min()}")
             set_fields(self, **{name: array})
+        if not 1 <= self.n_neurons <= MAX_NEURONS:
+            raise ValueError(f"{me} must be of 1 to {MAX_NEURONS} neurons, got {self.n_neurons}")
         refractory = array_of(me, "refractory", self.refractory, (n,), np.float64)
         if np.any(refractory % 1) or np.any(refractory < 0) or np.any(refractory >= 2**24):
-            raise ValueError(f"{me}.refractory must be whole ticks >= 0 that float32 can count, got {refractory!r}")
+            found = shown(self.refractory)
+            raise ValueError(f"{me}.refractory must be whole ticks >= 0 that float32 can count, got {found}")
         set_fields(self, refractory=array_of(me, "refractory", refractory, (n,), np.int32))
         check_choice(me, "reset", self.reset, ("subtract", "zero"))
         check_choice(me, "adaptation", self.adaptation, ("threshold", "ahp"))
-        if self.hold not in (False, True) or (self.hold and self.reset != "zero"):
-            raise ValueError(
-                f"{me}.hold must be False, or True with reset 'zero', got {self.hold!r} and {self.reset!r}"
-            )
+        set_fields(self, hold=flag(me, "hold", self.hold))
+        if self.hold and self.reset != "zero":
+            raise ValueError(f"{me}.hold must be False, or True with reset 'zero', got True and {self.reset!r}")
 
     @property
     def n_neurons(self) -> int:
@@ -132,13 +158,14 @@ class Layer:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
+        check_part("Layer", "neurons", self.neurons, NeuronParameters)
         n = self.neurons.n_neurons
-        w_in = array_of("Layer", "w_in", self.w_in, (n, None))
+        w_in = array_of("Layer", "w_in", self.w_in, (n, None), largest=MAX_WEIGHT)
         if w_in.size == 0:
             raise ValueError(f"Layer.w_in must have at least one neuron and one input, got shape {w_in.shape}")
-        set_fields(self, w_in=w_in, bias=array_of("Layer", "bias", self.bias, (n,), w_in.dtype))
+        set_fields(self, w_in=w_in, bias=array_of("Layer", "bias", self.bias, (n,), w_in.dtype, MAX_WEIGHT))
         if self.w_rec is not None:
-            set_fields(self, w_rec=array_of("Layer", "w_rec", self.w_rec, (n, n), w_in.dtype))
+            set_fields(self, w_rec=array_of("Layer", "w_rec", self.w_rec, (n, n), w_in.dtype, MAX_WEIGHT))
             if np.any(np.diagonal(self.w_rec)):
                 raise ValueError("Layer.w_rec must have a zero diagonal (self-connections are masked)")
 
@@ -190,9 +217,14 @@ class Encoder:
     def __post_init__(self) -> None:
         """Validate the fields that the kind uses."""
         check_choice("Encoder", "kind", self.kind, ENCODERS)
-        if not (isinstance(self.n_obs, (int, np.integer)) and self.n_obs > 0):
-            raise ValueError(f"Encoder.n_obs must be a positive integer, got {self.n_obs!r}")
-        n = int(self.n_obs)
+        n = whole("Encoder", "n_obs", self.n_obs, 1, MAX_OBS)
+        set_fields(self, n_obs=n, poisson=flag("Encoder", "poisson", self.poisson))
+        for name in ("gain", "tau", "threshold"):
+            set_fields(self, **{name: number("Encoder", name, getattr(self, name), 1e-9, MAX_TIME)})
+        for name in ("centers", "widths", "low", "high"):
+            value = getattr(self, name)
+            if value is not None:  # nor may what the kind does not use be just anything
+                set_fields(self, **{name: array_of("Encoder", name, value, (None,) * np.ndim(value))})
         if self.kind == "population":
             centers = array_of("Encoder", "centers", self.centers, (n, None))
             if centers.size == 0:
@@ -204,17 +236,12 @@ class Encoder:
         if self.kind in ("rate", "latency"):
             low, high = array_of("Encoder", "low", self.low, (n,)), array_of("Encoder", "high", self.high, (n,))
             if np.any(high <= low):
-                raise ValueError(f"Encoder.high must be above Encoder.low, got low {low} and high {high}")
+                raise ValueError(f"Encoder.high must be above Encoder.low, got low {shown(low)} and high {shown(high)}")
             set_fields(self, low=low, high=high)
-            check_number(
-                "Encoder", "gain", self.gain, 1e-9, 1.0 if self.kind == "rate" and not self.poisson else math.inf
-            )
-        if self.kind in ("latency", "delta"):
-            check_number("Encoder", "threshold", self.threshold, 1e-9)
-        if self.kind == "latency":
-            check_number("Encoder", "tau", self.tau, 1e-9)
-            if self.gain <= self.threshold:
-                raise ValueError(f"Encoder.gain must exceed threshold={self.threshold} to ever spike, got {self.gain}")
+        if self.kind == "rate" and not self.poisson:
+            number("Encoder", "gain", self.gain, 1e-9, 1.0)
+        if self.kind == "latency" and self.gain <= self.threshold:
+            raise ValueError(f"Encoder.gain must exceed threshold={self.threshold} to ever spike, got {self.gain}")
 
     @property
     def n_channels(self) -> int:
@@ -254,10 +281,10 @@ class Dense:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        w = array_of("Dense", "w", self.w, (None, None))
+        w = array_of("Dense", "w", self.w, (None, None), largest=MAX_WEIGHT)
         if w.size == 0:
             raise ValueError(f"Dense.w must have at least one input and one output, got shape {w.shape}")
-        set_fields(self, w=w, b=array_of("Dense", "b", self.b, (w.shape[0],), w.dtype))
+        set_fields(self, w=w, b=array_of("Dense", "b", self.b, (w.shape[0],), w.dtype, MAX_WEIGHT))
         check_choice("Dense", "activation", self.activation, tuple(ACTIVATIONS))
 
 
@@ -291,11 +318,21 @@ class Readout:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        w_out = array_of("Readout", "w_out", self.w_out, (None, None))
-        set_fields(self, w_out=w_out, b_out=array_of("Readout", "b_out", self.b_out, (w_out.shape[0],), w_out.dtype))
-        check_number("Readout", "tau_out", self.tau_out, 0.0)
-        check_number("Readout", "v_th_out", self.v_th_out, 1e-9)
-        set_fields(self, dense=tuple(self.dense))
+        me = "Readout"
+        w_out = array_of(me, "w_out", self.w_out, (None, None), largest=MAX_WEIGHT)
+        b_out = array_of(me, "b_out", self.b_out, (w_out.shape[0],), w_out.dtype, MAX_WEIGHT)
+        if b_out.size == 0:
+            raise ValueError("Readout.b_out must have at least one output, got none")
+        set_fields(
+            self,
+            w_out=w_out,
+            b_out=b_out,
+            tau_out=number(me, "tau_out", self.tau_out, 0.0, math.inf),
+            count=flag(me, "count", self.count),
+            first_spike=flag(me, "first_spike", self.first_spike),
+            v_th_out=number(me, "v_th_out", self.v_th_out, 1e-9, MAX_WEIGHT),
+            dense=parts_of(me, "dense", self.dense, Dense),
+        )
         if self.first_spike and self.dense:
             raise ValueError("Readout.first_spike integrates spikes, there is no place for dense layers before it")
         for (n, _), (_, n_in) in pairwise([*(layer.w.shape for layer in self.dense), w_out.shape]):
@@ -350,17 +387,20 @@ class ActionHead:
     def __post_init__(self) -> None:
         """Validate the fields."""
         check_choice("ActionHead", "kind", self.kind, HEADS)
-        if not self.sizes or any(int(n) < 1 for n in self.sizes):
-            raise ValueError(f"ActionHead.sizes must be positive, got {self.sizes!r}")
-        set_fields(self, sizes=tuple(int(n) for n in self.sizes), shape=tuple(int(n) for n in self.shape))
+        set_fields(
+            self,
+            sizes=wholes("ActionHead", "sizes", self.sizes, 1, MAX_OBS),
+            shape=shape_of("ActionHead", "shape", self.shape),
+            squash=flag("ActionHead", "squash", self.squash),
+        )
         if math.prod(self.shape) != len(self.sizes):
             raise ValueError(f"ActionHead.shape {self.shape} does not hold {len(self.sizes)} actions")
         only = {"multi_binary": 2, "box": 1}.get(self.kind)
         if only is not None and set(self.sizes) != {only}:
-            raise ValueError(f"ActionHead.sizes must all be {only} for kind {self.kind!r}, got {self.sizes}")
-        start = tuple(int(n) for n in self.start) or (0,) * len(self.sizes)
+            raise ValueError(f"ActionHead.sizes must all be {only} for kind {self.kind!r}, got {shown(self.sizes)}")
+        start = wholes("ActionHead", "start", self.start, -MAX_START, MAX_START) or (0,) * len(self.sizes)
         if len(start) != len(self.sizes) or (any(start) and self.kind not in ("discrete", "multi_discrete")):
-            raise ValueError(f"ActionHead.start must be {len(self.sizes)} whole numbers, got {self.start!r}")
+            raise ValueError(f"ActionHead.start must be {len(self.sizes)} whole numbers, got {shown(self.start)}")
         set_fields(self, start=start)
         if self.kind == "box":
             self._check_bounds()
@@ -368,15 +408,20 @@ class ActionHead:
     def _check_bounds(self) -> None:
         for name in ("low", "high"):
             value = np.asarray(getattr(self, name))
-            bound = np.array(value, np.float64 if value.dtype == np.float64 else np.float32, order="C")
-            if bound.shape != self.shape or np.any(np.isnan(bound)):
-                raise ValueError(f"ActionHead.{name} must have shape {self.shape}, got {getattr(self, name)!r}")
+            if value.shape != self.shape or value.dtype.kind not in "fiu" or np.any(np.isnan(value)):
+                raise ValueError(f"ActionHead.{name} must have shape {self.shape}, got {shown(getattr(self, name))}")
+            with np.errstate(over="ignore"):  # a bound beyond float32 is none
+                bound = np.array(value, np.float64 if value.dtype == np.float64 else np.float32, order="C")
             bound.setflags(write=False)
             set_fields(self, **{name: bound})
         if np.any(self.low > self.high):  # type: ignore[operator]
-            raise ValueError(f"ActionHead.high must be at least low, got low {self.low} and high {self.high}")
+            raise ValueError(
+                f"ActionHead.high must be at least low, got low {shown(self.low)} and high {shown(self.high)}"
+            )
         if self.squash and not (np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high))):  # type: ignore[arg-type]
-            raise ValueError(f"ActionHead.squash needs finite bounds, got low {self.low} and high {self.high}")
+            raise ValueError(
+                f"ActionHead.squash needs finite bounds, got low {shown(self.low)} and high {shown(self.high)}"
+            )
 
     @property
     def n_outputs(self) -> int:
@@ -412,7 +457,7 @@ class Network:
         head: Output values to an action; None for a network that is not a policy.
         preprocessing: Steps between the observation and the encoder, in their order: :class:`Normalizer`,
             :class:`FrameStack` (one at most), :class:`Reorder`.
-        n_ticks: Ticks per env step, >= 1.
+        n_ticks: Ticks per env step, 1 to ``MAX_TICKS``.
         dt: Length of a tick in ms.
         latency: Ticks a spike takes between layers and to the readout: 0, or 1 as on a chip (recurrent spikes
             take one tick in either case).
@@ -436,14 +481,19 @@ class Network:
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
-        set_fields(self, layers=tuple(self.layers), metadata={str(k): str(v) for k, v in self.metadata.items()})
+        check_part("Network", "encoder", self.encoder, Encoder)
+        check_part("Network", "readout", self.readout, Readout)
+        check_part("Network", "head", self.head, ActionHead, NoneType)
+        set_fields(
+            self,
+            layers=parts_of("Network", "layers", self.layers, Layer),
+            n_ticks=whole("Network", "n_ticks", self.n_ticks, 1, MAX_TICKS),
+            dt=number("Network", "dt", self.dt, 1e-9, MAX_TIME),
+            latency=whole("Network", "latency", self.latency, 0, 1),
+            metadata=texts("Network", "metadata", self.metadata),
+        )
         if not self.layers:
             raise ValueError("Network.layers must hold at least one layer")
-        if not (isinstance(self.n_ticks, (int, np.integer)) and self.n_ticks >= 1):
-            raise ValueError(f"Network.n_ticks must be an integer >= 1, got {self.n_ticks!r}")
-        if self.latency not in (0, 1):
-            raise ValueError(f"Network.latency must be 0 or 1, got {self.latency!r}")
-        check_number("Network", "dt", self.dt, 1e-9)
         sizes = [self.encoder.n_channels, *(layer.n_neurons for layer in self.layers)]
         for i, (layer, n) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
             if layer.n_inputs != n:
@@ -454,29 +504,12 @@ class Network:
             raise ValueError(f"Network.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
         if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
             raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
-        self._check_preprocessing()
+        set_fields(self, **checked_preprocessing("Network", self.observation, self.preprocessing, self.encoder))
+        check_size("Network", self.n_ticks, self.encoder, self.readout, max(sizes[1:]), self.state_shape)
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
         if fault := blind(self.encoder, self.n_ticks, self.dt):
             warnings.warn(fault, stacklevel=3)  # it runs, and LSNN refuses to train it
-
-    def _check_preprocessing(self) -> None:
-        set_fields(self, preprocessing=tuple(self.preprocessing), observation=tuple(self.observation))
-        steps = self.preprocessing
-        if not all(isinstance(step, (Normalizer, FrameStack, Reorder)) for step in steps):
-            raise ValueError(f"Network.preprocessing takes Normalizer, FrameStack and Reorder, got {steps}")
-        if sum(isinstance(step, FrameStack) for step in steps) > 1:
-            raise ValueError("Network.preprocessing must hold one FrameStack at most")
-        keys = [part.key for part in self.observation]
-        if len(set(keys)) < len(keys) or ("" in keys and len(keys) > 1):
-            raise ValueError(f"Network.observation must have a key for each of its parts, got {keys}")
-        n = self.n_obs
-        for i, step in enumerate(steps):
-            if step.n_in != n:
-                raise ValueError(f"Network.preprocessing[{i}] must take {n} values, takes {step.n_in}")
-            n = step.n_out
-        if n != self.encoder.n_obs:
-            raise ValueError(f"Network.encoder must take {n} values, takes {self.encoder.n_obs}")
 
     @property
     def parts(self) -> tuple[ObservationPart, ...]:
@@ -517,6 +550,62 @@ class Network:
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network
+
+
+def checked_preprocessing(
+    owner: str, observation: Any, preprocessing: Any, encoder: Encoder
+) -> dict[str, tuple[Any, ...]]:
+    """Return what stands before an encoder, as tuples by the names of their fields.
+
+    Raises:
+        ValueError: If the parts do not fit together.
+    """
+    steps = parts_of(owner, "preprocessing", preprocessing, Normalizer, FrameStack, Reorder)
+    parts = parts_of(owner, "observation", observation, ObservationPart)
+    if sum(isinstance(step, FrameStack) for step in steps) > 1:
+        raise ValueError(f"{owner}.preprocessing must hold one FrameStack at most")
+    keys = [part.key for part in parts]
+    if len(set(keys)) < len(keys) or ("" in keys and len(keys) > 1):
+        raise ValueError(f"{owner}.observation must have a key for each of its parts, got {shown(keys)}")
+    n = sum(part.n_values for part in parts) or (steps[0].n_in if steps else encoder.n_obs)
+    for i, step in enumerate(steps):
+        if step.n_in != n:
+            raise ValueError(f"{owner}.preprocessing[{i}] must take {n} values, takes {step.n_in}")
+        n = step.n_out
+    if n != encoder.n_obs:
+        raise ValueError(f"{owner}.encoder must take {n} values, takes {encoder.n_obs}")
+    return {"observation": parts, "preprocessing": steps}
+
+
+def check_size(
+    owner: str, n_ticks: int, encoder: Encoder, readout: Readout, n_neurons: int, state_shape: tuple[int, int]
+) -> None:
+    """Refuse what would take more memory than any use needs, for a few bytes of a file can ask for all there is.
+
+    Args:
+        owner: Class of what is described.
+        n_ticks: Ticks per env step.
+        encoder: What its input comes from.
+        readout: What its spikes go to.
+        n_neurons: Of the largest layer.
+        state_shape: Of the state of one environment.
+
+    Raises:
+        ValueError: If an env step or the state takes more than ``MAX_BYTES_OF_STEP`` or ``MAX_VALUES_OF_STATE``.
+    """
+    dense = encoder.n_channels * encoder.per_tick, readout.n_outputs, n_neurons  # the last two where spikes race
+    of_tick = max(2 * n_neurons, 8 * max(dense if readout.first_spike else dense[:1]))  # a list of spikes takes 2 bytes
+    if n_ticks * of_tick > MAX_BYTES_OF_STEP:
+        raise ValueError(
+            f"{owner}.n_ticks must be at most {MAX_BYTES_OF_STEP // of_tick} with this many inputs, neurons and "
+            f"outputs, got {n_ticks}"
+        )
+    rows, width = state_shape
+    if rows * width > MAX_VALUES_OF_STATE:
+        raise ValueError(
+            f"{owner} must have a state of at most {MAX_VALUES_OF_STATE} values per environment, "
+            f"got {rows} rows of {width}"
+        )
 
 
 def blind(encoder: Encoder, n_ticks: int, dt: float) -> str | None:

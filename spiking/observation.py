@@ -14,7 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.spiking.fields import array_of, set_fields
+from spikeloop.spiking.fields import array_of, flag, set_fields, shown, text, whole, wholes
+
+MAX_OBS = 2**24  # numbers of an observation, of each of its choices, and of those of an action
+MAX_START = 2**53  # of a choice's first number: what float64 counts
+MAX_NORMALIZED = 1e12  # of an observation of 0; times a network's weights, still far within float32
+
+
+def shape_of(owner: str, name: str, shape: Any) -> tuple[int, ...]:
+    """Return the shape of an array that an environment shows or takes, or raise ValueError naming the field."""
+    shape = wholes(owner, name, shape, 1, MAX_OBS)
+    if len(shape) > 16 or math.prod(shape) > MAX_OBS:
+        raise ValueError(f"{owner}.{name} must hold {MAX_OBS} values at most on 16 axes, got {shown(shape)}")
+    return shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +51,20 @@ class ObservationPart:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        starts = self.starts or (0,) * len(self.sizes)
+        me = "ObservationPart"
+        sizes = wholes(me, "sizes", self.sizes, 1, MAX_OBS)
         set_fields(
             self,
-            shape=tuple(int(n) for n in self.shape),
-            sizes=tuple(int(n) for n in self.sizes),
-            starts=tuple(int(n) for n in starts),
+            shape=shape_of(me, "shape", self.shape),
+            key=text(me, "key", self.key),
+            sizes=sizes,
+            starts=wholes(me, "starts", self.starts, -MAX_START, MAX_START) or (0,) * len(sizes),
         )
-        if math.prod(self.shape) < 1:
-            raise ValueError(f"ObservationPart.shape must hold at least one value, got {self.shape}")
-        if self.sizes and (len(self.sizes) != math.prod(self.shape) or min(self.sizes) < 1):
-            raise ValueError(f"ObservationPart.sizes must be positive, one per value of {self.shape}, got {self.sizes}")
-        if len(self.starts) != len(self.sizes):
-            raise ValueError(f"ObservationPart.starts must have {len(self.sizes)} entries, got {self.starts}")
+        if sizes and len(sizes) != math.prod(self.shape):
+            raise ValueError(f"{me}.sizes must be positive, one per value of {self.shape}, got {shown(sizes)}")
+        if len(self.starts) != len(sizes):
+            raise ValueError(f"{me}.starts must have {len(sizes)} entries, got {shown(self.starts)}")
+        whole(me, "sizes", self.n_values, 1, MAX_OBS)
 
     @property
     def n_values(self) -> int:
@@ -120,10 +133,16 @@ class Normalizer:
             raise ValueError(f"Normalizer.std must be > 0, found {std.min()}")
         clip = np.asarray(self.clip)
         if clip.shape not in ((), (n,)) or clip.dtype.kind not in "fiu" or not np.all(clip > 0):
-            raise ValueError(f"Normalizer.clip must be > 0, one number or {n}, got {self.clip!r}")
+            raise ValueError(f"Normalizer.clip must be > 0, one number or {n}, got {shown(self.clip)}")
         clip = np.array(np.broadcast_to(clip, (n,)), np.float64)
         clip.setflags(write=False)
-        set_fields(self, mean=mean, std=std, clip=clip, rounds=bool(self.rounds))
+        with np.errstate(over="ignore"):
+            largest = np.minimum((abs(mean) + 1) / std, clip).max(initial=0.0)
+        if not largest <= MAX_NORMALIZED:
+            raise ValueError(
+                f"Normalizer.std must keep observations of 0 to 1 within +-{MAX_NORMALIZED:g}, they become {largest:g}"
+            )
+        set_fields(self, mean=mean, std=std, clip=clip, rounds=flag("Normalizer", "rounds", self.rounds))
 
     @property
     def n_in(self) -> int:
@@ -160,10 +179,7 @@ class FrameStack:
     def __post_init__(self) -> None:
         """Validate the fields."""
         for name, least in (("n_stack", 2), ("n_in", 1)):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, np.integer)) and value >= least):
-                raise ValueError(f"FrameStack.{name} must be an integer >= {least}, got {value!r}")
-            set_fields(self, **{name: int(value)})
+            set_fields(self, **{name: whole("FrameStack", name, getattr(self, name), least, MAX_OBS)})
 
     @property
     def n_out(self) -> int:
@@ -211,7 +227,7 @@ class Reorder:
         """Validate the field and make the array read-only."""
         order = array_of("Reorder", "order", self.order, (None,), np.int64)
         if not np.array_equal(np.sort(order), np.arange(order.size)):
-            raise ValueError(f"Reorder.order must hold each of 0 to {order.size - 1} once, got {self.order!r}")
+            raise ValueError(f"Reorder.order must hold each of 0 to {order.size - 1} once, got {shown(self.order)}")
         set_fields(self, order=order)
 
     @property

@@ -1,16 +1,32 @@
-"""Trees of frozen dataclasses as safetensors files with a JSON header: no pickle, so loading never runs code."""
+"""Trees of frozen dataclasses as safetensors files with a JSON header: no pickle, so loading never runs code.
+
+The header holds the SHA-256 of the file: of its exact bytes, with zeros where the checksum itself stands. So no byte
+changes unnoticed, nor one that parsers pass over, such as blanks, escapes and the order of keys; a checksum of what was
+parsed would miss those, and would hold only while every version of every parser reads and writes alike.
+
+It finds damage. It is no signature: who makes a file makes its checksum too. Against that stand the classes that a file
+is built of, which validate their fields, and the rule that each array of a file is used once.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from spikeloop.spiking.fields import in_one_line, shown
+
+_MAX_HEADER = 100_000_000  # bytes, as in the safetensors library
+_KEYS = {"format", "format_version", "parts"}  # of a header; "sha256" beside them since there are checksums
+_UNKNOWN = "0" * 64  # stands in the place of the checksum while that is computed
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -37,47 +53,161 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             os.close(folder)
 
 
+class Contents(NamedTuple):
+    """What a file holds, before anything is built of it."""
+
+    kind: Any  # text and an integer, if the file is sound
+    version: Any
+    has_checksum: bool  # which is right then
+    tree: Any
+    tensors: dict[str, np.ndarray]
+
+
 def save_parts(path: str | os.PathLike[str], kind: str, version: int, parts: Any) -> None:
     """Write a tree of dataclasses, arrays, tuples, string maps and plain values to one safetensors file."""
     from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray] = {}
-    header = {"format": kind, "format_version": version, "parts": _to_tree(parts, "", tensors)}
-    write_atomically(path, save(tensors, metadata={"spikeloop": json.dumps(header)}))
+    tree = _to_tree(parts, "", tensors)
+    header = {"format": kind, "format_version": version, "sha256": _UNKNOWN, "parts": tree}
+    data = save(tensors, metadata={"spikeloop": json.dumps(header)})
+    at = _place_of(_UNKNOWN, data)
+    assert at is not None
+    write_atomically(path, data[:at] + _checksum(data, at).encode() + data[at + len(_UNKNOWN) :])
 
 
 def load_parts(path: str | os.PathLike[str], kind: str, version: int, classes: tuple[type, ...]) -> Any:
     """Read what :func:`save_parts` wrote; only the given classes are ever built.
 
+    Files of the version before, which had no checksum, are read with a warning.
+
     Raises:
-        ValueError: If the file is truncated, not ours, of another kind or version, or describes nothing valid.
+        ValueError: If the file is truncated, changed, not ours, of another kind or version, or describes nothing valid.
         FileNotFoundError: If there is no such file.
     """
-    from safetensors import SafetensorError, safe_open
+    contents = read_contents(path)
+    if contents.kind != kind:
+        raise ValueError(f"{path} holds a {shown(contents.kind)}, not a {kind!r}")
+    _check_version(path, contents, version)
+    tensors = dict(contents.tensors)
+    try:
+        value = _from_tree(contents.tree, tensors, {part.__name__: part for part in classes})
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not describe a {kind!r} ({type(error).__name__}: {in_one_line(error)})"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} does not describe a {kind!r}: {in_one_line(error)}") from None
+    if tensors:
+        raise ValueError(f"{path} does not describe a {kind!r} (no part of it has the array {shown(min(tensors))})")
+    return value
 
-    if not Path(path).is_file():
+
+def read_contents(path: str | os.PathLike[str]) -> Contents:
+    """Read a file and compare its checksum, if it has one; nothing is built of it.
+
+    Raises:
+        ValueError: If it is truncated, changed or not ours.
+        FileNotFoundError: If there is no such file.
+    """
+    data, text = _read(path)
+    tensors = _tensors(path, data)
+    try:
+        header = _parse(text)
+        kind, version, tree = header["format"], header["format_version"], header["parts"]
+        if set(header) not in (_KEYS, _KEYS | {"sha256"}):
+            raise ValueError("other keys than a header has")
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has a damaged header ({in_one_line(error)})") from None
+    if "sha256" in header:
+        at = _place_of(header["sha256"], data)
+        if at is None or _checksum(data, at) != header["sha256"]:
+            raise ValueError(f"{path} is damaged: its bytes do not match its checksum")
+    return Contents(kind, version, "sha256" in header, tree, tensors)
+
+
+def _check_version(path: str | os.PathLike[str], contents: Contents, version: int) -> None:
+    """Refuse versions that are not read, and warn of the one without a checksum."""
+    found, older = contents.version, version - 1
+    if type(found) is not int or found not in (older, version):
+        advice = "update spikeloop" if type(found) is int and found > version else "export it anew"
+        raise ValueError(
+            f"{path} has format version {shown(found)}; this spikeloop reads versions {older} and {version}: {advice}"
+        )
+    if contents.has_checksum != (found == version):
+        has = "a checksum, which that version does not have" if contents.has_checksum else "no checksum"
+        raise ValueError(f"{path} is damaged: it has format version {found} and {has}")
+    if not contents.has_checksum:
+        what = f"{path} has format version {found}, without a checksum, so damage may go unnoticed"
+        warnings.warn(f"{what}; saved again, it has one", stacklevel=4)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
+    """Return the bytes of a file and its header, if it has one of ours."""
+    if not Path(path).is_file():  # but a folder, a pipe, a device
         raise FileNotFoundError(f"no file at {path}")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(8)
+        length = int.from_bytes(data, "little")
+        try:
+            if not 2 <= length <= min(size - 8, _MAX_HEADER):
+                raise ValueError(f"{size} bytes, of them {length} of header")
+            metadata = dict(_parse(file.read(length).decode())).get("__metadata__")
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is truncated or not a safetensors file ({in_one_line(error)})") from None
+        if (
+            not isinstance(metadata, dict) or "spikeloop" not in metadata
+        ):  # told before the rest is read: it may be large
+            raise ValueError(f"{path} is a safetensors file, but not one of spikeloop's")
+        file.seek(0)
+        try:
+            return file.read(size), metadata["spikeloop"]
+        except MemoryError:
+            raise ValueError(f"{path} has {size} bytes, more than the memory that is left") from None
+
+
+def _parse(text: str) -> Any:
+    """Return what a JSON text says, if it says everything once."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"one of the keys {shown(sorted(found))} stands twice")
+    return found
+
+
+def _tensors(path: str | os.PathLike[str], data: bytes) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, which the safetensors library checks to lie in it one after the other."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if "spikeloop" not in metadata:  # told before the tensors are read: they may be large, or not for numpy
-                raise ValueError(f"{path} is a safetensors file, but not one of spikeloop's")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from None
-    try:
-        header = json.loads(metadata["spikeloop"])
-        found_kind, found_version, tree = header["format"], header["format_version"], header["parts"]
-    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{path} has a damaged header") from None
-    if found_kind != kind:
-        raise ValueError(f"{path} holds a {found_kind!r}, not a {kind!r}")
-    if found_version != version:
-        raise ValueError(f"{path} has format version {found_version!r}; this spikeloop reads version {version}")
-    try:
-        return _from_tree(tree, tensors, {part.__name__: part for part in classes})
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} does not describe a {kind!r} ({type(error).__name__}: {error})") from None
+        tensors = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that numpy does not have
+        raise ValueError(f"{path} is truncated or not a safetensors file ({in_one_line(error)})") from None
+    for name, array in tensors.items():
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{path} is damaged: its array {shown(name)} is of type {array.dtype}")
+    return tensors
+
+
+def _place_of(checksum: Any, data: bytes) -> int | None:
+    """Return where a checksum stands in a file; None if it is not once in its header, as :func:`save_parts` puts it."""
+    before, field = (json.dumps(text)[1:-1].encode() for text in ('"sha256": "', f'"sha256": "{checksum}"'))
+    end = 8 + int.from_bytes(data[:8], "little")
+    return data.index(field, 8, end) + len(before) if data.count(field, 8, end) == 1 else None
+
+
+def _checksum(data: bytes, at: int) -> str:
+    """Return the checksum of a file in which it stands, or will stand, at the given place."""
+    whole = memoryview(data)
+    digest = hashlib.sha256(whole[:at])
+    digest.update(_UNKNOWN.encode())
+    digest.update(whole[at + len(_UNKNOWN) :])
+    return digest.hexdigest()
 
 
 def _to_tree(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
@@ -97,13 +227,13 @@ def _to_tree(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
 
 
 def _from_tree(tree: Any, tensors: dict[str, np.ndarray], classes: dict[str, type]) -> Any:
-    """Invert :func:`_to_tree`."""
+    """Invert :func:`_to_tree`; arrays that it uses are taken out of ``tensors``."""
     if isinstance(tree, list):
         return tuple(_from_tree(item, tensors, classes) for item in tree)
     if not isinstance(tree, dict):
         return tree
     if "array" in tree:
-        return tensors[tree["array"]]
+        return tensors.pop(tree["array"])  # so that no file gets larger by naming one twice
     if "map" in tree:
         return dict(tree["map"])
     items = {key: _from_tree(item, tensors, classes) for key, item in tree.items() if key != "part"}

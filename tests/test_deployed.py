@@ -147,7 +147,7 @@ def test_damaged_and_foreign_files_are_refused(damage, tmp_path):
     elif damage == "foreign":
         file.write_bytes(b"PK" + data)
     elif damage == "version":
-        file.write_bytes(data.replace(b'format_version\\": 2', b'format_version\\": 9'))
+        file.write_bytes(data.replace(b'format_version\\": 3', b'format_version\\": 9'))
     elif damage == "network":
         exact_network().save(file)
     else:
@@ -206,7 +206,7 @@ def test_wrong_calls_are_refused():
     [
         ({"input": "telepathy"}, "Host.input must be one of"),
         ({"n_ticks": 0}, "Host.n_ticks must be"),
-        ({"w_in": None}, "Host.w_in and Host.bias"),
+        ({"w_in": None}, "Host.w_in must be an array"),
         ({"w_in": np.zeros((12, 5))}, "Host.w_in must have shape"),
         ({"head": ActionHead("discrete", (3,))}, "Host.head needs 3 outputs"),
     ],

@@ -109,11 +109,11 @@ WRONG = {
     "Layer.w_rec must have shape (3, 3)": lambda: Layer(np.ones((3, 2)), np.zeros(3), make_neurons(), np.ones((3, 2))),
     "Layer.w_rec must have a zero diagonal": lambda: Layer(np.ones((3, 2)), np.zeros(3), make_neurons(), np.eye(3)),
     "Encoder.kind must be one of": lambda: Encoder("phase", 2),
-    "Encoder.n_obs must be a positive integer": lambda: Encoder("direct", 0),
+    "Encoder.n_obs must be an integer >= 1": lambda: Encoder("direct", 0),
     "Encoder.centers must have shape (2, any)": lambda: Encoder("population", 2, centers=[1], widths=[1]),
     "Encoder.widths must have shape (2, 1)": lambda: Encoder("population", 2, centers=[[1], [2]], widths=[[1]]),
     "Encoder.widths must be > 0": lambda: Encoder("population", 1, centers=[[1]], widths=[[0]]),
-    "Encoder.low must have shape (2)": lambda: Encoder("rate", 2, high=HIGH),
+    "Encoder.low must be an array of numbers, got None": lambda: Encoder("rate", 2, high=HIGH),
     "Encoder.high must be above Encoder.low": lambda: Encoder("latency", 2, low=HIGH, high=HIGH),
     "Encoder.gain must be a finite number within": lambda: Encoder("rate", 2, low=LOW, high=HIGH, gain=1.5),
     "Encoder.tau must be a finite number": lambda: replace(ENCODERS["latency"], tau=0.0),
@@ -126,7 +126,7 @@ WRONG = {
     "Readout.tau_out must be": lambda: Readout(np.ones((4, 3)), np.ones(4), tau_out=-1.0),
     "Readout.v_th_out must be": lambda: Readout(np.ones((4, 3)), np.ones(4), v_th_out=0.0),
     "ActionHead.kind must be one of": lambda: ActionHead("gaussian", (1,)),
-    "ActionHead.sizes must be positive": lambda: ActionHead("multi_discrete", (2, 0), (2,)),
+    "ActionHead.sizes must be an integer >= 1": lambda: ActionHead("multi_discrete", (2, 0), (2,)),
     "ActionHead.shape (3,) does not hold 2 actions": lambda: ActionHead("multi_discrete", (2, 2), (3,)),
     "ActionHead.low must have shape (1,)": lambda: ActionHead("box", (1,), (1,), low=[0, 0], high=[1]),
     "ActionHead.high must have shape (1,)": lambda: ActionHead("box", (1,), (1,), low=[0], high=[np.nan]),
@@ -265,10 +265,14 @@ def test_a_foreign_safetensors_file_is_refused(saved):
         Network.load(saved)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
-def test_another_version_is_refused_by_number(saved, version):
+@pytest.mark.parametrize(
+    ("version", "advice"), [(0, "export it"), (1, "export"), (4, "update spikeloop"), ("3", "export"), (None, "export")]
+)
+def test_another_version_is_refused_by_number(saved, version, advice):
     save_parts(saved, "spikeloop.network", version, make_network())
-    with pytest.raises(ValueError, match=f"format version {version!r}; this spikeloop reads version 2"):
+    with pytest.raises(
+        ValueError, match=f"format version {version!r}; this spikeloop reads versions 2 and 3: {advice}"
+    ):
         Network.load(saved)
 
 
@@ -279,7 +283,7 @@ def test_another_kind_is_refused_by_name(saved):
 
 
 def test_another_part_than_a_network_is_refused(saved):
-    save_parts(saved, "spikeloop.network", 2, ENCODERS["direct"])
+    save_parts(saved, "spikeloop.network", 3, ENCODERS["direct"])
     with pytest.raises(ValueError, match="does not describe a network"):
         Network.load(saved)
 
@@ -300,17 +304,11 @@ def test_another_part_than_a_network_is_refused(saved):
         "{",
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*without a checksum")
 def test_a_damaged_header_is_a_value_error(saved, parts):
     header = f'{{"format": "spikeloop.network", "format_version": 2, "parts": {parts}}}'
     saved.write_bytes(save({"w": np.ones(3)}, metadata={"spikeloop": header}))
     with pytest.raises(ValueError, match=r"damaged header|does not describe"):
-        Network.load(saved)
-
-
-def test_values_of_a_file_are_validated(saved):
-    data = saved.read_bytes()
-    saved.write_bytes(data.replace(b'n_ticks\\":1', b'n_ticks\\":0').replace(b'n_ticks\\": 1', b'n_ticks\\": 0'))
-    with pytest.raises(ValueError, match=r"Network\.n_ticks"):
         Network.load(saved)
 
 
@@ -355,7 +353,7 @@ def test_header_is_readable_json(saved):
 
     with safe_open(saved, framework="numpy") as file:
         header = json.loads(file.metadata()["spikeloop"])
-    assert (header["format"], header["format_version"]) == ("spikeloop.network", 2)
+    assert (header["format"], header["format_version"]) == ("spikeloop.network", 3)
     assert header["parts"]["layers"][0]["w_in"] == {"array": "layers.0.w_in"}
 
 
