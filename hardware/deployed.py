@@ -138,7 +138,9 @@ class Host:
             raise ValueError(f"Host.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
         if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
             raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
-        check_size(me, self.n_ticks, self.encoder, self.readout, self.readout.n_neurons, self.memory_shape)
+        sent = 0 if self.input == "bias" else self.encoder.n_channels
+        received = self.readout.n_neurons if self.reads_spikes else self.readout.n_outputs
+        check_size(me, self.n_ticks, 8 * max(sent, received), self.memory_shape)
 
     @property
     def reads_spikes(self) -> bool:

@@ -28,7 +28,7 @@ from spikeloop.spiking.storage import load_parts, save_parts
 
 FORMAT_VERSION = 2
 MAX_INPUTS = 2**20  # input lines; a chip has 2^19 lists of synapses for them
-MAX_CORE = 2**16 - 1  # of programs that leave a chip's limits out of account, too
+MAX_CORE = 2**12 - 1  # 32 chips' worth, for programs that leave the limits of one out of account
 MODELS = ("cuba", "slayer_alif", "lsnn")
 SIGN_MODES = ("mixed", "excitatory", "inhibitory")
 NOISE_AT = ("current", "membrane")

@@ -29,7 +29,7 @@ class Lists(NamedTuple):
 
     projection: Projection
     core: int
-    targets: np.ndarray  # (Q,): which targets of the projection are on the core
+    targets: np.ndarray  # which targets of the projection are on the core, by their index in it
     sizes: np.ndarray  # (P,): synapses in the list of each source; 0 where it has none
 
 
@@ -96,10 +96,10 @@ def lists(program: Program) -> Iterator[Lists]:
     """
     core = program.compartments.core
     for p in program.projections:
-        present = p.synapses
-        for destination in np.unique(core[p.post]).tolist():
-            targets = core[p.post] == destination
-            yield Lists(p, destination, targets, present[targets].sum(axis=0))
+        present, cores = p.synapses, core[p.post]
+        by_core = np.argsort(cores, kind="stable")
+        for targets in np.split(by_core, 1 + np.flatnonzero(np.diff(cores[by_core]))):
+            yield Lists(p, int(cores[targets[0]]), targets, present[targets].sum(axis=0))
 
 
 def routes(program: Program) -> Routes:
@@ -133,7 +133,7 @@ def use(program: Program) -> tuple[CoreUse, ...]:
         longest[core] = max(longest[core], delays)
         key = (p.bits, p.sign_mode, p.exponent, delays.bit_length(), p.plastic)
         formats[core].add(key)
-        words[core] += list_words(p, sizes, int(targets.sum()), delays)
+        words[core] += list_words(p, sizes, targets.size, delays)
         if not p.from_input:
             for sender in c.core[p.pre[sizes > 0]].tolist():
                 output_axons[sender] += slots

@@ -13,12 +13,13 @@ from typing import Any
 from spikeloop.scripts.cli import Parser, run
 
 EPILOG = """\
-FILE may be a run folder: all its .safetensors and .zip files are looked at. Nothing in a file is run. Zips of models
-and checkpoints hold pickles, which can run code, and are not opened further than their CRCs need; vecnormalize.pkl is
-one, and has nothing to check it by. A right checksum says that a file is as it was written, not who wrote it.
+FILE may be a run folder: its .safetensors, .zip and .pkl files are looked at. Nothing in a file is run. Zips of
+models and checkpoints hold pickles, which can run code, and are not opened further than their CRCs need;
+vecnormalize.pkl is a pickle, and has nothing to check it by. A right checksum says that a file is as it was written,
+not who wrote it.
 Exit status: 0 all are sound, 1 one is not, 2 a wrong request.
 """
-SUFFIXES = (".safetensors", ".zip")
+SUFFIXES = (".safetensors", ".zip", ".pkl")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,8 +70,12 @@ def _described(path: Path) -> str:
         ValueError: If it is not sound.
         OSError: If it cannot be read.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
     if path.suffix == ".zip":
         return _zip(path)
+    if path.suffix == ".pkl":
+        return "pickle, which can run code and was not opened; has no checksum"
     from spikeloop.hardware.deployed import Deployment
     from spikeloop.hardware.program import Program
     from spikeloop.spiking.fields import shown
@@ -108,19 +113,20 @@ def _content(found: Any) -> str:
 
 def _zip(path: Path) -> str:
     """Say what a zip is, without opening what stands in it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if sum(entry.compress_size for entry in entries) > path.stat().st_size:
-                raise ValueError("its entries overlap")
+            names = {entry.filename for entry in entries}
+            if sum(entry.compress_size for entry in entries) > path.stat().st_size or len(names) < len(entries):
+                raise ValueError("entries of the zip overlap or share a name")
+            if not {entry.compress_type for entry in entries} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise ValueError("no zip of a model: it is compressed in another way")
             bad = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"no whole zip ({error})") from None
     if bad is not None:
         raise ValueError(f"the CRC of its entry {bad!r} does not match")
-    if "data" not in archive.namelist():
+    if "data" not in names:
         raise ValueError("no zip of a model: it has no entry 'data'")
     return f"zip of a model, {len(entries)} entries, CRCs ok; holds pickles, which can run code and were not opened"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,10 +70,11 @@ def check_part(owner: str, name: str, value: Any, *classes: type) -> None:
 
 def parts_of(owner: str, name: str, values: Any, *classes: type) -> tuple[Any, ...]:
     """Return ``values`` as a tuple of objects of the classes, or raise ValueError naming the field."""
-    if not isinstance(values, (tuple, list)) or not all(isinstance(value, classes) for value in values):
+    parts = tuple(values) if isinstance(values, Iterable) else None
+    if parts is None or not all(isinstance(part, classes) for part in parts):
         wanted = " or ".join(one.__name__ for one in classes)
-        raise ValueError(f"{owner}.{name} must be a tuple of {wanted}, got {shown(values)}")
-    return tuple(values)
+        raise ValueError(f"{owner}.{name} must be a tuple of {wanted}, got {shown(values if parts is None else parts)}")
+    return parts
 
 
 def number(owner: str, name: str, value: Any, low: float, high: float) -> float:

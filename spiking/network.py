@@ -219,8 +219,8 @@ class Encoder:
         check_choice("Encoder", "kind", self.kind, ENCODERS)
         n = whole("Encoder", "n_obs", self.n_obs, 1, MAX_OBS)
         set_fields(self, n_obs=n, poisson=flag("Encoder", "poisson", self.poisson))
-        for name in ("gain", "tau", "threshold"):
-            set_fields(self, **{name: number("Encoder", name, getattr(self, name), 1e-9, MAX_TIME)})
+        for name, most in (("gain", MAX_WEIGHT), ("tau", MAX_TIME), ("threshold", MAX_WEIGHT)):
+            set_fields(self, **{name: number("Encoder", name, getattr(self, name), 1e-9, most)})
         for name in ("centers", "widths", "low", "high"):
             value = getattr(self, name)
             if value is not None:  # nor may what the kind does not use be just anything
@@ -327,7 +327,7 @@ class Readout:
             self,
             w_out=w_out,
             b_out=b_out,
-            tau_out=number(me, "tau_out", self.tau_out, 0.0, math.inf),
+            tau_out=number(me, "tau_out", self.tau_out, 0.0, MAX_TIME),
             count=flag(me, "count", self.count),
             first_spike=flag(me, "first_spike", self.first_spike),
             v_th_out=number(me, "v_th_out", self.v_th_out, 1e-9, MAX_WEIGHT),
@@ -505,7 +505,9 @@ class Network:
         if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
             raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
         set_fields(self, **checked_preprocessing("Network", self.observation, self.preprocessing, self.encoder))
-        check_size("Network", self.n_ticks, self.encoder, self.readout, max(sizes[1:]), self.state_shape)
+        spike_lists, held_dense = 2 * max(sizes[1:]), max(sizes[-1], self.readout.n_outputs) * self.readout.first_spike
+        bytes_of_tick = max(spike_lists, 8 * held_dense, 8 * sizes[0] * self.encoder.per_tick)
+        check_size("Network", self.n_ticks, bytes_of_tick, self.state_shape)
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
         if fault := blind(self.encoder, self.n_ticks, self.dt):
@@ -577,28 +579,22 @@ def checked_preprocessing(
     return {"observation": parts, "preprocessing": steps}
 
 
-def check_size(
-    owner: str, n_ticks: int, encoder: Encoder, readout: Readout, n_neurons: int, state_shape: tuple[int, int]
-) -> None:
+def check_size(owner: str, n_ticks: int, bytes_of_tick: int, state_shape: tuple[int, int]) -> None:
     """Refuse what would take more memory than any use needs, for a few bytes of a file can ask for all there is.
 
     Args:
         owner: Class of what is described.
         n_ticks: Ticks per env step.
-        encoder: What its input comes from.
-        readout: What its spikes go to.
-        n_neurons: Of the largest layer.
-        state_shape: Of the state of one environment.
+        bytes_of_tick: What each of them takes while all are computed, for one environment.
+        state_shape: Rows and width of the state of one environment.
 
     Raises:
         ValueError: If an env step or the state takes more than ``MAX_BYTES_OF_STEP`` or ``MAX_VALUES_OF_STATE``.
     """
-    dense = encoder.n_channels * encoder.per_tick, readout.n_outputs, n_neurons  # the last two where spikes race
-    of_tick = max(2 * n_neurons, 8 * max(dense if readout.first_spike else dense[:1]))  # a list of spikes takes 2 bytes
-    if n_ticks * of_tick > MAX_BYTES_OF_STEP:
+    if n_ticks * bytes_of_tick > MAX_BYTES_OF_STEP:
+        most = MAX_BYTES_OF_STEP // bytes_of_tick
         raise ValueError(
-            f"{owner}.n_ticks must be at most {MAX_BYTES_OF_STEP // of_tick} with this many inputs, neurons and "
-            f"outputs, got {n_ticks}"
+            f"{owner}.n_ticks must be at most {most} with so many inputs, neurons and outputs, got {n_ticks}"
         )
     rows, width = state_shape
     if rows * width > MAX_VALUES_OF_STATE:

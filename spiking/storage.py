@@ -156,9 +156,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
             metadata = dict(_parse(file.read(length).decode())).get("__metadata__")
         except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is truncated or not a safetensors file ({in_one_line(error)})") from None
-        if (
-            not isinstance(metadata, dict) or "spikeloop" not in metadata
-        ):  # told before the rest is read: it may be large
+        if not isinstance(metadata, dict) or "spikeloop" not in metadata:  # before the rest is read, which may be large
             raise ValueError(f"{path} is a safetensors file, but not one of spikeloop's")
         file.seek(0)
         try:

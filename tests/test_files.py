@@ -272,7 +272,17 @@ SIZES = {
     "Host.n_ticks must be an integer": ("deployment", "rate on loihi1", {"host.n_ticks": 10**9}),
     "Program.n_inputs must be an integer >= 0 and <= 1048576": ("program", "rate on loihi1", {"n_inputs": 10**9}),
     "Deployment.program must have 3 inputs": ("deployment", "rate on loihi1", {"program.n_inputs": 10**6}),
-    "Host.n_ticks must be at most": (
+    "Host.n_ticks must be at most 127": (
+        "deployment",
+        "population on loihi2",
+        {
+            "program.n_inputs": 2**18,
+            "host.n_ticks": 128,
+            "host.encoder": {"part": "Encoder", "kind": "direct", "n_obs": 2**18 + 1},
+            "host.observation.0.shape": [2**18 + 1],
+        },
+    ),
+    "Host.n_ticks must be at most 64": (
         "deployment",
         "delta on loihi2",
         {
@@ -377,9 +387,12 @@ def test_verify_looks_through_a_folder(files, tmp_path, capsys):
     (tmp_path / "policy.safetensors").write_bytes(files["network", "direct"])
     with zipfile.ZipFile(tmp_path / "best_model" / "model.zip", "w") as archive:
         archive.writestr("data", b"cos\nsystem\n(S'false'\ntR.")
+    (tmp_path / "vecnormalize.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    (tmp_path / "args.yml").write_bytes(b"")
     status, lines, _ = verified(capsys, tmp_path)
-    assert status == 0 and len(lines) == 2
+    assert status == 0 and len(lines) == 3
     assert "zip of a model, 1 entries, CRCs ok; holds pickles, which can run code and were not opened" in lines[0]
+    assert lines[2].endswith("pickle, which can run code and was not opened; has no checksum")
 
 
 def test_verify_names_the_file_that_is_not_sound(files, tmp_path, capsys):
