@@ -36,7 +36,6 @@ from spikeloop.spiking.network import (
     HOST_PARTS,
     MAX_TICKS,
     MAX_TIME,
-    MAX_WEIGHT,
     ActionHead,
     Encoder,
     Readout,
@@ -59,7 +58,7 @@ from spikeloop.spiking.storage import load_parts, save_parts
 FORMAT_VERSION = 3
 KIND = "spikeloop.deployment"
 INPUTS = ("bias", "spikes", "graded")
-_SCALES = 1e-30, 1e30  # least and largest: with them, no number of the host leaves its range
+_SCALES = 1e-60, 1e60  # least and largest: products of three, and of the largest input, are still numbers
 _LARGEST = 1e30  # an infinite input is computed with as this: as good as infinite, and its multiples are numbers
 
 
@@ -130,8 +129,12 @@ class Host:
             wanted = "'spikes'" if self.encoder.per_tick else "'bias' or 'graded'"
             raise ValueError(f"Host.input must be {wanted} with encoder {self.encoder.kind!r}, got {self.input!r}")
         if self.input == "bias":
-            w_in = array_of(me, "w_in", self.w_in, (None, self.encoder.n_channels), largest=MAX_WEIGHT)
-            set_fields(self, w_in=w_in, bias=array_of(me, "bias", self.bias, (len(w_in),), largest=MAX_WEIGHT))
+            w_in = array_of(me, "w_in", self.w_in, (None, self.encoder.n_channels))
+            bias = array_of(me, "bias", self.bias, (len(w_in),))
+            set_fields(self, w_in=w_in, bias=bias)
+            largest = float(max(abs(w_in).max(initial=0.0), abs(bias).max(initial=0.0)))
+            if largest > _SCALES[1]:
+                raise ValueError(f"Host.w_in and Host.bias must lie within +-{_SCALES[1]:g}, found {largest:g}")
         elif self.w_in is not None or self.bias is not None:
             raise ValueError(f"Host.w_in and Host.bias must be None where input is {self.input!r}")
         if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
@@ -213,6 +216,8 @@ class Deployment:
             )
         if np.any(program.compartments.noise):
             raise ValueError("Deployment.program must be without noise, as compiled networks are")
+        if not np.any(program.compartments.fires):
+            raise ValueError("Deployment.program must have a compartment that fires, found none")
         n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
         if program.n_inputs != n_inputs:
             raise ValueError(f"Deployment.program must have {n_inputs} inputs, has {program.n_inputs}")

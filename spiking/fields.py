@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,12 +10,7 @@ import numpy.typing as npt
 
 
 def array_of(
-    owner: str,
-    name: str,
-    value: Any,
-    shape: tuple[int | None, ...],
-    dtype: npt.DTypeLike | None = None,
-    largest: float = math.inf,
+    owner: str, name: str, value: Any, shape: tuple[int | None, ...], dtype: npt.DTypeLike | None = None
 ) -> np.ndarray:
     """Return ``value`` as a read-only, C-contiguous array of the given shape, or raise naming the field.
 
@@ -26,7 +20,6 @@ def array_of(
         value: What it was given.
         shape: Its shape; None for any length.
         dtype: Its type; if None, float64 stays and everything else becomes float32.
-        largest: Magnitude that no number may exceed.
 
     Raises:
         ValueError: If it is no array of finite numbers of that shape.
@@ -49,8 +42,6 @@ def array_of(
         raise ValueError(f"{owner}.{name} must be finite, found {array[~np.isfinite(array)].flat[0]}")
     if array.dtype.kind == "i" and not np.array_equal(array, given):
         raise ValueError(f"{owner}.{name} must hold whole numbers, got {shown(value)}")
-    if array.size and max(array.max(), -array.min()) > largest:
-        raise ValueError(f"{owner}.{name} must lie within +-{largest:g}, found {array.flat[abs(array).argmax()]}")
     array.setflags(write=False)
     return array
 

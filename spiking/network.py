@@ -44,6 +44,7 @@ from spikeloop.spiking.observation import (
     ObservationPart,
     Preprocessor,
     Reorder,
+    largest_value,
     n_frames,
     shape_of,
 )
@@ -54,7 +55,7 @@ MAX_NEURONS = 2**16 - 1  # of a layer: what numbers a spike
 MAX_TICKS = 10_000  # of an env step
 MAX_BYTES_OF_STEP = 2**28  # of what an env step computes for all its ticks at once, for one environment
 MAX_VALUES_OF_STATE = 2**24  # of one environment
-MAX_WEIGHT = 1e12  # with it, no sum over all neurons and ticks leaves the range of float32
+MAX_NUMBER = 1e30  # of gains and thresholds: within float32
 MAX_TIME = 1e9  # ms
 MIN_THRESHOLD = 1e-30  # so that float32 holds 1 / v_th
 ENCODERS = ("direct", "population", "rate", "latency", "delta")
@@ -112,7 +113,7 @@ class NeuronParameters:
         """Validate the fields and make the arrays read-only."""
         me, n = type(self).__name__, None
         for name, least in (("tau_m", 0.0), ("v_th", MIN_THRESHOLD), ("tau_a", 0.0), ("beta", 0.0)):
-            array = array_of(me, name, getattr(self, name), (n,), largest=MAX_WEIGHT if name == "beta" else math.inf)
+            array = array_of(me, name, getattr(self, name), (n,))
             n = array.size
             if np.any(array < least):
                 bound = f"> 0, at least {least:g}" if name == "v_th" else ">= 0"
@@ -160,12 +161,12 @@ class Layer:
         """Validate the fields and make the arrays read-only."""
         check_part("Layer", "neurons", self.neurons, NeuronParameters)
         n = self.neurons.n_neurons
-        w_in = array_of("Layer", "w_in", self.w_in, (n, None), largest=MAX_WEIGHT)
+        w_in = array_of("Layer", "w_in", self.w_in, (n, None))
         if w_in.size == 0:
             raise ValueError(f"Layer.w_in must have at least one neuron and one input, got shape {w_in.shape}")
-        set_fields(self, w_in=w_in, bias=array_of("Layer", "bias", self.bias, (n,), w_in.dtype, MAX_WEIGHT))
+        set_fields(self, w_in=w_in, bias=array_of("Layer", "bias", self.bias, (n,), w_in.dtype))
         if self.w_rec is not None:
-            set_fields(self, w_rec=array_of("Layer", "w_rec", self.w_rec, (n, n), w_in.dtype, MAX_WEIGHT))
+            set_fields(self, w_rec=array_of("Layer", "w_rec", self.w_rec, (n, n), w_in.dtype))
             if np.any(np.diagonal(self.w_rec)):
                 raise ValueError("Layer.w_rec must have a zero diagonal (self-connections are masked)")
 
@@ -219,7 +220,7 @@ class Encoder:
         check_choice("Encoder", "kind", self.kind, ENCODERS)
         n = whole("Encoder", "n_obs", self.n_obs, 1, MAX_OBS)
         set_fields(self, n_obs=n, poisson=flag("Encoder", "poisson", self.poisson))
-        for name, most in (("gain", MAX_WEIGHT), ("tau", MAX_TIME), ("threshold", MAX_WEIGHT)):
+        for name, most in (("gain", MAX_NUMBER), ("tau", MAX_TIME), ("threshold", MAX_NUMBER)):
             set_fields(self, **{name: number("Encoder", name, getattr(self, name), 1e-9, most)})
         for name in ("centers", "widths", "low", "high"):
             value = getattr(self, name)
@@ -281,10 +282,10 @@ class Dense:
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        w = array_of("Dense", "w", self.w, (None, None), largest=MAX_WEIGHT)
+        w = array_of("Dense", "w", self.w, (None, None))
         if w.size == 0:
             raise ValueError(f"Dense.w must have at least one input and one output, got shape {w.shape}")
-        set_fields(self, w=w, b=array_of("Dense", "b", self.b, (w.shape[0],), w.dtype, MAX_WEIGHT))
+        set_fields(self, w=w, b=array_of("Dense", "b", self.b, (w.shape[0],), w.dtype))
         check_choice("Dense", "activation", self.activation, tuple(ACTIVATIONS))
 
 
@@ -319,8 +320,8 @@ class Readout:
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
         me = "Readout"
-        w_out = array_of(me, "w_out", self.w_out, (None, None), largest=MAX_WEIGHT)
-        b_out = array_of(me, "b_out", self.b_out, (w_out.shape[0],), w_out.dtype, MAX_WEIGHT)
+        w_out = array_of(me, "w_out", self.w_out, (None, None))
+        b_out = array_of(me, "b_out", self.b_out, (w_out.shape[0],), w_out.dtype)
         if b_out.size == 0:
             raise ValueError("Readout.b_out must have at least one output, got none")
         set_fields(
@@ -330,7 +331,7 @@ class Readout:
             tau_out=number(me, "tau_out", self.tau_out, 0.0, MAX_TIME),
             count=flag(me, "count", self.count),
             first_spike=flag(me, "first_spike", self.first_spike),
-            v_th_out=number(me, "v_th_out", self.v_th_out, 1e-9, MAX_WEIGHT),
+            v_th_out=number(me, "v_th_out", self.v_th_out, 1e-9, MAX_NUMBER),
             dense=parts_of(me, "dense", self.dense, Dense),
         )
         if self.first_spike and self.dense:
@@ -457,7 +458,7 @@ class Network:
         head: Output values to an action; None for a network that is not a policy.
         preprocessing: Steps between the observation and the encoder, in their order: :class:`Normalizer`,
             :class:`FrameStack` (one at most), :class:`Reorder`.
-        n_ticks: Ticks per env step, 1 to ``MAX_TICKS``.
+        n_ticks: Ticks per env step, 1 to 10,000.
         dt: Length of a tick in ms.
         latency: Ticks a spike takes between layers and to the readout: 0, or 1 as on a chip (recurrent spikes
             take one tick in either case).
@@ -505,13 +506,31 @@ class Network:
         if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
             raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
         set_fields(self, **checked_preprocessing("Network", self.observation, self.preprocessing, self.encoder))
-        spike_lists, held_dense = 2 * max(sizes[1:]), max(sizes[-1], self.readout.n_outputs) * self.readout.first_spike
-        bytes_of_tick = max(spike_lists, 8 * held_dense, 8 * sizes[0] * self.encoder.per_tick)
+        race = max(sizes[-1], self.readout.n_outputs) * self.readout.first_spike
+        bytes_of_tick = max(2 * max(sizes[1:]), 8 * race, 8 * sizes[0] * self.encoder.per_tick)
         check_size("Network", self.n_ticks, bytes_of_tick, self.state_shape)
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
+        self._check_range()
         if fault := blind(self.encoder, self.n_ticks, self.dt):
             warnings.warn(fault, stacklevel=3)  # it runs, and LSNN refuses to train it
+
+    def _check_range(self) -> None:
+        """Refuse weights with which a membrane may leave the range of its type: the step would be refused."""
+        dtype = self.layers[0].w_in.dtype
+        most = float(np.finfo(dtype).max) / 1e5  # room for some steps more of a membrane that forgets nothing
+        largest = largest_value(self.preprocessing) if self.encoder.kind == "direct" else 1.0
+        for i, layer in enumerate(self.layers):
+            with np.errstate(over="ignore"):
+                of_tick = largest * _largest_sum(layer.w_in) + np.abs(layer.bias).max().astype(np.float64)
+                of_tick += 0.0 if layer.w_rec is None else _largest_sum(layer.w_rec)
+                of_tick += self.n_ticks * layer.neurons.beta.max().astype(np.float64)
+            if not self.n_ticks * of_tick <= most:
+                raise ValueError(
+                    f"Network.layers[{i}] must keep its membranes within +-{most:.3g}, the range of {dtype} with room "
+                    f"for more steps; observations within -1 and 1 may bring them to {self.n_ticks * of_tick:.3g}"
+                )
+            largest = 1.0
 
     @property
     def parts(self) -> tuple[ObservationPart, ...]:
@@ -554,6 +573,11 @@ class Network:
         return network
 
 
+def _largest_sum(weights: np.ndarray) -> float:
+    """Return the largest sum of magnitudes of a row."""
+    return float(np.abs(weights).sum(axis=1, dtype=np.float64).max())
+
+
 def checked_preprocessing(
     owner: str, observation: Any, preprocessing: Any, encoder: Encoder
 ) -> dict[str, tuple[Any, ...]]:
@@ -576,6 +600,8 @@ def checked_preprocessing(
         n = step.n_out
     if n != encoder.n_obs:
         raise ValueError(f"{owner}.encoder must take {n} values, takes {encoder.n_obs}")
+    if not math.isfinite(largest_value(steps)):
+        raise ValueError(f"{owner}.preprocessing must keep observations within -1 and 1 within the range of float32")
     return {"observation": parts, "preprocessing": steps}
 
 

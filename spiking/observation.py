@@ -18,7 +18,6 @@ from spikeloop.spiking.fields import array_of, flag, set_fields, shown, text, wh
 
 MAX_OBS = 2**24  # numbers of an observation, of each of its choices, and of those of an action
 MAX_START = 2**53  # of a choice's first number: what float64 counts
-MAX_NORMALIZED = 1e12  # of an observation of 0; times a network's weights, still far within float32
 
 
 def shape_of(owner: str, name: str, shape: Any) -> tuple[int, ...]:
@@ -136,12 +135,6 @@ class Normalizer:
             raise ValueError(f"Normalizer.clip must be > 0, one number or {n}, got {shown(self.clip)}")
         clip = np.array(np.broadcast_to(clip, (n,)), np.float64)
         clip.setflags(write=False)
-        with np.errstate(over="ignore"):
-            largest = np.minimum((abs(mean) + 1) / std, clip).max(initial=0.0)
-        if not largest <= MAX_NORMALIZED:
-            raise ValueError(
-                f"Normalizer.std must keep observations of 0 to 1 within +-{MAX_NORMALIZED:g}, they become {largest:g}"
-            )
         set_fields(self, mean=mean, std=std, clip=clip, rounds=flag("Normalizer", "rounds", self.rounds))
 
     @property
@@ -246,6 +239,17 @@ class Reorder:
 
 
 Preprocessor = Normalizer | FrameStack | Reorder
+
+
+def largest_value(steps: Sequence[Preprocessor]) -> float:
+    """Return the largest magnitude that steps can make of observations within -1 and 1; infinite beyond float32."""
+    largest = 1.0
+    with np.errstate(over="ignore"):
+        for step in steps:
+            if isinstance(step, Normalizer):
+                bounds = np.minimum((largest + abs(step.mean)) / step.std, step.clip)
+                largest = float(bounds.max(initial=0.0).astype(np.float32))
+    return largest
 
 
 def flatten(parts: Sequence[ObservationPart], observation: Any) -> tuple[np.ndarray, bool]:
