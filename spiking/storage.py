@@ -116,7 +116,7 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
         header = _parse(text)
         kind, version, tree = header["format"], header["format_version"], header["parts"]
         if set(header) not in (_KEYS, _KEYS | {"sha256"}):
-            raise ValueError("other keys than a header has")
+            raise ValueError("other keys than this spikeloop knows")
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has a damaged header ({in_one_line(error)})") from None
     if "sha256" in header:

@@ -22,6 +22,7 @@ from spikeloop.scripts import cli, rollout, train
 from spikeloop.scripts.run_folder import find_run
 from spikeloop.spiking import Network
 from spikeloop.spiking.extras import install_hint
+from spikeloop.spiking.storage import save_parts
 
 ENV = "spikeloop/CartPoleNoVel-v0"
 SMALL = ["n_envs:2", "n_steps:32", "batch_size:64", "n_epochs:1", "policy_kwargs:dict(n_neurons=[8])"]
@@ -281,7 +282,7 @@ def test_damaged_network_file_is_answered_in_one_line(damage, trained, tmp_path,
     elif damage == "not ours":
         file.write_bytes(b"PK" + data)
     elif damage == "another version":
-        file.write_bytes(data.replace(b'format_version\\": 2', b'format_version\\": 9'))
+        save_parts(file, "spikeloop.network", 9, Network.load(trained / "policy.safetensors"))
     else:
         dataclasses.replace(Network.load(trained / "policy.safetensors"), head=None).save(file)
     assert start(rollout, file) == 2
