@@ -198,7 +198,5 @@ def test_warm_up_compiles_what_a_sequence_needs():
 
 
 def test_more_neurons_than_a_spike_list_can_name_are_refused():
-    ones = np.ones(2**16)
-    neurons = NeuronParameters(ones, ones, ones, ones, ones)
-    with pytest.raises(ValueError, match="65535 neurons"):
-        engine.constants(neurons, engine.Timing(1, 1.0, 0, 0.0, False, True), 0, 0, True, Surrogate(), np.float32)
+    with pytest.raises(ValueError, match="must be of 1 to 65535 neurons, got 65536"):
+        NeuronParameters(*np.ones((5, 2**16)))
