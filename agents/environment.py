@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-# Packages whose wrappers a file may name: a file must not choose which code of the user's machine runs.
-_TRUSTED = ("gymnasium", "stable_baselines3", "sb3_contrib", "rl_zoo3", "spikeloop")
+# Modules whose wrappers a file may name: a file must not choose which code of the user's machine runs. Of packages with
+# scripts, which run when they are imported, only those without.
+_TRUSTED = (
+    "gymnasium",
+    "stable_baselines3",
+    "sb3_contrib",
+    "rl_zoo3.callbacks",
+    "rl_zoo3.wrappers",
+    "spikeloop.agents",
+    "spikeloop.envs",
+)
+_WORDS = re.compile(r"[\w\s+-]*")
 # Wrappers that only look on.
 _ONLOOKERS = ("RecordVideo", "RecordEpisodeStatistics", "HumanRendering")
 _MONITOR = f"{Monitor.__module__}:{Monitor.__qualname__}"
@@ -64,7 +77,13 @@ class EnvDescription:
             }
             wrappers = tuple((str(name), kwargs) for name, kwargs in found.pop("env_wrappers", []))
             packages = tuple(map(str, found.pop("gym_packages", [])))
-            return EnvDescription(metadata["env"], wrappers=wrappers, gym_packages=packages, **found)
+            for kwargs in (found.get("env_kwargs", {}), *(kwargs for _, kwargs in wrappers)):
+                if not isinstance(kwargs, (dict, type(None))):
+                    raise ValueError(f"arguments must be an object, got {kwargs!r}")
+            limit = found.get("max_episode_steps")
+            if limit is not None and (type(limit) is not int or limit < 1) and limit != -1:
+                raise ValueError(f"max_episode_steps must be a whole number >= 1, or -1 for none, got {limit!r}")
+            return EnvDescription(str(metadata["env"]), wrappers=wrappers, gym_packages=packages, **found)
         except (ValueError, TypeError) as error:
             raise ValueError(f"the metadata does not describe an environment: {error}") from None
 
@@ -77,26 +96,87 @@ class EnvDescription:
                 return f"the policy was trained behind the wrapper {name}, whose arguments could not be written down"
         return None
 
-    def make(self, trusted: Sequence[str] = (), **env_kwargs: Any) -> gym.Env:
+    def make(self, trusted: Sequence[str] = (), trust: bool = False, **env_kwargs: Any) -> gym.Env:
         """Make the environment, with all of its wrappers, and a ``Monitor`` if it had none.
 
         Args:
             trusted: Packages of the user's own whose wrappers may be made.
+            trust: Whether texts among the arguments may name files and modules.
             env_kwargs: Further arguments of the environment, such as ``render_mode``.
 
         Raises:
-            ValueError: If it cannot be made again as it was.
+            ValueError: If it cannot be made again as it was, or not without ``trust``.
         """
         missing = self.missing()
         if missing is not None:
             raise ValueError(missing)
         limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
-        wrappers = [_wrapper_class(name, trusted) for name, _ in self.wrappers]
+        wrappers = [_wrapper_class(name, kwargs, trusted) for name, kwargs in self.wrappers]
+        if not trust:
+            self._check_arguments()
         env = gym.spec(self.env_id).make(**{**(self.env_kwargs or {}), **limit, **env_kwargs})
         for wrapper, (_, kwargs) in zip(wrappers, self.wrappers, strict=True):
             env = wrapper(env, **(kwargs or {}))
         check_statistics(env)
         return env if _MONITOR in dict(self.wrappers) else Monitor(env)
+
+    def _check_arguments(self) -> None:
+        """Refuse arguments that a file must not choose: what only `gym.make` takes, and names of files and modules."""
+        spec = gym.spec(self.env_id)
+        registered = list(spec.kwargs.items())
+        chosen = {name: value for name, value in (self.env_kwargs or {}).items() if (name, value) not in registered}
+        creator: Any = spec.entry_point
+        if chosen and isinstance(creator, str):
+            creator = load_env_creator(creator)
+        known = arguments_of(creator) | set(spec.kwargs) if chosen else set()
+        for name in chosen:
+            if name not in known or name == "render_mode":
+                raise ValueError(f"{name!r} is no argument of {self.env_id} that a file may choose")
+        for what, kwargs in ((self.env_id, chosen), *self.wrappers):
+            check_words(what, kwargs)
+
+
+def check_words(what: str, arguments: Any) -> None:
+    """Refuse arguments from a file among whose texts is one that could name a file or a module of this machine.
+
+    Args:
+        what: What takes them, for the message.
+        arguments: Mappings and sequences of texts, numbers, booleans and None.
+
+    Raises:
+        ValueError: Naming the text.
+    """
+    for text in leaves(arguments):
+        if isinstance(text, str) and not _WORDS.fullmatch(text):
+            raise ValueError(
+                f"{what}: a file may choose numbers and plain words, and {text!r} could name a file or a module: "
+                "add --trust if you trust who made it"
+            )
+
+
+def leaves(value: Any) -> list[Any]:
+    """Return what a value of mappings and sequences holds, the keys of the mappings included."""
+    found, todo, seen = [], [value], set()
+    while todo:
+        one = todo.pop()
+        if not isinstance(one, (Mapping, list, tuple, set)):
+            found.append(one)
+        elif id(one) not in seen:  # YAML's aliases put one into many places, or into itself
+            seen.add(id(one))
+            todo += [part for pair in one.items() for part in pair] if isinstance(one, Mapping) else one
+    return found
+
+
+def arguments_of(cls: Any) -> set[str]:
+    """Return the names a constructor takes, those it hands on to its base classes included; or a function."""
+    names: set[str] = set()
+    for base in cls.__mro__ if isinstance(cls, type) else (cls,):
+        is_written = not isinstance(base, type) or "__init__" in vars(base)
+        parameters = inspect.signature(base).parameters.values() if is_written else ()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names
 
 
 def check_statistics(env: gym.Env | VecEnv) -> None:
@@ -184,17 +264,36 @@ def _plain(kwargs: Any) -> dict[str, Any] | None:
         return None
 
 
-def _wrapper_class(name: str, trusted: Sequence[str]) -> type[gym.Wrapper]:
+def _wrapper_class(name: str, kwargs: Mapping[str, Any] | None, trusted: Sequence[str]) -> type[gym.Wrapper]:
     module, _, class_name = name.partition(":")
-    if not any(module == one or module.startswith(f"{one}.") for one in (*_TRUSTED, *trusted)):
+    what = f"the policy was trained behind the wrapper {name}, which"
+    found = trusted_class(what, module, class_name, gym.Wrapper, trusted)
+    if found.__name__ in _ONLOOKERS or (issubclass(found, Monitor) and kwargs):  # these write files
+        raise ValueError(f"{what} is no wrapper that a file may make with arguments of its own")
+    return found
+
+
+def trusted_class(what: str, module: str, name: str, base: type, packages: Sequence[str]) -> type:
+    """Return a class that a file names, if the file may: of libraries that act only when they are called.
+
+    Args:
+        what: Subject of the message, which names it.
+        module: Its module.
+        name: Its name there.
+        base: What it must be a subclass of.
+        packages: Modules of the user's own that may be named too.
+
+    Raises:
+        ValueError: If the file may not name it, or it is not there.
+    """
+    if not any(module == one or module.startswith(f"{one}.") for one in (*_TRUSTED, *packages)):
         raise ValueError(
-            f"the policy was trained behind the wrapper {name}, which is of none of the packages a file may call: "
-            f"allow it with --gym-packages {module}"
+            f"{what} is of none of the packages a file may call: if it is yours, allow it with --gym-packages {module}"
         )
     try:
-        found = getattr(importlib.import_module(module), class_name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the policy was trained behind the wrapper {name}, which is not here ({error})") from None
-    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)) or class_name in _ONLOOKERS:
-        raise ValueError(f"the policy was trained behind {name}, which is no Gymnasium wrapper that a file may name")
+        raise ValueError(f"{what} is not here ({error})") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{what} is no {base.__name__} of {base.__module__.partition('.')[0]}")
     return found

@@ -21,6 +21,7 @@ COMMANDS = {
     "benchmark": "measure the library beside what else one could use",
 }
 ALIASES = {"enjoy": ["rollout", "--human"]}  # RL Zoo's name for watching a policy
+TRUST = "also take what can run code, from people you trust: see the README, what is safe to take from a stranger"
 EXTRA_OF = {"box2d": "box2d", "pygame": "render", "moviepy": "render"}  # library -> our extra that installs it
 
 
@@ -118,7 +119,9 @@ def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None
     try:
         return script(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
-        print(f"spikeloop {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        # what a file says is part of some messages, and must not steer the terminal
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))
+        print(f"spikeloop {command}: error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"spikeloop {command}: interrupted", file=sys.stderr)

@@ -19,7 +19,7 @@ from spikeloop.agents.registry import ALGOS
 from spikeloop.hardware.chip import CHIPS, PROFILES
 from spikeloop.hardware.lowering import NEURONS
 from spikeloop.hardware.quantize import check_bits
-from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
+from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.compared import action_agreement, kept, kept_in_words
 from spikeloop.scripts.players import Act, Recorded, observations, play, random_player
 from spikeloop.scripts.run_folder import NETWORK, cores_picture, deployed_file, need_folder, open_run, report_file
@@ -43,7 +43,8 @@ NOT_COMPILED = {
 OTHER_SEEDS = 1_000_000  # of calibration, apart from those of the episodes
 EPILOG = f"""\
 RUN is a run folder of `spikeloop train`, or the file of a network, such as the {NETWORK} in it. Loading a network runs
-no code from its file; the model in a run folder is a pickle, so deploy only those you trust.
+no code from its file. The model in a run folder is a pickle, which can: a folder that you did not train on this machine
+is refused without --trust.
 The float network, the chip and random actions play the same episodes; kept is (chip - random) / (float - random).
 Leaves {deployed_file("CHIP")}, {report_file("CHIP")} and {cores_picture("CHIP")}.
 Energies and times are modelled from published constants, not measured.
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compare the chip's actions over N steps with those of an interpreter in plain Python, which is slow",
     )
     add("--out", type=Path, metavar="FOLDER", help="where files are left (default: beside the policy)")
+    add("--trust", action="store_true", help=TRUST)
     add("--json", action="store_true", help="print JSON")
     return parser
 
@@ -171,11 +173,11 @@ def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
 
     import_modules("--gym-packages", args.gym_packages)
     modules, args.env = ([], None) if args.env is None else import_environment(args.env)
-    place = Place(args.env, args.seed, packages=[*args.gym_packages, *modules])
+    place = Place(args.env, args.seed, packages=[*args.gym_packages, *modules], trust=args.trust)
     if not args.run.is_dir():
         policy = load_network(args.run, place)
         return policy.network(), policy.env
-    algo = open_run(args.run, args.load_best).algo
+    algo = open_run(args.run, args.load_best, args.trust).algo
     if algo in NOT_COMPILED or algo not in ALGOS:
         raise UsageError(f"{args.run} is a run of {algo}, {NOT_COMPILED.get(algo, _NO_SPIKES)}")
     policy = network_of_run(args.run, args.load_best, place)

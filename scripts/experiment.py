@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -24,7 +25,7 @@ from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -35,11 +36,13 @@ from spikeloop.agents.environment import EnvDescription, check_statistics, descr
 from spikeloop.agents.export import why_no_network
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
+from spikeloop.agents.seals import seal
 from spikeloop.scripts.cli import UsageError
 from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready, fit_normalize
 from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
-from spikeloop.scripts.run_folder import BEST, CHECKPOINT, CURVE, EPISODES, NETWORK, need_folder
+from spikeloop.scripts.run_folder import BEST, CHECKPOINT, CURVE, EPISODES, NETWORK, SETTINGS, need_folder
+from spikeloop.scripts.trust import as_data, need_own
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -57,6 +60,7 @@ class Experiment(ExperimentManager):
         folder: Run folder to go on with.
         state: Its checkpoint.
         begin: Called when everything is in order and the work begins.
+        trust: Whether to take files that can run code from others than the user.
         kwargs: RL Zoo's keyword arguments.
     """
 
@@ -67,6 +71,7 @@ class Experiment(ExperimentManager):
         folder: Path | None,
         state: Mapping[str, Any] | None,
         begin: Callable[[], None],
+        trust: bool,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -74,6 +79,13 @@ class Experiment(ExperimentManager):
         if self.is_preset:
             self.config = str(hyperparams_file(self.algo + "_chip" * (settings.get("core") == "chip")))
             self._is_atari = False  # for which RL Zoo's own files have an entry: ours use the default
+        if self.trained_agent:
+            beside = Path(self.trained_agent).parent
+            statistics = beside / self.env_name / "vecnormalize.pkl"
+            need_own([Path(self.trained_agent), statistics, beside / "replay_buffer.pkl"], trust)
+        else:
+            self.trained_agent = os.devnull  # RL Zoo would look for statistics in the working folder
+        self.trust = trust
         if folder is not None:
             self.save_path, self.params_path = str(folder), str(folder / self.env_name)
         self.settings = {"seed": self.seed, **settings}
@@ -112,6 +124,10 @@ class Experiment(ExperimentManager):
             ) from None
         if self.n_timesteps > 0:
             hyperparams.setdefault("n_timesteps", self.n_timesteps)
+        if not self.trust and (self.trial_id is not None or str(self.args.conf_file).endswith((".yml", ".yaml"))):
+            given = {*(self.custom_hyperparams or ()), *(("env_kwargs",) if self.env_kwargs else ())}
+            theirs = {name: value for name, value in hyperparams.items() if name not in given}
+            hyperparams |= as_data(theirs, self.args.gym_packages)
         if isinstance(hyperparams.get("policy_kwargs"), str):  # RL Zoo's files hold some as Python
             hyperparams["policy_kwargs"] = eval(hyperparams["policy_kwargs"], vars(exp_manager).copy())
         return hyperparams, saved
@@ -170,13 +186,15 @@ class Experiment(ExperimentManager):
             ):
                 # beside the settings they would be written over by those of the last model
                 callback.callback_on_new_best.save_path = str(self.folder / BEST)
+                best = [self.folder / f"{BEST}.zip", *[self.folder / BEST / "vecnormalize.pkl"] * self.normalize]
+                callback.callback_on_new_best = CallbackList([callback.callback_on_new_best, _SealBest(best)])
         if self.settings["quantize"]:
             from spikeloop.hardware.compiler import quantizer
 
             self.callbacks.append(QuantizeWeights(quantizer(self.settings["quantize"])))
         self.callbacks.append(EpisodeLog(self.folder / EPISODES, resume=self.state is not None))
         if self.algo in ALGOS or issubclass(ZOO_ALGOS[self.algo], OnPolicyAlgorithm):
-            self.checkpoints = Checkpoints(
+            self.checkpoints = _SealedCheckpoints(
                 self.folder / CHECKPOINT,
                 self.settings["checkpoint_freq"],
                 self.settings,
@@ -211,6 +229,8 @@ class Experiment(ExperimentManager):
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if self.state is None:
             super()._save_config(saved_hyperparams)
+            for name in SETTINGS:
+                seal(Path(self.params_path, name))
 
     def _continue_tensorboard(self, model: BaseAlgorithm) -> None:
         folder = self.state["tensorboard"]  # type: ignore[index]
@@ -318,6 +338,9 @@ class Experiment(ExperimentManager):
         """
         try:
             super().save_trained_model(model)
+            seal(self.folder / f"{self.env_name}.zip")
+            if self.normalize:
+                seal(Path(self.params_path, "vecnormalize.pkl"))
             self._save_network(model)
         except OSError as error:
             self._fail(f"model not saved: {error}")
@@ -352,6 +375,27 @@ class Experiment(ExperimentManager):
             "num_timesteps": str(model.num_timesteps),
         }
         model.to_network(metadata).save(self.folder / NETWORK)
+
+
+class _SealedCheckpoints(Checkpoints):
+    def save(self) -> bool:
+        saved = super().save()
+        if saved:
+            seal(self.path)
+        return saved
+
+
+class _SealBest(BaseCallback):
+    """Seals the best model so far and the statistics of its time, where they have just been saved."""
+
+    def __init__(self, files: list[Path]):
+        super().__init__()
+        self.files = files
+
+    def _on_step(self) -> bool:
+        for file in self.files:
+            seal(file)
+        return True
 
 
 def _monitor_start(path: Path) -> float:

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 
+from spikeloop.agents.environment import arguments_of
 from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
 from spikeloop.scripts.cli import did_you_mean
 from spikeloop.spiking.lsnn import LSNN
@@ -47,7 +48,7 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[s
     Raises:
         ValueError: Naming the hyperparameter and what is expected, or the nearest known name.
     """
-    known = (_arguments(algorithm) | ZOO_HYPERPARAMS) - {"env"}
+    known = (arguments_of(algorithm) | ZOO_HYPERPARAMS) - {"env"}
     for name in hyperparams:
         if name not in known:
             raise ValueError(did_you_mean("hyperparameter", name, known))
@@ -72,7 +73,7 @@ def _check_zoo_values(hyperparams: Mapping[str, Any]) -> None:
     normalize = hyperparams.get("normalize", False)
     if not isinstance(normalize, (bool, str, dict)):
         raise ValueError(f"normalize must be true, false or a dict of VecNormalize's arguments, got {normalize!r}")
-    known = _arguments(VecNormalize) - {"venv"}
+    known = arguments_of(VecNormalize) - {"venv"}
     for name in normalize if isinstance(normalize, dict) else ():
         if name not in known:
             raise ValueError(did_you_mean("argument of normalize", name, known))
@@ -119,7 +120,7 @@ def _check_policy(algorithm: type[BaseAlgorithm], policy: Any, policy_kwargs: An
     if policy not in algorithm.policy_aliases:
         raise ValueError(did_you_mean("policy", policy, algorithm.policy_aliases))
     policy_class = algorithm.policy_aliases[policy]
-    known = _arguments(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, LsnnPolicy) else set())
+    known = arguments_of(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, LsnnPolicy) else set())
     for name in policy_kwargs if isinstance(policy_kwargs, dict) else ():
         if name not in known:
             raise ValueError(did_you_mean("policy argument", name, known))
@@ -169,14 +170,3 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     n_layers = len(n_neurons) if isinstance(n_neurons, (list, tuple)) else 1  # the policy refuses what is no list
     kwargs["n_ticks"] = max(kwargs.get("n_ticks", 1), n_layers + 1)
     return {**hyperparams, "policy_kwargs": kwargs}
-
-
-def _arguments(cls: type) -> set[str]:
-    """Return the names a constructor takes, those it hands on to its base classes included."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        parameters = inspect.signature(base).parameters.values() if "__init__" in vars(base) else ()
-        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names

@@ -21,7 +21,8 @@ from spikeloop.agents.export import observation_parts
 from spikeloop.agents.registry import register_with_zoo
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.scripts.cli import UsageError, did_you_mean
-from spikeloop.scripts.hyperparameters import check_classes
+from spikeloop.scripts.hyperparameters import CLASSES, check_classes
+from spikeloop.scripts.plain_data import read_settings
 from spikeloop.scripts.run_folder import open_run
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.simulator import Simulator
@@ -42,6 +43,7 @@ class Place(NamedTuple):
     video: dict[str, Any] | None = None  # arguments of RecordVideo; None to record nothing
     human: bool = False  # show the episodes in a window
     packages: Sequence[str] = ()  # modules of the user's own that register tasks and hold wrappers
+    trust: bool = False  # take what can run code, and texts that can name files
 
 
 class Policy(NamedTuple):
@@ -141,13 +143,14 @@ def network_of_run(folder: Path, best: bool, place: Place) -> Policy:
     Raises:
         UsageError: If there is no such run, or its policy cannot become a network.
     """
-    run = open_run(folder, best)
-    policy = load_run(folder, best, place.seed, None)
+    run = open_run(folder, best, place.trust)
+    policy = load_run(folder, best, place.seed, None, trust=place.trust)
     try:
         network = policy.network()
     finally:
         policy.env.close()
-    env, _ = environment_of(f"{folder}", network, place._replace(packages=[*run.gym_packages, *place.packages]))
+    place = place._replace(packages=[*run.gym_packages, *place.packages], trust=True)  # as the run itself is
+    env, _ = environment_of(f"{folder}", network, place)
     return Policy(NetworkPolicy(network, place.seed), env, policy.name)
 
 
@@ -167,7 +170,7 @@ def environment_of(name: str, policy: Network | Deployment, place: Place) -> tup
     _check_registered(description)
 
     def make() -> gym.Env:
-        env = description.make(place.packages, **_rendering(place.video, place.human))
+        env = description.make(place.packages, place.trust, **_rendering(place.video, place.human))
         return RecordVideo(env, **place.video) if place.video else env
 
     env = DummyVecEnv([make])
@@ -177,7 +180,9 @@ def environment_of(name: str, policy: Network | Deployment, place: Place) -> tup
     return env, description.env_id
 
 
-def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, human: bool = False) -> Policy:
+def load_run(
+    folder: Path, best: bool, seed: int, video: dict[str, Any] | None, human: bool = False, trust: bool = False
+) -> Policy:
     """Load the model of a run folder, with its wrappers and its normalisation.
 
     Args:
@@ -186,18 +191,20 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, 
         seed: Seed of the environment and of sampled actions.
         video: Arguments of ``RecordVideo``; None to record nothing.
         human: Show the episodes in a window.
+        trust: Load a run that is not the user's own; that can run code.
 
     Raises:
-        UsageError: If there is no such run, or its model cannot be loaded.
+        UsageError: If there is no such run, its model cannot be loaded, or it is not to be trusted.
     """
     register_with_zoo()
     import rl_zoo3
 
-    run = open_run(folder, best)
+    run = open_run(folder, best, trust)
     for package in run.gym_packages:
         importlib.import_module(package)
     _check_registered(EnvDescription(run.env_id, gym_packages=tuple(run.gym_packages)))
-    hyperparams, stats_path = rl_zoo3.get_saved_hyperparams(str(run.settings), test_mode=True)
+    hyperparams = read_settings(run.settings / "config.yml", (*CLASSES, "env_kwargs", "frame_stack", "normalize"))
+    hyperparams["normalize_kwargs"] = hyperparams.setdefault("normalize", False)  # which RL Zoo prints
     check_classes(hyperparams)
     settings = dict(hyperparams)
     env_kwargs = hyperparams.pop("env_kwargs", None) or run.env_kwargs
@@ -206,7 +213,7 @@ def load_run(folder: Path, best: bool, seed: int, video: dict[str, Any] | None, 
         hyperparams["env_wrapper"] = [*(wrappers if isinstance(wrappers, list) else [wrappers]), {RecordVideo: video}]
     env = rl_zoo3.create_test_env(
         run.env_id,
-        stats_path=stats_path and str(run.statistics),
+        stats_path=str(run.statistics),
         seed=seed,
         should_render=False,
         hyperparams=hyperparams,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.hardware.chip import CHIPS
-from spikeloop.scripts.cli import Parser, UsageError, before_any_work, import_environment, import_modules, run
+from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run, need_folder, packages_of
 from spikeloop.spiking.extras import install_hint
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 VIDEO_PREFIX = "rollout"
 EPILOG = f"""\
 RUN is a run folder of `spikeloop train`, or the file of a network, such as the {NETWORK} in it. Without RUN,
-a run folder is found by --algo, --env, --folder and --exp-id. Loading a network runs no code from its file; the model
-in a run folder is a pickle, which can, so roll out only those you trust.
+a run folder is found by --algo, --env, --folder and --exp-id. Loading a network runs no code from its file. The model
+in a run folder is a pickle, which can: a folder that you did not train on this machine is refused without --trust.
 """
 
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--human", action="store_true", help="watch the episodes in a window; `spikeloop enjoy` is short for it")
     add("--video", type=Path, metavar="PATH", help="video of the first episode (FILE.mp4), or of all (a folder)")
     add("--raster", type=Path, metavar="FILE", help="picture of the spikes of one deterministic episode")
+    add("--trust", action="store_true", help=TRUST)
     add("--json", action="store_true", help="print JSON")
     return parser
 
@@ -156,13 +157,13 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
     found = args.run or find_run(
         args.folder or Path("logs"), args.algo or "spiking_ppo", args.env or "CartPole-v1", args.exp_id or 0
     )
-    own = packages_of(found) if found.is_dir() else []  # of a run, whose model is trusted too
+    own = packages_of(found, args.trust) if found.is_dir() else []
     import_modules("--gym-packages", own)
-    place = Place(args.env, args.seed, video, args.human, [*args.gym_packages, *modules, *own])
+    place = Place(args.env, args.seed, video, args.human, [*args.gym_packages, *modules, *own], args.trust)
     if args.deployed:
         return load_deployed(find_deployed(found, args.chip) if found.is_dir() else found, place)
     if args.run is None or args.run.is_dir():
-        return load_run(found, args.load_best, args.seed, video, args.human)
+        return load_run(found, args.load_best, args.seed, video, args.human, args.trust)
     return load_network(found, place)
 
 

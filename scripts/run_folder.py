@@ -12,6 +12,7 @@ from spikeloop.scripts.cli import UsageError
 CHECKPOINT = "checkpoint.zip"
 EPISODES = "learning_curve.csv"
 CURVE = "learning_curve.png"
+SETTINGS = ("args.yml", "config.yml")  # in the folder of the settings
 NETWORK = "policy.safetensors"
 BEST = "best_model"  # the zip of this name, and the folder of the normalisation statistics of its time
 
@@ -89,12 +90,19 @@ class RunFolder:
     gym_packages: list[str]
 
 
-def open_run(folder: Path, best: bool = False) -> RunFolder:
-    """Return what stands in a run folder, its best model instead of its last if asked for.
+def open_run(folder: Path, best: bool = False, trust: bool = False) -> RunFolder:
+    """Return what stands in a run folder.
+
+    Args:
+        folder: The folder.
+        best: Whether to take its best model instead of its last.
+        trust: Whether to take files that the user's own training did not write; loading them can run code.
 
     Raises:
-        UsageError: If it is no run folder, or the run did not get as far.
+        UsageError: If it is no run folder, the run did not get as far, or a file of it is not to be trusted.
     """
+    from spikeloop.scripts.trust import need_own
+
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
     settings = _settings(folder)
@@ -107,20 +115,35 @@ def open_run(folder: Path, best: bool = False) -> RunFolder:
         raise UsageError(f"{folder} holds no {model.name}" + _why_missing(folder, best))
     statistics = folder / BEST if best and (folder / BEST / "vecnormalize.pkl").is_file() else settings
     env_kwargs = args["env_kwargs"] or {}
+    need_own([*(settings / name for name in SETTINGS), model, statistics / "vecnormalize.pkl"], trust)
     return RunFolder(model, settings, statistics, args["algo"], args["env"], env_kwargs, args["gym_packages"])
 
 
-def packages_of(folder: Path) -> list[str]:
-    """Return the modules that register the environment of a run, by its folder; none if it is no run folder."""
+def packages_of(folder: Path, trust: bool = False) -> list[str]:
+    """Return the modules that register the environment of a run, by its folder; none if it is no run folder.
+
+    Raises:
+        UsageError: If they are named by a file that is not to be trusted; arguments as in :func:`open_run`.
+    """
+    from spikeloop.scripts.trust import need_own
+
     settings = _settings(folder)
-    return [] if settings is None else list(_arguments(settings)["gym_packages"])
+    if settings is None:
+        return []
+    need_own([settings / "args.yml"], trust)
+    return list(_arguments(settings)["gym_packages"])
 
 
 def _arguments(settings: Path) -> dict[str, Any]:
-    """Return the arguments of a run as RL Zoo wrote them: a file that can run code, as the model beside it can."""
-    import yaml
+    """Return those arguments of a run that others need, from what RL Zoo wrote."""
+    from spikeloop.scripts.plain_data import read_settings
 
-    return yaml.load((settings / "args.yml").read_text("utf-8"), Loader=yaml.UnsafeLoader)
+    needed = ("algo", "env", "env_kwargs", "gym_packages")
+    found = read_settings(settings / "args.yml", needed)
+    for name in needed:
+        if name not in found:
+            raise UsageError(f"{settings / 'args.yml'} is not the arguments of a run, it lacks {name}")
+    return found
 
 
 def _settings(folder: Path) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from spikeloop.agents.registry import ALGOS, register_with_zoo
 from spikeloop.scripts.cli import (
+    TRUST,
     Parser,
     UsageError,
     before_any_work,
@@ -27,7 +28,7 @@ EPILOG = """\
 Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3.train --help` lists all), such as
   --seed N                   seed of all random numbers
   --hyperparams NAME:VALUE   overwrite hyperparameters, for example n_envs:4 "policy_kwargs:dict(tau_m=8)"
-  --conf-file FILE           hyperparameters of your own, in RL Zoo's format
+  --conf-file FILE           hyperparameters of your own, in RL Zoo's format; a .py file is run
   -f, --log-folder FOLDER    where runs are kept (default: logs)
   --eval-freq N              env steps between evaluations (default: 25000)
   --tensorboard-log FOLDER   log to TensorBoard
@@ -58,7 +59,8 @@ def train(argv: list[str]) -> int:
             settings, zoo_argv, state = _new_run(args, zoo_argv, rl_zoo3.train.ALGOS)
         else:
             settings, zoo_argv, state = _resumed_run(args)
-        _train(rl_zoo3.train, zoo_argv, settings=settings, folder=args.resume, state=state, begin=begin)
+        experiment = {"settings": settings, "folder": args.resume, "state": state, "begin": begin, "trust": args.trust}
+        _train(rl_zoo3.train, zoo_argv, **experiment)
     return 0
 
 
@@ -105,7 +107,9 @@ def _resumed_run(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
     """Return what the checkpoints of a run keep, RL Zoo's arguments, and its checkpoint."""
     from spikeloop.agents.callbacks import read_checkpoint
     from spikeloop.scripts.experiment import seed_after
+    from spikeloop.scripts.trust import need_own
 
+    need_own(args.resume.glob("checkpoint*.zip"), args.trust)
     state = read_checkpoint(args.resume / CHECKPOINT)
     settings, done = state["run"], state["num_timesteps"]
     settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
@@ -168,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float", "chip"),
         help="where rstdp learns (default: float); chip: on the emulated chip's learning engine",
     )
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would fight for the cores with the test workers
@@ -10,3 +11,11 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 settings.register_profile("spikeloop", deadline=None)  # the first call of a kernel compiles it
 settings.load_profile("spikeloop")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def key_of_the_tests(tmp_path_factory):
+    """Seal the files that trainings leave here with a key that ends with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPIKELOOP_KEY", str(tmp_path_factory.mktemp("key") / "key"))
+        yield

@@ -345,8 +345,8 @@ def test_a_file_does_not_choose_what_code_runs():
     for wrapper, message in {
         ("subprocess:Popen", '{"args": "true"}'): "none of the packages",
         ("my_tasks:Wrapper", "{}"): "--gym-packages my_tasks",
-        ("gymnasium.wrappers:RecordVideo", '{"video_folder": "x"}'): "no Gymnasium wrapper that a file may name",
-        ("gymnasium:make", '{"id": "x"}'): "no Gymnasium wrapper",
+        ("gymnasium.wrappers:RecordVideo", '{"video_folder": "x"}'): "no wrapper that a file may make",
+        ("gymnasium:make", '{"id": "x"}'): "is no Wrapper of gymnasium",
         ("gymnasium.wrappers:ClipReward", "null"): "arguments could not be written down",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -295,6 +295,8 @@ def test_damaged_model_is_answered_in_one_line(trained, tmp_path, capsys):
     model = run / "spikeloop-CartPoleNoVel-v0.zip"
     model.write_bytes(model.read_bytes()[:5000])
     assert start(rollout, run) == 2
+    assert_one_line(capsys, f"{model} can run code, and it is not as a training of yours wrote it")
+    assert start(rollout, run, "--trust") == 2
     assert_one_line(capsys, f"{model} cannot be loaded")
 
 
@@ -317,7 +319,7 @@ def test_the_best_model_plays_with_the_statistics_of_its_time(tmp_path):
     statistics = VecNormalize.load(str(kept), make_vec_env("CartPole-v1"))
     statistics.obs_rms.count = 77.0
     statistics.save(str(kept))
-    counts = [load_run(run, best, 0, None).env.obs_rms.count for best in (True, False)]
+    counts = [load_run(run, best, 0, None, trust=True).env.obs_rms.count for best in (True, False)]
     assert counts[0] == 77.0 != counts[1]
 
 
