@@ -243,7 +243,7 @@ class _Writer:
 
     def _product(self, z: str, product: Product) -> None:
         rule, kind = self.rule, self.integer
-        self.add(4, f"# d{z}: {product.text}")
+        self.add(4, f"# d{z}: {' '.join(product.text.split())}")  # a line of a rule's text must not become one here
         self.add(4, f"p = {kind}({product.mantissa}) * {kind}({product.gate})")
         for factor in product.factors:
             self._factor(product, factor)
