@@ -1,4 +1,7 @@
-"""NaN and infinity are refused where they come in: from environments, from callers of ``predict``, from an update."""
+"""NaN, infinity and numbers beyond all use are refused: from environments, callers of ``predict`` and updates.
+
+Beyond all use is what has no square in float32, in which networks learn.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, is_vecenv_wrapped, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from spikeloop.agents.failures import LARGEST, NonFiniteError
+from spikeloop.agents.guarded_env import raise_handed_over
+from spikeloop.agents.workers import GONE, blame_worker
 
-class NonFiniteError(ValueError):
-    """An environment or a caller handed over NaN or infinity, or an update led to it."""
+_LARGEST_SQUARE = LARGEST**2
 
 
 class CheckFinite(VecEnvWrapper):
     """Raises :class:`NonFiniteError`, naming the environment, when an observation or a reward is NaN or infinite.
 
-    SB3's ``VecCheckNan`` names neither the environment nor the value's origin within the batch.
+    SB3's ``VecCheckNan`` names neither the environment nor the value's origin within the batch. What went wrong in a
+    worker process is raised here too: failures that it handed over, and its death.
 
     Args:
         venv: The environments, before any normalisation.
@@ -31,13 +37,33 @@ class CheckFinite(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Reset the environments."""
-        obs = self.venv.reset()
+        try:
+            obs = self.venv.reset()
+        except GONE:
+            blame_worker(self.venv, self.name)
+            raise
+        raise_handed_over(self.venv.unwrapped.reset_infos)
         check_first(self.venv, obs, self.name)
         return obs
 
+    def step_async(self, actions: np.ndarray) -> None:
+        """Begin a step."""
+        try:
+            self.venv.step_async(actions)
+        except GONE:
+            blame_worker(self.venv, self.name)
+            raise
+
     def step_wait(self) -> VecEnvStepReturn:
         """Return the result of the step."""
-        results = self.venv.step_wait()
+        try:
+            results = self.venv.step_wait()
+        except GONE:
+            blame_worker(self.venv, self.name)
+            raise
+        raise_handed_over(results[3])
+        if True in results[2]:
+            raise_handed_over(self.venv.unwrapped.reset_infos)
         check_step(self.venv, *results, name=self.name)
         return results
 
@@ -103,8 +129,9 @@ def check_learnt(arrays: Iterable[tuple[str, th.Tensor]], when: str) -> None:
         NonFiniteError: If a number is not finite.
     """
     for name, array in arrays:
-        if not th.isfinite(array).all():
-            raise NonFiniteError(f"{when} led to NaN or infinity in {name}: a lower learning_rate may help")
+        fits = (array.abs() < LARGEST) | (not array.is_floating_point())  # as NaN does not
+        if not fits.all():
+            raise NonFiniteError(f"{when} led to {array[~fits][0]:g} in {name}: a lower learning_rate may help")
 
 
 def _check(what: str, value: Any, name: str, env: int | None = None) -> None:
@@ -114,14 +141,15 @@ def _check(what: str, value: Any, name: str, env: int | None = None) -> None:
         raise NonFiniteError(f"{what} from env {row}{' of ' * bool(name)}{name} is {found[1]}")
 
 
-def _first(value: Any) -> tuple[int, float] | None:
-    """Return the row and the number of the first that is not finite, in an array or a mapping of arrays."""
+def _first(value: Any) -> tuple[int, str] | None:
+    """Return the row and the number of the first that is refused, in an array or a mapping of arrays."""
     for part in value.values() if isinstance(value, Mapping) else (value,):
         array = np.asarray(part)
         if array.dtype.kind != "f":
             continue
-        finite = np.isfinite(array)
-        if np.count_nonzero(finite) < array.size:  # half the time of all()
-            bad = ~finite
-            return int(np.argwhere(bad)[0, 0]) if array.ndim else 0, float(array[bad].flat[0])
+        if np.vdot(array, array) < _LARGEST_SQUARE:  # in less time than a look at each number; other sums would warn
+            continue
+        bad = ~(np.abs(array) < LARGEST)
+        if bad.any():  # not only their sum
+            return int(np.argwhere(bad)[0, 0]) if array.ndim else 0, str(array[bad].flat[0])
     return None

@@ -16,13 +16,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from spikeloop.agents.check_finite import CheckFinite
+from spikeloop.agents.guarded_env import GuardedEnv
 from spikeloop.agents.modulators import Modulator
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.dynamics import Dynamics, dynamics_of
 from spikeloop.spiking.tile_coding import PlaceCells, Tiles
 
 # Wrappers that change nothing between the beginning of an episode and its last step.
-_TRANSPARENT = (Monitor, TimeLimit, OrderEnforcing, PassiveEnvChecker, ChangeBody)
+_TRANSPARENT = (GuardedEnv, Monitor, TimeLimit, OrderEnforcing, PassiveEnvChecker, ChangeBody)
 _MOST_STEPS = 10_000  # without a time limit, so that Python gets a turn now and then
 
 
@@ -49,6 +50,7 @@ class ClosedLoop:
         self.task: Any = env.unwrapped
         self.limits = [wrapper for wrapper in wrappers if isinstance(wrapper, TimeLimit)]
         self.monitors = [wrapper for wrapper in wrappers if isinstance(wrapper, Monitor)]
+        self.guards = [wrapper for wrapper in wrappers if isinstance(wrapper, GuardedEnv)]
         self.dynamics, self.network, self.coder = dynamics, network, coder
 
     @staticmethod
@@ -117,4 +119,6 @@ class ClosedLoop:
         for monitor in self.monitors:
             monitor.rewards.extend(rewards.tolist())
             monitor.total_steps += n_steps
+        for guard in self.guards:
+            guard.n_steps += n_steps
         return rewards, seen.astype(obs.dtype), action, value

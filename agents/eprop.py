@@ -23,6 +23,7 @@ from spikeloop.agents.check_finite import CheckFinite, NonFiniteError, check_fir
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, check_ranges
 from spikeloop.agents.eprop_policy import EpropPolicy
 from spikeloop.agents.export import model_to_network, note_wrappers
+from spikeloop.agents.guarded_env import GuardedEnv, call_guarded
 from spikeloop.agents.seeding import reseed
 from spikeloop.agents.silence import warn_of_silence
 from spikeloop.spiking import plasticity_kernels as kernels
@@ -227,7 +228,7 @@ class EProp(BaseAlgorithm):
         """
         env: Any = task.unwrapped
         n_episodes = min(self._rollout_length(), -(-(total_timesteps - self.num_timesteps) // env.n_steps))
-        observations, paid = env.draw_episodes(env.np_random, n_episodes)
+        observations, paid = call_guarded(type(env).__name__, env.draw_episodes, env.np_random, n_episodes)
         _check_episodes(observations, paid)
         n_steps = observations.shape[1]
         uniform = self.policy.rng.random((n_episodes, n_steps)).astype(np.float32)
@@ -348,7 +349,10 @@ def _drawn_task(env: VecEnv | None) -> gym.Env | None:
         env = env.venv
     if type(env) is not DummyVecEnv or not hasattr(env.envs[0].unwrapped, "draw_episodes"):
         return None
-    task = inner = env.envs[0]
+    task = env.envs[0]
+    while isinstance(task, GuardedEnv):
+        task = task.env
+    inner = task
     while isinstance(inner, (Monitor, OrderEnforcing, PassiveEnvChecker)):
         inner = inner.env
     return task if inner is inner.unwrapped else None

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
+from spikeloop.agents.failures import EnvironmentFailed, NonFiniteError
 from spikeloop.spiking.extras import install_hint
 
 COMMANDS = {
@@ -59,7 +60,7 @@ def before_any_work() -> Iterator[Callable[[], None]]:
 
     try:
         yield begin
-    except UsageError:
+    except (UsageError, EnvironmentFailed, NonFiniteError):
         raise
     except Exception as error:
         if begun or sys.flags.dev_mode:
@@ -111,7 +112,11 @@ def import_modules(option: str, modules: Iterable[str]) -> None:
 
 
 def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None) -> int:
-    """Run a script and return its exit status: 2 with one line for a wrong request, 130 for Ctrl-C."""
+    """Run a script and return its exit status.
+
+    2 with one line for a wrong request, 1 with one line where an environment failed, 130 for Ctrl-C. With
+    `python -X dev` the failure of an environment keeps its traceback.
+    """
     if "" not in sys.path:
         # The working folder, as `python -m` has it: a user's own environments, wrappers and settings are modules there.
         # A console script starts without it. It comes last, so that no file of the user's hides an installed module.
@@ -123,6 +128,11 @@ def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))
         print(f"spikeloop {command}: error: {line}", file=sys.stderr)
         return 2
+    except (EnvironmentFailed, NonFiniteError) as error:
+        if sys.flags.dev_mode:
+            raise
+        print(f"spikeloop {command}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"spikeloop {command}: interrupted", file=sys.stderr)
         return 130

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -28,15 +27,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from spikeloop.agents.callbacks import Checkpoints, EpisodeLog, TrainingStopped, clean_up
-from spikeloop.agents.check_finite import CheckFinite, NonFiniteError
+from spikeloop.agents.check_finite import CheckFinite
 from spikeloop.agents.environment import EnvDescription, check_statistics, describe, with_zoo_settings
 from spikeloop.agents.export import why_no_network
+from spikeloop.agents.failures import EnvironmentFailed, NonFiniteError
+from spikeloop.agents.guarded_env import guarded
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
 from spikeloop.agents.seals import seal
+from spikeloop.agents.workers import GONE, close_quietly
 from spikeloop.scripts.cli import UsageError
 from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready, fit_normalize
 from spikeloop.scripts.last_words import print_last_words
@@ -212,9 +214,16 @@ class Experiment(ExperimentManager):
             starts = [_monitor_start(self.folder / f"{i}.monitor.csv") for i in range(n_envs)]
         # Ctrl-C reaches the whole process group, but worker processes must live until the checkpoint is taken.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        wrapper = self.env_wrapper
+        self.env_wrapper = partial(guarded, wrapper, self.vec_env_class is not DummyVecEnv)
         try:
             env = super().create_envs(n_envs, eval_env, no_log)
+            for i in range(n_envs):
+                env.set_attr("label", f"{self._name(eval_env)} (env {i})", indices=i)
+        except GONE:
+            raise UsageError(f"{self.env_name.gym_id} could not be made in a worker process, see above") from None
         finally:
+            self.env_wrapper = wrapper
             signal.signal(signal.SIGINT, handler)
         check_statistics(env)  # evaluations, a run that goes on and rollouts make their environments again
         if goes_on:
@@ -223,8 +232,10 @@ class Experiment(ExperimentManager):
         return env
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        name = self.env_name.gym_id + (" (evaluation)" if eval_env else "")
-        return super()._maybe_normalize(CheckFinite(env, name), eval_env)
+        return super()._maybe_normalize(CheckFinite(env, self._name(eval_env)), eval_env)
+
+    def _name(self, eval_env: bool) -> str:
+        return self.env_name.gym_id + (" (evaluation)" if eval_env else "")
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if self.state is None:
@@ -256,16 +267,18 @@ class Experiment(ExperimentManager):
             SystemExit: 130 after Ctrl-C, 1 after a failure.
         """
         self.begin()
-        learner: Any = model
+        assert model.env is not None
+        learn = model.learn
         if self.state is not None:
             self.n_timesteps -= model.num_timesteps
             nothing_left = self._nothing_left(model)
             if nothing_left:
                 print(f"Nothing is left to train{nothing_left}")
-                model.env.close()  # type: ignore[union-attr]
+                close_quietly(model.env)
                 return
             learn = partial(model.learn, reset_num_timesteps=False)
-            learner = SimpleNamespace(learn=learn, env=model.env, policy=model.policy)
+        env = SimpleNamespace(close=partial(close_quietly, model.env))
+        learner: Any = SimpleNamespace(learn=learn, env=env, policy=model.policy)
         handler = signal.signal(signal.SIGINT, self._on_interrupt)
         try:
             super().learn(learner)
@@ -273,10 +286,11 @@ class Experiment(ExperimentManager):
             pass
         except NonFiniteError as error:
             self._fail(f"{error} at step {model.num_timesteps + model.n_envs}")
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self._fail(f"training stopped: {error}")
-            raise
+        except (EnvironmentFailed, OSError, MemoryError) as error:
+            if sys.flags.dev_mode:
+                raise
+            stopped = "" if isinstance(error, EnvironmentFailed) else "training stopped: "
+            self._fail(f"{stopped}{str(error) or 'no memory is left'}")
         finally:
             signal.signal(signal.SIGINT, handler)
             self._draw_learning_curve()

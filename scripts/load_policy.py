@@ -18,6 +18,7 @@ import spikeloop.envs  # noqa: F401  registers our tasks
 from spikeloop.agents.checks import in_words
 from spikeloop.agents.environment import EnvDescription, check_statistics, describe, with_zoo_settings
 from spikeloop.agents.export import observation_parts
+from spikeloop.agents.guarded_env import GuardedEnv
 from spikeloop.agents.registry import register_with_zoo
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.scripts.cli import UsageError, did_you_mean
@@ -171,7 +172,7 @@ def environment_of(name: str, policy: Network | Deployment, place: Place) -> tup
 
     def make() -> gym.Env:
         env = description.make(place.packages, place.trust, **_rendering(place.video, place.human))
-        return RecordVideo(env, **place.video) if place.video else env
+        return GuardedEnv(RecordVideo(env, **place.video) if place.video else env)
 
     env = DummyVecEnv([make])
     env.action_space.seed(place.seed)
@@ -208,9 +209,9 @@ def load_run(
     check_classes(hyperparams)
     settings = dict(hyperparams)
     env_kwargs = hyperparams.pop("env_kwargs", None) or run.env_kwargs
-    if video:
-        wrappers = hyperparams.get("env_wrapper") or []
-        hyperparams["env_wrapper"] = [*(wrappers if isinstance(wrappers, list) else [wrappers]), {RecordVideo: video}]
+    wrappers = hyperparams.get("env_wrapper") or []
+    wrappers = wrappers if isinstance(wrappers, list) else [wrappers]
+    hyperparams["env_wrapper"] = [*wrappers, *([{RecordVideo: video}] if video else []), GuardedEnv]
     env = rl_zoo3.create_test_env(
         run.env_id,
         stats_path=str(run.statistics),

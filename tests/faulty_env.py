@@ -1,5 +1,6 @@
 """A tiny task that goes wrong when told to, for training scripts in this or another process (`--gym-packages`)."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,16 @@ class FaultyEnv(gym.Env):
         if happens and self.fault.startswith("SIG"):
             for name in self.fault.split("+"):
                 os.kill(os.getpid(), getattr(signal, name))
+        if happens and self.fault == "raise":
+            raise RuntimeError("the robot\nfell over")
+        if happens and self.fault == "die":
+            os._exit(3)
+        if happens and self.fault == "no room":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if happens and self.fault == "short":
+            return self.x[:1], 0.0, False, False, {}
+        if happens and self.fault == "huge":
+            return self.x, 1e300, False, False, {}
         obs = np.full_like(self.x, np.nan) if happens and self.fault == "nan" else self.x.copy()
         reward = np.inf if happens and self.fault == "inf" else -float(abs(self.x[0]))
         return obs, reward, self.left == 0, False, {}
