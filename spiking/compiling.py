@@ -103,17 +103,19 @@ def _mend_cache(dispatcher: Any) -> Any:
     return dispatcher
 
 
-def kernel(function: Callable | None = None, *, parallel: bool = False) -> Any:
+def kernel(function: Callable | None = None, *, parallel: bool = False, forceinline: bool = False) -> Any:
     """Compile a function with ``njit(cache=True, nogil=True)``; uncached, and said so, where no cache can be written.
 
     Args:
         function: The function; None to decorate with options.
         parallel: Whether the function holds a ``prange``.
+        forceinline: Whether it becomes part of its callers: a call hands over each field of each array.
     """
+    options: dict[str, Any] = {"nogil": True, "parallel": parallel, "forceinline": forceinline}
     if function is None:
-        return lambda f: kernel(f, parallel=parallel)
+        return lambda f: kernel(f, parallel=parallel, forceinline=forceinline)
     try:
-        return _mend_cache(njit(function, cache=True, nogil=True, parallel=parallel))
+        return _mend_cache(njit(function, cache=True, **options))
     except RuntimeError:  # numba finds no place it may write to
         _say_once(f"no writable place for numba's cache, {_UNCACHED}")
-        return njit(function, nogil=True, parallel=parallel)
+        return njit(function, **options)

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 import numba
@@ -217,7 +218,6 @@ def backward(
         The gradients of the weights of each layer, and of x, or None.
     """
     grads: list[Weights] = []
-    grad_x = None
     dtype = tapes[-1].psi.dtype
     none = np.empty((0, 0, 0), dtype)
     grad_z = none
@@ -231,37 +231,30 @@ def backward(
         if rate_grads[i] is not None:
             rate_grad[:n] = rate_grads[i]
         w_rec = _packed(padded.w_rec, len(padded.w_rec), width, n)
-        w_in, grad_below, grad_rows = none, none, none
-        if i > 0:
-            below_width = tapes[i - 1].constants.rows.shape[1]
-            w_in = _packed(padded.w_in, len(padded.w_in), below_width, n)
-            grad_below = _take((n_batch, n_t, below_width), dtype)
-        elif want_x:
-            grad_rows = np.empty((*tape.x.shape[:2], width), dtype)
+        w_in, grad_below = none, none
+        if i > 0 or want_x:
+            n_below = len(padded.w_in)
+            below_width = _padded_size(n_below, dtype)
+            w_in = _packed(padded.w_in, n_below, below_width, n)
+            grad_below = _take((n_batch, n_t if i > 0 else tape.x.shape[1], below_width), dtype)
         bounds = _bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
-        n_chunks = len(bounds) - 1
-        g_in = np.zeros((n_chunks, *padded.w_in.shape), dtype)
-        g_rec = np.zeros((n_chunks, *padded.w_rec.shape), dtype)
-        g_bias = np.zeros((n_chunks, width), dtype)
+        windows = _windows(width, len(bounds) - 1, kernels.panel(dtype))
+        currents = _take((n_t * n_batch * width if len(windows) > 1 else 0,), dtype)
+        grad = Weights(*(np.zeros(w.shape, dtype) for w in padded))
         arguments = (
             tape.x, w_in, w_rec, layer.rows, layer.options, *tape.below, tape.start, tape.psi, tape.membrane,
-            *tape.spikes, grad_y, grad_z, rate_grad, grad_rows, grad_below,
+            *tape.spikes, grad_y, grad_z, rate_grad, grad_below, currents, *grad,
         )  # fmt: skip
-        if n_chunks == 1:
-            kernels._backward_rows(0, n_batch, *arguments, g_in[0], g_bias[0], g_rec[0])
+        if len(windows) == 1:
+            kernels._backward_rows(0, n_batch, windows[0], *arguments)
         else:
-            kernels._backward_threads(bounds, *arguments, g_in, g_bias, g_rec)
-        for g in (g_in, g_bias, g_rec):
-            for c in range(1, n_chunks):
-                g[0] += g[c]
+            kernels._backward_threads(bounds, windows, *arguments)
         if len(padded.w_rec):
-            np.fill_diagonal(g_rec[0], 0)
-        grads.append(Weights(g_in[0, :, :n], g_bias[0, :n], g_rec[0, :, :n]))
-        if i == 0 and want_x:
-            grad_x = grad_rows[:, :, :n] @ padded.w_in[:, :n].T
-        _give_back(tape.psi, tape.membrane, tape.spikes.neuron, grad_z)
+            np.fill_diagonal(grad.w_rec, 0)
+        grads.append(Weights(grad.w_in[:, :n], grad.bias[:n], grad.w_rec[:, :n]))
+        _give_back(tape.psi, tape.membrane, tape.spikes.neuron, grad_z, currents)
         grad_z = grad_below
-    return grads[::-1], grad_x
+    return grads[::-1], grad_z[:, :, : tapes[0].x.shape[2]] if want_x else None
 
 
 def writable(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
@@ -439,6 +432,16 @@ def _bounds(n_batch: int, n_threads: int) -> np.ndarray:
     if (n_batch, n) not in _bounds_cache:
         _bounds_cache[n_batch, n] = np.arange(n + 1, dtype=np.intp) * n_batch // n
     return _bounds_cache[n_batch, n]
+
+
+@lru_cache
+def _windows(width: int, n: int, panel: int) -> np.ndarray:
+    """Return what part of the weights' gradients each of n threads adds up: columns from and to, part of the rows."""
+    n_panels = width // panel
+    n_columns = max(c for c in range(1, min(n, n_panels) + 1) if n % c == 0)
+    ends = np.arange(n_columns + 1) * n_panels // n_columns * panel
+    n_parts = n // n_columns
+    return np.array([(*ends[c : c + 2], p, n_parts) for c in range(n_columns) for p in range(n_parts)], dtype=np.intp)
 
 
 # Fresh pages cost as much as the kernels that fill them, so big buffers go round.

@@ -5,8 +5,8 @@ arrays are ``(B, T, N)`` with N padded to whole vector panels, so that each thre
 spikes are lists: ``spikes[b, ptr[b, t]:ptr[b, t + 1]]`` holds who fired on tick ``t - 1`` (list 0: before the first).
 
 Every sum has one fixed order, whatever the batch, the split of a sequence into calls, or the number of threads:
-``current = bias + inputs in ascending order + recurrent spikes in ascending order``. Only the weight gradients add up
-over threads.
+``current = bias + inputs in ascending order + recurrent spikes in ascending order``. The gradient of a weight adds up
+GROUP sequences at a time, from their last tick to their first.
 
 The vector type below is a thin layer over LLVM's: an array is addressed by a flat element offset, and LLVM turns the
 operations into what the CPU has. Written as scalar loops the same kernels do not vectorise, because LLVM cannot prove
@@ -422,16 +422,16 @@ def _product(a, a0, a_row, rows, n, w, w_panel, w_row, out, o0, o_row, width):
 
 
 @kernel
-def _outer(g, g0, width, x, x0, x_row, n_columns, d, d0, d_row, rows):
-    """Add ``x^T d`` to ``g`` of shape (n_columns, width)."""
+def _outer(g, g0, width, x, x0, x_row, n_columns, d, d0, d_row, rows, j0, j1):
+    """Add ``x^T d`` to columns j0 to j1, whole panels, of ``g`` of shape (n_columns, width)."""
     step = PANEL_VECTORS * _lanes(g)
     c = 0
     while c + 4 <= n_columns:
-        for j in range(0, width, step):
+        for j in range(j0, j1, step):
             _outer_tile(4, g, g0 + c * width + j, width, x, x0 + c, x_row, d, d0 + j, d_row, rows)
         c += 4
     while c < n_columns:
-        for j in range(0, width, step):
+        for j in range(j0, j1, step):
             _outer_tile(1, g, g0 + c * width + j, width, x, x0 + c, x_row, d, d0 + j, d_row, rows)
         c += 1
 
@@ -483,11 +483,11 @@ def _gather(src, s0, w, spikes, lo, hi, dst, d0, width):
 
 
 @kernel
-def _scatter(src, s0, g, spikes, lo, hi, width):
-    """Add the row ``src`` to each row of ``g`` that ``spikes[lo:hi]`` names."""
+def _scatter(src, s0, g, spikes, lo, hi, width, j0, j1):
+    """Add columns j0 to j1 of the row ``src`` to each row of ``g`` that ``spikes[lo:hi]`` names."""
     n = _lanes(src)
-    j = 0
-    while j + 8 * n <= width:
+    j = j0
+    while j + 8 * n <= j1:
         c0, c1 = _load(src, s0 + j), _load(src, s0 + j + n)
         c2, c3 = _load(src, s0 + j + 2 * n), _load(src, s0 + j + 3 * n)
         c4, c5 = _load(src, s0 + j + 4 * n), _load(src, s0 + j + 5 * n)
@@ -503,7 +503,17 @@ def _scatter(src, s0, g, spikes, lo, hi, width):
             _store(g, o + 6 * n, _load(g, o + 6 * n) + c6)
             _store(g, o + 7 * n, _load(g, o + 7 * n) + c7)
         j += 8 * n
-    while j < width:
+    while j + 4 * n <= j1:
+        c0, c1 = _load(src, s0 + j), _load(src, s0 + j + n)
+        c2, c3 = _load(src, s0 + j + 2 * n), _load(src, s0 + j + 3 * n)
+        for k in range(lo, hi):
+            o = np.intp(spikes[np.uintp(k)]) * width + j
+            _store(g, o, _load(g, o) + c0)
+            _store(g, o + n, _load(g, o + n) + c1)
+            _store(g, o + 2 * n, _load(g, o + 2 * n) + c2)
+            _store(g, o + 3 * n, _load(g, o + 3 * n) + c3)
+        j += 4 * n
+    while j < j1:
         c0 = _load(src, s0 + j)
         for k in range(lo, hi):
             o = np.intp(spikes[np.uintp(k)]) * width + j
@@ -754,10 +764,106 @@ def start_threads(ones):
 # ---- backward
 
 
+@kernel(forceinline=True)
+def _within(spikes, lo, hi, first, end):
+    """Return the limits of what ``spikes[lo:hi]``, which ascends, names from ``first`` to before ``end``."""
+    while lo < hi and np.intp(spikes[np.uintp(lo)]) < first:
+        lo += 1
+    while lo < hi and np.intp(spikes[np.uintp(hi - 1)]) >= end:
+        hi -= 1
+    return lo, hi
+
+
+@kernel(forceinline=True)
+def _add_gradients(
+    g0, n_rows, t, step, tick, window, current, i0, summed, sum0, s, dense0, x, options, below, below_ptr, start,
+    spikes, ptr, grad_w_in, grad_bias, grad_w_rec
+):  # fmt: skip
+    """Add to the gradients of the weights what one tick of a group of sequences has for them, within a window.
+
+    Args:
+        g0: First sequence of the group.
+        n_rows: Sequences in the group.
+        t: Tick.
+        step: Env step it belongs to.
+        tick: Its number in that step.
+        window: Columns from and to, whole panels, and which part of the rows out of how many.
+        current: Holds the gradient of the current, n_rows rows.
+        i0: Where they begin.
+        summed: Holds its sums over what an input is held for; read where these are complete.
+        sum0: Where they begin.
+        s: Holds as many rows of zeros, and is left so.
+        dense0: Where they begin.
+        x: As in the forward pass.
+        options: As in the forward pass.
+        below: As in the forward pass.
+        below_ptr: As in the forward pass.
+        start: As in the forward pass.
+        spikes: What the forward pass wrote.
+        ptr: What the forward pass wrote.
+        grad_w_in: Added to.
+        grad_bias: Added to.
+        grad_w_rec: Added to.
+    """
+    n, latency, held = options[0], options[7], options[10] != 0
+    width, n_x, n_inputs = grad_bias.shape[0], x.shape[1], x.shape[2]
+    dense, recurrent = n_inputs > 0, grad_w_rec.shape[0] > 0
+    j0, j1, part, n_parts = window[0], window[1], window[2], window[3]
+    if recurrent:
+        first, end = n * part // n_parts, n * (part + 1) // n_parts
+        n_spikes = 0
+        for r in range(n_rows):
+            n_spikes += ptr[g0 + r, t + 1] - ptr[g0 + r, t]
+        # either way an entry adds up row after row, to the same bits
+        as_matrix = n_spikes > DENSE_RATE * n_rows * n
+        for r in range(n_rows):
+            if not (tick == 0 and start[g0 + r, step]):
+                lo, hi = _within(spikes, ptr[g0 + r, t], ptr[g0 + r, t + 1], first, end)
+                if as_matrix:
+                    for k in range(lo, hi):
+                        s[dense0 + r * width + np.intp(spikes[np.uintp(k)])] = 1
+                else:
+                    _scatter(current, i0 + r * width, grad_w_rec, spikes, lo, hi, width, j0, j1)
+        if as_matrix:
+            _outer(
+                grad_w_rec, first * width, width, s, dense0 + first, width, end - first,
+                current, i0, width, n_rows, j0, j1,
+            )  # fmt: skip
+            _fill(s, dense0, n_rows * width, s.dtype.type(0))
+    if tick == 0 or not (dense and held):
+        if part == 0:
+            for r in range(n_rows):
+                _add(summed, sum0 + r * width + j0, grad_bias, j0, j1 - j0)
+        if dense:
+            x_row = step if held else t
+            first, end = n_inputs * part // n_parts, n_inputs * (part + 1) // n_parts
+            _outer(
+                grad_w_in, first * width, width, x, (g0 * n_x + x_row) * n_inputs + first, n_x * n_inputs, end - first,
+                summed, sum0, width, n_rows, j0, j1,
+            )  # fmt: skip
+    if not dense:
+        n_below = grad_w_in.shape[0]
+        first, end = n_below * part // n_parts, n_below * (part + 1) // n_parts
+        for r in range(n_rows):
+            if not (latency == 1 and tick == 0 and start[g0 + r, step]):
+                lo, hi = below_ptr[g0 + r, t + 1 - latency], below_ptr[g0 + r, t + 2 - latency]
+                lo, hi = _within(below, lo, hi, first, end)
+                _scatter(current, i0 + r * width, grad_w_in, below, lo, hi, width, j0, j1)
+
+
+@kernel(forceinline=True)
+def _add_tick(current, i0, s, sum0, n_rows, width, j0, j1, first):
+    """Add the gradient of the current on one tick to its sum over the ticks of a step, which the first one begins."""
+    for r in range(n_rows):
+        if first:
+            _fill(s, sum0 + r * width + j0, j1 - j0, s.dtype.type(0))
+        _add(current, i0 + r * width + j0, s, sum0 + r * width + j0, j1 - j0)
+
+
 @kernel
 def _backward_rows(
-    b0, b1, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes, ptr, grad_y, grad_z,
-    rate_grad, grad_x, grad_below, grad_w_in, grad_bias, grad_w_rec
+    b0, b1, window, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes, ptr, grad_y,
+    grad_z, rate_grad, grad_below, currents, grad_w_in, grad_bias, grad_w_rec
 ):  # fmt: skip
     """Go back through sequences b0 to b1 of one layer, GROUP of them side by side.
 
@@ -771,8 +877,9 @@ def _backward_rows(
     Args:
         b0: First sequence.
         b1: Behind the last sequence.
+        window: Where gradients of weights are added to, as for :func:`_add_gradients`.
         x: As in the forward pass.
-        w_in: Packed in panels by :func:`_pack`; empty for the first layer, whose ``grad_x`` the caller completes.
+        w_in: Packed in panels by :func:`_pack`; not read without ``grad_below``.
         w_rec: Packed in panels.
         constants: As in the forward pass.
         options: As in the forward pass.
@@ -786,9 +893,10 @@ def _backward_rows(
         grad_y: Gradient of the trace at the end of each step, shape (B, L, N padded).
         grad_z: Gradient of the spikes from the layer above, shape (B, T, N padded); empty for the last layer.
         rate_grad: A gradient that every spike of a neuron gets, shape (N padded,).
-        grad_x: Written unless empty: gradient of the current summed over what an input is held for,
-            shape (B, rows of x, N padded).
-        grad_below: Written unless empty: gradient of the spikes of the layer below, shape (B, T, its N padded).
+        grad_below: Written unless empty: gradient of the spikes of the layer below, shape (B, T, its N padded), or of
+            x, shape (B, rows of x, n_inputs padded).
+        currents: Unless empty written, instead of gradients of weights, for :func:`_weight_gradients`: the gradient of
+            the current, shape (T, B, N padded), flat.
         grad_w_in: Added to, shape of the forward pass' ``w_in``.
         grad_bias: Added to.
         grad_w_rec: Added to; the caller masks the diagonal.
@@ -797,11 +905,11 @@ def _backward_rows(
     n, n_ticks, latency = options[0], options[1], options[7]
     reset_zero, ahp, hold = options[3] != 0, options[4] != 0, options[5] == 2
     count, last, held = options[8] != 0, options[9] != 0, options[10] != 0
-    width, n_steps, n_x, n_inputs = constants.shape[1], start.shape[1], x.shape[1], x.shape[2]
+    width, n_batch, n_steps, n_x, n_inputs = constants.shape[1], start.shape[0], start.shape[1], x.shape[1], x.shape[2]
     n_t = n_steps * n_ticks
-    dense, recurrent = n_inputs > 0, w_rec.shape[0] > 0
+    dense, recurrent, fused = n_inputs > 0, w_rec.shape[0] > 0, len(currents) == 0
     summed = dense and held and n_ticks > 1  # the input is held: one gradient row per step
-    from_above, want_x, want_below = grad_z.shape[0] > 0, grad_x.shape[0] > 0, grad_below.shape[0] > 0
+    from_above, want_below = grad_z.shape[0] > 0, grad_below.shape[0] > 0
     below_width = w_in.shape[0] * w_in.shape[2]
     number = constants.dtype.type
     zero, one, minus_half = _splat(number(0)), _splat(number(1)), _splat(number(-0.5))
@@ -812,23 +920,24 @@ def _backward_rows(
     v0, a0, z0, y0, i0, sum0, dense0 = 0, block, 2 * block, 3 * block, 4 * block, 5 * block, 6 * block
     s = np.empty(7 * block, constants.dtype)
     _fill(s, dense0, block, number(0))
+    current = s if fused else currents
     for g0 in range(b0, b1, GROUP):
         n_rows = min(GROUP, b1 - g0)
         _fill(s, 0, 6 * block, number(0))
-        if want_below and latency == 1:
+        if want_below and not dense and latency == 1:
             for r in range(n_rows):
                 _fill(grad_below, ((g0 + r) * n_t + n_t - 1) * below_width, below_width, number(0))
         step, tick = n_steps - 1, n_ticks - 1
         for t in range(n_t - 1, -1, -1):
             decay_y = _splat(number(0 if tick == 0 else 1) if count else constants[7, 0])
-            n_spikes = 0
+            if not fused:
+                i0 = (t * n_batch + g0) * width
             for r in range(n_rows):
                 b = g0 + r
                 o = r * width
                 lo, hi = ptr[b, t], ptr[b, t + 1]
                 if tick == 0 and start[b, step]:
                     hi = lo
-                n_spikes += hi - lo
                 if reset_zero:
                     for k in range(lo, hi):
                         s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 1
@@ -858,7 +967,7 @@ def _backward_rows(
                     if ahp:
                         through = gv
                     ga = _load(s, a0 + o + j) - beta * through
-                    _store(s, i0 + o + j, gv)
+                    _store(current, i0 + o + j, gv)
                     _store(s, a0 + o + j, _load(constants, width + j) * ga)
                     gz = ga
                     if last and latency == 1:
@@ -875,55 +984,29 @@ def _backward_rows(
                     for k in range(lo, hi):
                         s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 0
             if recurrent:
-                _product(s, i0, width, n_rows, n, w_rec, n * step_width, step_width, s, z0, width, width)
-                if n_spikes > DENSE_RATE * n_rows * n:
-                    for r in range(n_rows):
-                        if not (tick == 0 and start[g0 + r, step]):
-                            for k in range(ptr[g0 + r, t], ptr[g0 + r, t + 1]):
-                                s[dense0 + r * width + np.intp(spikes[np.uintp(k)])] = 1
-                    _outer(grad_w_rec, 0, width, s, dense0, width, n, s, i0, width, n_rows)
-                    _fill(s, dense0, n_rows * width, number(0))
-                else:
-                    for r in range(n_rows):
-                        if not (tick == 0 and start[g0 + r, step]):
-                            lo, hi = ptr[g0 + r, t], ptr[g0 + r, t + 1]
-                            _scatter(s, i0 + r * width, grad_w_rec, spikes, lo, hi, width)
-            gradient = i0
+                _product(current, i0, width, n_rows, n, w_rec, n * step_width, step_width, s, z0, width, width)
+            gradient, from_ = current, i0
             if summed:
+                gradient, from_ = s, sum0
+                _add_tick(current, i0, s, sum0, n_rows, width, 0, width, tick == n_ticks - 1)
+            if fused:
+                _add_gradients(
+                    g0, n_rows, t, step, tick, window, current, i0, gradient, from_, s, dense0, x, options, below,
+                    below_ptr, start, spikes, ptr, grad_w_in, grad_bias, grad_w_rec,
+                )  # fmt: skip
+            if want_below and (t >= latency or dense) and (tick == 0 or not summed):
+                n_below = n_x if dense else n_t
+                at = t - latency if not dense else step if held else t
+                o, row = (g0 * n_below + at) * below_width, n_below * below_width
                 for r in range(n_rows):
-                    _add(s, i0 + r * width, s, sum0 + r * width, width)
-                gradient = sum0
-            if tick == 0 or not summed:
-                for r in range(n_rows):
-                    _add(s, gradient + r * width, grad_bias, 0, width)
-                if dense:
-                    x_row = step if held else t
-                    _outer(
-                        grad_w_in, 0, width, x, (g0 * n_x + x_row) * n_inputs, n_x * n_inputs, n_inputs,
-                        s, gradient, width, n_rows,
-                    )  # fmt: skip
-                    if want_x:
-                        for r in range(n_rows):
-                            _copy(s, gradient + r * width, grad_x, ((g0 + r) * n_x + x_row) * width, width)
-                if summed:
-                    _fill(s, sum0, n_rows * width, number(0))
-            if not dense:
-                for r in range(n_rows):
-                    if not (latency == 1 and tick == 0 and start[g0 + r, step]):
-                        lo, hi = below_ptr[g0 + r, t + 1 - latency], below_ptr[g0 + r, t + 2 - latency]
-                        _scatter(s, i0 + r * width, grad_w_in, below, lo, hi, width)
-                if want_below and t >= latency:
-                    o = (g0 * n_t + t - latency) * below_width
+                    _fill(grad_below, o + r * row, below_width, number(0))
+                _product(
+                    gradient, from_, width, n_rows, n, w_in, n * step_width, step_width, grad_below, o, row, below_width
+                )
+                if not dense and latency == 1 and tick == 0:
                     for r in range(n_rows):
-                        _fill(grad_below, o + r * n_t * below_width, below_width, number(0))
-                    _product(
-                        s, i0, width, n_rows, n, w_in, n * step_width, step_width, grad_below, o, n_t * below_width,
-                        below_width,
-                    )  # fmt: skip
-                    if latency == 1 and tick == 0:
-                        for r in range(n_rows):
-                            if start[g0 + r, step]:
-                                _fill(grad_below, o + r * n_t * below_width, below_width, number(0))
+                        if start[g0 + r, step]:
+                            _fill(grad_below, o + r * row, below_width, number(0))
             if tick == 0:
                 for r in range(n_rows):
                     if start[g0 + r, step]:
@@ -934,16 +1017,49 @@ def _backward_rows(
             tick -= 1
 
 
+@kernel
+def _weight_gradients(
+    window, x, options, below, below_ptr, start, spikes, ptr, currents, grad_w_in, grad_bias, grad_w_rec
+):  # fmt: skip
+    """Add to a window of the gradients of the weights, over all sequences and in the order of :func:`_backward_rows`.
+
+    The arguments are its own.
+    """
+    n_ticks, held = options[1], options[10] != 0
+    n_batch, n_t, width = start.shape[0], start.shape[1] * n_ticks, grad_bias.shape[0]
+    summed = x.shape[2] > 0 and held and n_ticks > 1
+    sum0, dense0 = 0, GROUP * width
+    s = np.zeros(2 * GROUP * width, currents.dtype)
+    for g0 in range(0, n_batch, GROUP):
+        n_rows = min(GROUP, n_batch - g0)
+        for t in range(n_t - 1, -1, -1):
+            step, tick = t // n_ticks, t % n_ticks
+            i0 = (t * n_batch + g0) * width
+            gradient, from_ = currents, i0
+            if summed:
+                gradient, from_ = s, sum0
+                _add_tick(currents, i0, s, sum0, n_rows, width, window[0], window[1], tick == n_ticks - 1)
+            _add_gradients(
+                g0, n_rows, t, step, tick, window, currents, i0, gradient, from_, s, dense0, x, options, below,
+                below_ptr, start, spikes, ptr, grad_w_in, grad_bias, grad_w_rec,
+            )  # fmt: skip
+
+
 @kernel(parallel=True)
 def _backward_threads(
-    bounds, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes, ptr, grad_y, grad_z,
-    rate_grad, grad_x, grad_below, grad_w_in, grad_bias, grad_w_rec
+    bounds, windows, x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane, spikes, ptr, grad_y,
+    grad_z, rate_grad, grad_below, currents, grad_w_in, grad_bias, grad_w_rec
 ):  # fmt: skip
+    """Go back through all sequences: threads share out the sequences first, and then the entries of the gradients."""
     for c in prange(len(bounds) - 1):
         _backward_rows(
-            bounds[c], bounds[c + 1], x, w_in, w_rec, constants, options, below, below_ptr, start, psi, membrane,
-            spikes, ptr, grad_y, grad_z, rate_grad, grad_x, grad_below, grad_w_in[c], grad_bias[c], grad_w_rec[c],
+            bounds[c], bounds[c + 1], windows[0], x, w_in, w_rec, constants, options, below, below_ptr, start, psi,
+            membrane, spikes, ptr, grad_y, grad_z, rate_grad, grad_below, currents, grad_w_in, grad_bias, grad_w_rec,
         )  # fmt: skip
+    for c in prange(len(windows)):
+        _weight_gradients(
+            windows[c], x, options, below, below_ptr, start, spikes, ptr, currents, grad_w_in, grad_bias, grad_w_rec
+        )
 
 
 # ---- readout

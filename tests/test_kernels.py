@@ -112,18 +112,52 @@ def engine_arguments(n=40, n_batch=13, n_steps=9, n_inputs=3, bias=0.3):
     return ([weights], [constants], x, state, start, counts), rng.normal(size=(n_batch, n_steps, n))
 
 
-@pytest.mark.parametrize("bias", [0.2, 2.0])  # sparse and dense spikes take different ways back
-def test_threads_change_nothing_forward_and_only_rounding_backward(bias):
+@st.composite
+def passes(draw):
+    """Arguments of a forward and a backward pass whose sums round."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    sizes = [draw(st.integers(1, 40)), *draw(st.lists(st.integers(1, 140), min_size=1, max_size=2))]
+    recurrent, held, latency = draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 1))
+    reset, hold = draw(st.sampled_from([("subtract", False), ("zero", False), ("zero", True)]))
+    n_batch, n_steps, n_ticks = draw(st.integers(1, 20)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    timing = engine.Timing(n_ticks, 1.0, latency, 3.0, False, held)
+    bias = draw(st.sampled_from([0.2, 2.0]))  # sparse and dense spikes take different ways back
+    weights, layers = [], []
+    for i, (n_in, n) in enumerate(pairwise(sizes)):
+        layer = random_layer(rng, n_in, n, recurrent, reset, "threshold", hold, hold)
+        layers.append(engine.constants(layer.neurons, timing, i, 0, i == len(sizes) - 2, Surrogate(), dtype))
+        shapes = (n_in, n), (n if recurrent else 0, n)
+        w_in, w_rec = (rng.normal(0, 0.4, shape).astype(dtype) for shape in shapes)
+        weights.append(engine.Weights(w_in, np.full(n, bias, dtype), w_rec))
+    x = rng.normal(size=(n_batch, n_steps if held else n_steps * n_ticks, sizes[0])).astype(dtype)
+    start = (rng.random((n_batch, n_steps)) < 0.2).astype(np.uint8)
+    state = np.zeros((4 * len(layers) + 1, n_batch, max(sizes[1:])), dtype)
+    return (weights, layers, x, state, start), rng.normal(size=(n_batch, n_steps, sizes[-1])).astype(dtype)
+
+
+@settings(max_examples=25, deadline=None)
+@given(passes(), st.integers(2, 9))
+def test_bits_do_not_depend_on_threads(drawn, many):
+    arguments, grad_y = drawn
     results = []
-    for n_threads in (1, 2):
-        arguments, grad_y = engine_arguments(bias=bias)
-        y, state, tapes = engine.forward(*arguments, kernels.KEEP_TAPE, n_threads, serial_below=0)
-        (grads,), grad_x = engine.backward(tapes, grad_y, [None], True, n_threads, serial_below=0)
-        results.append((y, state, arguments[-1][0], grad_x, *grads))
-    for serial, threaded in zip(*[r[:4] for r in results], strict=True):
-        np.testing.assert_array_equal(serial, threaded)
-    for serial, threaded in zip(*[r[4:] for r in results], strict=True):
-        np.testing.assert_allclose(serial, threaded, rtol=1e-10, atol=1e-12)
+    for n_threads in (1, many):
+        counts = [np.zeros(layer.n_neurons, np.int64) for layer in arguments[1]]
+        y, state, tapes = engine.forward(*arguments, counts, kernels.KEEP_TAPE, n_threads, serial_below=0)
+        grads, grad_x = engine.backward(tapes, grad_y, [None] * len(counts), True, n_threads, serial_below=0)
+        results.append((y, state, *counts, grad_x, *(g for layer in grads for g in layer)))
+    for one, more in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, more)
+
+
+@pytest.mark.parametrize("n_threads", range(1, 10))
+def test_threads_share_out_the_gradients_without_gap_or_overlap(n_threads):
+    n, width, panel = 70, 96, 32
+    seen = np.zeros((n, width), int)
+    for first, end, part, n_parts in engine._windows(width, n_threads, panel):
+        assert first % panel == end % panel == 0
+        seen[n * part // n_parts : n * (part + 1) // n_parts, first:end] += 1
+    assert (seen == 1).all() and len(engine._windows(width, n_threads, panel)) == n_threads
 
 
 def test_buffers_are_reused_and_never_shared():
