@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,10 @@ from spikeloop.spiking.network import ActionHead, Dense, Network, Readout
 from spikeloop.spiking.observation import Normalizer
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.surrogate import Surrogate
+from spikeloop.spiking.threads import torch_on_one_thread
+
+# Rows times weights of the critic and the like, up to which a pass through them gains next to nothing from threads.
+ONE_THREAD_UP_TO = 16_000_000
 
 LSNN_OPTIONS = tuple(
     name
@@ -191,6 +196,13 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         return {**self.__dict__, "action_dist": left}
 
     def _build(self, lr_schedule: Schedule) -> None:
+        with torch_on_one_thread():  # the initial weights of SB3 are orthogonalised
+            self._build_parts(lr_schedule)
+        weights = [p for name, p in self.named_parameters() if not name.startswith("lstm_actor.")]
+        convolves = any(p.ndim > 2 for p in weights)
+        self._weights_per_row = math.inf if convolves else sum(p.numel() for p in weights)
+
+    def _build_parts(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
         self.critic_reads_actor = arguments.pop("critic_reads_actor")
         self._scaler = _scaler(arguments.pop("obs_scale"), self.observation_space)
@@ -208,6 +220,13 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             rows = RowLinear(self.action_net.in_features, self.action_net.out_features)
             rows.weight, rows.bias = self.action_net.weight, self.action_net.bias
             self.action_net = rows
+
+    def one_thread(self, n_rows: int) -> AbstractContextManager[None]:
+        """Return a context in which a pass of so many observations has the same bits whatever torch's thread count.
+
+        It leaves torch its threads where they save time: for a large critic, and for one with convolutions.
+        """
+        return torch_on_one_thread() if n_rows * self._weights_per_row <= ONE_THREAD_UP_TO else nullcontext()
 
     def _build_mlp_extractor(self) -> None:
         assert isinstance(self.net_arch, dict)
@@ -290,13 +309,14 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         Returns:
             Actions (B, ...), values (B, 1), log-probabilities (B,), new states.
         """
-        pi_features, vf_features = self._features(obs)
-        with self._counting_rollout():
-            y, state = self._advance(pi_features, lstm_states.pi[0], episode_starts)
-        distribution = self._act(y)
-        actions = distribution.get_actions(deterministic=deterministic)
-        log_prob = distribution.log_prob(actions)
-        values = self._value(vf_features, y)
+        with self.one_thread(len(episode_starts)):
+            pi_features, vf_features = self._features(obs)
+            with self._counting_rollout():
+                y, state = self._advance(pi_features, lstm_states.pi[0], episode_starts)
+            distribution = self._act(y)
+            actions = distribution.get_actions(deterministic=deterministic)
+            log_prob = distribution.log_prob(actions)
+            values = self._value(vf_features, y)
         # contrib cuts two critic states to pieces at timeouts; an empty one costs nothing
         states = RNNStates((state,), (state, state[:0]))
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob, states  # type: ignore[misc]
@@ -310,10 +330,11 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
     def predict_values(self, obs: Any, lstm_states: tuple[th.Tensor, ...], episode_starts: th.Tensor) -> th.Tensor:
         """Return the critic's values, shape (B, 1); the state, ``lstm_states[0]``, is the actor's."""
-        pi_features, vf_features = self._features(obs)
-        if not self.critic_reads_actor:
-            return self._value(vf_features, vf_features)
-        return self._value(vf_features, self._advance(pi_features, lstm_states[0], episode_starts)[0])
+        with self.one_thread(len(episode_starts)):
+            pi_features, vf_features = self._features(obs)
+            if not self.critic_reads_actor:
+                return self._value(vf_features, vf_features)
+            return self._value(vf_features, self._advance(pi_features, lstm_states[0], episode_starts)[0])
 
     def evaluate_actions(
         self, obs: Any, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor

@@ -216,8 +216,10 @@ class SpikingPPO(RecurrentPPO):
         Raises:
             NonFiniteError: If that leads to parameters that are not finite.
         """
+        total = self.n_steps * self.n_envs
         try:
-            super().train()
+            with self.policy.one_thread(min(self.batch_size or total, total)):
+                super().train()
         except ValueError:  # torch's, where a minibatch meets what the one before made NaN
             check_learnt(self.policy.named_parameters(), f"update {self._n_updates + 1}")
             raise

@@ -13,6 +13,7 @@ from torch.nn import functional
 from spikeloop.spiking import engine, kernels, reference
 from spikeloop.spiking.network import LAYER_ROWS, Readout
 from spikeloop.spiking.surrogate import Surrogate
+from spikeloop.spiking.threads import kernel_threads
 
 
 class Spike(torch.autograd.Function):
@@ -107,7 +108,7 @@ class EngineCall:
         self.counts = [np.zeros(layer.n_neurons, np.int64) for layer in constants]
         self.n_counted = start.size * int(constants[0].options[1])
         self.new_state = state
-        self.n_threads = min(torch.get_num_threads(), engine.max_threads())
+        self.n_threads = kernel_threads()
 
     def rate_grads(self) -> list[np.ndarray | None]:
         """Return the gradient of the rate penalty by each spike of a neuron, per layer."""

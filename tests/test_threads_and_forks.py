@@ -7,15 +7,20 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from learners import BY_GRADIENT, LEARNERS, Noise, make, weights
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spikeloop.spiking import engine
 from spikeloop.spiking.lsnn import LSNN
 from spikeloop.spiking.network import ActionHead, Encoder, Network, Readout
 from spikeloop.spiking.simulator import Simulator
+from spikeloop.spiking.threads import kernel_threads, torch_on_one_thread
 from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
 SIZES, B, L = (64, 20), 3, 200
@@ -192,3 +197,38 @@ def test_threads_may_start_the_engine_at_once(layer):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == str([2 if layer == "omp" else 1] * 8)
+
+
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# 17 values and 5 environments: numbers of rows and columns that matrix products do not share out evenly
+@pytest.mark.parametrize("name", LEARNERS)
+def test_training_has_the_same_bits_whatever_the_threads(set_threads, name):
+    n_obs, n_envs, options, kwargs = 3, 1, {}, {}
+    if name in BY_GRADIENT:
+        n_obs, n_envs, options = 17, 5, {"n_neurons": [128], "n_ticks": 4, "net_arch": {"vf": [64, 64]}}
+        kwargs = {"batch_size": 80} if name == "spiking_ppo" else {}
+    found = []
+    for n_threads in (1, 2, 3):
+        set_threads(n_threads)
+        env = DummyVecEnv([partial(Noise, gym.spaces.Box(-1, 1, (n_obs,), np.float32))] * n_envs)
+        env.seed(0)
+        found.append(weights(make(name, env, options, **kwargs).learn(160)))
+        assert torch.get_num_threads() == n_threads
+    for other in found[1:]:
+        for key, value in found[0].items():
+            np.testing.assert_array_equal(value, other[key], key)
+
+
+def test_torch_gets_its_threads_back_and_kernels_keep_theirs(set_threads):
+    set_threads(2)
+    before = kernel_threads()
+    with pytest.raises(KeyError), torch_on_one_thread(), torch_on_one_thread():
+        assert torch.get_num_threads() == 1 and kernel_threads() == before
+        raise KeyError
+    assert torch.get_num_threads() == 2 and kernel_threads() == before
