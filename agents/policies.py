@@ -516,7 +516,7 @@ def _action_head(space: spaces.Space, squash: bool) -> ActionHead:
     assert isinstance(space, spaces.Box)
     if space.dtype not in (np.float32, np.float64):
         raise ValueError(f"continuous actions are float32 or float64, the environment takes {in_words(space)}")
-    return ActionHead("box", (1,) * int(np.prod(space.shape)), space.shape, space.low, space.high, squash)
+    return ActionHead("box", (1,) * int(np.prod(space.shape)), space.shape, space.low, space.high, bool(squash))
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:

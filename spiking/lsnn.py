@@ -304,11 +304,16 @@ class LSNN(nn.Module):
             y = torch.from_numpy(array).transpose(0, 1)
         for total, count in zip(self.spike_counts, call.counts, strict=True):
             kernels.add_counts(count, total)
-        self.n_counted += call.n_counted
+        self._count(call.n_counted)
         new = torch.from_numpy(call.new_state)
         if len(memory):
             new[: len(memory)] = memory
         return y, new
+
+    def _count(self, n: int) -> None:
+        """Add to ``n_counted``; written so that no other Python thread comes between reading and writing it."""
+        counts = self.__dict__
+        counts["n_counted"] += n
 
     def _forward_equations(
         self, x: torch.Tensor, memory: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -326,7 +331,7 @@ class LSNN(nn.Module):
         n = episode_start.numel() * self.n_ticks
         for total, rate in zip(self.spike_counts, rates, strict=True):
             total += (rate.detach() * n).cpu().numpy().round().astype(np.int64)
-        self.n_counted += n
+        self._count(n)
         if self.rate_coef and torch.is_grad_enabled():
             excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in rates]
             y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
@@ -436,7 +441,7 @@ class LSNN(nn.Module):
         starts = (np.reshape(episode_start, (-1, 1)) != 0).view(np.uint8)
         state = engine.writable("state", state, dtype)
         layers, counts = self._constants(dtype), self.spike_counts
-        self.n_counted += len(starts) * self.n_ticks
+        self._count(len(starts) * self.n_ticks)
         table = self._table
         if table is None or table[1] is not weights or table[2] is not layers or table[3] is not counts:
             table = self._table = engine.address_table(weights, layers, counts), weights, layers, counts

@@ -136,7 +136,7 @@ def passes(draw):
     return (weights, layers, x, state, start), rng.normal(size=(n_batch, n_steps, sizes[-1])).astype(dtype)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(passes(), st.integers(2, 9))
 def test_bits_do_not_depend_on_threads(drawn, many):
     arguments, grad_y = drawn
