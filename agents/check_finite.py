@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, is_vecenv_wrapped, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -134,6 +135,28 @@ def check_learnt(arrays: Iterable[tuple[str, th.Tensor]], when: str) -> None:
             raise NonFiniteError(f"{when} led to {array[~fits][0]:g} in {name}: a lower learning_rate may help")
 
 
+def check_finite(arrays: Iterable[tuple[str, Any]], when: str) -> None:
+    """Refuse to keep numbers that are not finite, of the optimizer or of normalisation.
+
+    Args:
+        arrays: Tensors, arrays and numbers with their names, or mappings, sequences and objects of such.
+        when: What led to them.
+
+    Raises:
+        NonFiniteError: If a number is not finite.
+    """
+    for name, value in arrays:
+        if isinstance(value, Mapping):
+            check_finite(((f"{name} {key}", item) for key, item in value.items()), when)
+        elif isinstance(value, (list, tuple)):
+            check_finite(((f"{name} {index}", item) for index, item in enumerate(value)), when)
+        elif isinstance(value, th.Tensor):
+            if not th.isfinite(value).all():
+                raise NonFiniteError(f"{when} led to NaN or infinity in {name}: a lower learning_rate may help")
+        elif isinstance(value, RunningMeanStd):
+            check_finite(((f"{name} {key}", th.as_tensor(item)) for key, item in vars(value).items()), when)
+
+
 def _check(what: str, value: Any, name: str, env: int | None = None) -> None:
     found = _first(value)
     if found is not None:
@@ -147,7 +170,8 @@ def _first(value: Any) -> tuple[int, str] | None:
         array = np.asarray(part)
         if array.dtype.kind != "f":
             continue
-        if np.vdot(array, array) < _LARGEST_SQUARE:  # in less time than a look at each number; other sums would warn
+        # in less time than a look at each number; other sums would warn
+        if float(np.vdot(array, array)) < _LARGEST_SQUARE:
             continue
         bad = ~(np.abs(array) < LARGEST)
         if bad.any():  # not only their sum

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from gymnasium import spaces
 
 from spikeloop.agents.environment_state import load_env, save_env
 from spikeloop.agents.failures import LARGEST, EnvironmentFailed
+from spikeloop.agents.workers import POLITE
 
 # Errors of the machine, which may pass through an environment but are not its own.
 MACHINE = tuple(
@@ -119,7 +121,14 @@ class GuardedEnv(gym.Wrapper):
 
 
 def guarded(wrapper: Callable[[gym.Env], gym.Env] | None, hand_over: bool, env: gym.Env) -> GuardedEnv:
-    """Return an environment behind another wrapper, if there is one, and then behind :class:`GuardedEnv`."""
+    """Return an environment behind another wrapper, if there is one, and then behind :class:`GuardedEnv`.
+
+    With ``hand_over`` this is a worker process, which from now on outlives the signals that ask a group of processes to
+    end: the main process saves first.
+    """
+    if hand_over:
+        for number in POLITE:
+            signal.signal(number, signal.SIG_IGN)
     return GuardedEnv(env if wrapper is None else wrapper(env), hand_over)
 
 

@@ -13,6 +13,12 @@ from spikeloop.agents.failures import EnvironmentFailed
 
 # What the main process sees of a worker that died.
 GONE = (EOFError, ConnectionError)
+# Signals by which terminals and schedulers ask a group of processes to end; the main process of a training saves first.
+POLITE = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
+    if hasattr(signal, name)  # not all are known everywhere
+)
 _PATIENCE = 5.0  # seconds
 
 

@@ -1,7 +1,7 @@
 """Returns of the presets on held-out seeds: train for a fixed budget, then 100 deterministic episodes at its end.
 
 Each run is one ``spikeloop train`` and one ``spikeloop rollout``, in processes of their own. Half of the seeds train
-with one thread, half with two, whose sums round otherwise. Finished runs are kept in the output folder under a digest
+with one thread, half with two. Finished runs are kept in the output folder under a digest
 of preset, code and versions, and are not repeated. No checkpoint and no seed is left out of the table.
 """
 
@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,8 +25,10 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
+from spikeloop.agents.machine import processor
 from spikeloop.agents.registry import ALGOS, hyperparams_file
-from spikeloop.scripts.kept_results import digest, machine
+from spikeloop.scripts.kept_results import digest
+from spikeloop.scripts.run_folder import CHECKPOINT, PREVIOUS, Busy, sole_writer
 
 SEEDS = tuple(range(2000, 2010))  # never used to choose a setting
 EPISODES = 100
@@ -99,10 +104,7 @@ ROWS = {
         Row("ppo_lstm", NO_VEL, 100_000),
     ],
     "a2c": [Row("spiking_a2c", "CartPole-v1", 100_000, 475.0)],
-    "mountaincar": [
-        Row("spiking_ppo", "MountainCarContinuous-v0", 50_000),
-        Row("ppo", "MountainCarContinuous-v0", 50_000),
-    ],
+    "mountaincar": [Row("spiking_ppo", "MountainCarContinuous-v0", 50_000)],
     "pendulum-novel": [
         Row("spiking_ppo", PENDULUM_NO_VEL, 150_000),
         Row("ppo", PENDULUM_NO_VEL, 150_000),
@@ -130,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     """Train what is missing, then print the table."""
     rows = [row for task in args.tasks for row in ROWS[task]]
     results = for_all(rows, args, lambda row, seed: trained(row, seed, args.output))
-    print(f"deterministic return over {EPISODES} episodes after the last step; {machine()}")
+    print(f"deterministic return over {EPISODES} episodes after the last step; {processor()}")
     print("seeds " + ", ".join(f"{seed} ({threads_of(seed)} threads)" for seed in args.seeds))
     columns = ["algorithm", "environment", "env steps", "mean ± sd", "worst", "bar", "rate", "each seed"]
     columns += ["spikes per neuron and tick", "digest"]
@@ -141,15 +143,31 @@ def run(args: argparse.Namespace) -> None:
 
 
 def for_all(rows: list[Row], args: argparse.Namespace, work: Callable[[Row, int], Result]) -> dict[Row, list[Result]]:
-    """Call ``work`` for each row and seed and return the results; runs at a time use at most ``--jobs`` threads."""
-    results: dict[tuple[Row, int], Future[Result]] = {}
+    """Call ``work`` for each row and seed and return the results; runs at a time use at most ``--jobs`` threads.
+
+    Several processes may share the output folder: what another one works on is left until the rest is done.
+    """
+    results: dict[tuple[Row, int], Result] = {}
+
+    def work_on(todo: deque[tuple[Row, int]]) -> None:
+        while True:
+            try:
+                task = todo.popleft()
+            except IndexError:
+                return
+            try:
+                results[task] = work(*task)
+            except Busy:
+                todo.append(task)
+                time.sleep(1.0)
+
     for threads in (1, 2):
-        with ThreadPoolExecutor(max(1, args.jobs // threads)) as pool:
-            for row in rows:
-                for seed in args.seeds:
-                    if threads_of(seed) == threads:
-                        results[row, seed] = pool.submit(work, row, seed)
-    return {row: [results[row, seed].result() for seed in args.seeds] for row in rows}
+        todo = deque((row, seed) for row in rows for seed in args.seeds if threads_of(seed) == threads)
+        workers = max(1, args.jobs // threads)
+        with ThreadPoolExecutor(workers) as pool:
+            for future in [pool.submit(work_on, todo) for _ in range(workers)]:
+                future.result()
+    return {row: [results[row, seed] for seed in args.seeds] for row in rows}
 
 
 def _table_line(row: Row, results: list[dict[str, Any]]) -> str:
@@ -171,24 +189,45 @@ def _table_line(row: Row, results: list[dict[str, Any]]) -> str:
 
 
 def trained(row: Row, seed: int, output: Path) -> dict[str, Any]:
-    """Return what ``rollout --json`` says of one run, training it first if that has not been done."""
+    """Return what ``rollout --json`` says of one run, training it first if that has not been done.
+
+    A training that was cut short goes on from its checkpoint.
+
+    Raises:
+        Busy: If another process is at it, or a training whose starter was killed.
+    """
     folder = output / row.folder / f"seed{seed}"
     result = folder / "result.json"
     if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        train = ["train", "--algo", row.algo, "--env", row.env, "-n", str(row.n_timesteps), "--seed", str(seed)]
-        train += ["--chip-ready"] * row.chip_ready
-        preset, threads = row.preset(), threads_of(seed)
-        if row.without_adaptation:
-            assert preset is not None
-            train += ["--hyperparams", f"policy_kwargs:{preset['policy_kwargs'] | {'beta': 0.0}}"]
-        if preset is not None:
-            train += ["--conf-file", str(hyperparams_file(row.algo))]
-        train += ["-f", str(folder), "--eval-freq", "-1", "--num-threads", str(threads), "--verbose", "0"]
-        spikeloop(train, folder / "train.log", threads)
-        command = ["rollout", str(run_folder(row, seed, output)), "-n", str(EPISODES), "--json"]
-        spikeloop([*command, "--seed", str(10_000 + seed)], result)
+        with sole_writer(folder) as lock:
+            if not result.is_file():
+                _train(row, seed, folder, lock)
+                command = ["rollout", str(run_folder(row, seed, output)), "-n", str(EPISODES), "--json"]
+                spikeloop([*command, "--seed", str(10_000 + seed)], result, lock=lock)
     return json.loads(result.read_text().splitlines()[-1])
+
+
+def _train(row: Row, seed: int, folder: Path, lock: int) -> None:
+    """Train a run to its end, from where it is."""
+    log, threads = folder / "train.log", threads_of(seed)
+    if log.is_file():
+        return
+    for run in (folder / row.algo).rglob("*_1"):
+        if any((run / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
+            spikeloop(["train", "--resume", str(run)], log, threads, lock)
+            return
+        shutil.rmtree(run)  # it was cut short before there was anything to keep
+    train = ["train", "--algo", row.algo, "--env", row.env, "-n", str(row.n_timesteps), "--seed", str(seed)]
+    train += ["--chip-ready"] * row.chip_ready
+    preset = row.preset()
+    if row.without_adaptation:
+        assert preset is not None
+        train += ["--hyperparams", f"policy_kwargs:{preset['policy_kwargs'] | {'beta': 0.0}}"]
+    if preset is not None:
+        train += ["--conf-file", str(hyperparams_file(row.algo))]
+    train += ["-f", str(folder), "--eval-freq", "-1", "--num-threads", str(threads), "--verbose", "0"]
+    spikeloop(train, log, threads, lock)
 
 
 def run_folder(row: Row, seed: int, output: Path) -> Path:
@@ -197,17 +236,32 @@ def run_folder(row: Row, seed: int, output: Path) -> Path:
     return found
 
 
-def spikeloop(arguments: list[str], output: Path, threads: int = 1) -> None:
+def spikeloop(arguments: list[str], output: Path, threads: int = 1, lock: int | None = None) -> None:
     """Run a command in a process of its own; what it prints appears under the name ``output`` if it succeeds.
+
+    Args:
+        arguments: Of ``spikeloop``.
+        output: A file.
+        threads: Threads it may use.
+        lock: File descriptor of a lock that it holds on to, should it outlive this process.
 
     Raises:
         SystemExit: If it fails, with what it said last.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     partial = output.with_suffix(".partial")
+    inherited = () if lock is None else (lock,)
     with partial.open("w") as file:
         command = [sys.executable, "-m", "spikeloop.scripts.cli", *arguments]
-        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+        done = subprocess.run(
+            command,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=False,
+            pass_fds=inherited,
+        )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
     partial.rename(output)

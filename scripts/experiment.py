@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -20,11 +26,10 @@ import numpy as np
 import yaml
 from rl_zoo3 import ALGOS as ZOO_ALGOS
 from rl_zoo3 import exp_manager
-from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -35,16 +40,22 @@ from spikeloop.agents.environment import EnvDescription, check_statistics, descr
 from spikeloop.agents.export import why_no_network
 from spikeloop.agents.failures import EnvironmentFailed, NonFiniteError
 from spikeloop.agents.guarded_env import guarded
+from spikeloop.agents.machine import differences
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
-from spikeloop.agents.seals import seal
-from spikeloop.agents.workers import GONE, close_quietly
+from spikeloop.agents.seals import sealed
+from spikeloop.agents.workers import GONE, POLITE, close_quietly
 from spikeloop.scripts.cli import UsageError
 from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready, fit_normalize
 from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
-from spikeloop.scripts.run_folder import BEST, CHECKPOINT, CURVE, EPISODES, NETWORK, SETTINGS, need_folder
+from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK, SETTINGS, need_folder, sole_writer
+from spikeloop.scripts.saving import model_bytes, statistics_bytes, write_together
 from spikeloop.scripts.trust import as_data, need_own
+from spikeloop.scripts.zoo_callbacks import saved_whole
+from spikeloop.spiking.storage import write_atomically
+
+WORKER = "worker"  # attribute of a trial: the machine and the process that run it
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -57,11 +68,13 @@ class Experiment(ExperimentManager):
 
     Args:
         args: RL Zoo's arguments.
-        settings: What the checkpoint keeps to build the run again: its ``argv``, ``checkpoint_freq``, ``chip_ready``,
-            ``quantize`` and ``core``; this adds ``seed`` and ``hyperparams``.
-        folder: Run folder to go on with.
-        state: Its checkpoint.
+        settings: What the checkpoint keeps to build the run again: its ``argv``, ``checkpoint_freq``,
+            ``checkpoint_minutes``, ``chip_ready``, ``quantize`` and ``core``; this adds ``seed``, ``hyperparams`` and
+            ``files``, the texts that the run folder shows of them.
+        folder: Run folder to go on with, whose lock is held.
+        checkpoint: Its checkpoint, the file and what it holds.
         begin: Called when everything is in order and the work begins.
+        stack: What is to be undone when the training has ended, whichever way.
         trust: Whether to take files that can run code from others than the user.
         kwargs: RL Zoo's keyword arguments.
     """
@@ -71,8 +84,9 @@ class Experiment(ExperimentManager):
         *args: Any,
         settings: dict[str, Any],
         folder: Path | None,
-        state: Mapping[str, Any] | None,
+        checkpoint: tuple[Path, Mapping[str, Any]] | None,
         begin: Callable[[], None],
+        stack: contextlib.ExitStack,
         trust: bool,
         **kwargs: Any,
     ):
@@ -91,11 +105,15 @@ class Experiment(ExperimentManager):
         if folder is not None:
             self.save_path, self.params_path = str(folder), str(folder / self.env_name)
         self.settings = {"seed": self.seed, **settings}
-        self.state = state
-        self.begin = begin
+        self.checkpoint: Path | None
+        self.state: Mapping[str, Any] | None
+        self.checkpoint, self.state = checkpoint or (None, None)
+        self.begin, self.stack = begin, stack
         self.folder = Path(self.save_path)
+        self.made_folder = False
+        self.envs: list[VecEnv] = []
         self.checkpoints: Checkpoints | None = None
-        self.interrupts = 0
+        self.signals: list[int] = []  # those that asked the training to end
         self.saved = True
         self.description: EnvDescription | None = None  # of the environment that a network is saved with
 
@@ -159,22 +177,25 @@ class Experiment(ExperimentManager):
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Build the model and its environments, and put them where the checkpoint was if the run goes on."""
         if self.state is not None:
-            clean_up(self.folder / CHECKPOINT, self.state)
-        is_new = not self.folder.exists()
+            clean_up(self.folder, self.state["logs"])
         try:
             results = super().setup_experiment()
             if results is not None:
                 self._check_export(results[0])
         except BaseException:
-            if is_new:  # an empty run would be taken for the latest
+            for env in self.envs:
+                env.close()
+            if self.made_folder:  # an empty run would be taken for the latest
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
         if self.state is not None:
             assert results is not None and self.checkpoints is not None
             model = results[0]
-            self.checkpoints.restore(model, self.state)
+            self.checkpoints.restore(model, self.state, self.checkpoint)
+            for callback in self.callbacks:
+                callback.n_calls = model.num_timesteps // model.n_envs
             self._continue_tensorboard(model)
-            print(f"Going on from step {model.num_timesteps}")
+            print(f"Going on from step {model.num_timesteps}{self._what_differs()}")
         return results
 
     def create_callbacks(self) -> None:
@@ -182,25 +203,19 @@ class Experiment(ExperimentManager):
         super().create_callbacks()
         if self.optimize_hyperparameters:
             return
-        for callback in self.callbacks:
-            if isinstance(callback, EvalCallback) and isinstance(
-                callback.callback_on_new_best, SaveVecNormalizeCallback
-            ):
-                # beside the settings they would be written over by those of the last model
-                callback.callback_on_new_best.save_path = str(self.folder / BEST)
-                best = [self.folder / f"{BEST}.zip", *[self.folder / BEST / "vecnormalize.pkl"] * self.normalize]
-                callback.callback_on_new_best = CallbackList([callback.callback_on_new_best, _SealBest(best)])
+        self.callbacks = saved_whole(self.callbacks, self.folder)
         if self.settings["quantize"]:
             from spikeloop.hardware.compiler import quantizer
 
             self.callbacks.append(QuantizeWeights(quantizer(self.settings["quantize"])))
         self.callbacks.append(EpisodeLog(self.folder / EPISODES, resume=self.state is not None))
         if self.algo in ALGOS or issubclass(ZOO_ALGOS[self.algo], OnPolicyAlgorithm):
-            self.checkpoints = _SealedCheckpoints(
+            self.checkpoints = Checkpoints(
                 self.folder / CHECKPOINT,
                 self.settings["checkpoint_freq"],
                 self.settings,
                 evaluations=[callback for callback in self.callbacks if isinstance(callback, EvalCallback)],
+                seconds=60 * self.settings["checkpoint_minutes"],
             )
             self.callbacks.append(self.checkpoints)
         else:
@@ -208,12 +223,11 @@ class Experiment(ExperimentManager):
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Create the environments; those of a run that goes on continue its monitor files."""
-        goes_on = self.state is not None and not eval_env
-        if goes_on:
+        no_log = no_log or self.optimize_hyperparameters
+        logged = not (eval_env or no_log)
+        if logged:
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
-            starts = [_monitor_start(self.folder / f"{i}.monitor.csv") for i in range(n_envs)]
-        # Ctrl-C reaches the whole process group, but worker processes must live until the checkpoint is taken.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            starts = [self._monitor_start(self.folder / f"{i}.monitor.csv") for i in range(n_envs)]
         wrapper = self.env_wrapper
         self.env_wrapper = partial(guarded, wrapper, self.vec_env_class is not DummyVecEnv)
         try:
@@ -224,12 +238,22 @@ class Experiment(ExperimentManager):
             raise UsageError(f"{self.env_name.gym_id} could not be made in a worker process, see above") from None
         finally:
             self.env_wrapper = wrapper
-            signal.signal(signal.SIGINT, handler)
+        self.envs.append(env)
+        self.stack.callback(_end_workers, env)
         check_statistics(env)  # evaluations, a run that goes on and rollouts make their environments again
-        if goes_on:
+        if logged:
             for i, start in enumerate(starts):
                 env.env_method("set_wrapper_attr", "t_start", start, indices=i)
         return env
+
+    def _monitor_start(self, path: Path) -> float:
+        """Return the time a monitor file counts from; one that is not there yet begins, with the lines that head it."""
+        if not path.is_file():
+            about = {"t_start": time.time(), "env_id": self.env_name.gym_id}
+            keywords = [*self.monitor_kwargs.get("reset_keywords", ()), *self.monitor_kwargs.get("info_keywords", ())]
+            write_atomically(path, f"#{json.dumps(about)}\n{','.join(['r', 'l', 't', *keywords])}\r\n".encode())
+        with path.open(encoding="utf-8") as file:
+            return json.loads(file.readline().lstrip("#"))["t_start"]
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         return super()._maybe_normalize(CheckFinite(env, self._name(eval_env)), eval_env)
@@ -238,10 +262,32 @@ class Experiment(ExperimentManager):
         return self.env_name.gym_id + (" (evaluation)" if eval_env else "")
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        if self.state is None:
-            super()._save_config(saved_hyperparams)
-            for name in SETTINGS:
-                seal(Path(self.params_path, name))
+        """Write the settings as RL Zoo does; those of a run that goes on are written again where they were lost."""
+        files = self.settings.get("files")
+        if files is None:
+            args = OrderedDict(sorted(vars(self.args).items()))
+            shown = {"config.yml": yaml.dump(saved_hyperparams), "args.yml": yaml.dump(args)}
+            shown["command.txt"] = " ".join(sys.orig_argv)
+            files = self.settings["files"] = {f"{self.env_name}/{name}": text for name, text in shown.items()}
+        lost = {}
+        for name, text in files.items():
+            path, data = self.folder / name, text.encode()
+            if _is_lost(path):
+                lost[name] = sealed(data, path.suffix) if path.name in SETTINGS else data
+        if lost:
+            write_together(self.folder, lost)
+        print(f"Log path: {self.save_path}")
+
+    def _what_differs(self) -> str:
+        """Return in words why a run that goes on may differ from one that was never cut; empty if it will not."""
+        assert self.state is not None
+        why = []
+        if self.state["why_not_exact"]:
+            why.append(f"with new episodes: {self.state['why_not_exact']}")
+        elsewhere = differences(self.state["machine"])
+        if elsewhere:
+            why.append(f"its last bits may differ: {', '.join(elsewhere)}")
+        return "".join(f"; {reason}" for reason in why)
 
     def _continue_tensorboard(self, model: BaseAlgorithm) -> None:
         folder = self.state["tensorboard"]  # type: ignore[index]
@@ -255,16 +301,34 @@ class Experiment(ExperimentManager):
         model.set_logger(Logger(folder, [*([HumanOutputFormat(sys.stdout)] if self.verbose else []), tensorboard]))
 
     def create_log_folder(self) -> None:
-        """Make the folders of the run, whose names the user may have chosen."""
+        """Make the folders of the run, one that nobody else has, and hold its lock."""
+        need_folder(f"--log-folder {self.args.log_folder}", Path(self.log_path))
+        if self.optimize_hyperparameters:
+            return  # a search leaves its report beside the runs, and no run
+        if self.state is None:
+            self._make_folder()
+            self.stack.enter_context(sole_writer(self.folder))
         need_folder(f"--log-folder {self.args.log_folder}", Path(self.params_path))
         if self.tensorboard_log:
             need_folder(f"--tensorboard-log {self.args.tensorboard_log}", Path(self.tensorboard_log))
+
+    def _make_folder(self) -> None:
+        """Make the run folder under the next number that is free: another training may have taken ours meanwhile."""
+        found = re.fullmatch(rf"({re.escape(str(self.env_name))}_)(\d+)(.*)", self.folder.name)
+        assert found is not None  # RL Zoo names it so
+        for number in itertools.count(int(found[2])):
+            self.folder = Path(self.log_path) / f"{found[1]}{number}{found[3]}"
+            with contextlib.suppress(FileExistsError):
+                self.folder.mkdir()
+                break
+        self.made_folder = True
+        self.save_path, self.params_path = str(self.folder), f"{self.folder}/{self.env_name}"
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train.
 
         Raises:
-            SystemExit: 130 after Ctrl-C, 1 after a failure.
+            SystemExit: 128 + n after signal n, 1 after a failure.
         """
         self.begin()
         assert model.env is not None
@@ -279,27 +343,31 @@ class Experiment(ExperimentManager):
             learn = partial(model.learn, reset_num_timesteps=False)
         env = SimpleNamespace(close=partial(close_quietly, model.env))
         learner: Any = SimpleNamespace(learn=learn, env=env, policy=model.policy)
-        handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        self.stack.enter_context(answering(POLITE, self._on_signal))
+        stopped = False
         try:
             super().learn(learner)
+            stopped = len(self.signals) > (self.checkpoints is not None)  # RL Zoo takes KeyboardInterrupt for an end
+            self.saved = self.checkpoints is None or self.checkpoints.saved_at == model.num_timesteps
         except TrainingStopped:
-            pass
+            stopped = True
         except NonFiniteError as error:
             self._fail(f"{error} at step {model.num_timesteps + model.n_envs}")
-        except (EnvironmentFailed, OSError, MemoryError) as error:
+        except EnvironmentFailed as error:
             if sys.flags.dev_mode:
                 raise
-            stopped = "" if isinstance(error, EnvironmentFailed) else "training stopped: "
-            self._fail(f"{stopped}{str(error) or 'no memory is left'}")
+            self._fail(str(error))
+        except (OSError, MemoryError, RuntimeError) as error:
+            is_fault = isinstance(error, RuntimeError) and "allocate memory" not in str(error)  # torch's words
+            if is_fault or sys.flags.dev_mode:
+                raise
+            self._fail(f"training stopped: {str(error) or 'no memory is left'}")
         finally:
-            signal.signal(signal.SIGINT, handler)
             self._draw_learning_curve()
-        if self.checkpoints is None:
-            return
-        if self.interrupts:
-            print(f"interrupted at step {model.num_timesteps}; {self._kept()}", file=sys.stderr)
-            raise SystemExit(130)
-        self.saved = self.checkpoints.save()
+        if stopped and self.checkpoints is not None:
+            name = signal.Signals(self.signals[0]).name
+            print(f"{name} at step {model.num_timesteps}; {self._kept()}", file=sys.stderr)
+            raise SystemExit(128 + self.signals[0])
 
     def _nothing_left(self, model: Any) -> str:
         """Return why a resumed run is at its end already; empty if there is something left to train."""
@@ -320,14 +388,22 @@ class Experiment(ExperimentManager):
         except ImportError:
             raise ImportError("RL Zoo reports on the search with pandas: pip install pandas") from None
         self.begin()
+        if self.storage and self.study_name:
+            fail_trials_of_the_dead(self.storage, self.study_name)
         super().hyperparameters_optimization()
 
-    def _on_interrupt(self, signum: int, frame: Any) -> None:
-        self.interrupts += 1
-        if self.checkpoints is None or self.interrupts > 1:
+    def objective(self, trial: Any) -> float:
+        """Run one trial of a search, which is known by the process that runs it."""
+        trial.set_user_attr(WORKER, [platform.node(), os.getpid()])
+        return super().objective(trial)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.signals.append(number)
+        if self.checkpoints is None or len(self.signals) > 1:
             raise KeyboardInterrupt
-        self.checkpoints.stop_requested = True
-        print("finishing this update, then saving; Ctrl-C again stops at once", file=sys.stderr)
+        self.checkpoints.request_stop()
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"{name}: finishing this update, then saving; a second signal stops at once", file=sys.stderr)
 
     def _fail(self, message: str) -> None:
         raise SystemExit(f"{message}; {self._kept()}")
@@ -345,21 +421,28 @@ class Experiment(ExperimentManager):
             print(f"{CURVE} not drawn: {error}", file=sys.stderr)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save the model and, of a spiking policy, the network.
+        """Save the model, its normalisation and, of a spiking policy, the network: all of them or none.
 
         Raises:
-            SystemExit: 130 after Ctrl-C, 1 if something could not be saved.
+            SystemExit: 128 + n if signal n came meanwhile, 1 if something could not be saved.
         """
+        print(f"Saving to {self.save_path}")
+        files = {f"{self.env_name}.zip": model_bytes(model)}
+        statistics = model.get_vec_normalize_env()
+        if statistics is not None:
+            files[f"{self.env_name}/vecnormalize.pkl"] = statistics_bytes(statistics)
+        if self.description is not None:
+            files[NETWORK] = self._network(model)
         try:
-            super().save_trained_model(model)
-            seal(self.folder / f"{self.env_name}.zip")
-            if self.normalize:
-                seal(Path(self.params_path, "vecnormalize.pkl"))
-            self._save_network(model)
+            write_together(self.folder, files)
+            if hasattr(model, "save_replay_buffer") and self.args.save_replay_buffer:
+                hidden = self.folder / ".replay_buffer.pkl.00000000"
+                model.save_replay_buffer(hidden)
+                hidden.replace(self.folder / "replay_buffer.pkl")
         except OSError as error:
             self._fail(f"model not saved: {error}")
-        if self.interrupts or not self.saved:
-            raise SystemExit(130 if self.interrupts else 1)
+        if self.signals or not self.saved:
+            raise SystemExit(128 + self.signals[0] if self.signals else 1)
         print_last_words(self.folder, self.callbacks)
 
     def _check_export(self, model: Any) -> None:
@@ -379,40 +462,73 @@ class Experiment(ExperimentManager):
             raise ValueError(f"a chip-ready policy is to be deployed, and this one could not be: {reason}")
         print(f"{NETWORK} will not {lost}: {reason}", file=sys.stderr)
 
-    def _save_network(self, model: Any) -> None:
-        if self.description is None:
-            return
+    def _network(self, model: Any) -> bytes:
+        assert self.description is not None
         metadata = {
             **self.description.to_metadata(),
             "algo": self.algo,
             "seed": str(self.settings["seed"]),
             "num_timesteps": str(model.num_timesteps),
         }
-        model.to_network(metadata).save(self.folder / NETWORK)
+        return model.to_network(metadata).to_bytes()
 
 
-class _SealedCheckpoints(Checkpoints):
-    def save(self) -> bool:
-        saved = super().save()
-        if saved:
-            seal(self.path)
-        return saved
+def fail_trials_of_the_dead(storage: str, study_name: str) -> None:
+    """Mark those trials of a study as failed whose process on this machine was killed.
+
+    Otherwise they run for ever, and count as done for ``--max-total-trials``.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    where: Any = storage
+    if storage.endswith(".log"):
+        if not Path(storage).is_file():
+            return
+        where = optuna.storages.JournalStorage(JournalFileBackend(storage))
+    try:
+        study = optuna.load_study(study_name=study_name, storage=where)
+    except KeyError:  # the study begins
+        return
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        node, pid = trial.user_attrs.get(WORKER, (None, 0))
+        if node == platform.node() and not _is_alive(pid):
+            with contextlib.suppress(ValueError, RuntimeError):  # another worker has just done so
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
-class _SealBest(BaseCallback):
-    """Seals the best model so far and the statistics of its time, where they have just been saved."""
-
-    def __init__(self, files: list[Path]):
-        super().__init__()
-        self.files = files
-
-    def _on_step(self) -> bool:
-        for file in self.files:
-            seal(file)
-        return True
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
-def _monitor_start(path: Path) -> float:
-    """Return the time a monitor file counts from."""
-    with path.open(encoding="utf-8") as file:
-        return json.loads(file.readline().lstrip("#"))["t_start"]
+@contextlib.contextmanager
+def answering(numbers: Sequence[int], handler: Any) -> Iterator[None]:
+    """Answer signals with a handler for a while; those that are ignored, as `nohup` has it, stay so."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+def _end_workers(env: VecEnv) -> None:
+    """End processes that are left of an environment: they do not mind the signal by which Python would end them."""
+    for process in getattr(env.unwrapped, "processes", ()):
+        if process.is_alive():
+            process.join(1.0)
+            process.kill()
+
+
+def _is_lost(path: Path) -> bool:
+    """Return whether a text file is missing, empty or, as after a loss of power, nothing but zeros."""
+    return not path.is_file() or not path.read_bytes().strip(b"\0 \n")

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from spikeloop.agents.machine import versions
+
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("gymnasium", "numba", "numpy", "rl_zoo3", "sb3_contrib", "stable_baselines3", "torch")
 
 
 def digest(what: Any, folders: Sequence[str]) -> str:
@@ -38,22 +37,6 @@ def code_digest(folder: str) -> str:
         found.update(path.name.encode())
         found.update(ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode())
     return found.hexdigest()
-
-
-@cache
-def versions() -> tuple[tuple[str, str], ...]:
-    """Return the versions of Python and of the packages that results depend on."""
-    found = [("python", ".".join(platform.python_version_tuple()[:2]))]
-    return (*found, *((name, importlib.metadata.version(name)) for name in PACKAGES))
-
-
-def machine() -> str:
-    """Return the name of the processor, on which the last bits of results depend."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

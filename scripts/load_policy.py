@@ -201,6 +201,7 @@ def load_run(
     import rl_zoo3
 
     run = open_run(folder, best, trust)
+    stamp = run.stamp()
     for package in run.gym_packages:
         importlib.import_module(package)
     _check_registered(EnvDescription(run.env_id, gym_packages=tuple(run.gym_packages)))
@@ -227,6 +228,8 @@ def load_run(
         model = rl_zoo3.ALGOS[run.algo].load(run.model, env=env, seed=seed, custom_objects=schedules)
     except Exception as error:
         raise UsageError(f"{run.model} cannot be loaded ({error})") from error
+    if run.stamp() != stamp:
+        raise UsageError(f"{run.model} was saved anew while it was read: try again")
     description = describe(env)
     assert description is not None  # RL Zoo makes registered environments
     metadata = with_zoo_settings(description, settings, run.gym_packages).to_metadata()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from spikeloop.scripts.cli import UsageError
+from spikeloop.scripts.saving import finish_saving
 
-CHECKPOINT = "checkpoint.zip"
+CHECKPOINT, PREVIOUS = "checkpoint.zip", "checkpoint.previous.zip"
 EPISODES = "learning_curve.csv"
 CURVE = "learning_curve.png"
 SETTINGS = ("args.yml", "config.yml")  # in the folder of the settings
 NETWORK = "policy.safetensors"
+RUNNING = "running.pid"  # while a training writes the folder, and after one that was killed
 BEST = "best_model"  # the zip of this name, and the folder of the normalisation statistics of its time
 
 
@@ -67,6 +72,54 @@ def need_folder(option: str, folder: Path) -> None:
         raise UsageError(f"{option}: no files can be left in {folder} ({error.strerror})") from None
 
 
+class Busy(UsageError):
+    """Another process writes the folder."""
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[int]:
+    """Hold the lock of a run folder: one training at a time writes there.
+
+    The lock ends with this process and with those that inherit its file descriptor, which is handed over.
+
+    Raises:
+        Busy: If another process holds it.
+        OSError: If the folder cannot be written.
+    """
+    path = folder / RUNNING
+    while True:
+        file = path.open("a+", encoding="ascii")
+        if not _lock(file):
+            pid = path.read_text("ascii") or "of another user"
+            file.close()
+            raise Busy(f"{folder} is being trained by process {pid}: wait for its end, or end it")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()  # its holder has just removed it
+    with file:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield file.fileno()
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file for this process and return whether that succeeded; where there are no locks it does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A finished run.
@@ -89,6 +142,11 @@ class RunFolder:
     env_kwargs: dict[str, Any]
     gym_packages: list[str]
 
+    def stamp(self) -> list[tuple[int, int]]:
+        """Return what changes when the model or its statistics are saved anew: who loads both compares it."""
+        files = [path for path in (self.model, self.statistics / "vecnormalize.pkl") if path.is_file()]
+        return [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
+
 
 def open_run(folder: Path, best: bool = False, trust: bool = False) -> RunFolder:
     """Return what stands in a run folder.
@@ -105,6 +163,7 @@ def open_run(folder: Path, best: bool = False, trust: bool = False) -> RunFolder
 
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
+    finish_saving(folder)
     settings = _settings(folder)
     if settings is None:
         n_found = len(list(folder.glob("*/args.yml")))

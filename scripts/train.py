@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -21,7 +23,7 @@ from spikeloop.scripts.cli import (
     import_modules,
     run,
 )
-from spikeloop.scripts.run_folder import CHECKPOINT
+from spikeloop.scripts.run_folder import CHECKPOINT, PREVIOUS, sole_writer
 
 CHIP_NAMES = ("loihi1", "loihi2")
 EPILOG = """\
@@ -49,18 +51,20 @@ def train(argv: list[str]) -> int:
     args, zoo_argv = _parser().parse_known_args(argv)
     if args.resume is not None:
         _check_resume(args, zoo_argv)
-    with before_any_work() as begin:
+    with before_any_work() as begin, contextlib.ExitStack() as stack:
         register_with_zoo()
         import rl_zoo3.train
 
         import spikeloop.envs  # noqa: F401  registers our tasks
 
+        checkpoint = None
         if args.resume is None:
-            settings, zoo_argv, state = _new_run(args, zoo_argv, rl_zoo3.train.ALGOS)
+            settings, zoo_argv = _new_run(args, zoo_argv, rl_zoo3.train.ALGOS)
         else:
-            settings, zoo_argv, state = _resumed_run(args)
-        experiment = {"settings": settings, "folder": args.resume, "state": state, "begin": begin, "trust": args.trust}
-        _train(rl_zoo3.train, zoo_argv, **experiment)
+            stack.enter_context(sole_writer(args.resume))
+            settings, zoo_argv, checkpoint = _resumed_run(args)
+        own = {"settings": settings, "folder": args.resume, "checkpoint": checkpoint, "trust": args.trust}
+        _train(rl_zoo3.train, zoo_argv, **own, begin=begin, stack=stack)
     return 0
 
 
@@ -70,12 +74,12 @@ def _check_resume(args: argparse.Namespace, zoo_argv: list[str]) -> None:
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
     if given or zoo_argv:
         raise UsageError(f"--resume takes all settings but -n from the run, remove {[*given, *zoo_argv][0]!r}")
-    if not (args.resume / CHECKPOINT).is_file():
+    if not any((args.resume / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
         raise UsageError(f"{args.resume} holds no {CHECKPOINT} to go on from")
 
 
-def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, type]) -> tuple[Any, list[str], None]:
-    """Return what the checkpoints of a new run keep, RL Zoo's arguments, and no checkpoint."""
+def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, type]) -> tuple[Any, list[str]]:
+    """Return what the checkpoints of a new run keep, and RL Zoo's arguments."""
     import gymnasium as gym
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -96,28 +100,39 @@ def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, 
     settings = {
         "argv": argv,
         "checkpoint_freq": args.checkpoint_freq or 10_000,
+        "checkpoint_minutes": args.checkpoint_minutes or math.inf,
         "chip_ready": args.chip_ready or args.quantize is not None,
         "quantize": args.quantize,
         "core": args.core,
     }
-    return settings, argv, None
+    return settings, argv
 
 
 def _resumed_run(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
     """Return what the checkpoints of a run keep, RL Zoo's arguments, and its checkpoint."""
-    from spikeloop.agents.callbacks import read_checkpoint
+    from spikeloop.agents.callbacks import newest_checkpoint
+    from spikeloop.agents.seals import is_sealed
     from spikeloop.scripts.experiment import seed_after
+    from spikeloop.scripts.saving import sweep
     from spikeloop.scripts.trust import need_own
 
-    need_own(args.resume.glob("checkpoint*.zip"), args.trust)
-    state = read_checkpoint(args.resume / CHECKPOINT)
+    path, previous = args.resume / CHECKPOINT, args.resume / PREVIOUS
+    if not args.trust and not is_sealed(path) and is_sealed(previous):
+        print(
+            f"{path} is damaged, or not of a training of yours: going on from the checkpoint before it", file=sys.stderr
+        )
+        path = previous
+    need_own([path], args.trust)
+    sweep(args.resume)
+    path, state = newest_checkpoint(path)
     settings, done = state["run"], state["num_timesteps"]
-    settings["checkpoint_freq"] = args.checkpoint_freq or settings["checkpoint_freq"]
+    for name in ("checkpoint_freq", "checkpoint_minutes"):
+        settings[name] = getattr(args, name) or settings[name]
     if args.n_timesteps is not None:
         if args.n_timesteps <= done:
             raise UsageError(f"-n {args.n_timesteps}: {args.resume} has done {done} env steps, N must be more")
         settings["argv"] = [*settings["argv"], "-n", str(args.n_timesteps)]  # RL Zoo takes the last
-    return settings, [*settings["argv"], "--seed", str(seed_after(settings["seed"], done))], state
+    return settings, [*settings["argv"], "--seed", str(seed_after(settings["seed"], done))], (path, state)
 
 
 def _train(zoo: Any, zoo_argv: list[str], **experiment: Any) -> None:
@@ -157,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint-freq", metavar="N", type=_positive, help="env steps between checkpoints (default: 10000)"
     )
     parser.add_argument(
+        "--checkpoint-minutes", metavar="M", type=_minutes, help="minutes after which a checkpoint is also due"
+    )
+    parser.add_argument(
         "--chip-ready",
         action="store_true",
         help="train a spiking policy with the semantics of the emulated chip: what `spikeloop deploy` runs best",
@@ -180,6 +198,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of minutes")
+    return minutes
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from spikeloop.spiking.observation import (
     n_frames,
     shape_of,
 )
-from spikeloop.spiking.storage import load_parts, save_parts
+from spikeloop.spiking.storage import load_parts, pack_parts, write_atomically
 
 FORMAT_VERSION = 3
 MAX_NEURONS = 2**16 - 1  # of a layer: what numbers a spike
@@ -557,7 +557,11 @@ class Network:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to one safetensors file; the file appears under its name only when it is complete."""
-        save_parts(path, "spikeloop.network", FORMAT_VERSION, self)
+        write_atomically(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the contents of the file that :meth:`save` writes."""
+        return pack_parts("spikeloop.network", FORMAT_VERSION, self)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Network:

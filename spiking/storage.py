@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,28 +29,66 @@ _KEYS = {"format", "format_version", "parts"}  # of a header; "sha256" beside th
 _UNKNOWN = "0" * 64  # stands in the place of the checksum while that is computed
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes, previous: Path | None = None) -> None:
     """Write ``data`` under a temporary name beside ``path``, sync it to disk, then rename it into place.
 
     A crash or a full disk leaves either the old file or the new one under ``path``, never half of one.
+
+    Args:
+        path: The file.
+        data: Its contents.
+        previous: Where to keep the file that is replaced, if it is to be kept.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # mkstemp's would be readable by its owner only
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_hidden(temporary, data)
+        if previous is not None and path.exists():
+            _link(path, previous)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the rename itself reaches the disk with the folder
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def write_hidden(path: Path, data: bytes) -> None:
+    """Write a new file and let it reach the disk; for who renames it afterwards."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk: a rename does so with its folder, not with its file."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give a file a second name, in place of the file that has that name: a copy that takes no room."""
+    temporary = other.with_name(f".{other.name}.{secrets.token_hex(4)}")
+    try:
+        os.link(path, temporary)
+    except OSError:  # not every file system has links
+        write_atomically(other, path.read_bytes())
+        return
+    try:
+        os.replace(temporary, other)
+    finally:
+        temporary.unlink(missing_ok=True)  # a rename onto the same file leaves it
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Let what was appended to files reach the disk."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 class Contents(NamedTuple):
@@ -65,6 +103,11 @@ class Contents(NamedTuple):
 
 def save_parts(path: str | os.PathLike[str], kind: str, version: int, parts: Any) -> None:
     """Write a tree of dataclasses, arrays, tuples, string maps and plain values to one safetensors file."""
+    write_atomically(path, pack_parts(kind, version, parts))
+
+
+def pack_parts(kind: str, version: int, parts: Any) -> bytes:
+    """Return the contents of the file that :func:`save_parts` writes."""
     from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray] = {}
@@ -73,7 +116,7 @@ def save_parts(path: str | os.PathLike[str], kind: str, version: int, parts: Any
     data = save(tensors, metadata={"spikeloop": json.dumps(header)})
     at = _place_of(_UNKNOWN, data)
     assert at is not None
-    write_atomically(path, data[:at] + _checksum(data, at).encode() + data[at + len(_UNKNOWN) :])
+    return data[:at] + _checksum(data, at).encode() + data[at + len(_UNKNOWN) :]
 
 
 def load_parts(path: str | os.PathLike[str], kind: str, version: int, classes: tuple[type, ...]) -> Any:

@@ -18,7 +18,7 @@ pytest.importorskip("rl_zoo3")
 
 from spikeloop.agents import SpikingPPO, callbacks
 from spikeloop.agents.callbacks import read_checkpoint, read_episodes
-from spikeloop.scripts import train
+from spikeloop.scripts import experiment, train
 
 N_ENVS, N_STEPS, BUDGET = 2, 32, 512
 ROLLOUT = N_ENVS * N_STEPS
@@ -50,6 +50,7 @@ def cut(killed, tmp_path, monkeypatch):
     """A copy of it in the working folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(killed, RUN)
+    Path("happened").touch()  # the environments go on where they were, and would do it again
     return RUN
 
 
@@ -144,14 +145,66 @@ def test_a_larger_budget_extends_a_finished_run(tmp_path, monkeypatch, capsys):
 
 def test_a_half_written_checkpoint_is_never_taken_for_a_whole_one(cut, capsys):
     whole = (cut / "checkpoint.zip").read_bytes()
-    half = cut / ".checkpoint.zip.x1"
+    half = cut / ".checkpoint.zip.0123abcd"
     half.write_bytes(whole[:1000])  # what a kill within the write leaves
     assert read_checkpoint(cut / "checkpoint.zip")["num_timesteps"] == 256
     assert start("--resume", cut) == 0 and not half.exists()
     capsys.readouterr()
-    (cut / "checkpoint.zip").write_bytes(whole[: len(whole) // 2])
+    for name in ("checkpoint.zip", "checkpoint.previous.zip"):
+        (cut / name).write_bytes(whole[: len(whole) // 2])
     assert start("--resume", cut) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys):
+    data = bytearray((cut / "checkpoint.zip").read_bytes())
+    data[len(data) // 2] ^= 1
+    (cut / "checkpoint.zip").write_bytes(data)
+    assert start("--resume", cut) == 0
+    out, err = capsys.readouterr()
+    assert "Going on from step 128" in out and "going on from the checkpoint before it" in err
+    assert load_from_zip_file(cut / "Faulty-v0.zip")[0]["num_timesteps"] == BUDGET
+
+
+def test_the_checkpoint_alone_is_enough_to_go_on(cut, capsys):
+    settings = [cut / "Faulty-v0" / name for name in ("config.yml", "args.yml")]
+    whole = [path.read_bytes() for path in settings]
+    settings[0].unlink()
+    settings[1].write_bytes(bytes(100))
+    (cut / "0.monitor.csv").write_bytes(b"")
+    (cut / "1.monitor.csv").unlink()
+    curve = (cut / "learning_curve.csv").read_bytes()
+    (cut / "learning_curve.csv").write_bytes(curve[: len(curve) // 2])
+    assert start("--resume", cut) == 0
+    assert [path.read_bytes() for path in settings] == whole
+    assert capsys.readouterr().err.count("had lost rows") == 3
+    assert len(rows(cut / "0.monitor.csv")) > 5 and len(rows(cut / "1.monitor.csv")) > 5
+    steps, _ = read_episodes(cut / "learning_curve.csv")
+    assert np.all(np.diff(steps) >= 0) and steps[-1] > BUDGET - 30
+
+
+@pytest.mark.parametrize(
+    ("found", "left", "told"),
+    [
+        (b"head\n1\n2\n3\n", b"head\n1\n2\n", False),  # what came after the checkpoint happens again
+        (b"head\n1\n2\n3", b"head\n1\n2\n", False),
+        (b"head\n1\n", b"head\n1\n", True),
+        (b"head\n1\n2", b"head\n1\n", True),
+        (b"head\n1\n\0\0", b"head\n1\n", True),
+        (bytes(9), b"head\n", True),
+        (b"he", b"head\n", True),
+        (b"", b"head\n", True),
+        (None, b"head\n", True),
+    ],
+)
+def test_a_log_is_put_where_the_checkpoint_was(found, left, told, tmp_path, capsys):
+    log = tmp_path / "log.csv"
+    log.write_bytes(b"head\n1\n2\n")
+    state = {"log.csv": callbacks.log_state(log)}
+    log.unlink() if found is None else log.write_bytes(found)
+    callbacks.clean_up(tmp_path, state)
+    assert log.read_bytes() == left
+    assert ("had lost rows" in capsys.readouterr().err) == told
 
 
 def test_ctrl_c_saves_says_where_and_exits_130(tmp_path, monkeypatch, capsys):
@@ -161,6 +214,38 @@ def test_ctrl_c_saves_says_where_and_exits_130(tmp_path, monkeypatch, capsys):
     assert read_checkpoint(RUN / "checkpoint.zip")["num_timesteps"] == 3 * ROLLOUT  # the rollout of step 150 is done
     assert (RUN / "learning_curve.png").is_file()
     assert start("--resume", RUN) == 0
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_that_asks_to_end_saves_first(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert start(*arguments(name, 75)) == 128 + getattr(signal, name)
+    err = capsys.readouterr().err
+    assert f"{name} at step 192" in err and f"spikeloop train --resume {RUN}" in err
+    assert read_checkpoint(RUN / "checkpoint.zip")["num_timesteps"] == 3 * ROLLOUT
+    assert not (RUN / "running.pid").exists()
+
+
+def test_a_signal_amid_a_slow_rollout_saves_its_beginning(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(callbacks, "WITHIN", 0.0)
+    assert start(*arguments("SIGTERM", 75)) == 128 + signal.SIGTERM
+    assert "holds step 128" in capsys.readouterr().err
+    assert start("--resume", RUN) == 0
+
+
+def test_a_signal_during_the_last_save_lets_it_finish(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model_bytes = experiment.model_bytes
+
+    def interrupted(model):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return model_bytes(model)
+
+    monkeypatch.setattr(experiment, "model_bytes", interrupted)
+    assert start(*arguments()) == 128 + signal.SIGTERM
+    assert {"Faulty-v0.zip", "policy.safetensors", "checkpoint.zip"} <= {path.name for path in RUN.iterdir()}
+    assert not list(RUN.rglob(".*"))
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch, capsys):
@@ -175,11 +260,11 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     write, calls = callbacks.write_atomically, []
 
-    def full_from_the_third(path, data):
-        calls.append(path)
+    def full_from_the_third(path, data, *previous):
+        calls.extend([path] * (path.name == "checkpoint.zip"))
         if len(calls) > 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        write(path, data)
+        write(path, data, *previous)
 
     monkeypatch.setattr(callbacks, "write_atomically", full_from_the_third)
     assert start(*arguments()) == 1

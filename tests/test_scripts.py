@@ -116,6 +116,27 @@ def test_hyperparameters_are_tuned_by_the_zoo(tmp_path, capsys):
     sizes = ["n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1"]
     assert start(train, *trials, "-n", 64, "--seed", 0, "-f", tmp_path, "--hyperparams", *sizes) == 0
     assert "tau_m:" in capsys.readouterr().out
+    assert not list((tmp_path / "spiking_ppo").glob("CartPole-v1_*"))  # a search is no run
+
+
+def test_trials_of_a_killed_worker_do_not_count_as_done(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    pytest.importorskip("pandas")
+    study_file = tmp_path / "study.log"
+    sizes = ["--hyperparams", "n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1"]
+    options = ["-n", 64, "--seed", 0, "-f", tmp_path, "--storage", study_file, "--study-name", "s", *sizes]
+    search = ["--optimize-hyperparameters", "--n-evaluations", 1, "--no-optim-plots", "--eval-episodes", 1]
+    killed = (
+        "import os, sys\nfrom spikeloop.scripts import experiment, train\n"
+        "experiment.Experiment.learn = experiment.ExperimentManager.objective = lambda *_: os._exit(9)\n"
+        "train.main(sys.argv[1:])\n"
+    )
+    arguments = [str(a) for a in (*search, "--max-total-trials", 2, *options)]
+    assert subprocess.run([sys.executable, "-c", killed, *arguments], capture_output=True).returncode == 9
+    assert start(train, *arguments) == 0
+    backend = optuna.storages.journal.JournalFileBackend(str(study_file))
+    study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
 def test_rollout_prints_mean_and_spread(trained, capsys):
