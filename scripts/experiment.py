@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -234,6 +234,9 @@ class Experiment(ExperimentManager):
             env = super().create_envs(n_envs, eval_env, no_log)
             for i in range(n_envs):
                 env.set_attr("label", f"{self._name(eval_env)} (env {i})", indices=i)
+                for name in ("episode_returns", "episode_lengths", "episode_times"):
+                    # SB3's monitors keep each episode in lists that nobody reads
+                    env.env_method("set_wrapper_attr", name, deque(maxlen=100), indices=i)
         except GONE:
             raise UsageError(f"{self.env_name.gym_id} could not be made in a worker process, see above") from None
         finally:

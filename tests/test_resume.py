@@ -114,6 +114,20 @@ def test_schedules_and_optimizer_go_on_where_they_were(cut):
     assert resumed["state"][0]["step"] == whole["state"][0]["step"]
 
 
+def test_monitors_keep_no_list_that_grows_with_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = []
+    on_step = callbacks.EpisodeLog._on_step
+
+    def look(self):
+        kept.append(self.training_env.env_method("get_wrapper_attr", "episode_returns"))
+        return on_step(self)
+
+    monkeypatch.setattr(callbacks.EpisodeLog, "_on_step", look)
+    assert start(*arguments()) == 0
+    assert all(len(one) > 0 and one.maxlen == 100 for one in kept[-1])
+
+
 def test_a_finished_run_has_nothing_to_go_on_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert start(*arguments()) == 0
