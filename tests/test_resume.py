@@ -291,6 +291,19 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, mo
     assert start("--resume", RUN) == 0
 
 
+def test_checkpoints_are_due_by_time_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write, steps = callbacks.Checkpoints._write, []
+    monkeypatch.setattr(
+        callbacks.Checkpoints, "_write", lambda self, step, data: steps.append(step) or write(self, step, data)
+    )
+    assert start(*arguments(), "--checkpoint-freq", 10**6, "--checkpoint-minutes", 1e-9) == 0
+    assert steps == [*range(0, BUDGET + 1, ROLLOUT)]
+    for wrong in ("0", "nan", "soon"):
+        assert start(*arguments(), "--checkpoint-minutes", wrong) == 2
+        assert "is not a positive number of minutes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("fault", "what"), [("nan", "observation"), ("inf", "reward")])
 def test_a_value_that_is_not_finite_stops_the_run(fault, what, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
