@@ -5,15 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 pytest.importorskip("rl_zoo3")
 
+from spikeloop.agents import SpikingPPO, machine
+from spikeloop.agents.guarded_env import guarded
+from spikeloop.agents.workers import POLITE
 from spikeloop.scripts import train
 from spikeloop.scripts.cli import UsageError
-from spikeloop.scripts.run_folder import RUNNING, sole_writer
+from spikeloop.scripts.experiment import answering
+from spikeloop.scripts.load_policy import load_run
+from spikeloop.scripts.run_folder import RUNNING, open_run, sole_writer
 from spikeloop.scripts.saving import finish_saving, sweep, write_together
 
 OLD = {"model.zip": b"old", "env/statistics.pkl": b"old too"}
@@ -135,3 +143,54 @@ def test_a_run_takes_a_folder_that_nobody_has_and_a_wrong_one_removes_only_its_o
     assert [path.name for path in other.parent.iterdir()] == [other.name]
     assert train.main(SMALL) == 0
     assert (other.parent / "CartPole-v1_2" / "CartPole-v1.zip").is_file() and not any(other.iterdir())
+
+
+def test_who_opens_a_run_finishes_a_save_that_was_cut_short(tmp_path):
+    run = tmp_path / "CartPole-v1_1"
+    assert die_at(run, 10**6) == 0  # a whole save, which makes the folder
+    hidden = {".model.zip.0123abcd": "model.zip"}
+    (run / ".model.zip.0123abcd").write_bytes(b"newest")
+    (run / ".saving").write_text(json.dumps(hidden))
+    with pytest.raises(UsageError, match="not the folder of one run"):
+        open_run(run)
+    assert (run / "model.zip").read_bytes() == b"newest" and not list(run.rglob(".*"))
+
+
+def test_a_model_and_statistics_of_two_saves_are_not_taken_together(tmp_path, monkeypatch):
+    assert train.main([*SMALL, "normalize:True", "-f", str(tmp_path)]) == 0
+    run = tmp_path / "spiking_ppo" / "CartPole-v1_1"
+    load = SpikingPPO.load
+
+    def saved_meanwhile(path, *args, **kwargs):
+        os.utime(run / "CartPole-v1" / "vecnormalize.pkl")
+        return load(path, *args, **kwargs)
+
+    monkeypatch.setattr(SpikingPPO, "load", saved_meanwhile)
+    with pytest.raises(UsageError, match="saved anew while it was read"):
+        load_run(run, False, 0, None)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with answering([signal.SIGUSR1], lambda *_: None):
+            assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_workers_outlive_a_signal_to_the_whole_group():
+    workers = SubprocVecEnv([partial(guarded, None, True, gym.make("CartPole-v1"))])
+    try:
+        workers.reset()
+        for number in POLITE:
+            os.kill(workers.processes[0].pid, number)
+        assert workers.step([0])[0].shape == (1, 4)
+    finally:
+        workers.close()
+
+
+def test_what_is_otherwise_than_where_a_checkpoint_was_made_is_named():
+    here = machine.this_machine()
+    assert machine.differences(here) == []
+    assert machine.differences({**here, "torch": "1.0"}) == [f"torch 1.0, here {here['torch']}"]
