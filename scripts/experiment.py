@@ -111,7 +111,6 @@ class Experiment(ExperimentManager):
         self.begin, self.stack = begin, stack
         self.folder = Path(self.save_path)
         self.made_folder = False
-        self.envs: list[VecEnv] = []
         self.checkpoints: Checkpoints | None = None
         self.signals: list[int] = []  # those that asked the training to end
         self.saved = True
@@ -183,8 +182,6 @@ class Experiment(ExperimentManager):
             if results is not None:
                 self._check_export(results[0])
         except BaseException:
-            for env in self.envs:
-                env.close()
             if self.made_folder:  # an empty run would be taken for the latest
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -241,8 +238,7 @@ class Experiment(ExperimentManager):
             raise UsageError(f"{self.env_name.gym_id} could not be made in a worker process, see above") from None
         finally:
             self.env_wrapper = wrapper
-        self.envs.append(env)
-        self.stack.callback(_end_workers, env)
+        self.stack.callback(close_quietly, env)  # also those of evaluations, which RL Zoo leaves open
         check_statistics(env)  # evaluations, a run that goes on and rollouts make their environments again
         if logged:
             for i, start in enumerate(starts):
@@ -522,14 +518,6 @@ def answering(numbers: Sequence[int], handler: Any) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, signal.SIG_DFL if old is None else old)
-
-
-def _end_workers(env: VecEnv) -> None:
-    """End processes that are left of an environment: they do not mind the signal by which Python would end them."""
-    for process in getattr(env.unwrapped, "processes", ()):
-        if process.is_alive():
-            process.join(1.0)
-            process.kill()
 
 
 def _is_lost(path: Path) -> bool:

@@ -291,6 +291,23 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, mo
     assert start("--resume", RUN) == 0
 
 
+def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    on_start, kept = callbacks.Checkpoints._on_rollout_start, []
+
+    def poisoned(self):
+        if self.model.num_timesteps >= 3 * ROLLOUT:
+            kept.append((RUN / "checkpoint.zip").read_bytes())
+            next(self.model.policy.parameters()).data[0] = np.nan
+            self.saved_at = 0  # so that one is due
+        on_start(self)
+
+    monkeypatch.setattr(callbacks.Checkpoints, "_on_rollout_start", poisoned)
+    assert start(*arguments()) == 1
+    assert "led to nan" in capsys.readouterr().err
+    assert (RUN / "checkpoint.zip").read_bytes() == kept[0]
+
+
 def test_checkpoints_are_due_by_time_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write, steps = callbacks.Checkpoints._write, []
