@@ -20,7 +20,7 @@ from spikeloop.agents.guarded_env import GuardedEnv
 from spikeloop.agents.modulators import Modulator
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.dynamics import Dynamics, dynamics_of
-from spikeloop.spiking.tile_coding import PlaceCells, Tiles
+from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 
 # Wrappers that change nothing between the beginning of an episode and its last step.
 _TRANSPARENT = (GuardedEnv, Monitor, TimeLimit, OrderEnforcing, PassiveEnvChecker, ChangeBody)
@@ -35,7 +35,7 @@ class ClosedLoop:
         wrappers: Those wrappers.
         dynamics: Its compiled step.
         network: The network, with a ``closed_loop`` such as
-            :meth:`~spikeloop.spiking.winner_take_all.WinnerTakeAll.closed_loop`.
+            :meth:`~spikeloop.spiking.rules.winner_take_all.WinnerTakeAll.closed_loop`.
         coder: Its input code.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.spiking.network import Encoder
+from spikeloop.spiking.encoders.encoder import Encoder
 
 # Normalised observations (VecNormalize) rarely leave +-3 standard deviations.
 DEFAULT_RANGE = (-3.0, 3.0)
@@ -21,7 +21,7 @@ def encoder_for(kind: str, n_features: int, options: Mapping[str, Any] | None = 
         n_features: Length of the feature vector.
         options: ``low`` and ``high``, scalars or one per feature (``population``, ``rate``, ``latency``; default
             -3 and 3); ``n``, neurons per feature (``population``, default 10); any further field of
-            :class:`~spikeloop.spiking.network.Encoder` that the kind uses.
+            :class:`~spikeloop.spiking.encoders.encoder.Encoder` that the kind uses.
 
     Raises:
         ValueError: If an option is unknown or out of range.

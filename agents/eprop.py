@@ -26,9 +26,9 @@ from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.guarded_env import GuardedEnv, call_guarded
 from spikeloop.agents.seeding import reseed
 from spikeloop.agents.silence import warn_of_silence
-from spikeloop.spiking import plasticity_kernels as kernels
-from spikeloop.spiking.eprop import RewardEprop, no_memory, rest
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.rules import eprop_kernels
+from spikeloop.spiking.rules.eprop import RewardEprop, no_memory, rest
 
 Self = TypeVar("Self", bound="EProp")
 
@@ -259,7 +259,7 @@ class EProp(BaseAlgorithm):
         n_episodes, n_steps = uniform.shape
         weights, neurons = self.policy.plastic()
         returns, state, memory = np.empty(n_episodes, np.float32), *self._at_rest()
-        kernels.reward_eprop_episodes(
+        eprop_kernels.reward_eprop_episodes(
             observations.reshape(n_episodes, n_steps, -1),
             paid,
             uniform,
@@ -288,7 +288,9 @@ class EProp(BaseAlgorithm):
         while episodes < n_episodes and self.num_timesteps < total_timesteps:
             x = self._input(self._last_obs)
             uniform = np.float32(self.policy.rng.random())
-            action = kernels.reward_eprop_act(x, reward, uniform, n_ticks, weights, neurons, state, memory, c, outputs)
+            action = eprop_kernels.reward_eprop_act(
+                x, reward, uniform, n_ticks, weights, neurons, state, memory, c, outputs
+            )
             new_obs, rewards, dones, infos = self.env.step(np.array([first + action]))
             if self._checks:
                 check_step(self.env, new_obs, rewards, dones, infos)
@@ -297,7 +299,7 @@ class EProp(BaseAlgorithm):
             if dones[0]:
                 last = self._input(infos[0]["terminal_observation"])
                 cut = bool(infos[0].get("TimeLimit.truncated", False))
-                kernels.reward_eprop_end(last, reward, cut, n_ticks, weights, neurons, state, memory, c, outputs)
+                eprop_kernels.reward_eprop_end(last, reward, cut, n_ticks, weights, neurons, state, memory, c, outputs)
                 episodes += 1
                 self._episode_num += 1
             callback.update_locals(locals())

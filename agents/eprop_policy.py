@@ -26,9 +26,13 @@ from spikeloop.agents.checks import (
     rows_of,
 )
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
-from spikeloop.spiking.eprop import eprop_neurons, initial_weights
-from spikeloop.spiking.network import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
-from spikeloop.spiking.plasticity_kernels import EpropNeurons, EpropWeights
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.readout import Readout
+from spikeloop.spiking.rules.eprop import eprop_neurons, initial_weights
+from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropWeights
 from spikeloop.spiking.simulator import Simulator
 
 FEEDBACK = ("symmetric", "random")

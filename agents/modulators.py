@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikeloop.spiking import wta_kernels as kernels
+from spikeloop.spiking.rules import winner_take_all_kernels
 
-MODULATORS = {"td_error": kernels.TD_ERROR, "reward_baseline": kernels.REWARD_BASELINE, "reward": kernels.REWARD}
+MODULATORS = {
+    "td_error": winner_take_all_kernels.TD_ERROR,
+    "reward_baseline": winner_take_all_kernels.REWARD_BASELINE,
+    "reward": winner_take_all_kernels.REWARD,
+}
 
 
 class Modulator:
@@ -42,7 +46,7 @@ class Modulator:
 
     def __call__(self, reward: float, value: float, next_value: float, terminated: bool) -> float:
         """Return M, and move the running mean on."""
-        return kernels.modulator_of(
+        return winner_take_all_kernels.modulator_of(
             *self.numbers, self.baseline, float(reward), float(value), float(next_value), terminated
         )
 

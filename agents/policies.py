@@ -44,10 +44,13 @@ from spikeloop.agents.checks import (
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
 from spikeloop.agents.silence import Coverage
-from spikeloop.spiking.engine import dense_layers
-from spikeloop.spiking.lsnn import LSNN, RowLinear
-from spikeloop.spiking.network import ActionHead, Dense, Network, Readout
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.engine.sequences import dense_layers
+from spikeloop.spiking.module import LSNN
+from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import Normalizer
+from spikeloop.spiking.readout import Dense, Readout
+from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.surrogate import Surrogate
 from spikeloop.spiking.threads import torch_on_one_thread
@@ -116,7 +119,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         features_extractor_class: SB3 features extractor; chosen by the observation space if None.
         optimizer_class: Optimizer; Adam runs fused with eps 1e-5 unless ``optimizer_kwargs`` says otherwise.
         optimizer_kwargs: Its keyword arguments.
-        kwargs: Any option of :class:`~spikeloop.spiking.lsnn.LSNN` (``tau_m``, ``beta``, ``n_ticks``, ...) or of
+        kwargs: Any option of :class:`~spikeloop.spiking.module.LSNN` (``tau_m``, ``beta``, ``n_ticks``, ...) or of
             SB3's ``ActorCriticPolicy`` (``activation_fn``, ``ortho_init``, ``log_std_init``, ...).
 
     Raises:

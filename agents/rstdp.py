@@ -21,7 +21,7 @@ from spikeloop.agents.modulators import Modulator
 from spikeloop.agents.seeding import reseed
 from spikeloop.agents.wta_policy import Core, WtaPolicy
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
+from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
 Self = TypeVar("Self", bound="RSTDP")
 
@@ -42,8 +42,8 @@ _RANGES = {
 class RSTDP(BaseAlgorithm):
     """Reward-modulated STDP: an actor-critic of spiking neurons that learns by local rules while it acts.
 
-    Every env step is an epoch of a :class:`~spikeloop.spiking.plastic.PlasticNetwork`; the equations stand in
-    :mod:`spikeloop.spiking.winner_take_all`. Where the task's dynamics are compiled
+    Every env step is an epoch of a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`; the equations
+    stand in :mod:`spikeloop.spiking.rules.winner_take_all`. Where the task's dynamics are compiled
     (:mod:`spikeloop.envs.dynamics`) and nothing else stands in the way, whole episodes run in one kernel, and callbacks
     are then called for their steps when it returns: once for each step, in order, as otherwise.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 
-from spikeloop.spiking.network import Encoder
+from spikeloop.spiking.encoders.encoder import Encoder
 
 LOWEST_RATE = 0.01  # spikes per neuron and tick
 _FEWEST_SPIKES = 3.0  # that are expected at that rate where a rollout is long enough to tell

@@ -14,9 +14,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import check_not_empty, in_words, rows_of
 from spikeloop.agents.modulators import Modulator
-from spikeloop.spiking.plastic import PlasticNetwork
-from spikeloop.spiking.tile_coding import Dimensions, PlaceCells, Tiles
-from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
+from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
+from spikeloop.spiking.rules.plastic_network import PlasticNetwork
+from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
 # What builds a network: of so many input lines and actions, with these numbers and this source of noise, and options
 # of its own by name.
@@ -40,8 +40,8 @@ class WtaPolicy(BasePolicy):
         modulator: Reward to modulator, whose running mean is saved along.
         n_ticks: Ticks per env step.
         encoder: ``tiles`` or ``places``.
-        encoder_kwargs: Arguments of :class:`~spikeloop.spiking.tile_coding.Tiles` or ``PlaceCells`` and of their
-            ``Dimensions``; ends that are left out are those of the observation space.
+        encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
+            their ``Dimensions``; ends that are left out are those of the observation space.
 
     Raises:
         ValueError: If the spaces are others, or an argument is unknown or missing.

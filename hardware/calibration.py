@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spikeloop.spiking.encoding import encode
-from spikeloop.spiking.network import Network, decay
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.encoders.encoding import encode
+from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import FrameStack, Normalizer, n_frames, preprocess
 from spikeloop.spiking.simulator import Simulator
 

@@ -13,14 +13,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.core import Emulator
-from spikeloop.hardware.interpreter import Interpreter
-from spikeloop.hardware.layout import layout_of
-from spikeloop.hardware.lowering import APPROXIMATIONS
-from spikeloop.hardware.program import PARTS, Program
-from spikeloop.hardware.quantize import MAX_BIAS, QuantizationCost, quantize_bias
-from spikeloop.hardware.worst_case import largest_payload
-from spikeloop.spiking.encoding import encode, new_keys
+from spikeloop.hardware.loihi.emulator import Emulator
+from spikeloop.hardware.loihi.interpreter import Interpreter
+from spikeloop.hardware.loihi.layout import layout_of
+from spikeloop.hardware.loihi.lowering import APPROXIMATIONS
+from spikeloop.hardware.loihi.program import PARTS, Program
+from spikeloop.hardware.loihi.quantize import MAX_BIAS, QuantizationCost, quantize_bias
+from spikeloop.hardware.loihi.worst_case import largest_payload
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders.encoding import encode, new_keys
 from spikeloop.spiking.fields import (
     array_of,
     check_choice,
@@ -32,16 +34,8 @@ from spikeloop.spiking.fields import (
     texts,
     whole,
 )
-from spikeloop.spiking.network import (
-    HOST_PARTS,
-    MAX_TICKS,
-    MAX_TIME,
-    ActionHead,
-    Encoder,
-    Readout,
-    check_size,
-    checked_preprocessing,
-)
+from spikeloop.spiking.limits import MAX_TICKS, MAX_TIME
+from spikeloop.spiking.network import HOST_PARTS, check_size, checked_preprocessing
 from spikeloop.spiking.observation import (
     MAX_OBS,
     FrameStack,
@@ -51,6 +45,7 @@ from spikeloop.spiking.observation import (
     n_frames,
     preprocess,
 )
+from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.reference import first_spike_outputs, read, readout_tick, values_at_first_spike
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.storage import load_parts, save_parts

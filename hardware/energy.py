@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.hardware.chip import CostModel, EventCost
-from spikeloop.hardware.core import Counts
-from spikeloop.hardware.program import Program
-from spikeloop.hardware.resources import lists
+from spikeloop.hardware.loihi.chip import CostModel, EventCost
+from spikeloop.hardware.loihi.emulator import Counts
+from spikeloop.hardware.loihi.program import Program
+from spikeloop.hardware.loihi.resources import lists
 
 
 class Cost(NamedTuple):

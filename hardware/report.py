@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikeloop.hardware.chip import CHIPS, COSTS
-from spikeloop.hardware.core import Counts
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
 from spikeloop.hardware.energy import idle_energy, modelled_cost
-from spikeloop.hardware.lowering import APPROXIMATIONS
-from spikeloop.hardware.program import Program
-from spikeloop.hardware.quantize import QuantizationCost
-from spikeloop.hardware.resources import RESOURCES, CoreUse, use
+from spikeloop.hardware.loihi.chip import CHIPS, COSTS
+from spikeloop.hardware.loihi.emulator import Counts
+from spikeloop.hardware.loihi.lowering import APPROXIMATIONS
+from spikeloop.hardware.loihi.program import Program
+from spikeloop.hardware.loihi.quantize import QuantizationCost
+from spikeloop.hardware.loihi.resources import RESOURCES, CoreUse, use
 from spikeloop.spiking.metrics import SynapticOperations, activation_sparsity
 from spikeloop.spiking.observation import Normalizer
 

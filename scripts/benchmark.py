@@ -14,7 +14,7 @@ from spikeloop.scripts.cli import Parser
 from spikeloop.scripts.cli import run as run_script
 
 BENCHMARKS = {
-    "core": "a sequence forward and backward through one recurrent layer",
+    "sequence": "a sequence forward and backward through one recurrent layer",
     "step": "one policy step for one environment",
     "train": "env steps per second of whole trainings",
     "returns": "returns after training, against other algorithms",
@@ -34,7 +34,7 @@ def _run(argv: list[str]) -> int:
     for name, text in BENCHMARKS.items():
         command = commands.add_parser(name, help=text)
         if argv[:1] == [name]:  # the others would load torch and the algorithms for nothing
-            module = importlib.import_module(f"spikeloop.scripts.bench_{name.replace('-', '_')}")
+            module = importlib.import_module(f"spikeloop.scripts.bench.{name.replace('-', '_')}")
             command.description = module.__doc__
             module.add_arguments(command)
             command.set_defaults(run=module.run)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.agents.registry import ALGOS
-from spikeloop.hardware.chip import CHIPS, PROFILES
-from spikeloop.hardware.lowering import NEURONS
-from spikeloop.hardware.quantize import check_bits
+from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
+from spikeloop.hardware.loihi.lowering import NEURONS
+from spikeloop.hardware.loihi.quantize import check_bits
 from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.compared import action_agreement, kept, kept_in_words
 from spikeloop.scripts.players import Act, Recorded, observations, play, random_player
@@ -185,7 +185,7 @@ def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
 
 
 def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> Deployment:
-    from spikeloop.hardware.compiler import compile_network
+    from spikeloop.hardware.loihi.compiler import compile_network
 
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")

@@ -169,7 +169,7 @@ class Experiment(ExperimentManager):
         """Return what a local learner runs on, if that is not its own float simulator."""
         if self.settings.get("core") != "chip":
             return {}
-        from spikeloop.hardware.plastic_chip import ChipWinnerTakeAll
+        from spikeloop.hardware.learning.winner_take_all import ChipWinnerTakeAll
 
         return {"core": ChipWinnerTakeAll}
 
@@ -202,7 +202,7 @@ class Experiment(ExperimentManager):
             return
         self.callbacks = saved_whole(self.callbacks, self.folder)
         if self.settings["quantize"]:
-            from spikeloop.hardware.compiler import quantizer
+            from spikeloop.hardware.loihi.compiler import quantizer
 
             self.callbacks.append(QuantizeWeights(quantizer(self.settings["quantize"])))
         self.callbacks.append(EpisodeLog(self.folder / EPISODES, resume=self.state is not None))

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from spikeloop.agents.environment import arguments_of
 from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
 from spikeloop.scripts.cli import did_you_mean
-from spikeloop.spiking.lsnn import LSNN
-from spikeloop.spiking.network import decay
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.module import LSNN
 
 # What RL Zoo takes out of the hyperparameters before they reach the algorithm.
 ZOO_HYPERPARAMS = {

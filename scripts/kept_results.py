@@ -33,8 +33,8 @@ def digest(what: Any, folders: Sequence[str]) -> str:
 def code_digest(folder: str) -> str:
     """Return a digest of what the Python files of a folder do: comments, docstrings and layout do not count."""
     found = hashlib.sha256()
-    for path in sorted((ROOT / folder).glob("*.py")):
-        found.update(path.name.encode())
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        found.update(str(path.relative_to(ROOT)).encode())
         found.update(ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode())
     return found.hexdigest()
 

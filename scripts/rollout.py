@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikeloop.hardware.chip import CHIPS
+from spikeloop.hardware.loihi.chip import CHIPS
 from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run, need_folder, packages_of
 from spikeloop.spiking.extras import install_hint

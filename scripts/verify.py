@@ -77,7 +77,7 @@ def _described(path: Path) -> str:
     if path.suffix == ".pkl":
         return "pickle, which can run code and was not opened; has no checksum"
     from spikeloop.hardware.deployed import Deployment
-    from spikeloop.hardware.program import Program
+    from spikeloop.hardware.loihi.program import Program
     from spikeloop.spiking.fields import shown
     from spikeloop.spiking.network import Network
     from spikeloop.spiking.storage import read_contents

@@ -82,21 +82,32 @@ class _CacheFile(IndexDataCacheFile):
 
 
 @lru_cache
-def _digest(folder: Path) -> str:
-    """Return a digest of the kernel files in ``folder`` and in this package, whose kernels the others may call."""
+def _digest(package: Path) -> str:
+    """Return a digest of all kernel files of a package and of this one, whose kernels the others may call."""
     digest = hashlib.sha256()
-    for path in sorted({*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")}):
+    for path in sorted({*package.rglob("*.py"), *Path(__file__).parent.rglob("*.py")}):
         source = path.read_bytes()
         if _KERNEL_FILE in source:
             digest.update(source)
     return digest.hexdigest()
 
 
+def _package_of(file: Path) -> Path:
+    """Return the folder of the outermost package that a source file belongs to."""
+    folder = file.parent
+    while (folder.parent / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
 def _mend_cache(dispatcher: Any) -> Any:
     """Give a cached kernel the cache file and the stamp of this module; return it."""
     try:
         cache = dispatcher._cache
-        stamp = cache._impl.locator.get_source_stamp(), _digest(Path(dispatcher.py_func.__code__.co_filename).parent)
+        stamp = (
+            cache._impl.locator.get_source_stamp(),
+            _digest(_package_of(Path(dispatcher.py_func.__code__.co_filename))),
+        )
         cache._cache_file = _CacheFile(cache._cache_path, cache._impl.filename_base, stamp)
     except (AttributeError, OSError):  # the attributes are numba's own affair; its plain cache works without them
         pass

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spikeloop.spiking.network import ACTIVATIONS, Network, Readout, decay
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.network import Network
+from spikeloop.spiking.readout import ACTIVATIONS, Readout
 
 
 class LayerState(NamedTuple):

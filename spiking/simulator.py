@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.spiking import checks, engine, kernels
-from spikeloop.spiking.encoding import encode, new_keys
+from spikeloop.spiking import checks
+from spikeloop.spiking.encoders.encoding import encode, new_keys
+from spikeloop.spiking.engine import lsnn_kernels, products, sequences, step_kernels
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
@@ -46,7 +47,7 @@ class Simulator:
         self.dtype = network.layers[0].w_in.dtype
         encoder, readout = network.encoder, network.readout
         held = not encoder.per_tick
-        timing = engine.Timing(
+        timing = sequences.Timing(
             network.n_ticks,
             network.dt,
             network.latency,
@@ -57,13 +58,13 @@ class Simulator:
         self._n_frames, last = n_frames(network.preprocessing), len(network.layers) - 1
         self._n_memory = self._n_frames + len(encoder.memory_rows)
         self._constants = [
-            engine.constants(layer.neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
+            sequences.constants(layer.neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
             for i, layer in enumerate(network.layers)
         ]
         # np.array: the kernels are compiled for arrays that may be written, and a Network's may not
         self._weights = [
-            engine.padded(
-                engine.Weights(
+            sequences.padded(
+                sequences.Weights(
                     np.array(layer.w_in.T, order="C"),
                     np.array(layer.bias),
                     np.empty((0, layer.n_neurons), self.dtype)
@@ -83,7 +84,7 @@ class Simulator:
         if normalizer is not None:
             self._mean, self._scale = np.array(normalizer.mean), np.append(normalizer.std, normalizer.clip)
             addresses[2:] = self._mean.ctypes.data, self._scale.ctypes.data, normalizer.rounds
-        table = engine.address_table(self._weights, self._constants, self.spike_counts)
+        table = sequences.address_table(self._weights, self._constants, self.spike_counts)
         self._kept = self.spike_counts  # like the weights, alive as long as their addresses are in the table
         self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0])).astype(np.intp)
         plain = steps == () or normalizer is not None
@@ -136,7 +137,7 @@ class Simulator:
             ValueError: If a shape is wrong, or observations or state are no finite numbers. An infinite observation is
                 taken where the network's normaliser clips it.
         """
-        outputs, new, _ = self._run(obs, state, episode_start, kernels.KEEP_NOTHING)
+        outputs, new, _ = self._run(obs, state, episode_start, lsnn_kernels.KEEP_NOTHING)
         return outputs, new
 
     def record(
@@ -157,10 +158,10 @@ class Simulator:
         Returns:
             The outputs, the new state, and a monitor of all ticks.
         """
-        keep = kernels.KEEP_MEMBRANE if membranes else kernels.KEEP_NOTHING
+        keep = lsnn_kernels.KEEP_MEMBRANE if membranes else lsnn_kernels.KEEP_NOTHING
         outputs, new, tapes = self._run(obs, state, episode_start, keep)
         n = [constants.n_neurons for constants in self._constants]
-        spikes = [engine.dense(tape.spikes, size, self.dtype)[1:] for tape, size in zip(tapes, n, strict=True)]
+        spikes = [sequences.dense(tape.spikes, size, self.dtype)[1:] for tape, size in zip(tapes, n, strict=True)]
         v = None
         if membranes:
             v = [tape.membrane[:, :, :size].transpose(1, 0, 2).copy() for tape, size in zip(tapes, n, strict=True)]
@@ -209,7 +210,7 @@ class Simulator:
                 return np.int64(best + self._first_choice), new  # type: ignore[return-value]
         else:
             starts = None if episode_start is None else _starts(episode_start, len(rows))[None]
-            sequence, new, _ = self._run(rows[None], state, starts, kernels.KEEP_NOTHING)
+            sequence, new, _ = self._run(rows[None], state, starts, lsnn_kernels.KEEP_NOTHING)
             outputs = sequence[0]
         actions = head(outputs)
         return (actions[0] if single else actions), new
@@ -223,32 +224,32 @@ class Simulator:
             state = self.initial_state(n_batch)
         elif type(state) is not np.ndarray or state.shape != (self._n_rows, n_batch, self._width):
             state = checks.shaped("state", state, (self._n_rows, n_batch, self._width))
-        obs = engine.writable("observation", obs, np.float32 if obs.dtype == np.float32 else np.float64)
+        obs = sequences.writable("observation", obs, np.float32 if obs.dtype == np.float32 else np.float64)
         if episode_start is None:
             start = _NO_START if n_batch == 1 else np.zeros((n_batch, 1), np.uint8)
         else:
             start = _starts(episode_start, n_batch)[:, None].view(np.uint8)
-        state = engine.writable("state", state, self.dtype)
+        state = sequences.writable("state", state, self.dtype)
         new = np.zeros(state.shape, self.dtype)
         outputs = np.empty((n_batch, self._n_outputs), self.dtype)
         self.n_counted += n_batch * self.network.n_ticks
-        best = kernels.act(self._table, obs, state, start, new, outputs)
+        best = step_kernels.act(self._table, obs, state, start, new, outputs)
         if best < 0:
             with np.errstate(over="ignore"):  # what becomes infinite is refused as such
                 seen = preprocess(self.network.preprocessing, obs[None], state[:0], None)[0][0].astype(np.float32)
-            engine.refuse_step("observation", seen, state, start[:, 0] != 0)
+            sequences.refuse_step("observation", seen, state, start[:, 0] != 0)
         return outputs, new, best
 
     def _run(
         self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None, keep: int
-    ) -> tuple[np.ndarray, np.ndarray, list[engine.Tape]]:
+    ) -> tuple[np.ndarray, np.ndarray, list[sequences.Tape]]:
         network = self.network
         obs = checks.shaped("obs", obs, ("L", "B", self._n_obs))
         n_steps, n_batch = obs.shape[:2]
         if state is None:
             state = self.initial_state(n_batch)
         state = checks.shaped("state", state, (self._n_rows, n_batch, self._width))
-        state = engine.writable("state", state, self.dtype)
+        state = sequences.writable("state", state, self.dtype)
         starts = np.zeros((n_steps, n_batch), bool)
         if episode_start is not None:
             starts = checks.flags("episode_start", episode_start, (n_steps, n_batch))
@@ -260,25 +261,25 @@ class Simulator:
             seen = seen.astype(np.float32, copy=False)
         x, memory = encode(network.encoder, seen, memory, starts, network.n_ticks, network.dt)
         self.n_counted += n_steps * n_batch * network.n_ticks
-        x = engine.batch_first(x).astype(self.dtype, copy=False)
+        x = sequences.batch_first(x).astype(self.dtype, copy=False)
         by_env = np.ascontiguousarray(starts.T).view(np.uint8)
-        n_threads = engine.max_threads() if self.n_threads is None else min(self.n_threads, engine.max_threads())
-        y, new, tapes = engine.forward(
+        n_threads = sequences.max_threads() if self.n_threads is None else min(self.n_threads, sequences.max_threads())
+        y, new, tapes = sequences.forward(
             self._weights, self._constants, x, state, by_env, self.spike_counts, keep, n_threads
         )
         new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
         if not np.isfinite(new).all():
-            engine.refuse_step("obs", seen[-1], state, cleared)
+            sequences.refuse_step("obs", seen[-1], state, cleared)
         if network.readout.first_spike:
             return self._first_spikes(tapes[-1].spikes, starts), new, tapes
         outputs = np.empty((n_batch * n_steps, self._n_outputs), self.dtype)
         rows = np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2])
-        kernels.linear_rows(engine.dense_layers(network.readout.dense, rows), self._w_out, self._b_out, outputs)
+        products.linear_rows(sequences.dense_layers(network.readout.dense, rows), self._w_out, self._b_out, outputs)
         return outputs.reshape(n_batch, n_steps, self._n_outputs).swapaxes(0, 1), new, tapes
 
-    def _first_spikes(self, spikes: engine.Spikes, starts: np.ndarray) -> np.ndarray:
+    def _first_spikes(self, spikes: sequences.Spikes, starts: np.ndarray) -> np.ndarray:
         n_ticks = self.network.n_ticks
-        z = engine.dense(spikes, self._constants[-1].n_neurons, self.dtype)  # (1 + T, B, N)
+        z = sequences.dense(spikes, self._constants[-1].n_neurons, self.dtype)  # (1 + T, B, N)
         arrived = z[1:]
         if self.network.latency:
             arrived = z[:-1]

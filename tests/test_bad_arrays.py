@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from spikeloop.spiking.encoding import encode
-from spikeloop.spiking.lsnn import LSNN
-from spikeloop.spiking.network import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders.encoding import encode
+from spikeloop.spiking.module import LSNN
+from spikeloop.spiking.network import Layer, Network, Normalizer
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.simulator import Simulator
 
 ONES = np.ones(3)

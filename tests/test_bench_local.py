@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spikeloop.scripts import bench_local
+from spikeloop.scripts.bench import local
 from spikeloop.scripts.benchmark import main
 from spikeloop.spiking import PlasticNetwork, WinnerTakeAllParameters
 
@@ -11,14 +11,14 @@ from spikeloop.spiking import PlasticNetwork, WinnerTakeAllParameters
 def test_solved_is_where_the_mean_of_the_last_episodes_reaches_the_bar():
     returns = np.r_[np.zeros(20), np.ones(30)]
     steps = np.arange(1, 51) * 10
-    assert bench_local.solved_at(steps, returns, 1.0) == 400
-    assert bench_local.solved_at(steps, returns, 0.5) == 300
-    assert np.isnan(bench_local.solved_at(steps, returns, 1.1))
-    assert np.isnan(bench_local.solved_at(steps[:5], returns[-5:], 0.0))
+    assert local.solved_at(steps, returns, 1.0) == 400
+    assert local.solved_at(steps, returns, 0.5) == 300
+    assert np.isnan(local.solved_at(steps, returns, 1.1))
+    assert np.isnan(local.solved_at(steps[:5], returns[-5:], 0.0))
 
 
 def test_the_tabular_learner_is_a_softmax_actor_critic():
-    network = bench_local.TabularActorCritic(4, 2, WinnerTakeAllParameters(0.5, 0.25, 0.5), np.random.default_rng(0))
+    network = local.TabularActorCritic(4, 2, WinnerTakeAllParameters(0.5, 0.25, 0.5), np.random.default_rng(0))
     assert isinstance(network, PlasticNetwork)
     x = np.array([0, 2])
     _, last, value = network.run(x, 5)
@@ -34,7 +34,7 @@ def test_the_tabular_learner_is_a_softmax_actor_critic():
 @pytest.mark.parametrize("ordinary", [[], ["--ordinary"]])
 def test_every_learner_has_its_row(ordinary, monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(bench_local, "EPISODES", 2)
+    monkeypatch.setattr(local, "EPISODES", 2)
     curves = ["--curves", str(tmp_path / "curves.png")]
     few = ["--tasks", "cartpole", "--seeds", "0", "1", "--set", "n_episodes=25"]
     assert main(["local", *few, *ordinary, *curves]) == 0

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
-from spikeloop.scripts import bench_returns
-from spikeloop.scripts.bench_returns import Row, for_all, trained
+from spikeloop.scripts.bench import returns
+from spikeloop.scripts.bench.returns import Row, for_all, trained
 from spikeloop.scripts.run_folder import Busy, sole_writer
 
 ROW = Row("spiking_ppo", "CartPole-v1", 64)
@@ -25,7 +25,7 @@ def commands(monkeypatch):
             (output.parent / "spiking_ppo" / "CartPole-v1_1").mkdir(parents=True)
         output.write_text(json.dumps({"mean_return": 1.0}))
 
-    monkeypatch.setattr(bench_returns, "spikeloop", run)
+    monkeypatch.setattr(returns, "spikeloop", run)
     return given
 
 

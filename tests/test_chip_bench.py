@@ -2,7 +2,7 @@
 
 import pytest
 
-from spikeloop.scripts import bench_chip
+from spikeloop.scripts.bench import chip
 from spikeloop.scripts.benchmark import main
 
 
@@ -26,8 +26,8 @@ def test_an_environment_that_cannot_be_made_is_left_out(capsys, tmp_path, monkey
     shim = tmp_path / "python3.10"  # as a version manager leaves them for versions it has not installed
     shim.write_text("#!/bin/sh\nexit 127\n")
     shim.chmod(0o755)
-    monkeypatch.setattr(bench_chip, "PEERS", {"lava": (str(shim), "numpy"), "nengo": (str(tmp_path / "none"), "numpy")})
-    bench_chip.install(tmp_path / "peers")
+    monkeypatch.setattr(chip, "PEERS", {"lava": (str(shim), "numpy"), "nengo": (str(tmp_path / "none"), "numpy")})
+    chip.install(tmp_path / "peers")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["lava: cannot be installed", "nengo: cannot be installed"]
     assert "status 127" in lines[0] and "No such file" in lines[1]

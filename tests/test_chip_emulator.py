@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.hardware.chip import CHIPS, EMULATOR_MAX, PROFILES
-from spikeloop.hardware.core import Emulator
-from spikeloop.hardware.fixed_point import bias_fits, weight_range, weight_step
-from spikeloop.hardware.interpreter import Interpreter
-from spikeloop.hardware.program import MODELS, Compartments, Program, Projection
+from spikeloop.hardware.loihi.chip import CHIPS, EMULATOR_MAX, PROFILES
+from spikeloop.hardware.loihi.emulator import Emulator
+from spikeloop.hardware.loihi.fixed_point import bias_fits, weight_range, weight_step
+from spikeloop.hardware.loihi.interpreter import Interpreter
+from spikeloop.hardware.loihi.program import MODELS, Compartments, Program, Projection
 from spikeloop.spiking.reference import LayerConstants, LayerState, heaviside, tick
 
 

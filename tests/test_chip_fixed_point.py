@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeloop.hardware import fixed_point as fp
-from spikeloop.hardware import interpreter
-from spikeloop.hardware.chip import PROFILES
+from spikeloop.hardware.loihi import fixed_point as fp
+from spikeloop.hardware.loihi import interpreter
+from spikeloop.hardware.loihi.chip import PROFILES
 
 GOLDEN = Path(__file__).parent / "golden"
 MODES = ("mixed", "excitatory", "inhibitory")

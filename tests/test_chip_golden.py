@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikeloop.hardware.chip import EMULATOR_MAX, PROFILES
-from spikeloop.hardware.core import Emulator, Recording
-from spikeloop.hardware.fixed_point import drop_low_bits
-from spikeloop.hardware.program import Compartments, Program, Projection
+from spikeloop.hardware.loihi.chip import EMULATOR_MAX, PROFILES
+from spikeloop.hardware.loihi.emulator import Emulator, Recording
+from spikeloop.hardware.loihi.fixed_point import drop_low_bits
+from spikeloop.hardware.loihi.program import Compartments, Program, Projection
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDE = {"v_min": -EMULATOR_MAX, "v_max": EMULATOR_MAX}

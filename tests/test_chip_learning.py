@@ -21,11 +21,11 @@ from spikeloop.agents import RSTDP
 from spikeloop.agents.closed_loop import ClosedLoop
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.hardware import ChipWinnerTakeAll, Emulator
-from spikeloop.hardware.learning_reference import ReferenceLearner
+from spikeloop.hardware.learning.reference import ReferenceLearner
 from spikeloop.scripts import benchmark, rollout, train
 from spikeloop.scripts.hyperparameters import check_hyperparameters
 from spikeloop.spiking import WinnerTakeAll, WinnerTakeAllParameters
-from spikeloop.spiking.plastic import PlasticNetwork
+from spikeloop.spiking.rules.plastic_network import PlasticNetwork
 
 PRESETS = yaml.safe_load(hyperparams_file("rstdp_chip").read_text("utf-8"))
 N_TICKS = 4

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spikeloop.hardware import CHIPS, Compartments, Emulator, Program, Projection
-from spikeloop.hardware.resources import use
+from spikeloop.hardware.loihi.resources import use
 
 
 def projection(**fields):

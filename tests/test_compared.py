@@ -8,8 +8,8 @@ from deployable import exact_network, observations
 from gymnasium import spaces
 
 from spikeloop.hardware import compile_network
-from spikeloop.scripts import bench_deploy
-from spikeloop.scripts.bench_returns import Row
+from spikeloop.scripts.bench import deploy
+from spikeloop.scripts.bench.returns import Row
 from spikeloop.scripts.compared import (
     PERTURBATION,
     action_agreement,
@@ -20,7 +20,8 @@ from spikeloop.scripts.compared import (
 )
 from spikeloop.scripts.players import Recorded
 from spikeloop.spiking import Simulator
-from spikeloop.spiking.network import ActionHead, state_rows
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.network import state_rows
 
 
 def test_kept_is_the_share_of_what_is_beyond_chance():
@@ -148,7 +149,7 @@ def test_the_table_of_deployments_shows_both_energies_and_what_is_undefined():
     best = result({"float": [10.0, 14.0], "chip": [10.0, 14.0], "random": [2.0, 2.0]})
     poor = result({"float": [1.0, 3.0], "chip": [1.0, 3.0], "random": [3.0, 1.0]})
     row = Row("spiking_ppo", "Task-v0", 1)
-    line = bench_deploy._table_line(row, "loihi1", [good, best, poor])
+    line = deploy._table_line(row, "loihi1", [good, best, poor])
     start = "| Task-v0 | loihi1 | 8.7 | 8.0 | 2.0 | 90.0% [80.0%, 100.0%], 2 of 3 seeds | 80.0% |"
     assert line == f"{start} 80.0%, 100.0%, undefined | 31 + 440 nJ, 4.2 µs |"
-    assert "| undefined | undefined | undefined |" in bench_deploy._table_line(row, "loihi1", [poor])
+    assert "| undefined | undefined | undefined |" in deploy._table_line(row, "loihi1", [poor])

@@ -10,12 +10,12 @@ from deployable import exact_network, factor, observations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.hardware.chip import CHIPS, PROFILES
-from spikeloop.hardware.compiler import compile_network, quantizer
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment
-from spikeloop.hardware.fixed_point import bias_to_register
-from spikeloop.hardware.program import MODELS
-from spikeloop.hardware.quantize import (
+from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
+from spikeloop.hardware.loihi.compiler import compile_network, quantizer
+from spikeloop.hardware.loihi.fixed_point import bias_to_register
+from spikeloop.hardware.loihi.program import MODELS
+from spikeloop.hardware.loihi.quantize import (
     MAX_BIAS,
     Synapses,
     quantize_bias,
@@ -23,9 +23,9 @@ from spikeloop.hardware.quantize import (
     quantize_threshold,
     quantize_weights,
 )
-from spikeloop.hardware.resources import use
+from spikeloop.hardware.loihi.resources import use
 from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
-from spikeloop.spiking.network import ACTIVATIONS, Dense
+from spikeloop.spiking.readout import ACTIVATIONS, Dense
 
 BOTH = [{}, {"sizes": (12, 9)}, {"count": True}, {"tau_out": 3.0}, {"first_spike": True}, {"recurrent": False}]
 BOTH += [{"encoder": kind} for kind in ("population", "delta", "rate", "latency")]
@@ -318,7 +318,7 @@ def test_a_network_too_large_for_a_core_is_spread_and_computes_the_same(chip):
     one = dataclasses.replace(
         program, compartments=dataclasses.replace(program.compartments, core=np.zeros(program.compartments.n))
     )
-    from spikeloop.hardware.core import Emulator
+    from spikeloop.hardware.loihi.emulator import Emulator
 
     bias = program.compartments.bias[None]
     results = [

@@ -13,10 +13,10 @@ from deployable import exact_network, observations
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from spikeloop.hardware.chip import CHIPS, PROFILES
-from spikeloop.hardware.compiler import compile_network
 from spikeloop.hardware.deployed import DeployedPolicy, Deployment, Host
-from spikeloop.hardware.quantize import MAX_BIAS
+from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
+from spikeloop.hardware.loihi.compiler import compile_network
+from spikeloop.hardware.loihi.quantize import MAX_BIAS
 from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout, Simulator
 
 ENCODERS = ("direct", "population", "delta", "rate", "latency")

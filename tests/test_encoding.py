@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeloop.spiking.encoding import encode, new_keys
-from spikeloop.spiking.network import ENCODERS, Encoder, blind
+from spikeloop.spiking.encoders.encoder import ENCODERS, Encoder, blind
+from spikeloop.spiking.encoders.encoding import encode, new_keys
 
 N_OBS = 3
 LOW, HIGH = np.full(N_OBS, -1.0), np.array([1.0, 2.0, 3.0])
@@ -202,7 +202,7 @@ def test_rate_replays_from_its_keys_and_ignores_episode_starts():
 
 
 def test_keys_are_exact_in_float32_and_their_generator_has_full_period():
-    from spikeloop.spiking import encoding
+    from spikeloop.spiking.encoders import encoding
 
     # Hull & Dobell 1962: increment odd, multiplier 1 modulo 4.
     assert int(encoding._KEY_INCREMENT) % 2 == 1

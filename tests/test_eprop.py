@@ -6,10 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.spiking import plasticity_kernels as kernels
-from spikeloop.spiking import plasticity_reference as reference
 from spikeloop.spiking import reference as lsnn
-from spikeloop.spiking.eprop import (
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.readout import Readout
+from spikeloop.spiking.rules import eprop_kernels, reference
+from spikeloop.spiking.rules.eprop import (
     EpropNeurons,
     EpropState,
     EpropWeights,
@@ -21,7 +25,6 @@ from spikeloop.spiking.eprop import (
     rest,
     reward_eprop,
 )
-from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout, decay
 
 
 def parameters(n, beta=0.3, refractory=0, **kwargs):
@@ -203,9 +206,9 @@ def test_a_time_limit_is_bootstrapped():
     for truncated in (False, True):
         weights = some_weights(np.random.default_rng(1))
         state, memory, outputs = rest(5, 9, float), no_memory(4, 5, 9, float), np.empty(4)
-        kernels.reward_eprop_act(x, 0.0, rng.random(), 3, weights, neurons, state, memory, c, outputs)
+        eprop_kernels.reward_eprop_act(x, 0.0, rng.random(), 3, weights, neurons, state, memory, c, outputs)
         before, y, value = weights.w_out[-1].copy(), state.y.copy(), outputs[-1]
-        kernels.reward_eprop_end(after, 1.0, truncated, 3, weights, neurons, state, memory, c, outputs)
+        eprop_kernels.reward_eprop_end(after, 1.0, truncated, 3, weights, neurons, state, memory, c, outputs)
         bootstrap = 0.9 * outputs[-1] if truncated else 0.0
         np.testing.assert_allclose(weights.w_out[-1] - before, 0.05 * (1.0 + bootstrap - value) * y, atol=1e-12)
         assert all(not array.any() for array in (*state, *memory))

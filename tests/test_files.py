@@ -17,8 +17,8 @@ from spikeloop.hardware import DeployedPolicy, Emulator, Program, compile_networ
 from spikeloop.hardware.deployed import Deployment
 from spikeloop.scripts import verify
 from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
-from spikeloop.spiking.network import Dense
 from spikeloop.spiking.observation import FrameStack, Normalizer, ObservationPart, Reorder
+from spikeloop.spiking.readout import Dense
 from spikeloop.spiking.storage import write_atomically
 
 LOADERS = {"network": Network.load, "deployment": Deployment.load, "program": Program.load}

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from spikeloop.spiking.lsnn import LSNN, RowLinear
-from spikeloop.spiking.network import Encoder
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.module import LSNN
+from spikeloop.spiking.row_linear import RowLinear
 
 ENCODERS = {
     "direct": Encoder("direct", 3),

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.spiking import compiling, engine, kernels, reference
-from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout
+from spikeloop.spiking import compiling, reference
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.engine import lsnn_kernels, products, sequences, step_kernels, vectors
+from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.simulator import Simulator
 from spikeloop.spiking.surrogate import Surrogate
 
@@ -103,9 +107,9 @@ def test_engine_computes_the_reference_equations(drawn, n_steps, n_batch):
 def engine_arguments(n=40, n_batch=13, n_steps=9, n_inputs=3, bias=0.3):
     rng = np.random.default_rng(0)
     layer = random_layer(rng, n_inputs, n, True, "subtract", "threshold", False)
-    timing = engine.Timing(2, 1.0, 0, 3.0, False, True)
-    constants = engine.constants(layer.neurons, timing, 0, 0, True, Surrogate(), np.float64)
-    weights = engine.Weights(np.array(layer.w_in.T, order="C"), np.full(n, bias), np.array(layer.w_rec.T, order="C"))
+    timing = sequences.Timing(2, 1.0, 0, 3.0, False, True)
+    constants = sequences.constants(layer.neurons, timing, 0, 0, True, Surrogate(), np.float64)
+    weights = sequences.Weights(np.array(layer.w_in.T, order="C"), np.full(n, bias), np.array(layer.w_rec.T, order="C"))
     x = rng.normal(size=(n_batch, n_steps, n_inputs))
     start = (rng.random((n_batch, n_steps)) < 0.1).astype(np.uint8)
     state, counts = np.zeros((5, n_batch, n)), [np.zeros(n, np.int64)]
@@ -121,15 +125,15 @@ def passes(draw):
     recurrent, held, latency = draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 1))
     reset, hold = draw(st.sampled_from([("subtract", False), ("zero", False), ("zero", True)]))
     n_batch, n_steps, n_ticks = draw(st.integers(1, 20)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
-    timing = engine.Timing(n_ticks, 1.0, latency, 3.0, False, held)
+    timing = sequences.Timing(n_ticks, 1.0, latency, 3.0, False, held)
     bias = draw(st.sampled_from([0.2, 2.0]))  # sparse and dense spikes take different ways back
     weights, layers = [], []
     for i, (n_in, n) in enumerate(pairwise(sizes)):
         layer = random_layer(rng, n_in, n, recurrent, reset, "threshold", hold, hold)
-        layers.append(engine.constants(layer.neurons, timing, i, 0, i == len(sizes) - 2, Surrogate(), dtype))
+        layers.append(sequences.constants(layer.neurons, timing, i, 0, i == len(sizes) - 2, Surrogate(), dtype))
         shapes = (n_in, n), (n if recurrent else 0, n)
         w_in, w_rec = (rng.normal(0, 0.4, shape).astype(dtype) for shape in shapes)
-        weights.append(engine.Weights(w_in, np.full(n, bias, dtype), w_rec))
+        weights.append(sequences.Weights(w_in, np.full(n, bias, dtype), w_rec))
     x = rng.normal(size=(n_batch, n_steps if held else n_steps * n_ticks, sizes[0])).astype(dtype)
     start = (rng.random((n_batch, n_steps)) < 0.2).astype(np.uint8)
     state = np.zeros((4 * len(layers) + 1, n_batch, max(sizes[1:])), dtype)
@@ -143,8 +147,8 @@ def test_bits_do_not_depend_on_threads(drawn, many):
     results = []
     for n_threads in (1, many):
         counts = [np.zeros(layer.n_neurons, np.int64) for layer in arguments[1]]
-        y, state, tapes = engine.forward(*arguments, counts, kernels.KEEP_TAPE, n_threads, serial_below=0)
-        grads, grad_x = engine.backward(tapes, grad_y, [None] * len(counts), True, n_threads, serial_below=0)
+        y, state, tapes = sequences.forward(*arguments, counts, lsnn_kernels.KEEP_TAPE, n_threads, serial_below=0)
+        grads, grad_x = sequences.backward(tapes, grad_y, [None] * len(counts), True, n_threads, serial_below=0)
         results.append((y, state, *counts, grad_x, *(g for layer in grads for g in layer)))
     for one, more in zip(*results, strict=True):
         np.testing.assert_array_equal(one, more)
@@ -154,17 +158,17 @@ def test_bits_do_not_depend_on_threads(drawn, many):
 def test_threads_share_out_the_gradients_without_gap_or_overlap(n_threads):
     n, width, panel = 70, 96, 32
     seen = np.zeros((n, width), int)
-    for first, end, part, n_parts in engine._windows(width, n_threads, panel):
+    for first, end, part, n_parts in sequences._windows(width, n_threads, panel):
         assert first % panel == end % panel == 0
         seen[n * part // n_parts : n * (part + 1) // n_parts, first:end] += 1
-    assert (seen == 1).all() and len(engine._windows(width, n_threads, panel)) == n_threads
+    assert (seen == 1).all() and len(sequences._windows(width, n_threads, panel)) == n_threads
 
 
 def test_buffers_are_reused_and_never_shared():
-    engine._free.clear()
-    first = engine._take((300, 100), np.float64)
-    engine._give_back(first)
-    second, third = engine._take((300, 100), np.float32), engine._take((300, 100), np.float32)
+    sequences._free.clear()
+    first = sequences._take((300, 100), np.float64)
+    sequences._give_back(first)
+    second, third = sequences._take((300, 100), np.float32), sequences._take((300, 100), np.float32)
     assert np.shares_memory(first, second)
     assert not np.shares_memory(second, third)
     assert second.dtype == np.float32 and second.shape == (300, 100)
@@ -175,20 +179,20 @@ def test_linear_rows_sums_each_row_alike(n):
     rng = np.random.default_rng(n)
     x, w, bias = rng.normal(size=(11, n)), rng.normal(size=(5, n)), rng.normal(size=5)
     out = np.empty((11, 5))
-    kernels.linear_rows(x, w, bias, out)
+    products.linear_rows(x, w, bias, out)
     np.testing.assert_allclose(out, x @ w.T + bias, rtol=1e-12, atol=1e-12)
     one = np.empty((1, 5))
     for row, expected in zip(x, out, strict=True):
-        kernels.linear_rows(row[None].copy(), w, bias, one)
+        products.linear_rows(row[None].copy(), w, bias, one)
         np.testing.assert_array_equal(one[0], expected)
 
 
 def test_padding_copies_only_what_needs_it():
-    width = kernels.panel(np.float64)
-    whole = engine.Weights(np.ones((3, width)), np.ones(width), np.zeros((width, width)))
-    assert all(a is b for a, b in zip(engine.padded(whole, width), whole, strict=True))
-    ragged = engine.Weights(np.ones((3, 5)), np.ones(5), np.ones((5, 5)))
-    padded = engine.padded(ragged, width)
+    width = vectors.panel(np.float64)
+    whole = sequences.Weights(np.ones((3, width)), np.ones(width), np.zeros((width, width)))
+    assert all(a is b for a, b in zip(sequences.padded(whole, width), whole, strict=True))
+    ragged = sequences.Weights(np.ones((3, 5)), np.ones(5), np.ones((5, 5)))
+    padded = sequences.padded(ragged, width)
     assert padded.w_rec.shape == (5, width)
     np.testing.assert_array_equal(padded.w_rec[:, :5], 1 - np.eye(5))
     np.testing.assert_array_equal(ragged.w_rec, 1)
@@ -223,12 +227,17 @@ def test_first_compilation_prints_one_line():
 
 
 def test_warm_up_compiles_what_a_sequence_needs():
-    engine.warm_up(np.float64)
-    known = [len(kernel.signatures) for kernel in (kernels._forward_rows, kernels._backward_rows, kernels.step_layers)]
+    sequences.warm_up(np.float64)
+    known = [
+        len(kernel.signatures)
+        for kernel in (lsnn_kernels.forward_rows, lsnn_kernels.backward_rows, step_kernels.step_layers)
+    ]
     arguments, grad_y = engine_arguments()
-    _, _, tapes = engine.forward(*arguments, kernels.KEEP_TAPE)
-    engine.backward(tapes, grad_y, [None])
-    assert known == [len(k.signatures) for k in (kernels._forward_rows, kernels._backward_rows, kernels.step_layers)]
+    _, _, tapes = sequences.forward(*arguments, lsnn_kernels.KEEP_TAPE)
+    sequences.backward(tapes, grad_y, [None])
+    assert known == [
+        len(k.signatures) for k in (lsnn_kernels.forward_rows, lsnn_kernels.backward_rows, step_kernels.step_layers)
+    ]
 
 
 def test_more_neurons_than_a_spike_list_can_name_are_refused():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spikeloop.hardware.actor_critic import TAG_ONE, actor_rule, critic_rule
-from spikeloop.hardware.learning import Learner
+from spikeloop.hardware.learning.actor_critic import TAG_ONE, actor_rule, critic_rule
+from spikeloop.hardware.learning.engine import Learner
 
 NOTHING = np.zeros(0, np.int32)
 DECAY = 1 - 0.99 * 0.9

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.hardware.learning import Learner, no_draws
-from spikeloop.hardware.learning_reference import ReferenceLearner
-from spikeloop.hardware.learning_rules import TRACES, LearningRule, Trace
-from spikeloop.hardware.program import Projection
+from spikeloop.hardware.learning.engine import Learner, no_draws
+from spikeloop.hardware.learning.reference import ReferenceLearner
+from spikeloop.hardware.learning.rule import TRACES, LearningRule, Trace
+from spikeloop.hardware.loihi.program import Projection
 from spikeloop.spiking.compiling import kernel
 
 N_PRE, N_POST = 5, 3

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikeloop.hardware.learning import Learner
-from spikeloop.hardware.learning_kernels import lava_step
-from spikeloop.hardware.learning_reference import ReferenceLearner, lava_trace
-from spikeloop.hardware.learning_rules import TRACES, LearningRule, Trace, decay_per_epoch
+from spikeloop.hardware.learning.engine import Learner
+from spikeloop.hardware.learning.kernels import lava_step
+from spikeloop.hardware.learning.reference import ReferenceLearner, lava_trace
+from spikeloop.hardware.learning.rule import TRACES, LearningRule, Trace, decay_per_epoch
 
 GOLDEN = Path(__file__).parent / "golden"
 LAVA_DRAWS = {

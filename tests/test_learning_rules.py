@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeloop.hardware.learning_rules import LearningRule, Trace, decay_per_epoch, grids
-from spikeloop.hardware.learning_text import FACTORS, Factor, parse
+from spikeloop.hardware.learning.rule import LearningRule, Trace, decay_per_epoch, grids
+from spikeloop.hardware.learning.rule_text import FACTORS, Factor, parse
 
 
 def only(text, **options):

@@ -9,9 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.spiking.encoding import encode
-from spikeloop.spiking.lsnn import LSNN, RowLinear
-from spikeloop.spiking.network import Encoder, Network, Readout
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders.encoding import encode
+from spikeloop.spiking.module import LSNN
+from spikeloop.spiking.network import Network
+from spikeloop.spiking.readout import Readout
+from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.simulator import Simulator
 from spikeloop.spiking.surrogate import SHAPES, Surrogate
 

@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
+from spikeloop.spiking.encoders.encoder import Encoder
 from spikeloop.spiking.metrics import (
     accumulates,
     activation_sparsity,
@@ -12,7 +13,9 @@ from spikeloop.spiking.metrics import (
     summary,
     synaptic_operations,
 )
-from spikeloop.spiking.network import Dense, Encoder, Layer, Network, NeuronParameters, Readout
+from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.readout import Dense, Readout
 
 N_IN, N, N_OUT = 3, 4, 2
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikeloop.spiking.monitor import Monitor
-from spikeloop.spiking.network import Layer, NeuronParameters
+from spikeloop.spiking.network import Layer
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
 
 
 def random_spikes(seed=0, ticks=20, n_envs=3, sizes=(4, 6), rate=0.3):

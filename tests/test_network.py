@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from spikeloop.spiking.network import (
-    ActionHead,
-    Encoder,
-    Layer,
-    Network,
-    NeuronParameters,
-    Normalizer,
-    Readout,
-    decay,
-    state_rows,
-)
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.network import Layer, Network, Normalizer, state_rows
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.reference import first_spike_outputs
 from spikeloop.spiking.storage import save_parts, write_atomically
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.spiking import plasticity_reference as reference
-from spikeloop.spiking.plasticity import RSTDP, STDP, RSTDPState, rstdp, stdp
+from spikeloop.spiking.rules import reference
+from spikeloop.spiking.rules.rstdp import RSTDP, RSTDPState, rstdp
+from spikeloop.spiking.rules.stdp import STDP, stdp
 
 TAUS = st.floats(0.2, 2000.0)
 AMPLITUDES = st.floats(0.0, 0.3)

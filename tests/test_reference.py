@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from spikeloop.spiking import reference
-from spikeloop.spiking.network import Encoder, Layer, Network, NeuronParameters, Readout
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.reference import LayerState
 from spikeloop.spiking.surrogate import SHAPES, Surrogate
 

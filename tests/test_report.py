@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from deployable import exact_network, observations
 
-from spikeloop.hardware.chip import CHIPS, COSTS, CostModel, EventCost
-from spikeloop.hardware.compiler import compile_network
-from spikeloop.hardware.core import Counts, Emulator
 from spikeloop.hardware.deployed import DeployedPolicy
 from spikeloop.hardware.energy import Cost, idle_energy, learning_cost, modelled_cost
-from spikeloop.hardware.program import Compartments, Program, Projection
+from spikeloop.hardware.loihi.chip import CHIPS, COSTS, CostModel, EventCost
+from spikeloop.hardware.loihi.compiler import compile_network
+from spikeloop.hardware.loihi.emulator import Counts, Emulator
+from spikeloop.hardware.loihi.program import Compartments, Program, Projection
+from spikeloop.hardware.loihi.resources import RESOURCES, CoreUse, list_words, routes, use
 from spikeloop.hardware.report import MODELLED_OF, NOT_MODELLED, _n_weights, draw_cores, report
-from spikeloop.hardware.resources import RESOURCES, CoreUse, list_words, routes, use
 from spikeloop.spiking import Normalizer, Simulator
 from spikeloop.spiking.metrics import activation_sparsity, connection_sparsity
-from spikeloop.spiking.network import Dense
+from spikeloop.spiking.readout import Dense
 
 SANAFE = json.loads((Path(__file__).parent / "golden" / "sanafe_loihi_energy.json").read_text())["cases"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spikeloop.hardware import CHIPS, Compartments, Program, Projection
-from spikeloop.hardware.resources import list_words, use
+from spikeloop.hardware.loihi.resources import list_words, use
 
 
 def one_projection(n_pre=1, n_post=1, weights=None, chip="loihi1", compartments=None, **fields):

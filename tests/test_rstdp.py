@@ -263,10 +263,10 @@ def test_kernels_of_the_compiled_loop_come_from_the_disk_in_another_process():
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_rstdp import make
-from spikeloop.spiking import wta_kernels
+from spikeloop.spiking.rules import winner_take_all_kernels
 for name in ("CartPole-v1", "Acrobot-v1"):
     make(name).learn(300)
-stats = wta_kernels.closed_loop.stats
+stats = winner_take_all_kernels.closed_loop.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
     make().learn(300)

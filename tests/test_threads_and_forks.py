@@ -16,12 +16,15 @@ import torch
 from learners import BY_GRADIENT, LEARNERS, Noise, make, weights
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from spikeloop.spiking import engine
-from spikeloop.spiking.lsnn import LSNN
-from spikeloop.spiking.network import ActionHead, Encoder, Network, Readout
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.engine import sequences
+from spikeloop.spiking.module import LSNN
+from spikeloop.spiking.network import Network
+from spikeloop.spiking.readout import Readout
+from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 from spikeloop.spiking.simulator import Simulator
 from spikeloop.spiking.threads import kernel_threads, torch_on_one_thread
-from spikeloop.spiking.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
 SIZES, B, L = (64, 20), 3, 200
 
@@ -164,7 +167,7 @@ def test_counts_can_be_reset():
 
 
 def _work(network, obs, queue):
-    queue.put((engine.max_threads(), Simulator(network, n_threads=2).run(obs)[0]))
+    queue.put((sequences.max_threads(), Simulator(network, n_threads=2).run(obs)[0]))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -184,10 +187,10 @@ def test_a_forked_process_runs_what_its_parent_ran():
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_threads_may_start_the_engine_at_once(layer):
     code = (
-        "import threading, numba; from spikeloop.spiking import engine\n"
+        "import threading, numba; from spikeloop.spiking.engine import sequences\n"
         f"numba.config.THREADING_LAYER = {layer!r}\n"
         "gate, found = threading.Barrier(8), []\n"
-        "def first():\n    gate.wait(); found.append(engine.max_threads())\n"
+        "def first():\n    gate.wait(); found.append(sequences.max_threads())\n"
         "threads = [threading.Thread(target=first) for _ in range(8)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads]; print(found)"
     )

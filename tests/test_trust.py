@@ -22,8 +22,8 @@ from spikeloop.agents.callbacks import read_checkpoint
 from spikeloop.agents.environment import EnvDescription
 from spikeloop.agents.registry import load_algorithm
 from spikeloop.hardware.deployed import Deployment
-from spikeloop.hardware.learning_codegen import source_of
-from spikeloop.hardware.learning_rules import LearningRule, Trace
+from spikeloop.hardware.learning.codegen import source_of
+from spikeloop.hardware.learning.rule import LearningRule, Trace
 from spikeloop.scripts import deploy, rollout, train
 from spikeloop.spiking import Network
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeloop.spiking import wta_kernels
-from spikeloop.spiking.plastic import PlasticNetwork
-from spikeloop.spiking.tile_coding import Dimensions, PlaceCells, Tiles
-from spikeloop.spiking.winner_take_all import Reference, WinnerTakeAll, WinnerTakeAllParameters
+from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
+from spikeloop.spiking.rules import winner_take_all_kernels
+from spikeloop.spiking.rules.plastic_network import PlasticNetwork
+from spikeloop.spiking.rules.winner_take_all import Reference, WinnerTakeAll, WinnerTakeAllParameters
 
 N_INPUTS, N_OUTPUTS = 12, 3
 
@@ -244,7 +244,7 @@ def test_the_closed_loop_does_what_single_calls_do():
             obs.copy(),
             tiles.table,
             5,
-            (wta_kernels.TD_ERROR, 0.99, 0.0, 0.01, 1.0),
+            (winner_take_all_kernels.TD_ERROR, 0.99, 0.0, 0.01, 1.0),
             baseline,
             first[0][1].argmax(),
             first[0][2],

@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from spikeloop.hardware.chip import PROFILES
-from spikeloop.hardware.core import Emulator
-from spikeloop.hardware.fixed_point import weight_range, weight_step
-from spikeloop.hardware.program import Compartments, Program, Projection
-from spikeloop.hardware.worst_case import largest_input, largest_payload
+from spikeloop.hardware.loihi.chip import PROFILES
+from spikeloop.hardware.loihi.emulator import Emulator
+from spikeloop.hardware.loihi.fixed_point import weight_range, weight_step
+from spikeloop.hardware.loihi.program import Compartments, Program, Projection
+from spikeloop.hardware.loihi.worst_case import largest_input, largest_payload
 
 programs = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from(list(PROFILES)), st.sampled_from([2, 4, 6, 8]))
 

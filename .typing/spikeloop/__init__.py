@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 _HOME = {
@@ -31,3 +35,37 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names without importing them."""
     return __all__
+
+
+# Where modules that saved models name have moved. A pickle holds the paths of its classes.
+_MOVED = {
+    f"{__name__}.{before}": f"{__name__}.{now}"
+    for before, now in {
+        "hardware.plastic_chip": "hardware.learning.winner_take_all",
+        "spiking.lsnn": "spiking.module",
+        "spiking.plastic": "spiking.rules.plastic_network",
+        "spiking.plasticity": "spiking.rules.rstdp",
+        "spiking.tile_coding": "spiking.encoders.tile_coding",
+        "spiking.winner_take_all": "spiking.rules.winner_take_all",
+    }.items()
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Gives a module that has moved under its former name too: the same object, not a copy."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(_MOVED[spec.name])
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec = module.__spec__
+        assert spec is not None
+        module.__spec__ = spec.loader_state  # importlib has put the former name's there
+
+
+sys.meta_path.append(_Moved())

@@ -1,0 +1,191 @@
+"""Kernels of the actor-critic that learns on the chip: its sums, the embedded CPU's part, and the closed loop.
+
+The learning engine's own kernels are handed in as C functions: each rule has its own, and a kernel that takes them is
+compiled once for all. Encoder and modulator are those of the float learner.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import boolean, float64, int32, int64
+
+from spikeloop.spiking.compiling import kernel
+from spikeloop.spiking.encoders.tile_kernels import encode
+from spikeloop.spiking.rules.winner_take_all_kernels import modulator_of
+
+# A learning engine's kernel as a C function; learning.Learner.arrays and .kernel say what the arguments are.
+LEARN = boolean(
+    int32[:, :, ::1],
+    int32[:, ::1],
+    int32[:, ::1],
+    int32[:, :, ::1],
+    int32[::1],
+    int64[::1],
+    float64[:, ::1],
+    int32[::1],
+    int64[::1],
+    int32[::1],
+    int64[::1],
+    int64[::1],
+    int32[:, ::1],
+    float64[:, ::1],
+    int32[:, :, ::1],
+)
+
+
+class Engine(NamedTuple):
+    """What one learning engine holds: ``Learner.arrays`` and its empty draws."""
+
+    synapses: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    hy: np.ndarray
+    rows: np.ndarray
+    scalars: np.ndarray
+    traces: np.ndarray
+    written: np.ndarray
+    trace_draws: np.ndarray
+    synapse_draws: np.ndarray
+
+
+class Epoch(NamedTuple):
+    """The latest epoch, which waits for its modulator."""
+
+    lines: np.ndarray  # (n_inputs,) int32
+    n_lines: np.ndarray  # (1,) int64
+    winners: np.ndarray  # (n_ticks,) int32
+    counts: np.ndarray  # (n_actions,) int64, spikes of the latest run
+
+
+class Host(NamedTuple):
+    """What the embedded CPU computes with."""
+
+    noise: int  # the sum of two uniform integers -noise..noise explores
+    value_offset: float
+    value_unit: float  # value of one weight unit
+    r1_scale: float  # r1 for a modulator of 1
+
+
+@kernel
+def run(actor, critic, epoch, host, lines, learning, exploring, rng):
+    """Run an epoch with the given lines active on every tick; return the last tick's winner and the value."""
+    n_actions, n_ticks = epoch.counts.shape[0], epoch.winners.shape[0]
+    u, value = np.zeros(n_actions, np.int64), 0
+    for k in range(lines.shape[0]):
+        i = lines[k]
+        value += critic.synapses[i, 0, 0]
+        for j in range(n_actions):
+            u[j] += actor.synapses[i, 0, j]
+    best = 0
+    for j in range(n_actions):
+        epoch.counts[j] = 0
+        if u[j] > u[best]:
+            best = j
+    width = 2 * host.noise + 1
+    for tick in range(n_ticks):
+        winner = best
+        if exploring:
+            highest = -(2**62)
+            for j in range(n_actions):
+                noise = int(rng.random() * width) + int(rng.random() * width) - 2 * host.noise
+                if u[j] + noise > highest:
+                    highest, winner = u[j] + noise, j
+        epoch.counts[winner] += 1
+        best = winner if exploring else best
+        if learning:
+            epoch.winners[tick] = winner
+    if learning:
+        for k in range(lines.shape[0]):
+            epoch.lines[k] = lines[k]
+        epoch.n_lines[0] = lines.shape[0]
+    return best, host.value_offset + host.value_unit * value
+
+
+@kernel
+def _ticks(learn, engine, lines, lines_end, winners, winners_end, rewards):
+    return learn(
+        engine.synapses,
+        engine.x,
+        engine.y,
+        engine.hy,
+        engine.rows,
+        engine.scalars,
+        engine.traces,
+        lines,
+        lines_end,
+        winners,
+        winners_end,
+        rewards,
+        engine.written,
+        engine.trace_draws,
+        engine.synapse_draws,
+    )
+
+
+@kernel
+def reinforce(learn_actor, learn_critic, actor, critic, epoch, host, modulator, rng):
+    """Run the learning engines over the latest epoch, with the modulator as the reward of its last tick."""
+    n_ticks, n = epoch.winners.shape[0], epoch.n_lines[0]
+    reward = math.floor(min(max(host.r1_scale * modulator, -128.0), 128.0) + rng.random())  # rounds at random
+    rewards = np.zeros(n_ticks, np.int64)
+    rewards[n_ticks - 1] = min(max(reward, -127), 127)
+    lines, ends = np.empty(n_ticks * n, np.int32), np.empty(n_ticks, np.int64)
+    ticks, never = np.empty(n_ticks, np.int64), np.zeros(n_ticks, np.int64)
+    for tick in range(n_ticks):
+        lines[tick * n : (tick + 1) * n] = epoch.lines[:n]
+        ends[tick], ticks[tick] = (tick + 1) * n, tick + 1
+    _ticks(learn_actor, actor, lines, ends, epoch.winners, ticks, rewards)
+    _ticks(learn_critic, critic, lines, ends, epoch.winners[:0], never, rewards)
+
+
+@kernel
+def closed_loop(
+    step,
+    task_state,
+    body,
+    obs,
+    coder,
+    learn_actor,
+    learn_critic,
+    actor,
+    critic,
+    epoch,
+    host,
+    learning,
+    exploring,
+    rng,
+    modulation,
+    baseline,
+    winner,
+    value,
+    rewards,
+):
+    """Act in a task and learn, until before the step that would end the episode, ``len(rewards)`` steps at most.
+
+    Arguments and result are those of ``closed_loop`` in ``spikeloop.spiking.rules.winner_take_all_kernels``, with the
+    chip for the network.
+    """
+    kind, gamma, baseline_rate, reward_scale, scale = modulation
+    next_state, next_obs = np.empty_like(task_state), np.empty_like(obs)
+    lines = np.empty(coder.offsets.shape[0], np.int64)
+    n_steps = 0
+    while n_steps < rewards.shape[0]:
+        next_state[:] = task_state
+        reward, terminated = step(next_state, winner, body, next_obs)
+        if terminated:
+            break
+        task_state[:], obs[:] = next_state, next_obs
+        encode(coder, obs, lines)
+        winner, next_value = run(actor, critic, epoch, host, lines, learning, exploring, rng)
+        if learning:
+            modulator = modulator_of(
+                kind, gamma, baseline_rate, baseline, reward_scale * reward, value, next_value, False
+            )
+            reinforce(learn_actor, learn_critic, actor, critic, epoch, host, scale * modulator, rng)
+        value = next_value
+        rewards[n_steps] = reward
+        n_steps += 1
+    return n_steps, winner, value

@@ -1,0 +1,1 @@
+"""The emulated Loihi family: chips, programs, the emulator, and how networks are compiled for them."""

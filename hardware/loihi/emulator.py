@@ -1,0 +1,415 @@
+"""The emulator: runs a program's compartments and synapses in integers, many copies of the chip at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from spikeloop.hardware.loihi import emulator_kernels as k
+from spikeloop.hardware.loihi.chip import EMULATOR_MAX, MAX_REFRACTORY
+from spikeloop.hardware.loihi.interpreter import OVERFLOWS, check_run, resting_state, whole_numbers
+from spikeloop.hardware.loihi.layout import VARIABLES, check_state, layout_of
+from spikeloop.hardware.loihi.program import MODELS, NOISE_AT, Program, shortened
+from spikeloop.hardware.loihi.resources import routes
+from spikeloop.hardware.loihi.synapse_table import actual_weights, build_table
+
+_NEVER = 2**30  # a threshold that no v reaches: EMULATOR_MAX is below it
+
+
+class Recording(NamedTuple):
+    """Variables after each tick, each int32 of shape (n_ticks, B, C); ``z`` is 1 where a compartment spiked."""
+
+    u: np.ndarray
+    v: np.ndarray
+    a: np.ndarray
+    r: np.ndarray
+    z: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What happened since the counts were reset, summed over ticks and copies of the chip.
+
+    Args:
+        n_ticks: Ticks, of all copies.
+        spikes: Per compartment, shape (C,).
+        input_spikes: Per input line, shape (n_inputs,).
+        synaptic_ops: Weights added, those of input spikes included.
+        updates: Compartment updates with something to do: v, bias or input not zero.
+        packets: Packets that compartments sent: one for each spike and each list of synapses that it reaches.
+        input_packets: The same of input lines.
+        hops_x: Tiles crossed east or west by packets from compartments.
+        hops_y: North or south.
+        overflows: How often each kind of value left its range: ``input``, ``u``, ``v input`` (wrapped), ``v above``,
+            ``v below`` and ``adaptation`` (saturated).
+    """
+
+    n_ticks: int
+    spikes: np.ndarray
+    input_spikes: np.ndarray
+    synaptic_ops: int
+    updates: int
+    packets: int
+    input_packets: int
+    hops_x: int
+    hops_y: int
+    overflows: Mapping[str, int]
+
+
+class _Work(NamedTuple):
+    """Scratch arrays of one run at a time, and the sums of all runs that used them."""
+
+    scratch: np.ndarray  # (3, C)
+    sources: np.ndarray  # (2, n_inputs + C + 1)
+    counters: np.ndarray  # (N_COUNTERS,)
+    spikes: np.ndarray  # (n_inputs + C,)
+
+
+class Emulator:
+    """Runs a program; exact to the profile it names, and to :class:`~spikeloop.hardware.loihi.interpreter.Interpreter`.
+
+    State is a value: it goes in and comes out of :meth:`run`, one row per copy of the chip, random stream included.
+    What accumulates in the emulator is only the counts, and weights changed by :meth:`update_weights`. Several threads
+    may run one emulator at once. A copy or pickle is an emulator of its own, which starts with the same weights and
+    counts.
+
+    An input spike at tick t reaches u at tick ``t + input_latency`` of the profile (1; ``brian`` 0) plus its delay, a
+    spike of a compartment at t + 1 plus its delay. A bias acts on v in the same tick.
+
+    Args:
+        program: What to run.
+        rng: Seeds the noise of each copy in :meth:`initial_state`; needed if the program uses noise.
+
+    Attributes:
+        overflowed: Whether a value has left its range since the counts were reset.
+    """
+
+    def __init__(self, program: Program, rng: np.random.Generator | None = None) -> None:
+        self.program, self.layout = program, layout_of(program)
+        self._rng = rng
+        n = program.compartments.n
+        self._bias = program.compartments.bias.reshape(1, n)
+        self._options, self._constants = _options(program, self.layout.slots), _constants(program)
+        self._runs, self._children, self._parents = _runs(program)
+        self._staged, self._staged_post = self._stages()
+        self._weights = [p.weights for p in program.projections]
+        self._table, self._views = build_table(program, self.layout, self._weights)
+        self._routes = routes(program)
+        self._all_work: list[_Work] = []
+        self._idle_work: list[_Work] = []  # a run takes one and puts it back, so that threads never share one
+        self.overflowed = False
+        self._no_inputs = np.zeros((0, 0, 0), np.int32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made from; it builds its own tables, which hold views of one another."""
+        sums = self._sums()
+        return {"program": self.program, "rng": self._rng, "weights": self._weights, "sums": sums}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become an emulator of the same program; no array that may change is shared with the original."""
+        self.__init__(state["program"], copy.deepcopy(state["rng"]))  # type: ignore[misc]
+        for i, (p, weights) in enumerate(zip(self.program.projections, state["weights"], strict=True)):
+            if p.plastic:
+                self.update_weights(i, weights)
+        work = self._new_work()
+        for mine, theirs in zip((work.counters, work.spikes), state["sums"], strict=True):
+            mine[:] = theirs
+        self.overflowed = bool(work.counters[: len(OVERFLOWS)].any())
+
+    def _new_work(self) -> _Work:
+        n, n_sources = self.program.compartments.n, self.program.n_inputs + self.program.compartments.n
+        work = _Work(
+            np.zeros((3, n), np.int32),
+            np.zeros((2, n_sources + 1), np.int32),
+            np.zeros(k.N_COUNTERS, np.int64),
+            np.zeros(n_sources, np.int64),
+        )
+        self._all_work.append(work)
+        return work
+
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return counters and spikes over all work so far, int64, copies."""
+        n_sources = self.program.n_inputs + self.program.compartments.n
+        counters, spikes = np.zeros(k.N_COUNTERS, np.int64), np.zeros(n_sources, np.int64)
+        for work in self._all_work:
+            counters += work.counters
+            spikes += work.spikes
+        return counters, spikes
+
+    def _stages(self) -> tuple[np.ndarray, np.ndarray]:
+        rows, posts = [], [np.empty(0, np.int64)]
+        for (i, delay), first in self.layout.staged.items():
+            p = self.program.projections[i]
+            rows.append((first, first + p.post.size, -p.exponent, delay))
+            posts.append(p.post.astype(np.int64))
+        return np.array(rows, np.int64).reshape(-1, 4), np.concatenate(posts)
+
+    def initial_state(self, n_envs: int = 1) -> np.ndarray:
+        """Return the resting state of ``n_envs`` copies of the chip, int32 of shape (n_envs, W)."""
+        return resting_state(self.program, n_envs, self._rng)
+
+    def run(
+        self,
+        state: np.ndarray,
+        n_ticks: int,
+        inputs: np.ndarray | None = None,
+        bias: np.ndarray | None = None,
+        record: bool = False,
+    ) -> tuple:
+        """Run for some ticks.
+
+        Args:
+            state: From :meth:`initial_state`, :meth:`run` or :meth:`write`, shape (B, W); left as it is.
+            n_ticks: Ticks, >= 0.
+            inputs: Payloads, shape (n_ticks, B, n_inputs), integers: 0 no spike, 1 a spike; others only on a chip
+                with graded spikes, whose weights they multiply. None for no spikes.
+            bias: Instead of the program's, for all of these ticks, shape (B, C), integers: as a host would write.
+            record: Whether to return the variables of every tick too.
+
+        Returns:
+            ``(outputs, state)``, and a :class:`Recording` if asked: v of ``program.outputs`` after each tick, shape
+            (n_ticks, B, O), and the new state.
+
+        Raises:
+            ValueError: If a shape is wrong, a payload is none the chip has, or a bias none its registers hold.
+        """
+        program = self.program
+        inputs, bias = check_run(program, self.layout, state, n_ticks, inputs, bias)
+        if inputs is None:
+            inputs = self._no_inputs
+        n_envs, n = state.shape[0], program.compartments.n
+        state = np.array(state, order="C")
+        outputs = np.empty((n_ticks, n_envs, program.outputs.size), np.int32)
+        recorded = np.empty((n_ticks, n_envs, len(VARIABLES) * n) if record else (0, 0, 0), np.int32)
+        try:
+            work = self._idle_work.pop()
+        except IndexError:
+            work = self._new_work()
+        status = k.run(
+            state,
+            n_ticks,
+            inputs,
+            self._bias if bias is None else bias,
+            bias is not None,
+            self._options,
+            self._constants,
+            self._runs,
+            self._children,
+            self._parents,
+            work.scratch,
+            work.sources,
+            self._staged,
+            self._staged_post,
+            *self._table,
+            program.outputs,
+            outputs,
+            work.counters,
+            work.spikes,
+            record,
+            recorded,
+        )
+        self._idle_work.append(work)
+        if status == k.OVERFLOWED:
+            self.overflowed = True
+        if status == k.BAD_PAYLOAD:
+            raise ValueError(f"inputs must hold 0 and 1 only: {program.chip} has no graded spikes")
+        if status == k.BAD_BIAS:
+            raise ValueError("bias must hold 13-bit signed mantissas times 2^0..2^7")
+        if status == k.BAD_STATE:
+            raise ValueError("state is none of this emulator's: its first column or its spikes are out of range")
+        if record:
+            parts = recorded.reshape(n_ticks, n_envs, len(VARIABLES), n)
+            return outputs, state, Recording(*(parts[:, :, i] for i in range(len(VARIABLES))))
+        return outputs, state
+
+    def write(self, state: np.ndarray, name: str, compartments: npt.ArrayLike, values: npt.ArrayLike) -> np.ndarray:
+        """Return a copy of the state in which the host has written a variable, ``u``, ``v``, ``a``, ``r`` or ``z``.
+
+        Args:
+            state: Shape (B, W).
+            name: The variable.
+            compartments: Ids, shape (K,).
+            values: A number, or an array that broadcasts to (B, K); whole numbers.
+
+        Raises:
+            ValueError: If there is no such variable or compartment, or a register cannot hold a value.
+        """
+        check_state(self.layout, state)
+        columns = self._columns(name, compartments)
+        try:
+            new = np.broadcast_to(whole_numbers("values", values), (len(state), columns.size))
+        except ValueError as error:
+            raise ValueError(
+                f"values of {name!r} must be whole numbers for {columns.size} compartments: {error}"
+            ) from None
+        low, high = self._range(name, columns)
+        if np.any(outside := (new < low) | (new > high)):
+            where = int(np.argmax(outside.any(axis=0)))
+            raise ValueError(
+                f"{name!r} of compartment {columns[where]} must be within [{low[where]}, {high[where]}], "
+                f"got {new[outside][0]}"
+            )
+        state = state.copy()
+        state[:, self.layout.start(name) + columns] = new
+        return state
+
+    def read(self, state: np.ndarray, name: str) -> np.ndarray:
+        """Return a variable of all compartments, a view of the state, shape (B, C)."""
+        check_state(self.layout, state)
+        self._columns(name, ())
+        start = self.layout.start(name)
+        return state[:, start : start + self.layout.n]
+
+    def _columns(self, name: str, compartments: npt.ArrayLike) -> np.ndarray:
+        """Return compartments as an array of ids, shape (K,), if they and the variable exist."""
+        if name not in VARIABLES:
+            raise ValueError(f"name must be one of {VARIABLES}, got {name!r}")
+        return _ids("compartments", compartments, self.layout.n)
+
+    def _range(self, name: str, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest value that a variable of these compartments can have, each shape (K,)."""
+        profile = self.program.arithmetic
+        model = self.program.compartments.model[columns]
+        low, high = {
+            "u": (-(2**profile.u_bits), 2**profile.u_bits - (profile.u_wrap == "twos_complement")),
+            "v": (-(2**23), 2**23 - 1) if profile.v_max_values else (-EMULATOR_MAX, EMULATOR_MAX),
+            "a": (-EMULATOR_MAX, EMULATOR_MAX),
+            "r": (0, MAX_REFRACTORY - 1),
+            "z": (0, 1),
+        }[name]
+        if name == "r":  # slayer_alif keeps its refractory term there
+            alif = model == MODELS.index("slayer_alif")
+            return np.where(alif, -EMULATOR_MAX, low), np.where(alif, EMULATOR_MAX, high)
+        return np.full(columns.size, low), np.full(columns.size, high)
+
+    def weights(self, projection: int) -> np.ndarray:
+        """Return the mantissas that a projection has now, shape (Q, P)."""
+        return self._weights[projection]
+
+    def update_weights(self, projection: int, weights: npt.ArrayLike, pre: npt.ArrayLike | None = None) -> None:
+        """Change the mantissas of a plastic projection.
+
+        Args:
+            projection: Its index in the program.
+            weights: New mantissas, shape (Q, P), or (Q, K) for the K columns named by ``pre``.
+            pre: Columns to change; None for all.
+
+        Raises:
+            ValueError: If the projection is not plastic, or a mantissa is out of range.
+        """
+        p = self.program.projections[projection]
+        if not p.plastic:
+            raise ValueError(f"Projection {p.name!r} is not plastic")
+        columns = np.arange(p.pre.size) if pre is None else _ids("pre", pre, p.pre.size)
+        new = np.asarray(weights)
+        if new.shape != (p.post.size, columns.size):
+            raise ValueError(f"weights must have shape {(p.post.size, columns.size)}, got {new.shape}")
+        p.check_weights(new)
+        if self._weights[projection] is p.weights:
+            self._weights[projection] = p.weights.copy()
+        self._weights[projection][:, columns] = new
+        view = self._views[projection]
+        actual = actual_weights(self.program, p, new)
+        if view is not None:
+            view[columns] = actual.T
+        else:
+            self._table, self._views = build_table(self.program, self.layout, self._weights)
+
+    @property
+    def table_bytes(self) -> int:
+        """Memory of the synapse table, in bytes."""
+        return self._table.n_bytes
+
+    @property
+    def counts(self) -> Counts:
+        """What happened since :meth:`reset_counts`, a snapshot."""
+        n_inputs, to = self.program.n_inputs, self._routes
+        counters, spikes = self._sums()
+        of_inputs, of_compartments = spikes[:n_inputs], spikes[n_inputs:]
+        return Counts(
+            n_ticks=int(counters[k.TICKS]),
+            spikes=of_compartments,
+            input_spikes=of_inputs,
+            synaptic_ops=int(spikes @ to.synapses),
+            updates=int(counters[k.UPDATES]),
+            packets=int(of_compartments @ to.packets[n_inputs:]),
+            input_packets=int(of_inputs @ to.packets[:n_inputs]),
+            hops_x=int(of_compartments @ to.hops_x),
+            hops_y=int(of_compartments @ to.hops_y),
+            overflows=dict(zip(OVERFLOWS, counters[: len(OVERFLOWS)].tolist(), strict=True)),
+        )
+
+    def reset_counts(self) -> None:
+        """Set all counts to zero."""
+        for work in self._all_work:
+            work.counters[:] = 0
+            work.spikes[:] = 0
+        self.overflowed = False
+
+
+def _ids(name: str, values: npt.ArrayLike, n: int) -> np.ndarray:
+    """Return ids from 0 to n - 1 as int64 of shape (K,), or raise ``ValueError``."""
+    ids = np.asarray(values)
+    if ids.size == 0:
+        return np.zeros(0, np.int64)
+    if ids.ndim > 1 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n:
+        raise ValueError(f"{name} must be ids within [0, {n - 1}], shape (K,), got {shortened(values)}")
+    return np.atleast_1d(ids).astype(np.int64)
+
+
+def _options(program: Program, slots: int) -> np.ndarray:
+    """Return the kernel's option vector."""
+    profile = program.arithmetic
+    options = np.zeros(k.N_OPTIONS, np.int64)
+    options[k.N_INPUTS], options[k.SLOTS], options[k.N] = program.n_inputs, slots, program.compartments.n
+    options[k.INPUT_BITS] = profile.input_bits
+    options[k.U_WRAP] = k.WRAP_AT_23 if profile.u_bits == 23 else k.WRAP_AT_28
+    if profile.u_wrap == "once":
+        options[k.U_WRAP] = k.WRAP_ONCE
+    options[k.WRAP_V_INPUT] = profile.wrap_v_input
+    options[k.INPUT_LATENCY] = profile.input_latency
+    options[k.LATE_RESET] = profile.late_reset
+    options[k.GRADED] = program.chip_spec.graded_spikes
+    if np.any(program.compartments.noise):
+        options[k.NOISE_AT] = 1 + NOISE_AT.index(program.noise_at)
+    options[k.NOISE_EXPONENT], options[k.NOISE_MANTISSA] = program.noise_exponent, program.noise_mantissa
+    return options
+
+
+def _constants(program: Program) -> np.ndarray:
+    """Return the kernel's constants, int32 of shape (N_CONSTANTS, C)."""
+    c = program.compartments
+    rows = np.zeros((k.N_CONSTANTS, c.n), np.int32)
+    for row, decay in ((k.KEEP_U, c.decay_u), (k.KEEP_V, c.decay_v), (k.KEEP_A, c.decay_a), (k.KEEP_R, c.decay_r)):
+        rows[row] = 4096 - decay
+    rows[k.V_TH] = np.where(c.fires, c.v_th, _NEVER)
+    rows[k.SILENT], rows[k.V_MIN], rows[k.V_MAX] = c.refractory - 1, c.v_min, program.highest_v
+    rows[k.STEP_A], rows[k.SUBTRACT], rows[k.NOISY] = c.step_a, c.subtract, c.noise
+    return rows
+
+
+def _runs(program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut the compartments into runs of one model without a parent and its child in one; list who joins whom."""
+    c = program.compartments
+    first_child = np.full(c.n, c.n)
+    children = np.flatnonzero(c.parent >= 0)
+    np.minimum.at(first_child, c.parent[children], children)
+    last_child = np.full(c.n, -1)
+    np.maximum.at(last_child, c.parent[children], children)
+    starts = [0]
+    for i in range(1, c.n):
+        if c.model[i] != c.model[i - 1] or last_child[i] >= starts[-1]:
+            starts.append(i)
+    order = children[np.argsort(c.parent[children], kind="stable")]
+    parents = c.parent[order]
+    rows = []
+    for start, stop in zip(starts, [*starts[1:], c.n], strict=True):
+        joined = np.searchsorted(parents, [start, stop])
+        silent = bool(np.any(c.refractory[start:stop] > 1))
+        rows.append((start, stop, c.model[start], silent, *joined, joined[1] > joined[0]))
+    return np.array(rows, np.int64), order.astype(np.int64), parents.astype(np.int64)

@@ -1,0 +1,1 @@
+"""What `spikeloop benchmark` runs, one file per table."""

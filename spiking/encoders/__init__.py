@@ -1,0 +1,1 @@
+"""Encoders: how an observation becomes the input of the first layer."""

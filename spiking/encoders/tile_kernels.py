@@ -1,0 +1,74 @@
+"""Numba kernels of the codes of the whole observation space: the few lines that spike, of tiles or place cells."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from spikeloop.spiking.compiling import kernel
+
+
+class Coder(NamedTuple):
+    """Tables of tiles or place cells; one of ``sizes`` and ``centers`` is empty."""
+
+    sources: np.ndarray  # (d, 2) component, -1; or cosine, sine
+    low: np.ndarray  # (d,)
+    gain: np.ndarray  # (d,) units of the code per unit of the observation
+    extent: np.ndarray  # (d,) units of the code from low to high
+    wraps: np.ndarray  # (d,) bool
+    sizes: np.ndarray  # (d,) tiles along each dimension of a grid
+    offsets: np.ndarray  # (n_active, d) displacement of each grid
+    centers: np.ndarray  # (n_cells, d)
+
+
+@kernel
+def encode(coder, obs, active):
+    """Write the lines that spike for ``obs``, shape (n_obs,), to ``active``, shape (n_active,)."""
+    n_dims = coder.low.shape[0]
+    place = np.empty(n_dims)
+    for i in range(n_dims):
+        value = obs[coder.sources[i, 0]]
+        if coder.sources[i, 1] >= 0:
+            value = math.atan2(obs[coder.sources[i, 1]], value)
+        p = (value - coder.low[i]) * coder.gain[i]
+        if not coder.wraps[i]:
+            p = min(p, coder.extent[i]) if p > 0.0 else 0.0  # NaN becomes 0 as well
+        place[i] = p
+    if coder.centers.shape[0] > 0:
+        _nearest(coder, place, active)
+        return
+    base = 0
+    for t in range(active.shape[0]):
+        index, size = 0, 1
+        for i in range(n_dims):
+            n = coder.sizes[i]
+            k = math.floor(place[i] + coder.offsets[t, i])
+            if coder.wraps[i]:
+                k %= n
+            index = index * n + k
+            size *= n
+        active[t] = base + index
+        base += size
+
+
+@kernel
+def _nearest(coder, place, active):
+    n_active = active.shape[0]
+    nearest = np.full(n_active, np.inf)
+    active[:] = 0
+    for cell in range(coder.centers.shape[0]):
+        distance = 0.0
+        for i in range(place.shape[0]):
+            d = place[i] - coder.centers[cell, i]
+            if coder.wraps[i]:
+                d -= math.floor(d + 0.5)
+            distance += d * d
+        if not distance < nearest[n_active - 1]:
+            continue
+        k = n_active - 1
+        while k > 0 and distance < nearest[k - 1]:
+            nearest[k], active[k] = nearest[k - 1], active[k - 1]
+            k -= 1
+        nearest[k], active[k] = distance, cell

@@ -1,0 +1,1 @@
+"""The numba engine: sequences of env steps through layers, forward and backward."""

@@ -1,0 +1,377 @@
+"""Vectors of 64 bytes for numba: a thin layer over LLVM's, for loads, stores, arithmetic and register tiles.
+
+An array is addressed by a flat element offset, and LLVM turns the operations into what the CPU has. Written as scalar
+loops the kernels do not vectorise, because LLVM cannot prove that a dozen arrays do not overlap.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+_HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f", False))
+# A register tile is TILE_ROWS rows of PANEL_VECTORS 64-byte vectors: what fits in 32 wide or in 16 narrower registers.
+TILE_ROWS = 8 if _HAS_AVX512 else 4
+PANEL_VECTORS = 2 if _HAS_AVX512 else 1
+
+
+def panel(dtype: Any) -> int:
+    """Return the multiple to which rows of neurons are padded."""
+    return PANEL_VECTORS * 64 // np.dtype(dtype).itemsize
+
+
+class _Vector(types.Type):
+    def __init__(self, element: types.Float):
+        self.element = element
+        self.lanes = 512 // element.bitwidth
+        super().__init__(name=f"Vector({element})")
+
+
+class _Mask(types.Type):
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        super().__init__(name=f"Mask({lanes})")
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: _Vector):
+        super().__init__(dmm, fe_type, _llvm_vector(fe_type.element))
+
+
+@register_model(_Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: _Mask):
+        super().__init__(dmm, fe_type, ir.VectorType(ir.IntType(1), fe_type.lanes))
+
+
+def _llvm_vector(element: types.Float) -> ir.VectorType:
+    scalar = ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
+    return ir.VectorType(scalar, 512 // element.bitwidth)
+
+
+def _register_operator(op: Any, emit: Any, compare: bool = False) -> None:
+    @infer_global(op)
+    class _Typing(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2 and args[0] == args[1] and isinstance(args[0], _Vector):
+                return signature(_Mask(args[0].lanes) if compare else args[0], *args)
+            if len(args) == 2 and args[0] == args[1] and isinstance(args[0], _Mask) and op is operator.and_:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(op, _Vector, _Vector)
+    @lower_builtin(op, _Mask, _Mask)
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit(builder, *args)
+
+
+_register_operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
+_register_operator(operator.iadd, lambda builder, a, b: builder.fadd(a, b))
+_register_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
+_register_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+_register_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
+_register_operator(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), compare=True)
+_register_operator(operator.and_, lambda builder, a, b: builder.and_(a, b))
+
+
+def _pointer(context: Any, builder: Any, array_type: types.Array, array: Any, offset: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [offset])
+
+
+def _load_vector(context: Any, builder: Any, array_type: types.Array, array: Any, offset: Any) -> Any:
+    vector = _llvm_vector(array_type.dtype)
+    pointer = builder.bitcast(_pointer(context, builder, array_type, array, offset), vector.as_pointer())
+    return builder.load(pointer, align=array_type.dtype.bitwidth // 8)
+
+
+def _store_vector(context: Any, builder: Any, array_type: types.Array, array: Any, offset: Any, value: Any) -> None:
+    vector = _llvm_vector(array_type.dtype)
+    pointer = builder.bitcast(_pointer(context, builder, array_type, array, offset), vector.as_pointer())
+    builder.store(value, pointer, align=array_type.dtype.bitwidth // 8)
+
+
+def _broadcast(builder: Any, vector: ir.VectorType, value: Any) -> Any:
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def _call_intrinsic(builder: Any, name: str, *args: Any) -> Any:
+    vector = args[0].type
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    function_type = ir.FunctionType(vector, [vector] * len(args))
+    name = f"llvm.{name}.v{vector.count}f{bits}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
+
+
+def _emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return _call_intrinsic(builder, "fma", a, b, c)
+
+
+@intrinsic
+def lanes_of(typingctx: Any, array: Any) -> Any:
+    """Return the number of elements of the array that one vector holds."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), 512 // sig.args[0].dtype.bitwidth)
+
+    return types.intp(array), codegen
+
+
+@intrinsic
+def load(typingctx: Any, array: Any, offset: Any) -> Any:
+    """Return the vector at an offset."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load_vector(context, builder, sig.args[0], *args)
+
+    return _Vector(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    """Write a vector at an offset."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store_vector(context, builder, sig.args[0], *args)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def get(typingctx: Any, array: Any, offset: Any) -> Any:
+    """Return the number at an offset."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, sig.args[0], *args))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
+def put(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    """Write a number at an offset."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, sig.args[0], *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
+def add_atomically(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    """Add to the number at an offset, whatever other threads do."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.atomic_rmw("add", _pointer(context, builder, sig.args[0], *args[:2]), args[2], "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
+def splat(typingctx: Any, value: Any) -> Any:
+    """Return a vector that holds one number in all lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _broadcast(builder, _llvm_vector(sig.args[0]), args[0])
+
+    return _Vector(value)(value), codegen
+
+
+@intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return ``a * b + c``, rounded once."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _emit_fma(builder, *args)
+
+    return a(a, b, c), codegen
+
+
+@intrinsic
+def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
+    """Return ``a`` where the mask is set, else ``b``."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return a(mask, a, b), codegen
+
+
+@intrinsic
+def magnitude(typingctx: Any, a: Any) -> Any:
+    """Return absolute values."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call_intrinsic(builder, "fabs", *args)
+
+    return a(a), codegen
+
+
+@intrinsic
+def bits_of(typingctx: Any, mask: Any) -> Any:
+    """Return the mask as an integer, lane i in bit i."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.IntType(sig.args[0].lanes)), ir.IntType(64))
+
+    return types.uint64(mask), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx: Any, bits: Any) -> Any:
+    """Return the index of the lowest bit that is set."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.intp(types.uint64), codegen
+
+
+@intrinsic
+def sum_of(typingctx: Any, a: Any) -> Any:
+    """Return the sum of a vector's elements: halves onto halves."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, n = args[0], sig.args[0].lanes
+        while n > 1:
+            n //= 2
+            halves = [
+                builder.shuffle_vector(
+                    value, value, ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(start, start + n)))
+                )
+                for start in (0, n)
+            ]
+            value = builder.fadd(*halves)
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return a.element(a), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile(
+    typingctx: Any,
+    rows: Any,
+    a: Any,
+    a0: Any,
+    a_row: Any,
+    n: Any,
+    w: Any,
+    w0: Any,
+    w_row: Any,
+    out: Any,
+    o0: Any,
+    o_row: Any,
+) -> Any:
+    """Add a product to a register tile: ``out[o0 + r o_row + j] += sum_k a[a0 + r a_row + k] w[w0 + k w_row + j]``.
+
+    r runs over the (literal) rows, j over one panel; the sum over k is sequential, one fused multiply-add each.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _, a, a0, a_row, n, w, w0, w_row, out, o0, o_row = args
+        a_type, w_type, out_type = sig.args[1], sig.args[5], sig.args[8]
+        vector = _llvm_vector(out_type.dtype)
+        intp = ir.IntType(64)
+        offsets = {}
+        sums = {}
+        for r in range(sig.args[0].literal_value):
+            row = builder.add(o0, builder.mul(o_row, ir.Constant(intp, r)))
+            for p in range(PANEL_VECTORS):
+                offsets[r, p] = builder.add(row, ir.Constant(intp, p * vector.count))
+                start = _load_vector(context, builder, out_type, out, offsets[r, p])
+                sums[r, p] = cgutils.alloca_once_value(builder, start)
+        with cgutils.for_range(builder, n, intp=intp) as loop:
+            k = loop.index
+            w_k = builder.add(w0, builder.mul(k, w_row))
+            panels = [
+                _load_vector(context, builder, w_type, w, builder.add(w_k, ir.Constant(intp, p * vector.count)))
+                for p in range(PANEL_VECTORS)
+            ]
+            for r in range(sig.args[0].literal_value):
+                at = builder.add(builder.add(a0, k), builder.mul(a_row, ir.Constant(intp, r)))
+                x = _broadcast(builder, vector, builder.load(_pointer(context, builder, a_type, a, at)))
+                for p in range(PANEL_VECTORS):
+                    builder.store(_emit_fma(builder, x, panels[p], builder.load(sums[r, p])), sums[r, p])
+        for key, pointer in sums.items():
+            _store_vector(context, builder, out_type, out, offsets[key], builder.load(pointer))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(rows, a, i, i, i, w, i, i, out, i, i), codegen
+
+
+@intrinsic(prefer_literal=True)
+def outer_tile(
+    typingctx: Any,
+    columns: Any,
+    g: Any,
+    g0: Any,
+    g_row: Any,
+    x: Any,
+    x0: Any,
+    x_row: Any,
+    d: Any,
+    d0: Any,
+    d_row: Any,
+    n: Any,
+) -> Any:
+    """Add outer products: ``g[g0 + c g_row + j] += sum_r x[x0 + r x_row + c] d[d0 + r d_row + j]``.
+
+    c runs over the (literal) columns of x, j over one panel, r over n rows.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _, g, g0, g_row, x, x0, x_row, d, d0, d_row, n = args
+        g_type, x_type, d_type = sig.args[1], sig.args[4], sig.args[7]
+        vector = _llvm_vector(g_type.dtype)
+        intp = ir.IntType(64)
+        offsets = {}
+        sums = {}
+        for c in range(sig.args[0].literal_value):
+            row = builder.add(g0, builder.mul(g_row, ir.Constant(intp, c)))
+            for p in range(PANEL_VECTORS):
+                offsets[c, p] = builder.add(row, ir.Constant(intp, p * vector.count))
+                start = _load_vector(context, builder, g_type, g, offsets[c, p])
+                sums[c, p] = cgutils.alloca_once_value(builder, start)
+        with cgutils.for_range(builder, n, intp=intp) as loop:
+            x_r = builder.add(x0, builder.mul(loop.index, x_row))
+            d_r = builder.add(d0, builder.mul(loop.index, d_row))
+            panels = [
+                _load_vector(context, builder, d_type, d, builder.add(d_r, ir.Constant(intp, p * vector.count)))
+                for p in range(PANEL_VECTORS)
+            ]
+            for c in range(sig.args[0].literal_value):
+                at = builder.add(x_r, ir.Constant(intp, c))
+                value = _broadcast(builder, vector, builder.load(_pointer(context, builder, x_type, x, at)))
+                for p in range(PANEL_VECTORS):
+                    builder.store(_emit_fma(builder, value, panels[p], builder.load(sums[c, p])), sums[c, p])
+        for key, pointer in sums.items():
+            _store_vector(context, builder, g_type, g, offsets[key], builder.load(pointer))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(columns, g, i, i, x, i, i, d, i, i, i), codegen
+
+
+@intrinsic
+def pointer_to(typingctx: Any, address: Any) -> Any:
+    """Return an address as a pointer that ``carray`` takes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.intp), codegen

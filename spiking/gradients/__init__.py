@@ -1,0 +1,1 @@
+"""How gradients reach the weights of spiking layers; torch."""

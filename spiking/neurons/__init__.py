@@ -1,0 +1,1 @@
+"""Neuron models: what one tick does to the state of a layer."""

@@ -1,0 +1,1 @@
+"""Local learning rules: equations, kernels and the functions that run them."""

@@ -1,0 +1,259 @@
+"""Numba kernels of pair STDP, and of R-STDP in two exact forms.
+
+The equations stand in :mod:`spikeloop.spiking.rules.reference`.
+
+Given whole spike trains, no synapse depends on another. The STDP and R-STDP kernels therefore go through time in short
+blocks and, within a block, synapse row by synapse row, which keeps a row's weights and tags in the first cache. Their
+arrays are (n_pre, n_post), transposed to the rest of the library, so that a presynaptic spike meets a contiguous row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spikeloop.spiking.compiling import kernel
+
+STDP_CONSTANTS = ("decay_pre", "decay_post", "a_plus", "a_minus", "mu", "w_min", "w_max")
+RSTDP_CONSTANTS = (
+    "decay_pre",
+    "decay_post",
+    "decay_tag",
+    "a_plus",
+    "a_minus",
+    "learning_rate",
+    "w_min",
+    "w_max",
+    "e_max",
+)
+BLOCK = 64  # ticks; what a block keeps of each tick must stay in the second cache
+
+
+# ---- STDP
+
+
+@kernel
+def stdp(pre, post, w, x, y, c):
+    """Run pair STDP; ``w`` (n_pre, n_post) and the traces ``x`` (n_pre,) and ``y`` (n_post,) change in place.
+
+    Args:
+        pre: Spikes, uint8, shape (T, n_pre).
+        post: Spikes, uint8, shape (T, n_post).
+        w: Weights.
+        x: Presynaptic trace.
+        y: Postsynaptic trace.
+        c: ``STDP_CONSTANTS``, in the dtype of w.
+    """
+    n_t, n_pre = pre.shape
+    n_post = post.shape[1]
+    decay_pre, decay_post, a_plus, a_minus, mu, w_min, w_max = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    span = w_max - w_min
+    additive, linear = mu == 0, mu == 1
+    traces = np.empty((BLOCK, n_post), w.dtype)  # y as a presynaptic spike of the tick finds it
+    fired = np.empty((BLOCK, n_post), np.int64)
+    n_fired = np.empty(BLOCK, np.int64)
+    for begin in range(0, n_t, BLOCK):
+        n = min(BLOCK, n_t - begin)
+        for k in range(n):
+            count = 0
+            for j in range(n_post):
+                y[j] *= decay_post
+                traces[k, j] = y[j]
+                if post[begin + k, j]:
+                    y[j] += 1
+                    fired[k, count] = j
+                    count += 1
+            n_fired[k] = count
+        for i in range(n_pre):
+            for k in range(n):
+                x[i] *= decay_pre
+                if pre[begin + k, i]:
+                    for j in range(n_post):
+                        before = w[i, j]
+                        after = before
+                        if additive:
+                            after -= a_minus * traces[k, j]
+                        elif linear:
+                            after -= a_minus * ((before - w_min) / span) * traces[k, j]
+                        else:
+                            after -= a_minus * ((before - w_min) / span) ** mu * traces[k, j]
+                        w[i, j] = w_min if after < w_min else after
+                for q in range(n_fired[k]):
+                    j = fired[k, q]
+                    before = w[i, j]
+                    after = before
+                    if additive:
+                        after += a_plus * x[i]
+                    elif linear:
+                        after += a_plus * ((w_max - before) / span) * x[i]
+                    else:
+                        after += a_plus * ((w_max - before) / span) ** mu * x[i]
+                    w[i, j] = w_max if after > w_max else after
+                if pre[begin + k, i]:
+                    x[i] += 1
+
+
+# ---- R-STDP
+
+
+@kernel
+def aligned(rows, like):
+    """Return zeros of shape (rows, len(like)) that begin at a multiple of 64 bytes, in the dtype of ``like``.
+
+    Wide vector loads that straddle two cache lines cost the dense pass a quarter of its speed.
+    """
+    n, size = len(like), like.itemsize
+    buffer = np.zeros(rows * n + 64 // size, like.dtype)
+    skip = (-buffer.ctypes.data % 64) // size
+    return buffer[skip : skip + rows * n].reshape(rows, n)
+
+
+@kernel
+def rstdp_bounded(pre, post, reward, w, e, x, y, c):
+    """Run R-STDP with hard bounds on weights and tags at every tick: a dense pass over all synapses.
+
+    Args:
+        pre: Spikes, uint8, shape (T, n_pre).
+        post: Spikes, uint8, shape (T, n_post).
+        reward: Third factor of each tick, in the dtype of w, shape (T,).
+        w: Weights, shape (n_pre, n_post); like e, x and y changed in place.
+        e: Tags, shape (n_pre, n_post).
+        x: Presynaptic trace, shape (n_pre,).
+        y: Postsynaptic trace, shape (n_post,).
+        c: ``RSTDP_CONSTANTS``, in the dtype of w.
+    """
+    n_t, n_pre = pre.shape
+    n_post = post.shape[1]
+    decay_pre, decay_post, decay_tag, a_plus, a_minus = c[0], c[1], c[2], c[3], c[4]
+    learning_rate, w_min, w_max, e_max = c[5], c[6], c[7], c[8]
+    block = BLOCK // 4  # a row meets each tick of the block: its spikes and traces belong into the first cache
+    traces, spikes = aligned(block, y), aligned(block, y)
+    for begin in range(0, n_t, block):
+        n = min(block, n_t - begin)
+        for k in range(n):
+            for j in range(n_post):
+                s = w.dtype.type(post[begin + k, j])
+                traces[k, j] = decay_post * y[j]
+                spikes[k, j] = s
+                y[j] = decay_post * y[j] + s
+        for i in range(n_pre):
+            k = 0
+            while k < n:
+                x[i] *= decay_pre
+                up, step = a_plus * x[i], learning_rate * reward[begin + k]
+                if pre[begin + k, i]:
+                    for j in range(n_post):
+                        tag = decay_tag * e[i, j] + up * spikes[k, j] - a_minus * traces[k, j]
+                        tag = e_max if tag > e_max else tag
+                        tag = -e_max if tag < -e_max else tag
+                        e[i, j] = tag
+                        weight = w[i, j] + step * tag
+                        weight = w_max if weight > w_max else weight
+                        w[i, j] = w_min if weight < w_min else weight
+                    x[i] += 1
+                    k += 1
+                elif k + 1 < n and not pre[begin + k + 1, i]:
+                    # Two ticks without a presynaptic spike in one pass; a tag can then only pass its upper bound.
+                    x[i] *= decay_pre
+                    next_up, next_step = a_plus * x[i], learning_rate * reward[begin + k + 1]
+                    for j in range(n_post):
+                        tag = decay_tag * e[i, j] + up * spikes[k, j]
+                        tag = e_max if tag > e_max else tag
+                        weight = w[i, j] + step * tag
+                        weight = w_max if weight > w_max else weight
+                        weight = w_min if weight < w_min else weight
+                        tag = decay_tag * tag + next_up * spikes[k + 1, j]
+                        tag = e_max if tag > e_max else tag
+                        e[i, j] = tag
+                        weight = weight + next_step * tag
+                        weight = w_max if weight > w_max else weight
+                        w[i, j] = w_min if weight < w_min else weight
+                    k += 2
+                else:
+                    for j in range(n_post):
+                        tag = decay_tag * e[i, j] + up * spikes[k, j]
+                        tag = e_max if tag > e_max else tag
+                        e[i, j] = tag
+                        weight = w[i, j] + step * tag
+                        weight = w_max if weight > w_max else weight
+                        w[i, j] = w_min if weight < w_min else weight
+                    k += 1
+
+
+@kernel
+def rstdp_unbounded(pre, post, reward, w, e, x, y, c):
+    """Run R-STDP without bounds: a row is touched where its neuron spikes, and once more where a block ends.
+
+    Without bounds the rule is linear, so what a presynaptic spike of tick k does until the block ends depends on the
+    postsynaptic spikes z and on the reward alone, and is the same for every row. With n the last tick,
+
+        paid(k) = rate sum_{t >= k} reward(t) decay_tag^(t-k)       what a unit of tag at tick k brings in
+        to_tag_k = a_plus sum_{t > k} decay_pre^(t-k) decay_tag^(n-t) z(t) - a_minus decay_tag^(n-k) y(k)
+        to_w_k   = a_plus sum_{t > k} decay_pre^(t-k) paid(t) z(t) - a_minus paid(k) y(k)
+
+    These come from one pass back through the block, and a row adds up those of its own spikes. The trace x and the tag
+    from before the block count likewise.
+
+    Args:
+        pre: Spikes, uint8, shape (T, n_pre).
+        post: Spikes, uint8, shape (T, n_post).
+        reward: Third factor of each tick, in the dtype of w, shape (T,).
+        w: Weights, shape (n_pre, n_post); like e, x and y changed in place.
+        e: Tags, shape (n_pre, n_post).
+        x: Presynaptic trace, shape (n_pre,).
+        y: Postsynaptic trace, shape (n_post,).
+        c: ``RSTDP_CONSTANTS``, in the dtype of w; the bounds are not looked at.
+    """
+    n_t, n_pre = pre.shape
+    n_post = post.shape[1]
+    decay_pre, decay_post, decay_tag, a_plus, a_minus, rate = c[0], c[1], c[2], c[3], c[4], c[5]
+    # Row 0 of what reaches the end of the block is for x from before it, row k + 1 for tick k, the last one is nothing.
+    to_tag, to_w = aligned(BLOCK + 2, y), aligned(BLOCK + 2, y)
+    traces, fired = aligned(BLOCK, y), aligned(BLOCK, y)
+    tag_ahead, w_ahead = np.empty(n_post, w.dtype), np.empty(n_post, w.dtype)
+    x_before = np.empty(n_pre, w.dtype)
+    spikes, n_spikes = np.empty((n_pre, BLOCK + 4), np.int64), np.empty(n_pre, np.int64)
+    for begin in range(0, n_t, BLOCK):
+        n = min(BLOCK, n_t - begin)
+        n_spikes[:] = 0
+        x_before[:] = x
+        for k in range(n):
+            for j in range(n_post):
+                s = w.dtype.type(post[begin + k, j])
+                traces[k, j] = decay_post * y[j]
+                fired[k, j] = s
+                y[j] = decay_post * y[j] + s
+            for i in range(n_pre):  # without a branch, which would be mispredicted at each spike
+                spikes[i, n_spikes[i]] = k + 1
+                n_spikes[i] += pre[begin + k, i]
+            for i in range(n_pre):
+                x[i] = decay_pre * x[i] + w.dtype.type(pre[begin + k, i])
+        tag_ahead[:] = 0
+        w_ahead[:] = 0
+        kept, paid = w.dtype.type(1), w.dtype.type(0)
+        for k in range(n - 1, -1, -1):
+            paid = rate * reward[begin + k] + decay_tag * paid
+            tag_down, w_down = a_minus * kept, a_minus * paid
+            for j in range(n_post):
+                trace, s = traces[k, j], fired[k, j]
+                to_tag[k + 1, j] = a_plus * tag_ahead[j] - tag_down * trace
+                to_w[k + 1, j] = a_plus * w_ahead[j] - w_down * trace
+                tag_ahead[j] = decay_pre * (tag_ahead[j] + kept * s)
+                w_ahead[j] = decay_pre * (w_ahead[j] + paid * s)
+            kept *= decay_tag
+        paid *= decay_tag
+        for j in range(n_post):
+            to_tag[0, j], to_w[0, j] = a_plus * tag_ahead[j], a_plus * w_ahead[j]
+        for i in range(n_pre):
+            spikes[i, n_spikes[i] : n_spikes[i] + 4] = BLOCK + 1
+            k0, k1, k2, k3 = spikes[i, 0], spikes[i, 1], spikes[i, 2], spikes[i, 3]
+            x0 = x_before[i]
+            for j in range(n_post):
+                tag = e[i, j]
+                w[i, j] += paid * tag + x0 * to_w[0, j] + (to_w[k0, j] + to_w[k1, j] + to_w[k2, j] + to_w[k3, j])
+                before = kept * tag + x0 * to_tag[0, j]
+                e[i, j] = before + (to_tag[k0, j] + to_tag[k1, j] + to_tag[k2, j] + to_tag[k3, j])
+            for q in range(4, n_spikes[i], 4):
+                k0, k1, k2, k3 = spikes[i, q], spikes[i, q + 1], spikes[i, q + 2], spikes[i, q + 3]
+                for j in range(n_post):
+                    w[i, j] += to_w[k0, j] + to_w[k1, j] + to_w[k2, j] + to_w[k3, j]
+                    e[i, j] += to_tag[k0, j] + to_tag[k1, j] + to_tag[k2, j] + to_tag[k3, j]

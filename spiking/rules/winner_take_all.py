@@ -1,0 +1,280 @@
+"""R-STDP that solves tasks: a winner-take-all actor and a graded critic, taught by one modulator.
+
+An env step is an epoch of K ticks with the same input lines active on each of them, x_i = 1, all others silent. In code
+order, for weights w_ji of line i onto action neuron j, critic weights v_i, and Gaussian noise ξ of variance 1:
+
+    run         u_j = Σ_i w_ji x_i + σ ξ        on every tick; the largest u_j spikes and inhibits the others
+                V   = V0 + Σ_i v_i x_i
+                y_j = spikes of j in the epoch / K,   z_j = 1 for the last tick's winner, which is the action
+    reinforce   w_ji <- clip(w_ji + η M e_ji, -w_max, w_max)        M: the modulator of the action before
+                v_i  <- v_i + η_v M f_i
+                e_ji <- d e_ji,  f_i <- d f_i;  both 0 where f_i < floor
+                e_ji <- clip(e_ji + x_i (z_j - y_j), -1, 1)         x_i z_j: potentiation, -x_i y_j: depression
+                f_i  <- min(f_i + x_i, 1)
+
+Three factors change a weight: a spike before, a spike after, and a modulator that all synapses share (Florian 2007,
+Izhikevich 2007); with a TD error for the modulator it is an actor-critic (Barto, Sutton & Anderson 1983; Frémaux,
+Sprekeler & Gerstner 2013). For independent ticks the mean of z_j - y_j given the action is the softmax score up to a
+factor, (1 - 1/K) (1[action = j] - π_j), so K = 1 cannot learn. Tags that saturate and depression are both needed: tags
+that add up without bound, or potentiation alone, fail. |e_ji| <= f_i at all times, so one floor serves both.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from spikeloop.spiking import checks
+from spikeloop.spiking.encoders import tile_kernels
+from spikeloop.spiking.rules import winner_take_all_kernels
+
+
+@dataclass(frozen=True)
+class WinnerTakeAllParameters:
+    """The numbers of the rule.
+
+    Args:
+        learning_rate: η, step of the actor's weights.
+        value_learning_rate: η_v, step of the critic's weights.
+        tag_decay: d, decay of the tags per epoch; γ λ in an actor-critic.
+        noise: σ, standard deviation of the noise of a tick, in units of u.
+        value_offset: V0, the value where nothing was learnt; the best attainable one makes the critic optimistic.
+        w_max: Bound of the actor's weights.
+        tag_floor: Below it a tag is zero; what keeps the rows that cost something few.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    learning_rate: float = 0.1
+    value_learning_rate: float = 0.0375
+    tag_decay: float = 0.8
+    noise: float = 0.3
+    value_offset: float = 0.0
+    w_max: float = 1.0
+    tag_floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        for name in ("learning_rate", "value_learning_rate", "noise"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        if not 0 <= self.tag_decay <= 1:
+            raise ValueError(f"tag_decay must be between 0 and 1, got {self.tag_decay}")
+        if not np.isfinite(self.value_offset):
+            raise ValueError(f"value_offset must be finite, got {self.value_offset}")
+        if not self.w_max > 0:
+            raise ValueError(f"w_max must be > 0, got {self.w_max}")
+        if not 0 < self.tag_floor < 1:
+            raise ValueError(f"tag_floor must be between 0 and 1, got {self.tag_floor}")
+
+
+class WinnerTakeAll:
+    """The rule's network, in float64: a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`.
+
+    Its cost per epoch grows with the lines that are active and the tags that are not zero, not with ``n_inputs``.
+    Several Python threads may use one network: one call waits for another.
+
+    Args:
+        n_inputs: Number of input lines.
+        n_outputs: Number of actions.
+        parameters: The rule's numbers.
+        rng: Source of the noise.
+
+    Attributes:
+        arrays: Weights and tags; the weights are ``arrays.w``, shape (n_inputs, n_outputs), and ``arrays.v``.
+        constants: The rule's numbers as the kernels take them.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, parameters: WinnerTakeAllParameters, rng: np.random.Generator):
+        if n_inputs < 1 or n_outputs < 1:
+            raise ValueError(f"n_inputs and n_outputs must be at least 1, got {n_inputs} and {n_outputs}")
+        self.parameters = parameters
+        self.rng = rng
+        self.learning = self.exploring = True
+        self.arrays = winner_take_all_kernels.State(
+            w=np.zeros((n_inputs, n_outputs)),
+            v=np.zeros(n_inputs),
+            tag_w=np.zeros((n_inputs, n_outputs)),
+            tag_v=np.zeros(n_inputs),
+            live=np.zeros(n_inputs, np.int64),
+            n_live=np.zeros(1, np.int64),
+            latest=np.zeros(n_inputs, np.int64),
+            n_latest=np.zeros(1, np.int64),
+            surprise=np.zeros(n_outputs),
+            counts=np.zeros(n_outputs, np.int64),
+        )
+        self._lock = threading.Lock()  # kernels run without Python's, and write into the arrays
+        self.constants = winner_take_all_kernels.Constants(
+            **{name: float(number) for name, number in asdict(parameters).items()}
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Set all tags to zero, as an episode begins; the only environment may be spared by ``mask``."""
+        if mask is None or np.all(mask):
+            with self._lock:
+                winner_take_all_kernels.reset(self.arrays)
+
+    def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Run one epoch.
+
+        Args:
+            x: The lines that spike on every tick, each once, int64, shape (n_active,).
+            n_ticks: Ticks K of the epoch.
+
+        Returns:
+            Spikes of each action neuron in the epoch, its spikes on the last tick, and the value.
+
+        Raises:
+            ValueError: If a line does not exist or stands there twice, or there is no tick.
+        """
+        lines = np.asarray(x)
+        n_inputs, n_outputs = self.arrays.w.shape
+        if not (isinstance(n_ticks, (int, np.integer)) and n_ticks >= 1):
+            raise ValueError(f"n_ticks must be a whole number of at least 1, got {n_ticks}")
+        if lines.ndim != 1 or (lines.size and lines.dtype.kind not in "iu"):
+            raise ValueError(f"x must be whole numbers of lines, shape (n_active,), got {lines.dtype} {lines.shape}")
+        numbers = set(lines.tolist())
+        if (numbers and not 0 <= min(numbers) <= max(numbers) < n_inputs) or len(numbers) != len(lines):
+            raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {x}")
+        active = np.ascontiguousarray(lines, dtype=np.int64)
+        with self._lock:
+            noise = self.rng.standard_normal((n_ticks if self.exploring else 0, n_outputs))
+            winner, value = winner_take_all_kernels.run(
+                self.arrays, self.constants, active, n_ticks, noise, self.learning
+            )
+            counts = self.arrays.counts.copy()
+        last = np.zeros(n_outputs, np.int64)
+        last[winner] = 1
+        return counts, last, value
+
+    def reinforce(self, modulator: float) -> None:
+        """Learn from the modulator of the action before, and tag the synapses of the latest one.
+
+        Raises:
+            ValueError: If the modulator is not finite.
+        """
+        if not math.isfinite(modulator):
+            raise ValueError(f"modulator must be finite, got {modulator}")
+        with self._lock:
+            winner_take_all_kernels.reinforce(self.arrays, self.constants, float(modulator))
+
+    def closed_loop(
+        self,
+        step: Any,
+        state: np.ndarray,
+        body: np.ndarray,
+        obs: np.ndarray,
+        coder: tile_kernels.Coder,
+        n_ticks: int,
+        modulation: tuple[int, float, float, float, float],
+        baseline: np.ndarray,
+        action: int,
+        value: float,
+        rewards: np.ndarray,
+    ) -> tuple[int, int, float]:
+        """Act in a compiled task, and learn if it is learning, until the next step would end the episode.
+
+        Args:
+            step: Compiled ``step(state, action, body, obs)``, which overwrites state and observation and returns the
+                reward and whether the episode terminated.
+            state: State of the task, float64; left where the loop ends, as is ``obs``.
+            body: Constants of the task, float64.
+            obs: Observation of ``state``, float64.
+            coder: Tables of the input code.
+            n_ticks: Ticks per step.
+            modulation: Kind of modulator, gamma, rate of the baseline, factor of the reward, factor of the modulator.
+            baseline: Running mean of the reward, shape (1,).
+            action: Action chosen for ``obs``.
+            value: Value of ``obs``.
+            rewards: Where the reward of each step goes; its length is the most steps to take.
+
+        Returns:
+            The number of steps taken, and the action chosen and the value for the observation then.
+
+        Raises:
+            ValueError: If the code has lines that this network lacks, or reads values that the observation lacks.
+        """
+        self._check_code(coder, obs)
+        network = self.arrays, self.constants, n_ticks, self.learning, self.exploring, self.rng
+        with self._lock:
+            return winner_take_all_kernels.closed_loop(
+                step, state, body, obs, coder, *network, modulation, baseline, action, value, rewards
+            )
+
+    def _check_code(self, coder: tile_kernels.Coder, obs: np.ndarray) -> None:
+        n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
+        n_inputs = len(self.arrays.v)
+        if n_lines > n_inputs:
+            raise ValueError(f"the code has {n_lines} lines, the network {n_inputs}")
+        if obs.ndim != 1 or len(obs) <= coder.sources.max():
+            raise ValueError(f"obs must have shape ({coder.sources.max() + 1},) or more, got {obs.shape}")
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return the weights: ``w``, shape (n_outputs, n_inputs), and ``v``, shape (n_inputs,)."""
+        return {"w": self.arrays.w.T.copy(), "v": self.arrays.v.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over weights; the tags are not among them.
+
+        Raises:
+            ValueError: If the shapes are not those of this network, or a weight is not finite.
+        """
+        w, v = checks.finite("w", checks.real("w", state["w"])), checks.finite("v", checks.real("v", state["v"]))
+        if w.T.shape != self.arrays.w.shape or v.shape != self.arrays.v.shape:
+            n_inputs, n_outputs = self.arrays.w.shape
+            raise ValueError(f"weights must be for {n_inputs} lines and {n_outputs} actions, got {w.shape}, {v.shape}")
+        with self._lock:
+            self.arrays.w[:], self.arrays.v[:] = w.T, v
+
+
+class Reference:
+    """The same rule in plain numpy over all lines, as the equations above have it: what the kernels are tested against.
+
+    Args:
+        n_inputs: Number of input lines.
+        n_outputs: Number of actions.
+        parameters: The rule's numbers.
+        rng: Source of the noise.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, parameters: WinnerTakeAllParameters, rng: np.random.Generator):
+        self.parameters, self.rng = parameters, rng
+        self.w, self.v = np.zeros((n_outputs, n_inputs)), np.zeros(n_inputs)
+        self.reset()
+
+    def reset(self) -> None:
+        """Set all tags to zero."""
+        self.e, self.f = np.zeros_like(self.w), np.zeros_like(self.v)
+
+    def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Run one epoch; ``x`` is 1 where a line spikes, shape (n_inputs,)."""
+        p = self.parameters
+        z = np.zeros((n_ticks, len(self.w)), np.int64)
+        for tick in range(n_ticks):
+            u = self.w @ x + p.noise * self.rng.standard_normal(len(self.w))
+            z[tick, np.argmax(u)] = 1
+        self.latest = np.outer(z[-1] - z.mean(axis=0), x)
+        self.latest_x = x
+        return z.sum(axis=0), z[-1], p.value_offset + float(self.v @ x)
+
+    def reinforce(self, modulator: float) -> None:
+        """Change the weights, then the tags."""
+        p = self.parameters
+        self.w = np.clip(self.w + p.learning_rate * modulator * self.e, -p.w_max, p.w_max)
+        self.v = self.v + p.value_learning_rate * modulator * self.f
+        kept = p.tag_decay * self.f >= p.tag_floor
+        self.e, self.f = p.tag_decay * self.e * kept, p.tag_decay * self.f * kept
+        self.e = np.clip(self.e + self.latest, -1.0, 1.0)
+        self.f = np.minimum(self.f + self.latest_x, 1.0)

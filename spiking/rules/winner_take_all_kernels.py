@@ -1,0 +1,184 @@
+"""The winner-take-all learner's numba kernels: encode, run an epoch, reinforce, and all of it in a closed loop.
+
+Only what is active costs anything: the rows of the few input lines that spike, and the rows whose tags are not zero,
+which stand in a list. A row is ``w[i]``, the weights of line i onto all actions, next to one another in memory.
+:mod:`spikeloop.spiking.rules.winner_take_all` has the equations, and in plain numpy what these kernels compute.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spikeloop.spiking.compiling import kernel
+from spikeloop.spiking.encoders.tile_kernels import encode
+
+TD_ERROR, REWARD_BASELINE, REWARD = range(3)
+
+
+class Constants(NamedTuple):
+    """The rule's numbers."""
+
+    learning_rate: float
+    value_learning_rate: float
+    tag_decay: float
+    tag_floor: float
+    w_max: float
+    value_offset: float
+    noise: float
+
+
+class State(NamedTuple):
+    """Everything that changes; kernels write into these arrays."""
+
+    w: np.ndarray  # (n_inputs, n_actions)
+    v: np.ndarray  # (n_inputs,)
+    tag_w: np.ndarray  # (n_inputs, n_actions)
+    tag_v: np.ndarray  # (n_inputs,) zero exactly for the rows that are not in `live`
+    live: np.ndarray  # (n_inputs,) int64, rows with tags
+    n_live: np.ndarray  # (1,) int64
+    latest: np.ndarray  # (n_inputs,) int64, lines of the latest epoch
+    n_latest: np.ndarray  # (1,) int64
+    surprise: np.ndarray  # (n_actions,) z - y of the latest epoch
+    counts: np.ndarray  # (n_actions,) int64, spikes of the latest run
+
+
+@kernel
+def run(state, constants, active, n_ticks, noise, learning):
+    """Run an epoch with the given lines active; return the last tick's winner and the value.
+
+    ``noise`` has shape (n_ticks, n_actions), or (0, n_actions) for none.
+    """
+    n_actions = state.w.shape[1]
+    u = np.zeros(n_actions)
+    value = constants.value_offset
+    for k in range(active.shape[0]):
+        i = active[k]
+        value += state.v[i]
+        for j in range(n_actions):
+            u[j] += state.w[i, j]
+    winner = 0
+    for j in range(n_actions):
+        state.counts[j] = 0
+        if u[j] > u[winner]:
+            winner = j
+    for tick in range(noise.shape[0]):
+        winner = 0
+        for j in range(1, n_actions):
+            if u[j] + constants.noise * noise[tick, j] > u[winner] + constants.noise * noise[tick, winner]:
+                winner = j
+        state.counts[winner] += 1
+    if noise.shape[0] == 0:
+        state.counts[winner] = n_ticks
+    if learning:
+        n = active.shape[0]
+        state.latest[:n] = active
+        state.n_latest[0] = n
+        for j in range(n_actions):
+            state.surprise[j] = -state.counts[j] / n_ticks
+        state.surprise[winner] += 1.0
+    return winner, value
+
+
+@kernel
+def reinforce(state, constants, modulator):
+    """Change the weights by the tags there are, then decay the tags and add those of the latest epoch."""
+    n_actions = state.w.shape[1]
+    dw = constants.learning_rate * modulator
+    dv = constants.value_learning_rate * modulator
+    n_kept = 0
+    for k in range(state.n_live[0]):
+        i = state.live[k]
+        state.v[i] += dv * state.tag_v[i]
+        state.tag_v[i] *= constants.tag_decay
+        dies = state.tag_v[i] < constants.tag_floor
+        if dies:
+            state.tag_v[i] = 0.0
+        else:
+            state.live[n_kept] = i
+            n_kept += 1
+        for j in range(n_actions):
+            w = state.w[i, j] + dw * state.tag_w[i, j]
+            state.w[i, j] = min(max(w, -constants.w_max), constants.w_max)
+            state.tag_w[i, j] = 0.0 if dies else state.tag_w[i, j] * constants.tag_decay
+    for k in range(state.n_latest[0]):
+        i = state.latest[k]
+        if state.tag_v[i] == 0.0:
+            state.live[n_kept] = i
+            n_kept += 1
+        state.tag_v[i] = min(state.tag_v[i] + 1.0, 1.0)
+        for j in range(n_actions):
+            state.tag_w[i, j] = min(max(state.tag_w[i, j] + state.surprise[j], -1.0), 1.0)
+    state.n_live[0] = n_kept
+    state.n_latest[0] = 0
+
+
+@kernel
+def reset(state):
+    """Set all tags to zero."""
+    for k in range(state.n_live[0]):
+        i = state.live[k]
+        state.tag_v[i] = 0.0
+        for j in range(state.w.shape[1]):
+            state.tag_w[i, j] = 0.0
+    state.n_live[0] = state.n_latest[0] = 0
+
+
+@kernel
+def modulator_of(kind, gamma, baseline_rate, baseline, reward, value, next_value, terminated):
+    """Return the third factor; ``baseline``, shape (1,), is the running mean of the reward."""
+    if kind == TD_ERROR:
+        return reward + gamma * (0.0 if terminated else next_value) - value
+    if kind == REWARD:
+        return reward
+    modulator = reward - baseline[0]
+    baseline[0] += baseline_rate * modulator
+    return modulator
+
+
+@kernel
+def closed_loop(
+    step,
+    task_state,
+    body,
+    obs,
+    coder,
+    state,
+    constants,
+    n_ticks,
+    learning,
+    exploring,
+    rng,
+    modulation,
+    baseline,
+    winner,
+    value,
+    rewards,
+):
+    """Act in a task; :meth:`spikeloop.spiking.rules.winner_take_all.WinnerTakeAll.closed_loop` says how."""
+    kind, gamma, baseline_rate, reward_scale, scale = modulation
+    next_state, next_obs = np.empty_like(task_state), np.empty_like(obs)
+    active = np.empty(coder.offsets.shape[0], np.int64)
+    noise = np.empty((n_ticks if exploring else 0, state.w.shape[1]))
+    n_steps = 0
+    while n_steps < rewards.shape[0]:
+        next_state[:] = task_state
+        reward, terminated = step(next_state, winner, body, next_obs)
+        if terminated:
+            break
+        task_state[:], obs[:] = next_state, next_obs
+        encode(coder, obs, active)
+        for tick in range(noise.shape[0]):
+            for j in range(noise.shape[1]):
+                noise[tick, j] = rng.standard_normal()
+        winner, next_value = run(state, constants, active, n_ticks, noise, learning)
+        if learning:
+            modulator = modulator_of(
+                kind, gamma, baseline_rate, baseline, reward_scale * reward, value, next_value, False
+            )
+            reinforce(state, constants, scale * modulator)
+        value = next_value
+        rewards[n_steps] = reward
+        n_steps += 1
+    return n_steps, winner, value
