@@ -37,14 +37,23 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# Where modules that saved models name have moved. A pickle holds the paths of its classes.
+# Where modules have moved that saved models or users' scripts name. A pickle holds the paths of its classes.
 _MOVED = {
     f"{__name__}.{before}": f"{__name__}.{now}"
     for before, now in {
+        "hardware.chip": "hardware.loihi.chip",
+        "hardware.compiler": "hardware.loihi.compiler",
+        "hardware.core": "hardware.loihi.emulator",
+        "hardware.learning_codegen": "hardware.learning.codegen",
+        "hardware.learning_kernels": "hardware.learning.kernels",
+        "hardware.learning_rules": "hardware.learning.rule",
         "hardware.plastic_chip": "hardware.learning.winner_take_all",
+        "hardware.program": "hardware.loihi.program",
+        "hardware.resources": "hardware.loihi.resources",
+        "spiking.eprop": "spiking.rules.eprop",
         "spiking.lsnn": "spiking.module",
         "spiking.plastic": "spiking.rules.plastic_network",
-        "spiking.plasticity": "spiking.rules.rstdp",
+        "spiking.plasticity": "spiking",
         "spiking.tile_coding": "spiking.encoders.tile_coding",
         "spiking.winner_take_all": "spiking.rules.winner_take_all",
     }.items()
