@@ -9,6 +9,7 @@ import numpy as np
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders.encoding import encode
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.neurons.lsnn import only_lsnn
 from spikeloop.spiking.observation import FrameStack, Normalizer, n_frames, preprocess
 from spikeloop.spiking.simulator import Simulator
 
@@ -106,7 +107,7 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
         parts += [] if layer.w_rec is None else [float(abs(spikes[i] @ layer.w_rec.T).max())]
         synaptic.append(sum(parts))
     adaptation = [
-        _mean_at_spikes(z, decay(layer.neurons.tau_a, network.dt))
+        _mean_at_spikes(z, decay(only_lsnn(layer.neurons, "the chip").tau_a, network.dt))
         for z, layer in zip(spikes, network.layers, strict=True)
     ]
     return Observed(

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.scripts.players import Act
+from spikeloop.spiking.neurons.lsnn import only_lsnn
 
 if TYPE_CHECKING:
     from gymnasium import Space
 
     from spikeloop.hardware.deployed import Deployment
-    from spikeloop.spiking.network import Network
+    from spikeloop.spiking.neurons.lsnn import only_lsnn
+from spikeloop.spiking.network import Network
 
 RESAMPLES, CHUNK = 10_000, 100
 COVERED = (2.5, 97.5)  # percentiles: an interval of 95 %
@@ -127,7 +129,8 @@ def raise_membranes(network: Network, state: np.ndarray) -> np.ndarray:
 
     rows, new = state_rows(network), state.copy()
     for i, layer in enumerate(network.layers):
-        new[rows.index(f"{i}.v"), :, : layer.n_neurons] += PERTURBATION * layer.neurons.v_th
+        v_th = only_lsnn(layer.neurons, "the comparison").v_th
+        new[rows.index(f"{i}.v"), :, : layer.n_neurons] += PERTURBATION * v_th
     return new
 
 

@@ -1,7 +1,7 @@
 """The LSNN as a torch module: sequences of env steps with the state carried, in and out of a Network.
 
 On the CPU a sequence is one call of the numba kernels per layer, forward and backward, and :meth:`LSNN.step` gives the
-same bits without torch. Elsewhere the same equations (:func:`spikeloop.spiking.reference.tick`) run under autograd.
+same bits without torch. Elsewhere the same equations (:mod:`spikeloop.spiking.reference`) run under autograd.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking import checks, reference
+from spikeloop.spiking import checks
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders.encoder import Encoder, blind
 from spikeloop.spiking.encoders.encoding import encode, new_keys
@@ -24,7 +24,7 @@ from spikeloop.spiking.gradients.equations import run_equations
 from spikeloop.spiking.gradients.penalty import Attach
 from spikeloop.spiking.gradients.population import Population
 from spikeloop.spiking.network import Layer, Network, packed_shape
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters, only_lsnn
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.surrogate import Surrogate
 
@@ -115,7 +115,6 @@ class LSNN(nn.Module):
         self.hold = hold
         self.surrogate, self.rate_coef, self.target_rate = surrogate, float(rate_coef), float(target_rate)
         self._encoder = encoder
-        self.state_shape = packed_shape(encoder, self.n_neurons)
         self.centers: nn.Parameter | None = None
         self.log_widths: nn.Parameter | None = None
         if learn_encoder and encoder.kind == "population":
@@ -152,6 +151,7 @@ class LSNN(nn.Module):
         self._table: tuple[Any, ...] | None = None  # and the weights, constants and counts whose addresses it holds
         self.spike_counts: tuple[np.ndarray, ...] = ()
         self.reset_counts()
+        self.state_shape = packed_shape(encoder, [layer.neurons for layer in self.network_layers()])
         # validates what the constructor took on trust
         Network(
             self.encoder, self.network_layers(), self._unit_readout(), n_ticks=self.n_ticks, dt=self.dt, latency=latency
@@ -219,9 +219,10 @@ class LSNN(nn.Module):
         Raises:
             ValueError: If the layers disagree.
         """
+        all_neurons = [only_lsnn(layer.neurons, "LSNN") for layer in network.layers]
         kinds = {
-            (layer.w_rec is not None, layer.neurons.reset, layer.neurons.adaptation, layer.neurons.hold)
-            for layer in network.layers
+            (layer.w_rec is not None, neurons.reset, neurons.adaptation, neurons.hold)
+            for layer, neurons in zip(network.layers, all_neurons, strict=True)
         }
         if len(kinds) > 1:
             raise ValueError(f"all layers must have the same (recurrent, reset, adaptation, hold), got {sorted(kinds)}")
@@ -244,10 +245,10 @@ class LSNN(nn.Module):
         if network.layers[0].w_in.dtype == np.float64:
             lsnn.double()
         with torch.no_grad():
-            for i, layer in enumerate(network.layers):
+            for i, (layer, neurons) in enumerate(zip(network.layers, all_neurons, strict=True)):
                 values: dict[str, Any] = {"w_in": layer.w_in, "bias": layer.bias, "w_rec": layer.w_rec}
-                values |= {name: getattr(layer.neurons, name) for name in ("tau_m", "v_th", "tau_a", "beta")}
-                values["refractory"] = layer.neurons.refractory
+                names = ("tau_m", "v_th", "tau_a", "beta", "refractory")
+                values |= {name: getattr(neurons, name) for name in names}
                 for name, value in values.items():
                     if value is not None:
                         getattr(lsnn, f"{name}_{i}").copy_(torch.from_numpy(value.copy()))
@@ -323,6 +324,7 @@ class LSNN(nn.Module):
             state[len(memory) :],
             episode_start,
             [self._torch_weights(i) for i in range(self.n_layers)],
+            [NeuronParameters] * self.n_layers,
             [self._torch_constants(i) for i in range(self.n_layers)],
             self.surrogate,
             self._unit_readout(),
@@ -386,14 +388,14 @@ class LSNN(nn.Module):
             x = Population.apply(features.to(state.dtype), centers, log_widths, x)
         return x, torch.from_numpy(new).to(state)
 
-    def _torch_constants(self, i: int) -> reference.LayerConstants:
+    def _torch_constants(self, i: int) -> LsnnConstants:
         def column(name: str) -> torch.Tensor:
             return getattr(self, f"{name}_{i}")
 
         def decays(name: str) -> torch.Tensor:
             return torch.from_numpy(decay(column(name).cpu().numpy(), self.dt)).to(column(name))
 
-        return reference.LayerConstants(
+        return LsnnConstants(
             decays("tau_m"),
             decays("tau_a"),
             column("v_th"),
@@ -483,7 +485,15 @@ class LSNN(nn.Module):
         if prepared is None or prepared[0] != key:
             last = self.n_layers - 1
             layers = [
-                sequences.constants(layer.neurons, self._timing(), i, self._n_memory, i == last, self.surrogate, dtype)
+                sequences.constants(
+                    layer.neurons,
+                    self._timing(),
+                    i,
+                    self._n_memory,
+                    i == last,
+                    self.surrogate,
+                    dtype,
+                )
                 for i, layer in enumerate(self.network_layers())
             ]
             # holding the buffers keeps their ids from being given to others

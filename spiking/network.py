@@ -5,8 +5,9 @@ The dynamics are defined in :mod:`spikeloop.spiking.reference`, what stands befo
 :mod:`spikeloop.spiking.observation`.
 
 State is one packed array ``(n_rows, B, width)``, all zeros at rest. Its rows are listed by :func:`state_rows`:
-first past frames and the encoder's memory (where there are any), then ``v``, ``a``, ``z``, ``refractory`` for each
-layer, then the readout trace ``y``. ``width`` is that of the widest row; the rest of a narrower row stays zero.
+first past frames and the encoder's memory (where there are any), then the rows of each layer's neurons (``v``, ``a``,
+``z``, ``refractory`` of LSNN neurons), then the readout trace ``y``. ``width`` is that of the widest row; the rest of
+a narrower row stays zero.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
@@ -34,7 +35,7 @@ from spikeloop.spiking.fields import (
     whole,
 )
 from spikeloop.spiking.limits import MAX_BYTES_OF_STEP, MAX_TICKS, MAX_TIME, MAX_VALUES_OF_STATE
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons import NEURONS, Neurons
 from spikeloop.spiking.observation import (
     FrameStack,
     Normalizer,
@@ -48,12 +49,11 @@ from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.storage import load_parts, pack_parts, write_atomically
 
 FORMAT_VERSION = 3
-LAYER_ROWS = ("v", "a", "z", "refractory")
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer of LSNN neurons.
+    """One layer of neurons.
 
     Args:
         w_in: Input weights, shape (N, n_inputs), post x pre.
@@ -67,12 +67,12 @@ class Layer:
 
     w_in: np.ndarray
     bias: np.ndarray
-    neurons: NeuronParameters
+    neurons: Neurons
     w_rec: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields and make the arrays read-only."""
-        check_part("Layer", "neurons", self.neurons, NeuronParameters)
+        check_part("Layer", "neurons", self.neurons, *NEURONS.values())
         n = self.neurons.n_neurons
         w_in = array_of("Layer", "w_in", self.w_in, (n, None))
         if w_in.size == 0:
@@ -171,11 +171,11 @@ class Network:
             with np.errstate(over="ignore"):
                 of_tick = largest * _largest_sum(layer.w_in) + np.abs(layer.bias).max().astype(np.float64)
                 of_tick += 0.0 if layer.w_rec is None else _largest_sum(layer.w_rec)
-                of_tick += self.n_ticks * layer.neurons.beta.max().astype(np.float64)
-            if not self.n_ticks * of_tick <= most:
+                reached = layer.neurons.largest_state(of_tick, self.n_ticks)
+            if not reached <= most:
                 raise ValueError(
                     f"Network.layers[{i}] must keep its membranes within +-{most:.3g}, the range of {dtype} with room "
-                    f"for more steps; observations within -1 and 1 may bring them to {self.n_ticks * of_tick:.3g}"
+                    f"for more steps; observations within -1 and 1 may bring them to {reached:.3g}"
                 )
             largest = 1.0
 
@@ -193,7 +193,7 @@ class Network:
     @property
     def state_shape(self) -> tuple[int, int]:
         """``(n_rows, width)`` of the packed state."""
-        rows, width = packed_shape(self.encoder, tuple(layer.n_neurons for layer in self.layers))
+        rows, width = packed_shape(self.encoder, [layer.neurons for layer in self.layers])
         frames = [step for step in self.preprocessing if isinstance(step, FrameStack)]
         return rows + n_frames(frames), max([width, *(step.n_in for step in frames)])
 
@@ -281,20 +281,20 @@ def check_size(owner: str, n_ticks: int, bytes_of_tick: int, state_shape: tuple[
         )
 
 
-def packed_shape(encoder: Encoder, n_neurons: tuple[int, ...]) -> tuple[int, int]:
-    """Return ``(n_rows, width)`` of the packed state of an encoder and layers of the given sizes."""
+def packed_shape(encoder: Encoder, layers: Sequence[Neurons]) -> tuple[int, int]:
+    """Return ``(n_rows, width)`` of the packed state of an encoder and layers of such neurons."""
     n_memory = len(encoder.memory_rows)
-    width = max(*n_neurons, encoder.n_obs if n_memory else 1)
-    return n_memory + len(LAYER_ROWS) * len(n_neurons) + 1, width
+    width = max([encoder.n_obs if n_memory else 1, *(neurons.n_neurons for neurons in layers)])
+    return n_memory + sum(len(neurons.rows) for neurons in layers) + 1, width
 
 
 def state_rows(network: Network) -> tuple[str, ...]:
     """Return the name of each row of the packed state, such as ``("0.v", "0.a", "0.z", "0.refractory", "y")``."""
-    layers = (f"{i}.{row}" for i in range(len(network.layers)) for row in LAYER_ROWS)
+    layers = (f"{i}.{row}" for i, layer in enumerate(network.layers) for row in layer.neurons.rows)
     frames = (f"frame_{i}" for i in range(n_frames(network.preprocessing)))
     return (*frames, *network.encoder.memory_rows, *layers, "y")
 
 
 # what stands before the encoder and after the spikes: what a chip's host holds too
 HOST_PARTS = (ObservationPart, Normalizer, FrameStack, Reorder, Encoder, Dense, Readout, ActionHead)
-_PARTS = (NeuronParameters, Layer, *HOST_PARTS, Network)
+_PARTS = (*NEURONS.values(), Layer, *HOST_PARTS, Network)

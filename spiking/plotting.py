@@ -10,6 +10,7 @@ import numpy as np
 from spikeloop.spiking.extras import install_hint
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Layer
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ def raster(ax: Axes, monitor: Monitor, layers: Sequence[Layer] | None = None, en
     bottom = 0  # row of the layer's first neuron
     named: set[str] = set()
     for index, (spikes, n) in enumerate(zip(monitor.layers, monitor.n_neurons, strict=True)):
-        adaptive = np.zeros(n, dtype=bool) if layers is None else layers[index].neurons.beta > 0
+        adaptive = _adapt(n, layers, index)
         for name, color, members in (("R", _R, ~adaptive), ("A (adaptive)", _A, adaptive)):
             shown = (spikes.env == env) & members[spikes.i]
             rows = bottom + spikes.i[shown]
@@ -73,6 +74,12 @@ def raster(ax: Axes, monitor: Monitor, layers: Sequence[Layer] | None = None, en
     if len(named) > 1:
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, handlelength=1.0)
     return _time_axis(ax, monitor)
+
+
+def _adapt(n: int, layers: Sequence[Layer] | None, index: int) -> np.ndarray:
+    """Return which of the first ``n`` neurons of a layer adapt, as far as is known."""
+    neurons = None if layers is None else layers[index].neurons
+    return neurons.beta[:n] > 0 if isinstance(neurons, NeuronParameters) else np.zeros(n, dtype=bool)
 
 
 def traces(
@@ -102,11 +109,12 @@ def traces(
     v = monitor.v[layer][:, env, list(neurons)].astype(np.float64)  # (T, n)
     spikes = monitor.layers[layer]
     t = np.arange(monitor.total_ticks) * monitor.dt
-    v_th = None if layers is None else layers[layer].neurons.v_th[list(neurons)]
+    own = None if layers is None else layers[layer].neurons
+    v_th = own.v_th[list(neurons)] if isinstance(own, NeuronParameters) else None
     gap = 1.15 * max(float(np.ptp(v)), 1e-9) + 0.15 * (0.0 if v_th is None else float(v_th.max()))
     for row, neuron in enumerate(neurons):
         shift = -row * gap
-        color = _A if layers is not None and layers[layer].neurons.beta[neuron] > 0 else _R
+        color = _A if _adapt(neuron + 1, layers, layer)[neuron] else _R
         ax.plot(t, v[:, row] + shift, color=color, lw=1.0)
         top = float(v[:, row].max())
         if v_th is not None:

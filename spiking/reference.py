@@ -7,82 +7,46 @@ function is passed in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.neurons import Neurons
 from spikeloop.spiking.readout import ACTIVATIONS, Readout
 
-
-class LayerState(NamedTuple):
-    """State of one layer, each of shape (B, N): membrane, adaptation, spikes of the last tick, refractory ticks."""
-
-    v: Any
-    a: Any
-    z: Any
-    refractory: Any
-
-
-class LayerConstants(NamedTuple):
-    """Neuron constants of one layer as the tick uses them, arrays or tensors of shape (N,)."""
-
-    alpha: Any  # exp(-dt / tau_m)
-    rho: Any  # exp(-dt / tau_a)
-    v_th: Any
-    beta: Any
-    refractory: Any
-    reset_to_zero: bool
-    ahp: bool
-    hold: bool = False
+State = tuple[Any, ...]
+"""State of one layer: an array (B, N) for each of its neurons' rows."""
 
 
 def tick(
-    current: Any, state: LayerState, w_rec: Any | None, neurons: LayerConstants, spike: Callable[[Any], Any]
-) -> LayerState:
-    """Advance one layer by one tick (Bellec et al. 2018, eqs. 1-3, discretised).
-
-    In code order:
-
-        i = current + w_rec z                       z: spikes of the previous tick; current = w_in x + b
-        a <- rho a + z
-        v <- alpha v + i - v_th z                   reset "zero": v <- alpha v (1 - z) + i
-        v <- v - beta a                             only with adaptation "ahp"
-        u = (v - v_th - beta a) / v_th              "ahp": u = (v - v_th) / v_th
-        z <- spike(u) where refractory == 0, else 0
-        v <- v where refractory == 0, else 0        only with hold
-        refractory <- the neuron's refractory ticks where z, else max(refractory - 1, 0)
+    neurons: type[Neurons], current: Any, state: State, w_rec: Any | None, c: Any, spike: Callable[[Any], Any]
+) -> State:
+    """Advance one layer by one tick: recurrent spikes of the tick before join the current, then the neurons' own tick.
 
     Args:
-        current: Input current, shape (B, N).
-        state: The layer's state.
+        neurons: The neurons' class, whose equations these are.
+        current: Input current, ``w_in x + b``, shape (B, N).
+        state: The layer's state: one array of shape (B, N) for each of ``neurons.rows``.
         w_rec: Recurrent weights, shape (N, N), post x pre, or None.
-        neurons: Constants of the layer.
+        c: Constants of the layer.
         spike: ``u -> 0/1``, strictly positive u spikes; differentiable through a surrogate if wanted.
 
     Returns:
         The new state.
     """
-    z = state.z
+    at = neurons.rows.index("z")
+    z = state[at]
     i = current if w_rec is None else current + z @ w_rec.T
-    a = neurons.rho * state.a + z
-    if neurons.reset_to_zero:
-        v = neurons.alpha * state.v * (1.0 - z) + i
-    else:
-        v = neurons.alpha * state.v + i - neurons.v_th * z
-    if neurons.ahp:
-        v = v - neurons.beta * a
-        u = (v - neurons.v_th) / neurons.v_th
-    else:
-        u = (v - neurons.v_th - neurons.beta * a) / neurons.v_th
-    free = state.refractory == 0
-    z = spike(u) * free
-    if neurons.hold:
-        v = v * free
-    fired = z > 0
-    refractory = fired * neurons.refractory + ~fired * ~free * (state.refractory - 1)
-    return LayerState(v, a, z, refractory)
+    z, others = neurons.tick(i, z, (*state[:at], *state[at + 1 :]), c, spike)
+    return (*others[:at], z, *others[at:])
+
+
+def rest(network: Network, n_envs: int = 1) -> list[State]:
+    """Return the state of each layer at rest."""
+    dtype = network.layers[0].w_in.dtype
+    return [tuple(np.zeros((n_envs, layer.n_neurons), dtype) for _ in layer.neurons.rows) for layer in network.layers]
 
 
 def readout_tick(y: Any, z: Any, readout: Readout, n_ticks: int, first_tick: bool, dt: float) -> Any:
@@ -93,19 +57,9 @@ def readout_tick(y: Any, z: Any, readout: Readout, n_ticks: int, first_tick: boo
     return kappa * y + (1.0 - kappa) * z
 
 
-def constants(network: Network, layer: int) -> LayerConstants:
+def constants(network: Network, layer: int) -> Any:
     """Return the constants of one layer of a network, in the dtype of its weights."""
-    neurons, dtype = network.layers[layer].neurons, network.layers[layer].w_in.dtype
-    return LayerConstants(
-        decay(neurons.tau_m, network.dt).astype(dtype),
-        decay(neurons.tau_a, network.dt).astype(dtype),
-        neurons.v_th.astype(dtype),
-        neurons.beta.astype(dtype),
-        neurons.refractory.astype(dtype),
-        neurons.reset == "zero",
-        neurons.adaptation == "ahp",
-        neurons.hold,
-    )
+    return network.layers[layer].neurons.constants(network.dt, network.layers[layer].w_in.dtype)
 
 
 def heaviside(u: np.ndarray) -> np.ndarray:
@@ -114,8 +68,8 @@ def heaviside(u: np.ndarray) -> np.ndarray:
 
 
 def step(
-    network: Network, x: np.ndarray, states: list[LayerState], y: np.ndarray
-) -> tuple[np.ndarray, list[LayerState], np.ndarray, list[np.ndarray]]:
+    network: Network, x: np.ndarray, states: list[State], y: np.ndarray
+) -> tuple[np.ndarray, list[State], np.ndarray, list[np.ndarray]]:
     """Run a network for one env step, numpy, by the equations of :func:`tick`.
 
     Layer ``l`` reads the spikes that layer ``l - 1`` sends on this tick (latency 0) or sent on the previous one
@@ -124,7 +78,7 @@ def step(
     Args:
         network: The network.
         x: Encoded input of each tick, shape (n_ticks, B, n_channels).
-        states: One state per layer.
+        states: One per layer, see :func:`tick`.
         y: Readout trace, shape (B, N) of the last layer.
 
     Returns:
@@ -134,14 +88,15 @@ def step(
     recorded: list[list[np.ndarray]] = [[] for _ in states]
     arrived: list[np.ndarray] = []  # at the readout
     layer_constants = [constants(network, i) for i in range(len(states))]
+    outputs_at = [layer.neurons.rows.index("z") for layer in network.layers]
     for t in range(network.n_ticks):
-        before = [state.z for state in states]
+        before = [state[at] for state, at in zip(states, outputs_at, strict=True)]
         spikes = x[t]
         for i, layer in enumerate(network.layers):
             current = spikes @ layer.w_in.T + layer.bias
-            states[i] = tick(current, states[i], layer.w_rec, layer_constants[i], heaviside)
-            recorded[i].append(states[i].z)
-            spikes = before[i] if network.latency else states[i].z
+            states[i] = tick(type(layer.neurons), current, states[i], layer.w_rec, layer_constants[i], heaviside)
+            recorded[i].append(states[i][outputs_at[i]])
+            spikes = before[i] if network.latency else states[i][outputs_at[i]]
         y = readout_tick(y, spikes, network.readout, network.n_ticks, t == 0, network.dt)
         arrived.append(spikes)
     first_spike = network.readout.first_spike

@@ -15,7 +15,8 @@ from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.fixed_point import bias_fits, weight_range, weight_step
 from spikeloop.hardware.loihi.interpreter import Interpreter
 from spikeloop.hardware.loihi.program import MODELS, Compartments, Program, Projection
-from spikeloop.spiking.reference import LayerConstants, LayerState, heaviside, tick
+from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters
+from spikeloop.spiking.reference import heaviside, tick
 
 
 def any_compartments(rng, chip, n, narrow):
@@ -146,13 +147,14 @@ def test_the_lsnn_neuron_computes_the_equations_of_a_layer(reset):
     emulator = Emulator(Program("loihi2", "slayer", 0, compartments, (), []))
     recorded = emulator.run(emulator.initial_state(), n_ticks, record=True)[2]
     half, ones = np.full(n, 0.5), np.ones(n)
-    constants = LayerConstants(half, half, ones, step, refractory, reset == "zero", False)
-    state = LayerState(*(np.zeros((1, n)) for _ in range(4)))
+    constants = LsnnConstants(half, half, ones, step, refractory, reset == "zero", False)
+    state = tuple(np.zeros((1, n)) for _ in range(4))
     for t in range(n_ticks):
-        state = tick(current[None] / one, state, None, constants, heaviside)
-        np.testing.assert_array_equal(recorded.z[t], state.z)
-        np.testing.assert_array_equal(recorded.v[t], state.v * one)
-        np.testing.assert_array_equal(recorded.a[t], state.a * step * one)
+        state = tick(NeuronParameters, current[None] / one, state, None, constants, heaviside)
+        v, a, z, _ = state
+        np.testing.assert_array_equal(recorded.z[t], z)
+        np.testing.assert_array_equal(recorded.v[t], v * one)
+        np.testing.assert_array_equal(recorded.a[t], a * step * one)
     assert recorded.z.sum() > n
 
 

@@ -68,16 +68,16 @@ def run_reference(network, obs, episode_start):
     def rest(n):
         return np.zeros((n_batch, n))
 
-    states = [reference.LayerState(*(rest(layer.n_neurons) for _ in range(4))) for layer in network.layers]
+    states = [tuple(rest(layer.n_neurons) for _ in range(4)) for layer in network.layers]
     y = rest(network.layers[-1].n_neurons)
     outputs, spikes, membranes = [], [], []
     for x, start in zip(obs, episode_start, strict=True):
         keep = 1.0 - start[:, None]
-        states = [reference.LayerState(*(keep * row for row in state)) for state in states]
+        states = [tuple(keep * row for row in state) for state in states]
         out, states, y, z = reference.step(network, np.repeat(x[None], network.n_ticks, 0), states, keep * y)
         outputs.append(out)
         spikes.append(z)
-        membranes.append([state.v for state in states])
+        membranes.append([state[0] for state in states])
     per_layer = [np.concatenate([z[i] for z in spikes]) for i in range(len(network.layers))]
     return np.stack(outputs), per_layer, [np.stack([v[i] for v in membranes]) for i in range(len(network.layers))]
 

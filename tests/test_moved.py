@@ -4,6 +4,7 @@ import importlib
 import pickle
 
 import pytest
+
 import spikeloop
 
 

@@ -1,4 +1,5 @@
 import math
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -6,10 +7,11 @@ import pytest
 from spikeloop.spiking import reference
 from spikeloop.spiking.encoders.encoder import Encoder
 from spikeloop.spiking.network import Layer, Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.reference import LayerState
 from spikeloop.spiking.surrogate import SHAPES, Surrogate
+
+LayerState = namedtuple("LayerState", NeuronParameters.rows)
 
 
 def make_layer(rng, n_in, n, dtype, recurrent, neurons):
@@ -129,7 +131,7 @@ def lone_neuron(**changes):
 def run(network, x):
     states = [LayerState(*(np.zeros((1, 1)) for _ in LayerState._fields))]
     _, states, _, spikes = reference.step(network, np.reshape(x, (-1, 1, 1)).astype(float), states, np.zeros((1, 1)))
-    return "".join(str(int(z)) for z in spikes[0].ravel()), states[0]
+    return "".join(str(int(z)) for z in spikes[0].ravel()), LayerState(*states[0])
 
 
 def test_a_refractory_neuron_is_silent_for_so_many_ticks():
@@ -169,14 +171,19 @@ def test_reference_runs_the_same_lines_on_torch_tensors(reset, adaptation):
     rng = np.random.default_rng(0)
     network = make_two_layers(dtype=np.float64, neurons={"reset": reset, "adaptation": adaptation})
     layer, constants = network.layers[0], reference.constants(network, 0)
-    tensors = reference.LayerConstants(*(torch.tensor(c) if isinstance(c, np.ndarray) else c for c in constants))
+    tensors = LsnnConstants(*(torch.tensor(c) if isinstance(c, np.ndarray) else c for c in constants))
     state = LayerState(*(np.zeros((3, 5)) for _ in LayerState._fields))
     mirrored = LayerState(*(torch.tensor(part) for part in state))
     for _ in range(20):
         current = rng.normal(0.5, 1.0, (3, 5))
-        state = reference.tick(current, state, layer.w_rec, constants, reference.heaviside)
+        state = reference.tick(NeuronParameters, current, state, layer.w_rec, constants, reference.heaviside)
         mirrored = reference.tick(
-            torch.tensor(current), mirrored, torch.tensor(layer.w_rec), tensors, lambda u: (u > 0).to(u.dtype)
+            NeuronParameters,
+            torch.tensor(current),
+            mirrored,
+            torch.tensor(layer.w_rec),
+            tensors,
+            lambda u: (u > 0).to(u.dtype),
         )
         for value, tensor in zip(state, mirrored, strict=True):
             np.testing.assert_allclose(value, tensor.numpy(), rtol=1e-12, atol=1e-12)

@@ -127,10 +127,10 @@ def test_first_spike_readout_is_that_of_the_reference(latency):
     network = make_network(dtype=np.float64, normalizer=None, first_spike=True, latency=latency, n_ticks=4)
     obs, start = observations(10, 3)
     outputs, _ = Simulator(network).run(obs, None, start)
-    states, y = [reference.LayerState(*np.zeros((4, 3, 32)))], np.zeros((3, 32))
+    states, y = [tuple(np.zeros((4, 3, 32)))], np.zeros((3, 32))
     for step, x in enumerate(obs.astype(np.float64)):
         keep = 1.0 - start[step][:, None]
-        states = [reference.LayerState(*(keep * row for row in states[0]))]
+        states = [tuple(keep * row for row in states[0])]
         expected, states, y, _ = reference.step(network, np.repeat(x[None], 4, 0), states, keep * y)
         np.testing.assert_allclose(outputs[step], expected, atol=1e-12)
 

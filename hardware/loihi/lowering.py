@@ -29,6 +29,7 @@ import numpy as np
 from spikeloop.hardware.loihi.chip import CHIPS
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.neurons.lsnn import only_lsnn
 
 APPROXIMATIONS = {
     "moving threshold as current": "the same between spikes; after a spike right only for the average adaptation",
@@ -182,9 +183,10 @@ def lower_layer(index: int, network: Network, chip: str, mean_adaptation: np.nda
         mean_adaptation: Mean of ``a`` at the neuron's own spikes, shape (N,).
     """
     layer = network.layers[index]
-    if chip == "loihi2" and not layer.neurons.hold:  # which our program does not, but the chip's own neuron
+    neurons = only_lsnn(layer.neurons, "the chip")
+    if chip == "loihi2" and not neurons.hold:  # which our program does not, but the chip's own neuron
         return _lsnn(index, layer, network.dt)
-    if layer.neurons.reset == "subtract":
+    if neurons.reset == "subtract":
         return _soft_reset(index, layer, network.dt)
     return _hard_reset(index, layer, network.dt, mean_adaptation)
 
@@ -199,7 +201,7 @@ def _adaptation(
     name: str, index: int, layer: Layer, dt: float, parent: str, source: str, jump: np.ndarray
 ) -> tuple[tuple[Group, ...], tuple[Link, ...]]:
     """Return the auxiliary compartments ``v <- rho v - jump z`` of the neurons that adapt, under their parents."""
-    neurons = layer.neurons
+    neurons = only_lsnn(layer.neurons, "the chip")
     who = np.flatnonzero(jump)
     if not who.size:
         return (), ()
@@ -213,7 +215,7 @@ def _recurrent(index: int, layer: Layer, source: str, target: str) -> tuple[Link
 
 
 def _lsnn(index: int, layer: Layer, dt: float) -> LoweredLayer:
-    neurons, name = layer.neurons, f"layer {index}"
+    neurons, name = only_lsnn(layer.neurons, "the chip"), f"layer {index}"
     ahp = neurons.adaptation == "ahp"
     main = Group(
         name,
@@ -237,7 +239,7 @@ def _check_slayer(network: Network, chip: str, neurons: str) -> None:
     if neurons not in CHIPS[chip].models:
         raise ValueError(f"neurons must be {NEURONS[0]!r} on {chip}, which has no neuron model {neurons!r}")
     for i, layer in enumerate(network.layers):
-        p = layer.neurons
+        p = only_lsnn(layer.neurons, "the chip")
         moves = p.adaptation == "threshold" and bool(np.any(p.beta))
         if p.reset != "subtract" or np.any(p.refractory) or moves:
             raise ValueError(
@@ -248,7 +250,7 @@ def _check_slayer(network: Network, chip: str, neurons: str) -> None:
 
 
 def _slayer(index: int, layer: Layer, dt: float) -> LoweredLayer:
-    neurons, name = layer.neurons, f"layer {index}"
+    neurons, name = only_lsnn(layer.neurons, "the chip"), f"layer {index}"
     alpha = decay(neurons.tau_m, dt)
     main = Group(name, index, alpha, neurons.v_th, layer.bias, model="slayer_alif")
     back = Link(f"{name} reset", name, name, np.diag(neurons.v_th * (2.0 * alpha - 1.0)))
@@ -257,7 +259,7 @@ def _slayer(index: int, layer: Layer, dt: float) -> LoweredLayer:
 
 
 def _hard_reset(index: int, layer: Layer, dt: float, mean_adaptation: np.ndarray) -> LoweredLayer:
-    neurons, name, notes = layer.neurons, f"layer {index}", []
+    neurons, name, notes = only_lsnn(layer.neurons, "the chip"), f"layer {index}", []
     alpha = decay(neurons.tau_m, dt)
     jump, links = np.array(neurons.beta, np.float64), _recurrent(index, layer, name, name)
     if neurons.adaptation == "threshold" and np.any(neurons.beta):
@@ -278,7 +280,7 @@ def _hard_reset(index: int, layer: Layer, dt: float, mean_adaptation: np.ndarray
 
 
 def _soft_reset(index: int, layer: Layer, dt: float) -> LoweredLayer:
-    neurons, n = layer.neurons, layer.n_neurons
+    neurons, n = only_lsnn(layer.neurons, "the chip"), layer.n_neurons
     name, inner = f"layer {index}", f"layer {index} membrane"
     ahp, everyone = neurons.adaptation == "ahp", np.arange(n)
     membrane = Group(

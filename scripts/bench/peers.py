@@ -18,6 +18,7 @@ from torch import nn
 from spikeloop.spiking import reference
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
 
 Contenders = dict[str, Callable[[], Any]]
@@ -65,6 +66,9 @@ class _Spike(torch.autograd.Function):
         return grad / (1 + 2 * ctx.saved_tensors[0].abs()) ** 2
 
 
+Z = NeuronParameters.rows.index("z")
+
+
 class EagerLSNN:
     """One layer written as one would write it in plain PyTorch, with the weights and constants of an LSNN."""
 
@@ -76,24 +80,21 @@ class EagerLSNN:
         n = len(self.bias)
         readout = Readout(np.zeros((1, n), np.float32), np.zeros(1, np.float32))
         constants = reference.constants(Network(lsnn.encoder, lsnn.network_layers(), readout), 0)
-        alpha, rho, v_th, beta, refractory = (torch.from_numpy(array) for array in constants[:5])
-        self.constants = reference.LayerConstants(
-            alpha, rho, v_th, beta, refractory, constants.reset_to_zero, constants.ahp
+        self.constants = constants._replace(
+            **{n: torch.from_numpy(getattr(constants, n)) for n in constants._fields[:5]}
         )
         self.kappa = float(np.exp(-lsnn.dt / lsnn.tau_out)) if lsnn.tau_out else 0.0
 
-    def rest(self, n_batch: int) -> tuple[reference.LayerState, torch.Tensor]:
+    def rest(self, n_batch: int) -> tuple[reference.State, torch.Tensor]:
         """Return state and readout trace at rest."""
         zeros = torch.zeros(n_batch, len(self.bias))
-        return reference.LayerState(zeros, zeros, zeros, zeros), zeros
+        return (zeros, zeros, zeros, zeros), zeros
 
-    def tick(
-        self, x: torch.Tensor, state: reference.LayerState, y: torch.Tensor
-    ) -> tuple[reference.LayerState, torch.Tensor]:
+    def tick(self, x: torch.Tensor, state: reference.State, y: torch.Tensor) -> tuple[reference.State, torch.Tensor]:
         """Advance by one tick of input (B, n_inputs)."""
         current = nn.functional.linear(x, self.w_in, self.bias)
-        state = reference.tick(current, state, self.w_rec, self.constants, _Spike.apply)
-        return state, self.kappa * y + (1 - self.kappa) * state.z
+        state = reference.tick(NeuronParameters, current, state, self.w_rec, self.constants, _Spike.apply)
+        return state, self.kappa * y + (1 - self.kappa) * state[Z]
 
 
 def training(lsnn: LSNN, x: torch.Tensor, grad: torch.Tensor) -> Contenders:

@@ -18,8 +18,8 @@ import numpy as np
 from spikeloop.spiking import checks
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.engine import lsnn_kernels, products, step_kernels, vectors
-from spikeloop.spiking.network import LAYER_ROWS
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons import Neurons
+from spikeloop.spiking.neurons.lsnn import NeuronParameters, only_lsnn
 from spikeloop.spiking.readout import ACTIVATIONS, Dense
 from spikeloop.spiking.surrogate import Surrogate
 
@@ -76,9 +76,10 @@ class Tape(NamedTuple):
 
 
 def constants(
-    neurons: NeuronParameters, timing: Timing, layer: int, n_memory: int, last: bool, surrogate: Surrogate, dtype: Any
+    neurons: Neurons, timing: Timing, layer: int, n_memory: int, last: bool, surrogate: Surrogate, dtype: Any
 ) -> Constants:
     """Return the constants of layer number ``layer``, whose rows of the state follow ``n_memory`` encoder rows."""
+    neurons = only_lsnn(neurons, "the engine")
     n = neurons.n_neurons
     rows = np.zeros((len(lsnn_kernels.CONSTANTS), _padded_size(n, dtype)), dtype=dtype)
     rows[2] = 1  # a padding neuron has a threshold, and never a current
@@ -94,7 +95,7 @@ def constants(
     options = dict(
         n=n,
         n_ticks=timing.n_ticks,
-        row=n_memory + len(LAYER_ROWS) * layer,
+        row=n_memory + len(NeuronParameters.rows) * layer,
         reset_zero=neurons.reset == "zero",
         ahp=neurons.adaptation == "ahp",
         refractory=int(np.any(neurons.refractory)) * (1 + neurons.hold),

@@ -1,1 +1,10 @@
-"""Neuron models: what one tick does to the state of a layer."""
+"""Neuron models: what one tick does to the state of a layer. A new model is a file here and a line below."""
+
+from __future__ import annotations
+
+from spikeloop.spiking.neurons.base import Neurons
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+
+NEURONS: dict[str, type[Neurons]] = {
+    "lsnn": NeuronParameters,
+}

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from spikeloop.spiking.decay import decay
 from spikeloop.spiking.fields import array_of, check_choice, flag, set_fields, shown
 from spikeloop.spiking.limits import MAX_NEURONS, MIN_THRESHOLD
+from spikeloop.spiking.neurons.base import Neurons
+
+
+class LsnnConstants(NamedTuple):
+    """Constants of a tick: arrays or tensors of shape (N,), and what is the same for all neurons."""
+
+    alpha: Any  # exp(-dt / tau_m)
+    rho: Any  # exp(-dt / tau_a)
+    v_th: Any
+    beta: Any
+    refractory: Any
+    reset_to_zero: bool
+    ahp: bool
+    hold: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +47,9 @@ class NeuronParameters:
     Raises:
         ValueError: If a field has a wrong shape or a value out of range.
     """
+
+    rows: ClassVar[tuple[str, ...]] = ("v", "a", "z", "refractory")
+    graded: ClassVar[bool] = False
 
     tau_m: np.ndarray
     v_th: np.ndarray
@@ -67,3 +87,64 @@ class NeuronParameters:
     def n_neurons(self) -> int:
         """Number of neurons N."""
         return self.tau_m.shape[0]
+
+    def constants(self, dt: float, dtype: npt.DTypeLike) -> LsnnConstants:
+        """Return the constants of a tick of ``dt`` ms."""
+        return LsnnConstants(
+            decay(self.tau_m, dt).astype(dtype),
+            decay(self.tau_a, dt).astype(dtype),
+            self.v_th.astype(dtype),
+            self.beta.astype(dtype),
+            self.refractory.astype(dtype),
+            self.reset == "zero",
+            self.adaptation == "ahp",
+            self.hold,
+        )
+
+    @staticmethod
+    def tick(
+        i: Any, z: Any, state: tuple[Any, ...], c: LsnnConstants, spike: Callable[[Any], Any]
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Advance the neurons by one tick (Bellec et al. 2018, eqs. 1-3, discretised).
+
+        In code order, for the input current i:
+
+            a <- rho a + z                          z: spikes of the tick before
+            v <- alpha v + i - v_th z               reset "zero": v <- alpha v (1 - z) + i
+            v <- v - beta a                         only with adaptation "ahp"
+            u = (v - v_th - beta a) / v_th          "ahp": u = (v - v_th) / v_th
+            z <- spike(u) where refractory == 0, else 0
+            v <- v where refractory == 0, else 0    only with hold
+            refractory <- the neuron's refractory ticks where z, else max(refractory - 1, 0)
+
+        Arguments and result are those of :meth:`spikeloop.spiking.neurons.base.Neurons.tick`.
+        """
+        v, a, refractory = state
+        a = c.rho * a + z
+        v = c.alpha * v * (1.0 - z) + i if c.reset_to_zero else c.alpha * v + i - c.v_th * z
+        if c.ahp:
+            v = v - c.beta * a
+            u = (v - c.v_th) / c.v_th
+        else:
+            u = (v - c.v_th - c.beta * a) / c.v_th
+        free = refractory == 0
+        z = spike(u) * free
+        if c.hold:
+            v = v * free
+        refractory = z * c.refractory + (1.0 - z) * (refractory > 0) * (refractory - 1.0)
+        return z, (v, a, refractory)
+
+    def largest_state(self, current: float, n_ticks: int) -> float:
+        """Return a bound of the membrane and the threshold after ``n_ticks`` ticks from rest."""
+        return n_ticks * (current + n_ticks * float(self.beta.max()))
+
+
+def only_lsnn(neurons: Neurons, who: str) -> NeuronParameters:
+    """Return the neurons if they are LSNN neurons; for code that knows no others.
+
+    Raises:
+        ValueError: If they are others; the message says who takes LSNN neurons only.
+    """
+    if not isinstance(neurons, NeuronParameters):
+        raise ValueError(f"{who} takes LSNN neurons, got {type(neurons).__name__}")
+    return neurons

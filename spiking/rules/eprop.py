@@ -17,7 +17,7 @@ import numpy.typing as npt
 from spikeloop.spiking import checks
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Layer
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import NeuronParameters, only_lsnn
 from spikeloop.spiking.rules import eprop_kernels
 from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropState, EpropWeights, RewardState
 
@@ -120,7 +120,7 @@ def eprop(
     dtype, n = layer.w_in.dtype, layer.n_neurons
     if layer.w_rec is None or np.any(layer.bias):
         raise ValueError("e-prop needs a layer with recurrent weights and without bias")
-    neurons = eprop_neurons(layer.neurons, tau_out, dtype, dt, damping, width)
+    neurons = eprop_neurons(only_lsnn(layer.neurons, "e-prop"), tau_out, dtype, dt, damping, width)
     inputs = _numbers("x", x, ("T", layer.n_inputs), dtype)
     signals = _numbers("signal", signal, (len(inputs), n), dtype)
     w = np.concatenate((layer.w_in, layer.w_rec), axis=1)
