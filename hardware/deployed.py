@@ -243,7 +243,8 @@ class Deployment:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid deployment.
             FileNotFoundError: If there is no such file.
         """
-        deployment = load_parts(path, KIND, FORMAT_VERSION, (*PARTS, Deployment, Host, *HOST_PARTS, QuantizationCost))
+        classes = (*PARTS, Deployment, Host, *HOST_PARTS, QuantizationCost)
+        deployment = load_parts(path, KIND, FORMAT_VERSION, classes, former={2: {}}, checksums_since=3)
         if not isinstance(deployment, Deployment):
             raise ValueError(f"{path} does not describe a deployment")
         return deployment

@@ -218,7 +218,7 @@ class Network:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid network.
             FileNotFoundError: If there is no such file.
         """
-        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, _PARTS)
+        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, _PARTS, former={2: {}}, checksums_since=3)
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network

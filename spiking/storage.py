@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,22 +119,45 @@ def pack_parts(kind: str, version: int, parts: Any) -> bytes:
     return data[:at] + _checksum(data, at).encode() + data[at + len(_UNKNOWN) :]
 
 
-def load_parts(path: str | os.PathLike[str], kind: str, version: int, classes: tuple[type, ...]) -> Any:
-    """Read what :func:`save_parts` wrote; only the given classes are ever built.
+def load_parts(
+    path: str | os.PathLike[str],
+    kind: str,
+    version: int,
+    classes: Iterable[type],
+    former: Mapping[int, Mapping[str, Callable[..., Any]]] | None = None,
+    checksums_since: int = 1,
+) -> Any:
+    """Read what :func:`save_parts` wrote; only the given classes and functions are ever called.
 
-    Files of the version before, which had no checksum, are read with a warning.
+    A file names the class of each part. Where a class has changed since an older version of the format, ``former``
+    says what its name stood for: a function that takes the fields the file holds, by name and already built, and
+    returns the part of today. So files that hold ``Encoder(kind="direct", n_obs=4)`` can go on loading when each
+    encoder has a class of its own::
+
+        former = {3: {"Encoder": encoder_of_version_3}, 2: {"Encoder": encoder_of_version_3}}
+
+    Args:
+        path: The file.
+        kind: What it must hold, such as ``"spikeloop.network"``.
+        version: The version of the format that is written today.
+        classes: Classes of the parts, each found under its own name.
+        former: The older versions that are read too, each with the names that meant something else in it.
+        checksums_since: The first version whose files hold a checksum; one of an older version is read with a warning.
 
     Raises:
         ValueError: If the file is truncated, changed, not ours, of another kind or version, or describes nothing valid.
         FileNotFoundError: If there is no such file.
     """
+    former = former or {}
     contents = read_contents(path)
     if contents.kind != kind:
         raise ValueError(f"{path} holds a {shown(contents.kind)}, not a {kind!r}")
-    _check_version(path, contents, version)
+    _check_version(path, contents, sorted({*former, version}), checksums_since)
+    builders: dict[str, Callable[..., Any]] = {part.__name__: part for part in classes}
+    builders.update(former.get(contents.version, {}))
     tensors = dict(contents.tensors)
     try:
-        value = _from_tree(contents.tree, tensors, {part.__name__: part for part in classes})
+        value = _from_tree(contents.tree, tensors, builders)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
         raise ValueError(
             f"{path} does not describe a {kind!r} ({type(error).__name__}: {in_one_line(error)})"
@@ -169,15 +192,15 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     return Contents(kind, version, "sha256" in header, tree, tensors)
 
 
-def _check_version(path: str | os.PathLike[str], contents: Contents, version: int) -> None:
-    """Refuse versions that are not read, and warn of the one without a checksum."""
-    found, older = contents.version, version - 1
-    if type(found) is not int or found not in (older, version):
-        advice = "update spikeloop" if type(found) is int and found > version else "export it anew"
-        raise ValueError(
-            f"{path} has format version {shown(found)}; this spikeloop reads versions {older} and {version}: {advice}"
-        )
-    if contents.has_checksum != (found == version):
+def _check_version(path: str | os.PathLike[str], contents: Contents, versions: list[int], checksums_since: int) -> None:
+    """Refuse versions that are not read, the newest last, and warn of those without a checksum."""
+    found = contents.version
+    if type(found) is not int or found not in versions:
+        *older, newest = versions
+        read = f"versions {', '.join(map(str, older))} and {newest}" if older else f"version {newest}"
+        advice = "update spikeloop" if type(found) is int and found > newest else "export it anew"
+        raise ValueError(f"{path} has format version {shown(found)}; this spikeloop reads {read}: {advice}")
+    if contents.has_checksum != (found >= checksums_since):
         has = "a checksum, which that version does not have" if contents.has_checksum else "no checksum"
         raise ValueError(f"{path} is damaged: it has format version {found} and {has}")
     if not contents.has_checksum:
@@ -267,15 +290,15 @@ def _to_tree(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _from_tree(tree: Any, tensors: dict[str, np.ndarray], classes: dict[str, type]) -> Any:
+def _from_tree(tree: Any, tensors: dict[str, np.ndarray], builders: Mapping[str, Callable[..., Any]]) -> Any:
     """Invert :func:`_to_tree`; arrays that it uses are taken out of ``tensors``."""
     if isinstance(tree, list):
-        return tuple(_from_tree(item, tensors, classes) for item in tree)
+        return tuple(_from_tree(item, tensors, builders) for item in tree)
     if not isinstance(tree, dict):
         return tree
     if "array" in tree:
         return tensors.pop(tree["array"])  # so that no file gets larger by naming one twice
     if "map" in tree:
         return dict(tree["map"])
-    items = {key: _from_tree(item, tensors, classes) for key, item in tree.items() if key != "part"}
-    return classes[tree["part"]](**items)
+    items = {key: _from_tree(item, tensors, builders) for key, item in tree.items() if key != "part"}
+    return builders[tree["part"]](**items)

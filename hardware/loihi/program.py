@@ -440,7 +440,7 @@ class Program:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid program.
             FileNotFoundError: If there is no such file.
         """
-        program = load_parts(path, "spikeloop.chip_program", FORMAT_VERSION, PARTS)
+        program = load_parts(path, "spikeloop.chip_program", FORMAT_VERSION, PARTS, former={1: {}}, checksums_since=2)
         if not isinstance(program, Program):
             raise ValueError(f"{path} does not describe a chip program")
         return program
