@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 from spikeloop.scripts.cli import Parser
 from spikeloop.scripts.cli import run as run_script
@@ -37,9 +38,17 @@ def _run(argv: list[str]) -> int:
             module = importlib.import_module(f"spikeloop.scripts.bench.{name.replace('-', '_')}")
             command.description = module.__doc__
             module.add_arguments(command)
+            if hasattr(module, "cases"):
+                text = "another source tree of spikeloop: compare the speed of this one with it, of our rows alone"
+                command.add_argument("--against", type=Path, metavar="TREE", help=text)
             command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
-    args.run(args)
+    if getattr(args, "against", None) is None:
+        args.run(args)
+    else:
+        from spikeloop.scripts.bench.against import compare
+
+        compare(args.name, argv[1:], args.against, args.blocks)
     return 0
 
 

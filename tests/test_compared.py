@@ -149,7 +149,7 @@ def test_the_table_of_deployments_shows_both_energies_and_what_is_undefined():
     best = result({"float": [10.0, 14.0], "chip": [10.0, 14.0], "random": [2.0, 2.0]})
     poor = result({"float": [1.0, 3.0], "chip": [1.0, 3.0], "random": [3.0, 1.0]})
     row = Row("spiking_ppo", "Task-v0", 1)
-    line = deploy._table_line(row, "loihi1", [good, best, poor])
-    start = "| Task-v0 | loihi1 | 8.7 | 8.0 | 2.0 | 90.0% [80.0%, 100.0%], 2 of 3 seeds | 80.0% |"
-    assert line == f"{start} 80.0%, 100.0%, undefined | 31 + 440 nJ, 4.2 µs |"
-    assert "| undefined | undefined | undefined |" in deploy._table_line(row, "loihi1", [poor])
+    line = " | ".join(deploy._cells(row, "loihi1", [good, best, poor]))
+    start = "Task-v0 | loihi1 | 8.7 | 8.0 | 2.0 | 90.0% [80.0%, 100.0%], 2 of 3 seeds | 80.0% |"
+    assert line == f"{start} 80.0%, 100.0%, undefined | 31 + 440 nJ, 4.2 µs"
+    assert deploy._cells(row, "loihi1", [poor])[5:8] == ["undefined"] * 3

@@ -65,5 +65,5 @@ def test_every_row_has_a_folder_of_its_own_and_seeds_use_two_thread_counts():
 
 def test_the_table_shows_mean_worst_rate_and_every_seed():
     results = [{"mean_return": value, "firing_rates": [0.1]} for value in (500.0, 400.0)]
-    line = returns._table_line(ROWS["cartpole"][0], results)
+    line = " | ".join(returns._cells(ROWS["cartpole"][0], results))
     assert "450.0 ± 70.7 | 400.0 | 495 | 50% | 500.0, 400.0" in line

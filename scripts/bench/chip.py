@@ -14,15 +14,17 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from spikeloop.hardware import Compartments, Emulator, Program, Projection
-from spikeloop.hardware.loihi.chip import CHIPS
-from spikeloop.scripts.bench.peers import print_table
+from spikeloop.hardware import CHIPS, Compartments, Emulator, Program, Projection
+from spikeloop.scripts.bench.tables import print_head, print_row, print_times
+from spikeloop.scripts.bench.timing import Case, ask, in_turn, ratio, repeats_in, seconds_per_call, warmed
+from spikeloop.scripts.cli import UsageError
 
 N, N_TICKS = 128, 3000
 OURS = "spikeloop Emulator"
@@ -60,7 +62,20 @@ def run(args: argparse.Namespace) -> None:
     compare(args.install or args.peers, args.blocks)
 
 
-# --- beside others
+def cases(args: argparse.Namespace) -> Iterator[Case]:
+    """Yield what is compared with another source tree.
+
+    Raises:
+        UsageError: With ``--growth``, whose table is not one of alternating blocks.
+    """
+    if args.growth or args.install or args.peers:
+        raise UsageError("--against compares our emulator alone, without --growth, --install or --peers")
+    p = problem()
+    emulator, x = emulator_of(p), p["x"][:, None].astype(np.int32)
+    start = emulator.initial_state()
+    run, few = partial(emulator.run, start, N_TICKS, x), partial(emulator.run, start, 4)
+    yield Case(f"dense {N} -> LIF {N} -> LIF {N}", {OURS: run}, 0.2, "us/tick", N_TICKS * 1e-6)
+    yield Case("one call of run() for 4 ticks, without input", {OURS: few}, 0.05, "us", 1e-6)
 
 
 def install(folder: Path) -> None:
@@ -124,7 +139,8 @@ def compare(folder: Path | None, blocks: int) -> None:
     p = problem()
     emulator, x = emulator_of(p), p["x"][:, None].astype(np.int32)
     start = emulator.initial_state()
-    outputs, _ = emulator.run(start, N_TICKS, x)
+    run = partial(emulator.run, start, N_TICKS, x)
+    outputs, _ = run()
     checksum = zlib.crc32(outputs[-1].astype(np.int64).tobytes())
     rates = emulator.counts.spikes.reshape(2, N).mean(axis=1) / N_TICKS
     print(f"dense {N} -> LIF {N} -> LIF {N}: spikes per tick and line 0.05, neurons {rates[0]:.3f}, {rates[1]:.3f}")
@@ -139,24 +155,16 @@ def compare(folder: Path | None, blocks: int) -> None:
                 workers[name] = stack.enter_context(simulator(python, mode, path, checksum))
             else:
                 print(f"{name}: not installed, left out")
-        times: dict[str, list[float]] = {OURS: [], **{name: [] for name in workers}}
-        for _ in range(blocks):
-            begin, rounds = time.perf_counter(), 0
-            while time.perf_counter() - begin < 0.2:
-                emulator.run(start, N_TICKS, x)
-                rounds += 1
-            times[OURS].append((time.perf_counter() - begin) / rounds / N_TICKS)
-            for name, worker in workers.items():
-                assert worker.stdin is not None and worker.stdout is not None
-                worker.stdin.write("\n")
-                worker.stdin.flush()
-                times[name].append(float(worker.stdout.readline()))
-    arrays = {name: np.array(values) for name, values in times.items()}
-    print_table(arrays, OURS, 1e-6, "us/tick")
+        repeats = repeats_in(0.2, warmed(run))
+        measures: dict[str, Callable[[], float]] = {OURS: lambda: seconds_per_call(run, repeats) / N_TICKS}
+        for name, worker in workers.items():
+            measures[name] = lambda worker=worker: float(ask(worker, ""))  # type: ignore[misc]
+        times = in_turn(measures, blocks)
+    print_times(times, OURS, 1e-6, "us/tick")
     print(f"one call of run() for 4 ticks, processor: {seconds_per_tick(emulator, start, n_ticks=4) * 4e6:.1f} us")
     if workers:
-        fastest = min(workers, key=lambda name: float(np.median(arrays[name])))
-        print(f"the fastest of the others, {fastest}, takes {np.median(arrays[fastest] / arrays[OURS]):.0f} times ours")
+        fastest = min(workers, key=lambda name: float(np.median(times[name])))
+        print(f"the fastest of the others, {fastest}, takes {ratio(times[fastest], times[OURS]):.0f} times ours")
 
 
 # --- as a network grows
@@ -200,15 +208,14 @@ def print_growth(sizes: list[int], densities: list[float]) -> None:
         "bytes per synapse",
         "chip's bytes per synapse",
     )
-    print("| " + " | ".join(columns) + " |")
-    print("|---" * len(columns) + "|")
+    print_head(columns)
     for n in sizes:
         for density in densities:
-            print(growth_row(n, density), flush=True)
+            print_row(growth_row(n, density))
 
 
-def growth_row(n: int, density: float) -> str:
-    """Return one row of the table."""
+def growth_row(n: int, density: float) -> list[str]:
+    """Return the cells of one row of the table."""
     from spikeloop.hardware.loihi.resources import use
 
     program = recurrent(n, density, np.random.default_rng(0))
@@ -222,11 +229,9 @@ def growth_row(n: int, density: float) -> str:
     quiet = seconds_per_tick(emulator, emulator.initial_state(), np.zeros((1, n), np.int32))
     cores, words = cores_needed(program), sum(core.memory_words for core in use(program))
     per_event = (busy - quiet) / events * 1e9 if events else float("nan")
-    return (
-        f"| {n} | {density:.0%} | {n_synapses} | {cores or 'limits off'} | {spikes:.1f} | {events:.0f} "
-        f"| {busy * 1e6:.2f} | {quiet * 1e6:.2f} | {per_event:.2f} "
-        f"| {emulator.table_bytes / n_synapses:.1f} | {words * 8 / n_synapses:.1f} |"
-    )
+    counted = [f"{n}", f"{density:.0%}", f"{n_synapses}", f"{cores or 'limits off'}", f"{spikes:.1f}", f"{events:.0f}"]
+    costs = [f"{busy * 1e6:.2f}", f"{quiet * 1e6:.2f}", f"{per_event:.2f}"]
+    return counted + costs + [f"{emulator.table_bytes / n_synapses:.1f}", f"{words * 8 / n_synapses:.1f}"]
 
 
 def seconds_per_tick(

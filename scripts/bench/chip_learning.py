@@ -29,6 +29,7 @@ from spikeloop.agents.rstdp import RSTDP
 from spikeloop.envs import ChangeBody
 from spikeloop.hardware.learning.winner_take_all import ChipWinnerTakeAll
 from spikeloop.scripts.bench.local import EPISODES, SEEDS, solved_at
+from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.scripts.cli import UsageError, did_you_mean
 from spikeloop.scripts.kept_results import digest
 
@@ -212,28 +213,27 @@ def _from_scratch(lab: Lab, env_ids: list[str], kinds: list[str], seeds: list[in
     print(f"deterministic return over {EPISODES} episodes with the weights at the end, seeds {seeds}")
     titles = ["environment", "synapses", "mean ± sd", "worst", "pass", "wanted", "each seed"]
     titles += ["solved at (median env step)", "us per env step"]
-    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+    print_head(titles)
     for env_id in env_ids:
         for synapses in kinds:
             runs = [lab.from_scratch(env_id, synapses, seed) for seed in seeds]
-            print(_line(env_id, synapses, runs), flush=True)
+            print_row(_cells(env_id, synapses, runs))
 
 
-def _line(env_id: str, synapses: str, runs: list[Result]) -> str:
+def _cells(env_id: str, synapses: str, runs: list[Result]) -> list[str]:
     means, solved = np.array([r.mean_return for r in runs]), np.array([r.solved for r in runs])
     late = np.median(np.where(np.isfinite(solved), solved, np.inf))
-    cells = [
+    return [
         env_id,
         synapses,
-        f"{means.mean():.1f} ± {means.std(ddof=min(1, len(means) - 1)):.1f}",
+        mean_and_deviation(means),
         f"{means.min():.1f}",
         f"{np.mean(means >= BARS[env_id]):.0%}",
         WANTED[env_id] if synapses == next(iter(SYNAPSES)) else "",
-        ", ".join(f"{mean:.1f}" for mean in means),
+        each(means),
         f"{late:,.0f}" if np.isfinite(late) else "-",
         f"{np.median([r.seconds / r.n_steps for r in runs]) * 1e6:.1f}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _adaptation(lab: Lab, env_ids: list[str], seeds: list[int]) -> None:
@@ -253,7 +253,7 @@ def _adaptation(lab: Lab, env_ids: list[str], seeds: list[int]) -> None:
         "from scratch",
     ]
     titles += ["random", "learning keeps", "each seed, learning"]
-    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+    print_head(titles)
     for change in CHANGES:
         broken = False
         for factor in change.factors if change.env in env_ids else ():
@@ -268,4 +268,4 @@ def _adaptation(lab: Lab, env_ids: list[str], seeds: list[int]) -> None:
             verdict = (" judged: " + ("reaches" if ratio >= 0.9 else "misses") + " 90 %") * judged
             share = f"{ratio:.0%}" if np.isfinite(ratio) else "nothing to reach"
             cells += [f"{share}{verdict}", ", ".join(f"{life['learning']:.0f}" for life in lives)]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print_row(cells)

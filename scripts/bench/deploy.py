@@ -26,6 +26,7 @@ from spikeloop.scripts.bench.returns import (
     spikeloop,
     trained,
 )
+from spikeloop.scripts.bench.tables import print_head, print_row
 from spikeloop.scripts.compared import bootstrap_interval, kept
 from spikeloop.scripts.kept_results import digest
 
@@ -53,11 +54,10 @@ def run(args: argparse.Namespace) -> None:
     first = results[rows[0]][0][CHIPS[0]]
     columns = ["environment", "chip", "float", "on the chip", "random", "kept, 95% interval", "worst", "each seed"]
     columns += [f"modelled, {source}" for source in first["report"]["modelled"]]
-    print(f"| {' | '.join(columns)} |")
-    print("|---" * len(columns) + "|")
+    print_head(columns)
     for row in rows:
         for chip in CHIPS:
-            print(_table_line(row, chip, [result[chip] for result in results[row]]))
+            print_row(_cells(row, chip, [result[chip] for result in results[row]]))
 
 
 def _deployed(row: Row, seed: int, output: Path) -> dict[str, dict[str, Any]]:
@@ -76,7 +76,7 @@ def _deployed(row: Row, seed: int, output: Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _table_line(row: Row, chip: str, results: list[dict[str, Any]]) -> str:
+def _cells(row: Row, chip: str, results: list[dict[str, Any]]) -> list[str]:
     means = {
         name: np.mean([result["mean_returns"][name] for result in results]) for name in ("float", "chip", "random")
     }
@@ -87,7 +87,7 @@ def _table_line(row: Row, chip: str, results: list[dict[str, Any]]) -> str:
         names = ("dynamic", "static", "latency")
         dynamic, static, latency = (np.mean([cost[source][name] for cost in costs]) for name in names)
         cells.append(f"{dynamic * 1e9:.0f} + {static * 1e9:.0f} nJ, {latency * 1e6:.1f} µs")
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def _kept_cells(each: list[float | None]) -> list[str]:

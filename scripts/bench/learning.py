@@ -9,12 +9,13 @@ all, its spikes given as a dense array; "every input" is "tick" of the same rule
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import numpy as np
 
-from spikeloop.hardware.learning.engine import Learner
-from spikeloop.hardware.learning.rule import LearningRule, Trace
-from spikeloop.scripts.bench.peers import alternate, print_table
+from spikeloop.hardware import Learner, LearningRule, Trace
+from spikeloop.scripts.bench.tables import print_times
+from spikeloop.scripts.bench.timing import Case, Contenders, alternate
 
 N_TICKS = 500
 DENSE = LearningRule(
@@ -41,12 +42,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a table for each kind of activity."""
+    for title, rule, pre, post in _activities():
+        learner, contenders = _ours(rule, pre, post)
+        times = alternate(contenders, args.blocks, args.seconds)
+        print(f"\n{title}: {learner.active_rows} of {pre.shape[1]} inputs hold a trace or a tag at the end")
+        print_times({name: values / N_TICKS for name, values in times.items()}, "tick", 1e-6, "us/epoch")
+        print(f"{N_TICKS / np.median(times['tick']):.0f} epochs/s, best block {N_TICKS / times['tick'].min():.0f}")
+
+
+def cases(args: argparse.Namespace) -> Iterator[Case]:
+    """Yield what is compared with another source tree."""
+    for title, rule, pre, post in _activities():
+        yield Case(title, _ours(rule, pre, post)[1], args.seconds, "us/epoch", N_TICKS * 1e-6)
+
+
+def _activities() -> Iterator[tuple[str, LearningRule, np.ndarray, np.ndarray]]:
+    """Yield the title, rule and spikes (N_TICKS, n) before and after the synapses, of each table."""
     rng = np.random.default_rng(0)
     dense = rng.random((N_TICKS, 256)) < 0.05, rng.random((N_TICKS, 256)) < 0.05
-    _compare("256 -> 256, 5 % spikes", DENSE, *dense, args)
+    yield "256 -> 256, 5 % spikes", DENSE, *dense
     winners = np.eye(3, dtype=bool)[rng.integers(0, 3, N_TICKS)]
     for name, stay in (("tiles", 0.8), ("random", 0.0)):
-        _compare(f"6000 -> 3, 8 spikes, {name}", ACTOR, _tiles(rng, 6000, 8, stay), winners, args)
+        yield f"6000 -> 3, 8 spikes, {name}", ACTOR, _tiles(rng, 6000, 8, stay), winners
 
 
 def _tiles(rng: np.random.Generator, n: int, n_active: int, stay: float) -> np.ndarray:
@@ -59,7 +76,8 @@ def _tiles(rng: np.random.Generator, n: int, n_active: int, stay: float) -> np.n
     return spikes
 
 
-def _compare(title: str, rule: LearningRule, pre: np.ndarray, post: np.ndarray, args: argparse.Namespace) -> None:
+def _ours(rule: LearningRule, pre: np.ndarray, post: np.ndarray) -> tuple[Learner, Contenders]:
+    """Return the learner that is called tick by tick, and the contenders."""
     rewards = np.random.default_rng(1).integers(-20, 21, N_TICKS)
     every = LearningRule(dw=rule.dw + EVERY_INPUT, dt=rule.dt, x1=rule.x1, y1=rule.y1, y2=rule.y2)
     zeros = np.zeros((post.shape[1], pre.shape[1]), int)
@@ -71,12 +89,8 @@ def _compare(title: str, rule: LearningRule, pre: np.ndarray, post: np.ndarray, 
         for each in arguments:
             of.tick(*each)
 
-    contenders = {
+    return learner, {
         "tick": lambda: ticks(learner),
         "run": lambda: by_run.run(pre, post, rewards),
         "tick, every input": lambda: ticks(of_every),
     }
-    times = alternate(contenders, args.blocks, args.seconds)
-    print(f"\n{title}: {learner.active_rows} of {pre.shape[1]} inputs hold a trace or a tag at the end")
-    print_table({name: values / N_TICKS for name, values in times.items()}, "tick", 1e-6, "us/epoch")
-    print(f"{N_TICKS / np.median(times['tick']):.0f} epochs/s, best block {N_TICKS / times['tick'].min():.0f}")

@@ -28,6 +28,7 @@ from stable_baselines3.common.monitor import Monitor
 from spikeloop.agents.callbacks import read_episodes
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.rstdp import RSTDP
+from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.scripts.kept_results import digest
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
 
@@ -153,21 +154,20 @@ def run(args: argparse.Namespace) -> None:
         for learner in args.learners
     }
     print(f"deterministic return over {EPISODES} episodes with the weights at the end, seeds {_span(args.seeds)}")
-    print("| environment | learner | episodes | mean ± sd | worst | rate | each seed | CPU us per env step | wanted |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["environment", "learner", "episodes", "mean ± sd", "worst", "rate", "each seed", "CPU us per env step"]
+    print_head([*columns, "wanted"])
     for (task, learner), runs in results.items():
-        print(_returns_line(task, learner, runs))
+        print_row(_returns_cells(task, learner, runs))
     curves = {(task, learner): [(r.steps, r.returns) for r in runs] for (task, learner), runs in results.items()}
     for task in tasks if args.peers else ():
         for algo, budget in task.peers.items():
             seeds = SEEDS[: args.peers]
             curves[task, algo] = [_peer_episodes(task, algo, budget, seed, args.output) for seed in seeds]
     print(f"\nenv steps until the mean of the last {WINDOW} training episodes reaches the bar")
-    print("| environment | learner | solved | median | least | most |")
-    print("|---|---|---|---|---|---|")
+    print_head(["environment", "learner", "solved", "median", "least", "most"])
     for (task, learner), episodes in curves.items():
         if learner != "no learning":
-            print(_solved_line(task, learner, episodes))
+            print_row(_solved_cells(task, learner, episodes))
     if args.curves:
         draw(curves, args.curves)
 
@@ -198,29 +198,28 @@ def solved_at(steps: np.ndarray, returns: np.ndarray, bar: float) -> float:
     return float(steps[reached[0] + WINDOW - 1]) if len(reached) else np.nan
 
 
-def _returns_line(task: Task, learner: str, runs: list[Result]) -> str:
+def _returns_cells(task: Task, learner: str, runs: list[Result]) -> list[str]:
     means = np.array([r.mean_return for r in runs])
-    cells = [
+    return [
         task.env,
         learner,
         f"{len(runs[0].returns)}",
-        f"{means.mean():.1f} ± {means.std(ddof=min(1, len(means) - 1)):.1f}",
+        mean_and_deviation(means),
         f"{means.min():.1f}",
         f"{np.mean(means >= task.bar):.0%}",
-        ", ".join(f"{mean:.1f}" for mean in means),
+        each(means),
         f"{np.median([r.seconds / r.steps[-1] for r in runs]) * 1e6:.1f}",
         task.wanted if learner == "rstdp" else "",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
-def _solved_line(task: Task, learner: str, episodes: list[tuple[np.ndarray, np.ndarray]]) -> str:
+def _solved_cells(task: Task, learner: str, episodes: list[tuple[np.ndarray, np.ndarray]]) -> list[str]:
     at = np.array([solved_at(steps, returns, task.bar) for steps, returns in episodes])
     cells = [task.env, learner, f"{np.mean(np.isfinite(at)):.0%}"]
     # one that never gets there counts as later than all others
     late = np.where(np.isfinite(at), at, np.inf)
     cells += [f"{value:,.0f}" if np.isfinite(value) else "-" for value in (np.median(late), late.min(), late.max())]
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def _span(seeds: list[int]) -> str:

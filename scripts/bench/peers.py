@@ -7,7 +7,6 @@ nn.LSTM is not spiking, snnTorch's and SpikingJelly's neurons do not adapt.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,44 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking import reference
-from spikeloop.spiking.module import LSNN
-from spikeloop.spiking.network import Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
-from spikeloop.spiking.readout import Readout
-
-Contenders = dict[str, Callable[[], Any]]
-
-
-def alternate(contenders: Contenders, blocks: int, seconds: float) -> dict[str, np.ndarray]:
-    """Return the seconds per call of each contender, one figure a block; in each block they run one after the other.
-
-    Args:
-        contenders: What to run.
-        blocks: Number of blocks.
-        seconds: Time that one contender gets in one block, roughly.
-    """
-    repeats, times = {}, {name: np.empty(blocks) for name in contenders}
-    for name, call in contenders.items():
-        call()  # compiles, allocates
-        begin = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(seconds / (time.perf_counter() - begin)))
-    for block in range(blocks):
-        for name, call in contenders.items():
-            begin = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name][block] = (time.perf_counter() - begin) / repeats[name]
-    return times
-
-
-def print_table(times: dict[str, np.ndarray], ours: str, unit: float, unit_name: str) -> None:
-    """Print the median time of each contender, and how many times ours it is: the median of the ratios of blocks."""
-    print(f"{'':36s} {unit_name:>10s} {'min':>10s}  x ours")
-    for name, values in times.items():
-        ratio = np.median(values / times[ours])
-        print(f"{name:36s} {np.median(values) / unit:10.3f} {values.min() / unit:10.3f} {ratio:7.2f}")
+from spikeloop.scripts.bench.timing import Contenders
+from spikeloop.spiking import LSNN, Network, NeuronParameters, Readout, reference
 
 
 class _Spike(torch.autograd.Function):
@@ -73,10 +36,9 @@ class EagerLSNN:
     """One layer written as one would write it in plain PyTorch, with the weights and constants of an LSNN."""
 
     def __init__(self, lsnn: LSNN):
-        self.w_in, self.bias, self.w_rec = (
-            lsnn.get_parameter(name).detach().clone().contiguous().requires_grad_()
-            for name in ("w_in_0", "bias_0", "w_rec_0")
-        )
+        (layer,) = lsnn.network_layers()
+        weights = layer.w_in, layer.bias, layer.w_rec
+        self.w_in, self.bias, self.w_rec = (torch.tensor(array, requires_grad=True) for array in weights)
         n = len(self.bias)
         readout = Readout(np.zeros((1, n), np.float32), np.zeros(1, np.float32))
         constants = reference.constants(Network(lsnn.encoder, lsnn.network_layers(), readout), 0)

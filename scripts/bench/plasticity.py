@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spikeloop.scripts.bench.timing import ask, in_turn, ratio
 from spikeloop.spiking.rules.rstdp import RSTDP, rstdp
 
 N, PRE_RATE, POST_RATE = 256, 0.07, 0.065
@@ -91,11 +92,8 @@ def _compare(form: str, trains: dict[str, np.ndarray], path: Path, args: argpars
             print(f"{name}: not installed for {getattr(args, library)}, left out")
             continue
         agreement[name] = float(np.corrcoef(change, theirs)[0, 1])
-        contenders[name] = lambda process=process: _ask(process)  # type: ignore[misc]
-    times = {name: np.empty(args.blocks) for name in contenders}
-    for block in range(args.blocks):
-        for name, measure in contenders.items():
-            times[name][block] = measure()
+        contenders[name] = lambda process=process: float(ask(process, "run"))  # type: ignore[misc]
+    times = in_turn(contenders, args.blocks)
     for process in processes:
         process.communicate()
     _print(form, args.steps, times, agreement)
@@ -127,21 +125,13 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> np.ndarray | None:
     return None
 
 
-def _ask(process: subprocess.Popen[str]) -> float:
-    """Have a peer run once and return its seconds."""
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write("run\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
-
-
 def _print(form: str, steps: int, times: dict[str, np.ndarray], agreement: dict[str, float]) -> None:
     print(f"\n{FORMS[form]}\n{'':32s} {'median':>10s} {'best':>10s}  ours is faster by  correlation of weight changes")
     for name, seconds in times.items():
-        ratio = float(np.median(seconds / times[OURS]))
+        faster = ratio(seconds, times[OURS])
         rates = steps / np.median(seconds), steps / seconds.min()
-        print(f"{name:32s} {rates[0]:10.0f} {rates[1]:10.0f} {ratio:18.1f} {agreement[name]:30.6f}")
+        print(f"{name:32s} {rates[0]:10.0f} {rates[1]:10.0f} {faster:18.1f} {agreement[name]:30.6f}")
     for what, names in (("as documented", [*PEERS][:2]), ("with the tuned Brian2", [*PEERS])):
-        ratios = [float(np.median(times[name] / times[OURS])) for name in names if name in times]
+        ratios = [ratio(times[name], times[OURS]) for name in names if name in times]
         if ratios:
             print(f"ours / the fastest of them {what}: {min(ratios):.1f} (wanted >= {WANTED[form]})")

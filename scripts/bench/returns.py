@@ -27,6 +27,7 @@ import yaml
 
 from spikeloop.agents.machine import processor
 from spikeloop.agents.registry import ALGOS, hyperparams_file
+from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.scripts.kept_results import digest
 from spikeloop.scripts.run_folder import CHECKPOINT, PREVIOUS, Busy, sole_writer
 
@@ -136,10 +137,9 @@ def run(args: argparse.Namespace) -> None:
     print("seeds " + ", ".join(f"{seed} ({threads_of(seed)} threads)" for seed in args.seeds))
     columns = ["algorithm", "environment", "env steps", "mean ± sd", "worst", "bar", "rate", "each seed"]
     columns += ["spikes per neuron and tick", "digest"]
-    print(f"| {' | '.join(columns)} |")
-    print("|---" * len(columns) + "|")
+    print_head(columns)
     for row in rows:
-        print(_table_line(row, results[row]))
+        print_row(_cells(row, results[row]))
 
 
 def for_all(rows: list[Row], args: argparse.Namespace, work: Callable[[Row, int], Result]) -> dict[Row, list[Result]]:
@@ -170,22 +170,21 @@ def for_all(rows: list[Row], args: argparse.Namespace, work: Callable[[Row, int]
     return {row: [results[row, seed] for seed in args.seeds] for row in rows}
 
 
-def _table_line(row: Row, results: list[dict[str, Any]]) -> str:
+def _cells(row: Row, results: list[dict[str, Any]]) -> list[str]:
     means = np.array([result["mean_return"] for result in results])
     rates = np.array([result["firing_rates"] for result in results])  # (seeds, layers), no layers if it does not spike
-    cells = [
+    return [
         row.algo,
         row.name,
         f"{row.n_timesteps:,}",
-        f"{means.mean():.1f} ± {means.std(ddof=min(1, len(means) - 1)):.1f}",
+        mean_and_deviation(means),
         f"{means.min():.1f}",
         "" if row.bar is None else f"{row.bar:g}",
         "" if row.bar is None else f"{np.mean(means >= row.bar):.0%}",
-        ", ".join(f"{mean:.1f}" for mean in means),
+        each(means),
         f"{rates.mean():.2f} (most {rates.max():.2f})" if rates.size else "",
         row.digest(),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def trained(row: Row, seed: int, output: Path) -> dict[str, Any]:

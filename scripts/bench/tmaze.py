@@ -19,6 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.agents.eprop import EProp
 from spikeloop.agents.registry import hyperparams_file
+from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 
 ENV = "spikeloop/TMaze-v0"
 SEEDS = tuple(range(100, 110))  # never used to choose a setting
@@ -47,8 +48,7 @@ def run(args: argparse.Namespace) -> None:
     budget = args.n_timesteps or preset["n_timesteps"]
     print(f"{ENV}, delay {args.delay}, {budget:,} env steps, then {EPISODES} greedy episodes, seeds {args.seeds}\n")
     columns = ["network", "correct, mean ± sd", "worst", f"rate of {BAR}", "each seed", "spikes per neuron and tick"]
-    print(f"| {' | '.join([*columns, 's', 'wanted'])} |")
-    print("|---" * (len(columns) + 2) + "|")
+    print_head([*columns, "s", "wanted"])
     for name, (algorithm, policy, wanted) in ROWS.items():
         begin = time.perf_counter()
         results = np.array([_train(preset, budget, args.delay, seed, algorithm, policy) for seed in args.seeds])
@@ -56,15 +56,15 @@ def run(args: argparse.Namespace) -> None:
         correct, rates = results.T
         cells = [
             name,
-            f"{correct.mean():.2f} ± {correct.std(ddof=min(1, len(correct) - 1)):.2f}",
+            mean_and_deviation(correct, 2),
             f"{correct.min():.2f}",
             f"{np.mean(correct >= BAR):.0%}",
-            ", ".join(f"{share:.2f}" for share in correct),
+            each(correct, 2),
             f"{rates.mean():.3f}",
             f"{seconds:.1f}",
             wanted,
         ]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print_row(cells)
 
 
 def _train(

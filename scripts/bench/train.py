@@ -7,13 +7,15 @@ the figure is the median over the blocks. An update belongs to the block that co
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from spikeloop.scripts.bench.timing import Case, Contenders, alternate, ratio
+
+OURS, TITLE = "SpikingPPO LsnnPolicy", "CartPole-v1, preset of spiking_ppo"
 N_TICKS = 8  # ticks per env step of the spiking features extractors, whose state is rebuilt on every step
 
 
@@ -29,24 +31,26 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    agents = {name: make() for name, make in _agents(args.seed).items()}
-    speeds: dict[str, list[float]] = {name: [] for name in agents}
-    for agent in agents.values():
-        agent.learn(args.steps)  # compiles, allocates
-    for _ in range(args.blocks):
-        for name, agent in agents.items():
-            begin = time.perf_counter()
-            agent.learn(args.steps)
-            speeds[name].append(args.steps / (time.perf_counter() - begin))
-    ours = np.array(speeds["SpikingPPO LsnnPolicy"])
-    print(f"CartPole-v1, preset of spiking_ppo, {args.blocks} blocks of {args.steps} env steps, 1 thread")
+    trainings: Contenders = {name: partial(make().learn, args.steps) for name, make in _agents(args.seed).items()}
+    times = alternate(trainings, args.blocks, seconds=0)
+    print(f"{TITLE}, {args.blocks} blocks of {args.steps} env steps, 1 thread")
     print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it")
-    for name, values in speeds.items():
-        ratio = np.median(ours / np.array(values))
-        print(f"{name:42s} {np.median(values):8.0f} {min(values):7.0f} {max(values):7.0f} {ratio:10.2f}")
+    for name, seconds in times.items():
+        speeds, faster = args.steps / seconds, ratio(seconds, times[OURS])
+        print(f"{name:42s} {np.median(speeds):8.0f} {speeds.min():7.0f} {speeds.max():7.0f} {faster:10.2f}")
+
+
+def cases(args: argparse.Namespace) -> Iterator[Case]:
+    """Yield what is compared with another source tree."""
+    import torch
+
+    torch.set_num_threads(1)
+    training = partial(_agents(args.seed)[OURS]().learn, args.steps)
+    yield Case(TITLE, {OURS: training}, 0, "us/step", args.steps * 1e-6)
 
 
 def _agents(seed: int) -> dict[str, Callable[[], Any]]:
+    """Return what makes each agent, ours among them."""
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
@@ -62,7 +66,7 @@ def _agents(seed: int) -> dict[str, Callable[[], Any]]:
     common = {**preset, "seed": seed, "device": "cpu"}
     fused = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
     agents: dict[str, Callable[[], Any]] = {
-        "SpikingPPO LsnnPolicy": lambda: SpikingPPO("LsnnPolicy", env(), policy_kwargs=policy_kwargs, **common),
+        OURS: lambda: SpikingPPO("LsnnPolicy", env(), policy_kwargs=policy_kwargs, **common),
         "SB3 PPO MlpPolicy": lambda: PPO("MlpPolicy", env(), **common),
         "SB3 PPO MlpPolicy, fused Adam": lambda: PPO("MlpPolicy", env(), policy_kwargs=fused, **common),
         "sb3-contrib RecurrentPPO MlpLstmPolicy": lambda: RecurrentPPO("MlpLstmPolicy", env(), **common),
