@@ -35,7 +35,8 @@ class QuantizeWeights(BaseCallback):
         policy = self.model.policy
         if not isinstance(policy, LsnnPolicy):
             raise ValueError(f"only a spiking actor is quantised, the policy is {type(policy).__name__}")
-        self._weights = [w for name, w in policy.lstm_actor.named_parameters() if name.startswith("w_")]
+        parameters = policy.lstm_actor.named_parameters()
+        self._weights = [w for name, w in parameters if name.rpartition(".")[2].startswith("w_")]
         if isinstance(policy.action_net, th.nn.Linear):
             self._weights.append(policy.action_net.weight)
         self._hook = policy.optimizer.register_step_post_hook(self._project)

@@ -370,7 +370,7 @@ class Experiment(ExperimentManager):
 
     def _nothing_left(self, model: Any) -> str:
         """Return why a resumed run is at its end already; empty if there is something left to train."""
-        n_episodes = model.n_episodes if self.algo == "rstdp" else None
+        n_episodes = getattr(model, "n_episodes", None)  # R-STDP may be given its budget in episodes
         if n_episodes is not None and model._episode_num >= n_episodes:
             return f": all of n_episodes={n_episodes} are done"
         more = f"; to extend the run: spikeloop train --resume {self.folder} -n N"

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from spikeloop.agents.environment import arguments_of
 from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
+from spikeloop.agents.registry import DEFAULT_ALGO, load_algorithm
 from spikeloop.scripts.cli import did_you_mean
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.module import LSNN
@@ -153,7 +154,8 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If the policy has no spiking actor.
     """
-    if hyperparams.get("policy") not in ("LsnnPolicy", "LifPolicy"):
+    aliases = load_algorithm(DEFAULT_ALGO).policy_aliases
+    if hyperparams.get("policy") not in [name for name, policy in aliases.items() if issubclass(policy, LsnnPolicy)]:
         raise ValueError(f"only a spiking policy can be chip-ready, the policy is {hyperparams.get('policy')!r}")
     kwargs = dict(hyperparams.get("policy_kwargs") or {})
     defaults = inspect.signature(LSNN).parameters

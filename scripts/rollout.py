@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikeloop.hardware.loihi.chip import CHIPS
+from spikeloop.agents.registry import DEFAULT_ALGO
+from spikeloop.hardware import CHIPS
 from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
-from spikeloop.scripts.run_folder import NETWORK, deployed_file, find_deployed, find_run, need_folder, packages_of
+from spikeloop.scripts.run_folder import (
+    DEFAULT_ENV,
+    NETWORK,
+    deployed_file,
+    find_deployed,
+    find_run,
+    need_folder,
+    packages_of,
+)
 from spikeloop.spiking.extras import install_hint
 
 if TYPE_CHECKING:
@@ -70,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run", metavar="RUN", nargs="?", type=Path, help="run folder, or file of a network")
-    add("--algo", help="algorithm of the run (default: spiking_ppo)")
+    add("--algo", help=f"algorithm of the run (default: {DEFAULT_ALGO})")
     add("--env", metavar="[MODULE:]ID", help="environment (default: CartPole-v1, or what the network was trained on)")
     add("-f", "--folder", type=Path, help="where runs are kept (default: logs)")
     add("--exp-id", type=int, metavar="N", help="number of the run (default: 0, the latest)")
@@ -155,7 +164,7 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
     import_modules("--gym-packages", args.gym_packages)
     modules, args.env = ([], None) if args.env is None else import_environment(args.env)
     found = args.run or find_run(
-        args.folder or Path("logs"), args.algo or "spiking_ppo", args.env or "CartPole-v1", args.exp_id or 0
+        args.folder or Path("logs"), args.algo or DEFAULT_ALGO, args.env or DEFAULT_ENV, args.exp_id or 0
     )
     own = packages_of(found, args.trust) if found.is_dir() else []
     import_modules("--gym-packages", own)

@@ -13,6 +13,7 @@ from typing import IO, Any
 from spikeloop.scripts.cli import UsageError
 from spikeloop.scripts.saving import finish_saving
 
+DEFAULT_ENV = "CartPole-v1"  # of commands that are given none
 CHECKPOINT, PREVIOUS = "checkpoint.zip", "checkpoint.previous.zip"
 EPISODES = "learning_curve.csv"
 CURVE = "learning_curve.png"

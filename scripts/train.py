@@ -12,7 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spikeloop.agents.registry import ALGOS, register_with_zoo
+from spikeloop.agents.registry import ALGOS, DEFAULT_ALGO, register_with_zoo
+from spikeloop.hardware import CHIPS
 from spikeloop.scripts.cli import (
     TRUST,
     Parser,
@@ -23,9 +24,9 @@ from spikeloop.scripts.cli import (
     import_modules,
     run,
 )
-from spikeloop.scripts.run_folder import CHECKPOINT, PREVIOUS, sole_writer
+from spikeloop.scripts.run_folder import CHECKPOINT, DEFAULT_ENV, PREVIOUS, sole_writer
 
-CHIP_NAMES = ("loihi1", "loihi2")
+LEARN_ON_CHIP = [name for name, algorithm in ALGOS.items() if algorithm.learns_on_chip]
 EPILOG = """\
 Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3.train --help` lists all), such as
   --seed N                   seed of all random numbers
@@ -83,15 +84,15 @@ def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, 
     import gymnasium as gym
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-    algo = args.algo or next(iter(ALGOS))
+    algo = args.algo or DEFAULT_ALGO
     if algo not in known:
         raise UsageError(did_you_mean("algorithm", algo, known))
-    if args.core and algo != "rstdp":
-        raise UsageError(f"--core is for --algo rstdp, which learns where it runs, not {algo}")
+    if args.core and algo not in LEARN_ON_CHIP:
+        raise UsageError(f"--core is for --algo {' or '.join(LEARN_ON_CHIP)}, which learns where it runs, not {algo}")
     if args.checkpoint_freq and algo not in ALGOS and not issubclass(known[algo], OnPolicyAlgorithm):
         raise UsageError(f"--checkpoint-freq: {algo} has no checkpoints, they would hold its replay buffer")
     import_modules("--gym-packages", args.gym_packages)
-    modules, env_id = import_environment(args.env or "CartPole-v1")
+    modules, env_id = import_environment(args.env or DEFAULT_ENV)
     if env_id not in gym.registry:
         raise UsageError(did_you_mean("environment", env_id, gym.registry))
     modules = [*args.gym_packages, *modules]
@@ -156,8 +157,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     names = ", ".join(ALGOS)
-    parser.add_argument("--algo", help=f"{names} (default: {next(iter(ALGOS))}), or any of RL Zoo's")
-    parser.add_argument("--env", metavar="[MODULE:]ID", help="environment id (default: CartPole-v1)")
+    parser.add_argument("--algo", help=f"{names} (default: {DEFAULT_ALGO}), or any of RL Zoo's")
+    parser.add_argument("--env", metavar="[MODULE:]ID", help=f"environment id (default: {DEFAULT_ENV})")
     parser.add_argument("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules that register tasks")
     parser.add_argument(
         "-n", "--n-timesteps", type=_positive, metavar="N", help="training budget in env steps (default: the preset's)"
@@ -182,13 +183,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quantize",
         metavar="CHIP",
-        choices=CHIP_NAMES,
-        help=f"train chip-ready, with the weights that the chip can hold: {', '.join(CHIP_NAMES)}",
+        choices=tuple(CHIPS),
+        help=f"train chip-ready, with the weights that the chip can hold: {', '.join(CHIPS)}",
     )
     parser.add_argument(
         "--core",
         choices=("float", "chip"),
-        help="where rstdp learns (default: float); chip: on the emulated chip's learning engine",
+        help=f"where {' or '.join(LEARN_ON_CHIP)} learns (default: float); chip: on an emulated chip",
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser

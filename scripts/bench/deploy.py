@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spikeloop.hardware import CHIPS
 from spikeloop.scripts.bench.returns import (
     EPISODES,
     ROWS,
@@ -30,7 +31,6 @@ from spikeloop.scripts.bench.tables import print_head, print_row
 from spikeloop.scripts.compared import bootstrap_interval, kept
 from spikeloop.scripts.kept_results import digest
 
-CHIPS = ("loihi1", "loihi2")
 CHECKED_STEPS = 10_000
 TASKS = {
     "cartpole": Row("spiking_ppo", "CartPole-v1", 50_000, chip_ready=True),
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     rows = [TASKS[task] for task in args.tasks]
     results = for_all(rows, args, lambda row, seed: _deployed(row, seed, args.output))
     print(f"{EPISODES} episodes each, 8-bit weights; energy (dynamic + static) and latency per env step are modelled")
-    first = results[rows[0]][0][CHIPS[0]]
+    first = results[rows[0]][0][next(iter(CHIPS))]
     columns = ["environment", "chip", "float", "on the chip", "random", "kept, 95% interval", "worst", "each seed"]
     columns += [f"modelled, {source}" for source in first["report"]["modelled"]]
     print_head(columns)
