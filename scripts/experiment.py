@@ -7,14 +7,12 @@ import importlib
 import itertools
 import json
 import os
-import platform
 import re
 import shutil
-import signal
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -34,11 +32,9 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoa
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from spikeloop.agents.callbacks import Checkpoints, EpisodeLog, TrainingStopped, clean_up
+from spikeloop.agents.callbacks import Checkpoints, EpisodeLog, clean_up
 from spikeloop.agents.check_finite import CheckFinite
-from spikeloop.agents.environment import EnvDescription, check_statistics, describe, with_zoo_settings
-from spikeloop.agents.export import why_no_network
-from spikeloop.agents.failures import EnvironmentFailed, NonFiniteError
+from spikeloop.agents.environment import EnvDescription, check_statistics
 from spikeloop.agents.guarded_env import guarded
 from spikeloop.agents.machine import differences
 from spikeloop.agents.quantization import QuantizeWeights
@@ -46,16 +42,17 @@ from spikeloop.agents.registry import ALGOS, hyperparams_file
 from spikeloop.agents.seals import sealed
 from spikeloop.agents.workers import GONE, POLITE, close_quietly
 from spikeloop.scripts.cli import UsageError
+from spikeloop.scripts.exported import network_bytes, playable_environment
 from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready, fit_normalize
 from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
 from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK, SETTINGS, need_folder, sole_writer
-from spikeloop.scripts.saving import model_bytes, statistics_bytes, write_together
+from spikeloop.scripts.saving import model_bytes, statistics_bytes, write_lost, write_together
+from spikeloop.scripts.search import WORKER, fail_trials_of_the_dead, this_worker
+from spikeloop.scripts.stoppable import StoppableTraining, answering
 from spikeloop.scripts.trust import as_data, need_own
 from spikeloop.scripts.zoo_callbacks import saved_whole
 from spikeloop.spiking.storage import write_atomically
-
-WORKER = "worker"  # attribute of a trial: the machine and the process that run it
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -112,8 +109,7 @@ class Experiment(ExperimentManager):
         self.folder = Path(self.save_path)
         self.made_folder = False
         self.checkpoints: Checkpoints | None = None
-        self.signals: list[int] = []  # those that asked the training to end
-        self.saved = True
+        self.training: StoppableTraining  # while it learns, and afterwards
         self.description: EnvDescription | None = None  # of the environment that a network is saved with
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -180,7 +176,9 @@ class Experiment(ExperimentManager):
         try:
             results = super().setup_experiment()
             if results is not None:
-                self._check_export(results[0])
+                self.description = playable_environment(
+                    results[0], self.settings["hyperparams"], self.args.gym_packages, self.settings["chip_ready"]
+                )
         except BaseException:
             if self.made_folder:  # an empty run would be taken for the latest
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -268,13 +266,9 @@ class Experiment(ExperimentManager):
             shown = {"config.yml": yaml.dump(saved_hyperparams), "args.yml": yaml.dump(args)}
             shown["command.txt"] = " ".join(sys.orig_argv)
             files = self.settings["files"] = {f"{self.env_name}/{name}": text for name, text in shown.items()}
-        lost = {}
-        for name, text in files.items():
-            path, data = self.folder / name, text.encode()
-            if _is_lost(path):
-                lost[name] = sealed(data, path.suffix) if path.name in SETTINGS else data
-        if lost:
-            write_together(self.folder, lost)
+        contents = {name: text.encode() for name, text in files.items()}
+        # settings can name code, so they are sealed
+        write_lost(self.folder, {n: sealed(d, ".yml") if n.endswith(SETTINGS) else d for n, d in contents.items()})
         print(f"Log path: {self.save_path}")
 
     def _what_differs(self) -> str:
@@ -331,6 +325,7 @@ class Experiment(ExperimentManager):
         """
         self.begin()
         assert model.env is not None
+        self.training = StoppableTraining(self.folder, self.checkpoints)
         learn = model.learn
         if self.state is not None:
             self.n_timesteps -= model.num_timesteps
@@ -342,31 +337,8 @@ class Experiment(ExperimentManager):
             learn = partial(model.learn, reset_num_timesteps=False)
         env = SimpleNamespace(close=partial(close_quietly, model.env))
         learner: Any = SimpleNamespace(learn=learn, env=env, policy=model.policy)
-        self.stack.enter_context(answering(POLITE, self._on_signal))
-        stopped = False
-        try:
-            super().learn(learner)
-            stopped = len(self.signals) > (self.checkpoints is not None)  # RL Zoo takes KeyboardInterrupt for an end
-            self.saved = self.checkpoints is None or self.checkpoints.saved_at == model.num_timesteps
-        except TrainingStopped:
-            stopped = True
-        except NonFiniteError as error:
-            self._fail(f"{error} at step {model.num_timesteps + model.n_envs}")
-        except EnvironmentFailed as error:
-            if sys.flags.dev_mode:
-                raise
-            self._fail(str(error))
-        except (OSError, MemoryError, RuntimeError) as error:
-            is_fault = isinstance(error, RuntimeError) and "allocate memory" not in str(error)  # torch's words
-            if is_fault or sys.flags.dev_mode:
-                raise
-            self._fail(f"training stopped: {str(error) or 'no memory is left'}")
-        finally:
-            self._draw_learning_curve()
-        if stopped and self.checkpoints is not None:
-            name = signal.Signals(self.signals[0]).name
-            print(f"{name} at step {model.num_timesteps}; {self._kept()}", file=sys.stderr)
-            raise SystemExit(128 + self.signals[0])
+        self.stack.enter_context(answering(POLITE, self.training.on_signal))
+        self.training.run(partial(super().learn, learner), model, self._draw_learning_curve)
 
     def _nothing_left(self, model: Any) -> str:
         """Return why a resumed run is at its end already; empty if there is something left to train."""
@@ -393,25 +365,8 @@ class Experiment(ExperimentManager):
 
     def objective(self, trial: Any) -> float:
         """Run one trial of a search, which is known by the process that runs it."""
-        trial.set_user_attr(WORKER, [platform.node(), os.getpid()])
+        trial.set_user_attr(WORKER, this_worker())
         return super().objective(trial)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        self.signals.append(number)
-        if self.checkpoints is None or len(self.signals) > 1:
-            raise KeyboardInterrupt
-        self.checkpoints.request_stop()
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"{name}: finishing this update, then saving; a second signal stops at once", file=sys.stderr)
-
-    def _fail(self, message: str) -> None:
-        raise SystemExit(f"{message}; {self._kept()}")
-
-    def _kept(self) -> str:
-        if self.checkpoints is None or self.checkpoints.saved_at is None:
-            return "there is no checkpoint"
-        step = self.checkpoints.saved_at
-        return f"{self.checkpoints.path} holds step {step}, go on with: spikeloop train --resume {self.folder}"
 
     def _draw_learning_curve(self) -> None:
         try:
@@ -431,7 +386,7 @@ class Experiment(ExperimentManager):
         if statistics is not None:
             files[f"{self.env_name}/vecnormalize.pkl"] = statistics_bytes(statistics)
         if self.description is not None:
-            files[NETWORK] = self._network(model)
+            files[NETWORK] = network_bytes(model, self.description, self.algo, self.settings["seed"])
         try:
             write_together(self.folder, files)
             if hasattr(model, "save_replay_buffer") and self.args.save_replay_buffer:
@@ -439,87 +394,6 @@ class Experiment(ExperimentManager):
                 model.save_replay_buffer(hidden)
                 hidden.replace(self.folder / "replay_buffer.pkl")
         except OSError as error:
-            self._fail(f"model not saved: {error}")
-        if self.signals or not self.saved:
-            raise SystemExit(128 + self.signals[0] if self.signals else 1)
+            self.training.fail(f"model not saved: {error}")
+        self.training.exit_if_incomplete()
         print_last_words(self.folder, self.callbacks)
-
-    def _check_export(self, model: Any) -> None:
-        """Say before the training, not after it, if its policy cannot become a network or its file not be played."""
-        if not hasattr(model, "to_network"):
-            return
-        reason, lost = why_no_network(model), "be written"
-        if reason is None:
-            description = describe(model.get_env())  # now: RL Zoo closes the environments when training ends
-            assert description is not None  # RL Zoo makes registered environments
-            settings = self.settings["hyperparams"], self.args.gym_packages
-            self.description = with_zoo_settings(description, *settings)
-            reason, lost = self.description.missing(), "be playable"
-        if reason is None:
-            return
-        if self.settings["chip_ready"]:
-            raise ValueError(f"a chip-ready policy is to be deployed, and this one could not be: {reason}")
-        print(f"{NETWORK} will not {lost}: {reason}", file=sys.stderr)
-
-    def _network(self, model: Any) -> bytes:
-        assert self.description is not None
-        metadata = {
-            **self.description.to_metadata(),
-            "algo": self.algo,
-            "seed": str(self.settings["seed"]),
-            "num_timesteps": str(model.num_timesteps),
-        }
-        return model.to_network(metadata).to_bytes()
-
-
-def fail_trials_of_the_dead(storage: str, study_name: str) -> None:
-    """Mark those trials of a study as failed whose process on this machine was killed.
-
-    Otherwise they run for ever, and count as done for ``--max-total-trials``.
-    """
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    where: Any = storage
-    if storage.endswith(".log"):
-        if not Path(storage).is_file():
-            return
-        where = optuna.storages.JournalStorage(JournalFileBackend(storage))
-    try:
-        study = optuna.load_study(study_name=study_name, storage=where)
-    except KeyError:  # the study begins
-        return
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        node, pid = trial.user_attrs.get(WORKER, (None, 0))
-        if node == platform.node() and not _is_alive(pid):
-            with contextlib.suppress(ValueError, RuntimeError):  # another worker has just done so
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
-    return True
-
-
-@contextlib.contextmanager
-def answering(numbers: Sequence[int], handler: Any) -> Iterator[None]:
-    """Answer signals with a handler for a while; those that are ignored, as `nohup` has it, stay so."""
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, signal.SIG_DFL if old is None else old)
-
-
-def _is_lost(path: Path) -> bool:
-    """Return whether a text file is missing, empty or, as after a loss of power, nothing but zeros."""
-    return not path.is_file() or not path.read_bytes().strip(b"\0 \n")

@@ -58,6 +58,22 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     _put_in_place(folder, hidden)
 
 
+def write_lost(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write those text files of a folder that are missing, empty or, as after a loss of power, nothing but zeros.
+
+    Args:
+        folder: The folder.
+        files: Contents by path below it.
+    """
+    lost = {name: data for name, data in files.items() if _is_lost(folder / name)}
+    if lost:
+        write_together(folder, lost)
+
+
+def _is_lost(path: Path) -> bool:
+    return not path.is_file() or not path.read_bytes().strip(b"\0 \n")
+
+
 def finish_saving(folder: Path) -> None:
     """Put in place what a save that was cut short had written whole; several processes may do so at once.
 

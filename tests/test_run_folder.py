@@ -19,10 +19,10 @@ from spikeloop.agents.guarded_env import guarded
 from spikeloop.agents.workers import POLITE
 from spikeloop.scripts import train
 from spikeloop.scripts.cli import UsageError
-from spikeloop.scripts.experiment import answering
 from spikeloop.scripts.load_policy import load_run
 from spikeloop.scripts.run_folder import RUNNING, open_run, sole_writer
 from spikeloop.scripts.saving import finish_saving, sweep, write_together
+from spikeloop.scripts.stoppable import answering
 
 OLD = {"model.zip": b"old", "env/statistics.pkl": b"old too"}
 NEW = {"model.zip": b"new", "env/statistics.pkl": b"new too", "network": b"more"}
