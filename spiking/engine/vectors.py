@@ -80,7 +80,89 @@ _register_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
 _register_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
 _register_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
 _register_operator(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), compare=True)
+_register_operator(operator.ge, lambda builder, a, b: builder.fcmp_ordered(">=", a, b), compare=True)
+_register_operator(operator.lt, lambda builder, a, b: builder.fcmp_ordered("<", a, b), compare=True)
+_register_operator(operator.le, lambda builder, a, b: builder.fcmp_ordered("<=", a, b), compare=True)
+_register_operator(operator.eq, lambda builder, a, b: builder.fcmp_ordered("==", a, b), compare=True)
+_register_operator(operator.ne, lambda builder, a, b: builder.fcmp_unordered("!=", a, b), compare=True)
 _register_operator(operator.and_, lambda builder, a, b: builder.and_(a, b))
+
+
+# What the equations of a neuron model need beside these: vectors meet numbers, which become of their type, and masks,
+# which become 0 and 1, all as numpy has it for arrays.
+
+
+def _as_vector(context: Any, builder: Any, found: Any, value: Any, wanted: _Vector) -> Any:
+    """Return a number in all lanes, a mask as 0 and 1, or a vector as it is."""
+    if isinstance(found, _Vector):
+        return value
+    vector = _llvm_vector(wanted.element)
+    if isinstance(found, _Mask):
+        return builder.uitofp(value, vector)
+    return _broadcast(builder, vector, context.cast(builder, value, found, wanted.element))
+
+
+def _register_mixed(op: Any, emit: Any, compare: bool = False) -> None:
+    kinds = (types.Number, types.Boolean) if op is not operator.mul else (types.Number, types.Boolean, _Mask)
+
+    @infer_global(op)
+    class _Typing(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            vectors = [a for a in args if isinstance(a, _Vector)]
+            if len(args) != 2 or len(vectors) != 1 or not all(isinstance(a, (_Vector, *kinds)) for a in args):
+                return None
+            return signature(_Mask(vectors[0].lanes) if compare else vectors[0], *args)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (wanted,) = (a for a in sig.args if isinstance(a, _Vector))
+        both = zip(sig.args, args, strict=True)
+        return emit(builder, *(_as_vector(context, builder, found, value, wanted) for found, value in both))
+
+    for kind in kinds:
+        lower_builtin(op, _Vector, kind)(lower)
+        lower_builtin(op, kind, _Vector)(lower)
+
+
+_register_mixed(operator.add, lambda builder, a, b: builder.fadd(a, b))
+_register_mixed(operator.sub, lambda builder, a, b: builder.fsub(a, b))
+_register_mixed(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+_register_mixed(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
+for _compare, _sign in {
+    operator.gt: ">", operator.ge: ">=", operator.lt: "<", operator.le: "<=", operator.eq: "==",
+}.items():  # fmt: skip
+    _register_mixed(_compare, lambda builder, a, b, sign=_sign: builder.fcmp_ordered(sign, a, b), compare=True)
+_register_mixed(operator.ne, lambda builder, a, b: builder.fcmp_unordered("!=", a, b), compare=True)
+
+
+@infer_global(operator.mul)
+class _MasksTyping(AbstractTemplate):
+    """The product of two masks is where both hold."""
+
+    def generic(self, args: Any, kws: Any) -> Any:
+        both = len(args) == 2 and args[0] == args[1] and isinstance(args[0], _Mask)
+        return signature(args[0], *args) if both else None
+
+
+@lower_builtin(operator.mul, _Mask, _Mask)
+def _multiply_masks(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.and_(*args)
+
+
+@infer_global(operator.neg)
+@infer_global(abs)
+class _UnaryTyping(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(args[0], *args) if len(args) == 1 and isinstance(args[0], _Vector) else None
+
+
+@lower_builtin(operator.neg, _Vector)
+def _negate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.fneg(*args)
+
+
+@lower_builtin(abs, _Vector)
+def _absolute(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _call_intrinsic(builder, "fabs", *args)
 
 
 def _pointer(context: Any, builder: Any, array_type: types.Array, array: Any, offset: Any) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from spikeloop.spiking.neurons.base import Neurons
+from spikeloop.spiking.neurons.fitzhugh_nagumo import FitzHughNagumo
+from spikeloop.spiking.neurons.izhikevich import Izhikevich
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 
 NEURONS: dict[str, type[Neurons]] = {
     "lsnn": NeuronParameters,
+    "izhikevich": Izhikevich,
+    "fitzhugh_nagumo": FitzHughNagumo,
 }
