@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from spikeloop.spiking import checks
 from spikeloop.spiking.encoders.encoding import encode, new_keys
-from spikeloop.spiking.engine import lsnn_kernels, products, sequences, step_kernels
+from spikeloop.spiking.engine import any_kernels, lsnn_kernels, products, sequences, step_kernels
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
 from spikeloop.spiking.reference import first_spike_outputs
 from spikeloop.spiking.stateless import StatelessWarning
@@ -31,11 +33,25 @@ class Simulator:
         n_threads: Threads over the batch for long sequences, at most; None for numba's number.
 
     Attributes:
-        spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,).
+        spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,). Of a neuron
+            whose output is graded, they are the times it crossed 1/2 upwards.
         n_counted: Number of (environment, tick) pairs they are counted over.
 
     Raises:
         ValueError: If ``n_threads`` is not a number >= 1.
+
+    >>> import numpy as np
+    >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, Readout
+    >>> from spikeloop.spiking.neurons.izhikevich import Izhikevich
+    >>> layer = Layer(np.eye(2), np.zeros(2), Izhikevich(c=np.array([-65.0, -50.0]), d=np.array([8.0, 2.0])))
+    >>> network = Network(
+    ...     Encoder("direct", 2), (layer,), Readout(np.eye(2), np.zeros(2)), ActionHead("discrete", (2,)), n_ticks=100
+    ... )
+    >>> simulator = Simulator(network)
+    >>> action, state = simulator.predict(np.array([1.0, 1.0]))
+    >>> action, state = simulator.predict(np.array([1.0, 1.0]), state)  # the state goes on
+    >>> simulator.spike_counts  # in 200 ms of regular spiking, and of chattering
+    (array([ 5, 17]),)
     """
 
     def __init__(self, network: Network, rng: np.random.Generator | None = None, n_threads: int | None = None):
@@ -57,10 +73,9 @@ class Simulator:
         )
         self._n_frames, last = n_frames(network.preprocessing), len(network.layers) - 1
         self._n_memory = self._n_frames + len(encoder.memory_rows)
-        self._constants = [
-            sequences.constants(layer.neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
-            for i, layer in enumerate(network.layers)
-        ]
+        all_neurons = [layer.neurons for layer in network.layers]
+        # LSNN layers have kernels of their own, layers of other neurons are run by their equations, all in one network
+        self._has_engine = all(isinstance(neurons, NeuronParameters) for neurons in all_neurons)
         # np.array: the kernels are compiled for arrays that may be written, and a Network's may not
         self._weights = [
             sequences.padded(
@@ -71,24 +86,27 @@ class Simulator:
                     if layer.w_rec is None
                     else np.array(layer.w_rec.T, order="C"),
                 ),
-                constants.rows.shape[1],
+                sequences.padded_size(layer.n_neurons, self.dtype),
             )
-            for layer, constants in zip(network.layers, self._constants, strict=True)
+            for layer in network.layers
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
         self.spike_counts = tuple(np.zeros(layer.n_neurons, np.int64) for layer in network.layers)
         self.n_counted = 0
         steps = network.preprocessing
         normalizer = steps[0] if len(steps) == 1 and isinstance(steps[0], Normalizer) else None
-        addresses = [array.ctypes.data for array in (self._w_out, self._b_out)] + [0, 0, 0]
-        if normalizer is not None:
-            self._mean, self._scale = np.array(normalizer.mean), np.append(normalizer.std, normalizer.clip)
-            addresses[2:] = self._mean.ctypes.data, self._scale.ctypes.data, normalizer.rounds
-        table = sequences.address_table(self._weights, self._constants, self.spike_counts)
-        self._kept = self.spike_counts  # like the weights, alive as long as their addresses are in the table
-        self._table = np.vstack((table, [*self._w_out.shape, *addresses, 0])).astype(np.intp)
         plain = steps == () or normalizer is not None
-        self._fused = encoder.kind == "direct" and plain and not readout.first_spike and not readout.dense
+        self._fused = (
+            self._has_engine and encoder.kind == "direct" and plain and not readout.first_spike and not readout.dense
+        )
+        if self._has_engine:
+            self._constants = [
+                sequences.constants(neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
+                for i, neurons in enumerate(all_neurons)
+            ]
+            self._table = self._step_table(normalizer)
+        else:
+            self._prepared = any_kernels.prepare(all_neurons, timing, self._n_memory, self.dtype)
         part = network.parts[0]
         # what needs no look at its parts: one vector of numbers
         self._vector = not part.key and not part.sizes and len(part.shape) == 1
@@ -97,6 +115,16 @@ class Simulator:
         self._discrete = network.head is not None and network.head.kind == "discrete"
         self._first_choice = network.head.start[0] if network.head is not None else 0
         self._note_state = StatelessWarning("simulator")
+
+    def _step_table(self, normalizer: Normalizer | None) -> np.ndarray:
+        """Return the table of :func:`step_kernels.act`, and keep alive what it holds the addresses of."""
+        addresses = [array.ctypes.data for array in (self._w_out, self._b_out)] + [0, 0, 0]
+        if normalizer is not None:
+            self._mean, self._scale = np.array(normalizer.mean), np.append(normalizer.std, normalizer.clip)
+            addresses[2:] = self._mean.ctypes.data, self._scale.ctypes.data, normalizer.rounds
+        table = sequences.address_table(self._weights, self._constants, self.spike_counts)
+        self._kept = self.spike_counts  # like the weights, alive as long as their addresses are in the table
+        return np.vstack((table, [*self._w_out.shape, *addresses, 0])).astype(np.intp)
 
     def __reduce__(self) -> tuple[Any, ...]:
         counts = self.spike_counts, self.n_counted
@@ -137,7 +165,7 @@ class Simulator:
             ValueError: If a shape is wrong, or observations or state are no finite numbers. An infinite observation is
                 taken where the network's normaliser clips it.
         """
-        outputs, new, _ = self._run(obs, state, episode_start, lsnn_kernels.KEEP_NOTHING)
+        outputs, new, _ = self._run(obs, state, episode_start, any_kernels.KEEP_NOTHING)
         return outputs, new
 
     def record(
@@ -158,14 +186,27 @@ class Simulator:
         Returns:
             The outputs, the new state, and a monitor of all ticks.
         """
-        keep = lsnn_kernels.KEEP_MEMBRANE if membranes else lsnn_kernels.KEEP_NOTHING
+        keep = any_kernels.KEEP_MEMBRANE if membranes else any_kernels.KEEP_OUTPUTS
         outputs, new, tapes = self._run(obs, state, episode_start, keep)
-        n = [constants.n_neurons for constants in self._constants]
-        spikes = [sequences.dense(tape.spikes, size, self.dtype)[1:] for tape, size in zip(tapes, n, strict=True)]
-        v = None
+        layers, v = self.network.layers, None
+        spikes = [self._spikes(i, tape) for i, tape in enumerate(tapes)]
         if membranes:
-            v = [tape.membrane[:, :, :size].transpose(1, 0, 2).copy() for tape, size in zip(tapes, n, strict=True)]
+            v = [
+                tape.membrane[:, :, : layer.n_neurons].transpose(1, 0, 2).copy()
+                for tape, layer in zip(tapes, layers, strict=True)
+            ]
         return outputs, new, Monitor.from_dense(spikes, v, self.network.n_ticks, self.network.dt)
+
+    def _outputs(self, layer: int, tape: sequences.Tape | any_kernels.Tape) -> np.ndarray:
+        """Return what a layer sent, shape (1 + T, B, N); entry 0 is the tick before the run."""
+        if isinstance(tape, any_kernels.Tape):
+            return tape.outputs.transpose(1, 0, 2)
+        return sequences.dense(tape.spikes, self.network.layers[layer].n_neurons, self.dtype)
+
+    def _spikes(self, layer: int, tape: sequences.Tape | any_kernels.Tape) -> np.ndarray:
+        """Return where a layer's neurons spiked, shape (T, B, N): where a graded output crossed 1/2 upwards."""
+        z = self._outputs(layer, tape)
+        return (z[1:] > 0.5) & (z[:-1] <= 0.5) if self.network.layers[layer].neurons.graded else z[1:]
 
     def predict(
         self,
@@ -210,7 +251,7 @@ class Simulator:
                 return np.int64(best + self._first_choice), new  # type: ignore[return-value]
         else:
             starts = None if episode_start is None else _starts(episode_start, len(rows))[None]
-            sequence, new, _ = self._run(rows[None], state, starts, lsnn_kernels.KEEP_NOTHING)
+            sequence, new, _ = self._run(rows[None], state, starts, any_kernels.KEEP_NOTHING)
             outputs = sequence[0]
         actions = head(outputs)
         return (actions[0] if single else actions), new
@@ -242,7 +283,7 @@ class Simulator:
 
     def _run(
         self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None, keep: int
-    ) -> tuple[np.ndarray, np.ndarray, list[sequences.Tape]]:
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[sequences.Tape | any_kernels.Tape]]:
         network = self.network
         obs = checks.shaped("obs", obs, ("L", "B", self._n_obs))
         n_steps, n_batch = obs.shape[:2]
@@ -263,23 +304,31 @@ class Simulator:
         self.n_counted += n_steps * n_batch * network.n_ticks
         x = sequences.batch_first(x).astype(self.dtype, copy=False)
         by_env = np.ascontiguousarray(starts.T).view(np.uint8)
-        n_threads = sequences.max_threads() if self.n_threads is None else min(self.n_threads, sequences.max_threads())
-        y, new, tapes = sequences.forward(
-            self._weights, self._constants, x, state, by_env, self.spike_counts, keep, n_threads
-        )
+        y, new, tapes = self._forward(x, state, by_env, keep)
         new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
         if not np.isfinite(new).all():
             sequences.refuse_step("obs", seen[-1], state, cleared)
         if network.readout.first_spike:
-            return self._first_spikes(tapes[-1].spikes, starts), new, tapes
+            return self._first_spikes(self._outputs(len(tapes) - 1, tapes[-1]), starts), new, tapes
         outputs = np.empty((n_batch * n_steps, self._n_outputs), self.dtype)
         rows = np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2])
         products.linear_rows(sequences.dense_layers(network.readout.dense, rows), self._w_out, self._b_out, outputs)
         return outputs.reshape(n_batch, n_steps, self._n_outputs).swapaxes(0, 1), new, tapes
 
-    def _first_spikes(self, spikes: sequences.Spikes, starts: np.ndarray) -> np.ndarray:
+    def _forward(
+        self, x: np.ndarray, state: np.ndarray, start: np.ndarray, keep: int
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[sequences.Tape | any_kernels.Tape]]:
+        """Run the layers: the readout trace, the new state, and what is kept of each layer."""
+        if not self._has_engine:
+            keep = max(keep, any_kernels.KEEP_OUTPUTS) if self.network.readout.first_spike else keep
+            return any_kernels.run(self._prepared, self._weights, x, state, start, self.spike_counts, keep)[:3]
+        kept = lsnn_kernels.KEEP_MEMBRANE if keep == any_kernels.KEEP_MEMBRANE else lsnn_kernels.KEEP_NOTHING
+        n_threads = sequences.max_threads() if self.n_threads is None else min(self.n_threads, sequences.max_threads())
+        return sequences.forward(self._weights, self._constants, x, state, start, self.spike_counts, kept, n_threads)
+
+    def _first_spikes(self, z: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return the outputs of each step, (L, B, n_outputs), for what the last layer sent, (1 + T, B, N)."""
         n_ticks = self.network.n_ticks
-        z = sequences.dense(spikes, self._constants[-1].n_neurons, self.dtype)  # (1 + T, B, N)
         arrived = z[1:]
         if self.network.latency:
             arrived = z[:-1]

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.engine import vectors
-from spikeloop.spiking.engine.sequences import Timing, Weights, padded
+from spikeloop.spiking.engine.sequences import Timing, Weights, padded, padded_size
 from spikeloop.spiking.engine.tick_kernels import LayerOptions, layer_kernel
 from spikeloop.spiking.neurons import Neurons
 
@@ -68,7 +67,7 @@ def prepare(neurons: Sequence[Neurons], timing: Timing, n_memory: int, dtype: An
 
 def _prepared_layer(neurons: Neurons, timing: Timing, row: int, last: bool, dtype: np.dtype) -> PreparedLayer:
     n, constants = neurons.n_neurons, neurons.constants(timing.dt, dtype)
-    width = -(-n // vectors.panel(dtype)) * vectors.panel(dtype)
+    width = padded_size(n, dtype)
     kinds = tuple(type(c).__name__ if isinstance(c, (bool, int)) else "row" for c in constants)
     arrays = [np.broadcast_to(c, (n,)) for c, kind in zip(constants, kinds, strict=True) if kind == "row"]
     # a padding neuron is as the last one: what is computed for it is finite, and nobody reads it

@@ -81,7 +81,7 @@ def constants(
     """Return the constants of layer number ``layer``, whose rows of the state follow ``n_memory`` encoder rows."""
     neurons = only_lsnn(neurons, "the engine")
     n = neurons.n_neurons
-    rows = np.zeros((len(lsnn_kernels.CONSTANTS), _padded_size(n, dtype)), dtype=dtype)
+    rows = np.zeros((len(lsnn_kernels.CONSTANTS), padded_size(n, dtype)), dtype=dtype)
     rows[2] = 1  # a padding neuron has a threshold, and never a current
     rows[0, :n] = decay(neurons.tau_m, timing.dt)
     rows[1, :n] = decay(neurons.tau_a, timing.dt)
@@ -239,7 +239,7 @@ def backward(
         w_in, grad_below = none, none
         if i > 0 or want_x:
             n_below = len(padded.w_in)
-            below_width = _padded_size(n_below, dtype)
+            below_width = padded_size(n_below, dtype)
             w_in = _packed(padded.w_in, n_below, below_width, n)
             grad_below = _take((n_batch, n_t if i > 0 else tape.x.shape[1], below_width), dtype)
         bounds = _bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
@@ -394,7 +394,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _padded_size(n: int, dtype: Any) -> int:
+def padded_size(n: int, dtype: Any) -> int:
+    """Return n rounded up to whole vector panels."""
     step = vectors.panel(dtype)
     return -(-n // step) * step
 
