@@ -35,8 +35,7 @@ class QuantizeWeights(BaseCallback):
         policy = self.model.policy
         if not isinstance(policy, LsnnPolicy):
             raise ValueError(f"only a spiking actor is quantised, the policy is {type(policy).__name__}")
-        parameters = policy.lstm_actor.named_parameters()
-        self._weights = [w for name, w in parameters if name.rpartition(".")[2].startswith("w_")]
+        self._weights = [w for layer in policy.lstm_actor.layers for w in (layer.w_in, layer.w_rec) if w is not None]
         if isinstance(policy.action_net, th.nn.Linear):
             self._weights.append(policy.action_net.weight)
         self._hook = policy.optimizer.register_step_post_hook(self._project)

@@ -6,15 +6,18 @@ same bits without torch. Elsewhere the same equations (:mod:`spikeloop.spiking.r
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking import checks
+from spikeloop.spiking import checks, reference
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders.encoder import Encoder, blind
 from spikeloop.spiking.encoders.encoding import encode, new_keys
@@ -23,10 +26,15 @@ from spikeloop.spiking.gradients.engine_sequence import EngineCall, EngineSequen
 from spikeloop.spiking.gradients.equations import run_equations
 from spikeloop.spiking.gradients.penalty import Attach
 from spikeloop.spiking.gradients.population import Population
+from spikeloop.spiking.initial import drawn_neurons, lsnn_neurons, neuron_kind, normal_weights
 from spikeloop.spiking.network import Layer, Network, packed_shape
-from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters, only_lsnn
+from spikeloop.spiking.neurons import Neurons
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
+from spikeloop.spiking.spiking_layer import SpikingLayers
 from spikeloop.spiking.surrogate import Surrogate
+
+_FORMER_NAME = re.compile(r"(w_in|w_rec|bias|tau_m|v_th|tau_a|beta|refractory)_(\d+)")
 
 
 class LSNN(nn.Module):
@@ -39,10 +47,19 @@ class LSNN(nn.Module):
     ``rate_coef / 2 * sum_j max(0, r_j - target_rate)^2`` (after Bellec et al. 2020, there two-sided), where ``r_j``
     is the neuron's mean of spikes per tick over the sequences of the forward pass.
 
+    Neurons of another model than LSNN run by their equations under autograd, and in :meth:`step` by the same in numpy.
+
     Args:
         encoder: How features become input.
         n_neurons: Neurons in each layer.
         recurrent: Whether layers have recurrent weights.
+        neurons: Model of the neurons, one of :data:`~spikeloop.spiking.neurons.NEURONS`.
+        neuron_kwargs: Parameters of neurons other than ``"lsnn"``, whose are the arguments ``tau_m`` to ``hold`` below.
+            A number holds for all neurons; a pair (low, high) draws one per neuron, log-uniformly between bounds above
+            zero, uniformly if low is negative.
+        w_in_scale: Standard deviation of the initial input weights times ``sqrt(n_inputs)``. If None, twice
+            ``1 - exp(-dt / tau_m)`` for LSNN neurons, 1 for others.
+        w_rec_scale: That of the initial recurrent weights times ``sqrt(N)``.
         tau_m: Membrane time constant in ms; a pair (low, high) draws one per neuron, log-uniformly.
         v_th: Threshold in units of v.
         tau_a: Adaptation time constant in ms, likewise.
@@ -59,13 +76,16 @@ class LSNN(nn.Module):
         count: Read the mean number of spikes per tick of the step instead.
         surrogate: Surrogate derivative of the spike.
         learn_encoder: Train centres and widths of a ``population`` encoder.
-        rate_coef: Weight of the rate penalty, >= 0.
+        rate_coef: Weight of the rate penalty, >= 0; 0 for graded neurons, which do not spike.
         target_rate: Spikes per tick above which it acts.
         generator: Source of the initial weights; torch's default if None.
 
     Attributes:
+        layers: The layers, one :class:`~spikeloop.spiking.spiking_layer.SpikingLayer` each.
+        graded: Whether a layer's output is graded: a number, not a spike.
         state_shape: ``(n_rows, width)`` of the packed state (see :mod:`spikeloop.spiking.network`).
-        spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,).
+        spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,); zeros where
+            neurons are graded.
         n_counted: Number of (environment, tick) pairs they are counted over.
 
     Raises:
@@ -78,6 +98,10 @@ class LSNN(nn.Module):
         n_neurons: Sequence[int],
         *,
         recurrent: bool = True,
+        neurons: str = "lsnn",
+        neuron_kwargs: Mapping[str, Any] | None = None,
+        w_in_scale: float | None = None,
+        w_rec_scale: float = 0.5,
         tau_m: float | tuple[float, float] = 4.0,
         v_th: float = 1.0,
         tau_a: float | tuple[float, float] = 100.0,
@@ -111,56 +135,53 @@ class LSNN(nn.Module):
         self.n_layers = len(self.n_neurons)
         self.n_ticks, self.latency, self.dt = int(n_ticks), int(latency), float(dt)
         self.tau_out, self.count = float(tau_out), bool(count)
-        self.recurrent, self.reset, self.adaptation = bool(recurrent), reset, adaptation
-        self.hold = hold
         self.surrogate, self.rate_coef, self.target_rate = surrogate, float(rate_coef), float(target_rate)
-        self._encoder = encoder
+        self._encoder, self._n_memory = encoder, len(encoder.memory_rows)
         self.centers: nn.Parameter | None = None
         self.log_widths: nn.Parameter | None = None
         if learn_encoder and encoder.kind == "population":
             assert encoder.centers is not None and encoder.widths is not None
             self.centers = nn.Parameter(torch.tensor(encoder.centers, dtype=torch.float32))
             self.log_widths = nn.Parameter(torch.tensor(np.log(encoder.widths), dtype=torch.float32))
-        for i, (n_inputs, n) in enumerate(zip((encoder.n_channels, *self.n_neurons), self.n_neurons, strict=False)):
-            n_adaptive = round(adaptive_fraction * n)
-            betas = torch.zeros(n)
-            betas[n - n_adaptive :] = beta
-            constants = {
-                "tau_m": _time_constants("tau_m", tau_m, n, generator),
-                "v_th": torch.full((n,), float(v_th)),
-                "tau_a": _time_constants("tau_a", tau_a, n, generator),
-                "beta": betas,
-                "refractory": torch.full((n,), float(refractory)),
-            }
-            for name, value in constants.items():
-                self.register_buffer(f"{name}_{i}", value)
-            gain = 2 * (1 - decay(constants["tau_m"].numpy(), dt)) / math.sqrt(n_inputs)
-            w_in = _normal(n, n_inputs, torch.from_numpy(gain).float()[:, None], generator)
-            self.register_parameter(f"w_in_{i}", w_in)
-            if recurrent:
-                w_rec = _normal(n, n, torch.tensor(0.5 / math.sqrt(n)), generator)
-                w_rec.data.fill_diagonal_(0.0)
-                self.register_parameter(f"w_rec_{i}", w_rec)
-            self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(n)))
-        self._weight_names = [
-            f"{name}_{i}" for i in range(self.n_layers) for name in ("w_in", "bias", "w_rec")[: 3 if recurrent else 2]
-        ]
-        self._n_memory = len(encoder.memory_rows)
-        self._views: tuple[list[int], list[sequences.Weights]] | None = None
-        self._prepared: tuple[list[Any], list[sequences.Constants], list[Any]] | None = None
+        options: dict[str, Any] = dict(tau_m=tau_m, v_th=v_th, tau_a=tau_a, beta=beta)
+        options |= dict(adaptive_fraction=adaptive_fraction, refractory=refractory)
+        options |= dict(reset=reset, adaptation=adaptation, hold=hold)
+        make = _maker(neurons, options, neuron_kwargs or {}, generator)
+        layers = []
+        for n_inputs, n in zip((encoder.n_channels, *self.n_neurons), self.n_neurons, strict=False):
+            of_layer = make(n)
+            scale: Any = w_in_scale
+            if scale is None:
+                scale = 2 * (1 - decay(of_layer.tau_m, dt)) if isinstance(of_layer, NeuronParameters) else 1.0
+            w_in = normal_weights(n, n_inputs, scale / math.sqrt(n_inputs), generator)
+            w_rec = normal_weights(n, n, w_rec_scale / math.sqrt(n), generator) if recurrent else None
+            if w_rec is not None:
+                np.fill_diagonal(w_rec, 0.0)
+            layers.append(Layer(w_in, np.zeros(n, w_in.dtype), of_layer, w_rec))
+        self._hold(layers)
+
+    def _hold(self, layers: Sequence[Layer]) -> None:
+        """Take these layers for one's own."""
+        self.layers = SpikingLayers(layers)
+        self._on_engine = all(layer.kind is NeuronParameters for layer in self.layers)  # which knows LSNN neurons only
+        self.graded = any(layer.kind.graded for layer in self.layers)
+        if self.graded and self.rate_coef:
+            raise ValueError(f"rate_coef must be 0 for graded neurons, which do not spike, got {self.rate_coef}")
         self._table: tuple[Any, ...] | None = None  # and the weights, constants and counts whose addresses it holds
         self.spike_counts: tuple[np.ndarray, ...] = ()
         self.reset_counts()
-        self.state_shape = packed_shape(encoder, [layer.neurons for layer in self.network_layers()])
-        # validates what the constructor took on trust
-        Network(
-            self.encoder, self.network_layers(), self._unit_readout(), n_ticks=self.n_ticks, dt=self.dt, latency=latency
-        )
+        self.state_shape = packed_shape(self._encoder, [layer.neurons for layer in layers])
+        self._network(layers)  # validates what the constructor took on trust
 
     @property
     def encoder(self) -> Encoder:
         """The encoder, with the current centres and widths where they are learned."""
         return self.current_encoder()
+
+    def _network(self, layers: Sequence[Layer]) -> Network:
+        """Return these layers behind the encoder as a network without a policy's outputs."""
+        readout = self._unit_readout()
+        return Network(self.encoder, tuple(layers), readout, n_ticks=self.n_ticks, dt=self.dt, latency=self.latency)
 
     def _unit_readout(self) -> Readout:
         n = self.n_neurons[-1]
@@ -169,7 +190,7 @@ class LSNN(nn.Module):
 
     @property
     def _dtype(self) -> np.dtype:
-        return np.dtype(np.float64 if self.get_parameter("bias_0").dtype == torch.float64 else np.float32)
+        return np.dtype(np.float64 if self.layers[0].bias.dtype == torch.float64 else np.float32)
 
     def current_encoder(self) -> Encoder:
         """Return the encoder, with the current centres and widths where they are learned."""
@@ -193,66 +214,34 @@ class LSNN(nn.Module):
 
     def network_layers(self) -> tuple[Layer, ...]:
         """Return the layers as values for a :class:`~spikeloop.spiking.network.Network`."""
-        return tuple(self._layer(i) for i in range(self.n_layers))
-
-    def _layer(self, i: int) -> Layer:
-        def array(name: str) -> np.ndarray:
-            return getattr(self, f"{name}_{i}").detach().cpu().numpy()
-
-        values: dict[str, Any] = {"reset": self.reset, "adaptation": self.adaptation, "hold": self.hold}
-        values |= {name: array(name) for name in ("tau_m", "v_th", "tau_a", "beta", "refractory")}
-        neurons = NeuronParameters(**values)
-        w_rec = None
-        if self.recurrent:
-            w_rec = array("w_rec") * (1 - np.eye(self.n_neurons[i], dtype=array("w_rec").dtype))
-        return Layer(array("w_in"), array("bias"), neurons, w_rec)
+        return self.layers.values
 
     @classmethod
     def from_network(cls, network: Network, surrogate: Surrogate = Surrogate(), **kwargs: Any) -> LSNN:  # noqa: B008
         """Return a module that computes what ``network`` computes up to its readout trace.
 
         Args:
-            network: The network; its layers must agree in reset, adaptation, hold and being recurrent or not.
+            network: The network; its layers need not be of one kind.
             surrogate: Surrogate derivative for training.
             kwargs: ``learn_encoder``, ``rate_coef``, ``target_rate``.
 
         Raises:
-            ValueError: If the layers disagree.
+            ValueError: If ``rate_coef`` is given and a layer is graded.
         """
-        all_neurons = [only_lsnn(layer.neurons, "LSNN") for layer in network.layers]
-        kinds = {
-            (layer.w_rec is not None, neurons.reset, neurons.adaptation, neurons.hold)
-            for layer, neurons in zip(network.layers, all_neurons, strict=True)
-        }
-        if len(kinds) > 1:
-            raise ValueError(f"all layers must have the same (recurrent, reset, adaptation, hold), got {sorted(kinds)}")
-        ((recurrent, reset, adaptation, hold),) = kinds
         lsnn = cls(
             network.encoder,
             [layer.n_neurons for layer in network.layers],
-            recurrent=recurrent,
-            reset=reset,
-            adaptation=adaptation,
-            hold=hold,
             n_ticks=network.n_ticks,
             latency=network.latency,
             dt=network.dt,
             tau_out=network.readout.tau_out,
             count=network.readout.count,
             surrogate=surrogate,
+            generator=torch.Generator(),  # what it draws is not kept
             **kwargs,
         )
-        if network.layers[0].w_in.dtype == np.float64:
-            lsnn.double()
-        with torch.no_grad():
-            for i, (layer, neurons) in enumerate(zip(network.layers, all_neurons, strict=True)):
-                values: dict[str, Any] = {"w_in": layer.w_in, "bias": layer.bias, "w_rec": layer.w_rec}
-                names = ("tau_m", "v_th", "tau_a", "beta", "refractory")
-                values |= {name: getattr(neurons, name) for name in names}
-                for name, value in values.items():
-                    if value is not None:
-                        getattr(lsnn, f"{name}_{i}").copy_(torch.from_numpy(value.copy()))
-        return lsnn
+        lsnn._hold(network.layers)
+        return lsnn.double() if network.layers[0].w_in.dtype == np.float64 else lsnn
 
     def forward(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -276,28 +265,28 @@ class LSNN(nn.Module):
         self._check(3, features.shape, state.shape, episode_start.shape)
         self._check_values(features, state, episode_start)
         x, memory = self._encode(features, state, episode_start)
-        on_engine = state.device.type == "cpu" and state.dtype in (torch.float32, torch.float64)
-        run = self._forward_engine if on_engine else self._forward_equations
-        y, new = run(x, memory, state.detach(), episode_start)
+        fits = self._on_engine and state.device.type == "cpu" and state.dtype in (torch.float32, torch.float64)
+        run = self._forward_engine if fits else self._forward_equations
+        y, new = run(x, state[len(memory) :].detach(), episode_start)
         if not _finite(new):
             raise ValueError(f"the sequence left the range of {new.dtype}: its features or weights are too large")
-        return y, new
+        return y, torch.cat((memory, new)) if len(memory) else new
 
     def _forward_engine(
-        self, x: torch.Tensor, memory: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
+        self, x: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         batch_first = x.permute(2, 0, 1, 3).flatten(1, 2) if self._encoder.per_tick else x.transpose(0, 1)
         call = EngineCall(
-            self._weights(),
-            self._constants(state.numpy().dtype),
+            self.layers.engine_weights(),
+            self.layers.engine_constants(self._timing(), self.surrogate),
             batch_first.detach().clone(memory_format=torch.contiguous_format).numpy(),  # it may change before backward
             state.contiguous().numpy(),
             _starts(episode_start.detach().numpy()),
             self.rate_coef,
             self.target_rate,
         )
-        parameters = [self._parameters[name] for name in self._weight_names]
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):  # type: ignore[union-attr]
+        parameters = [p for layer in self.layers for p in (layer.w_in, layer.bias, layer.w_rec) if p is not None]
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
             y = EngineSequence.apply(call, x, *parameters)
         else:
             arguments = (call.weights, call.constants, call.x, call.state, call.start, call.counts)
@@ -306,10 +295,7 @@ class LSNN(nn.Module):
         for total, count in zip(self.spike_counts, call.counts, strict=True):
             lsnn_kernels.add_counts(count, total)
         self._count(call.n_counted)
-        new = torch.from_numpy(call.new_state)
-        if len(memory):
-            new[: len(memory)] = memory
-        return y, new
+        return y, torch.from_numpy(call.new_state)
 
     def _count(self, n: int) -> None:
         """Add to ``n_counted``; written so that no other Python thread comes between reading and writing it."""
@@ -317,27 +303,28 @@ class LSNN(nn.Module):
         counts["n_counted"] += n
 
     def _forward_equations(
-        self, x: torch.Tensor, memory: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
+        self, x: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         y, new, rates = run_equations(
             x,
-            state[len(memory) :],
+            state,
             episode_start,
-            [self._torch_weights(i) for i in range(self.n_layers)],
-            [NeuronParameters] * self.n_layers,
-            [self._torch_constants(i) for i in range(self.n_layers)],
+            [layer.weights() for layer in self.layers],
+            [layer.kind for layer in self.layers],
+            [layer.constants(self.dt) for layer in self.layers],
             self.surrogate,
             self._unit_readout(),
             self._timing(),
         )
         n = episode_start.numel() * self.n_ticks
-        for total, rate in zip(self.spike_counts, rates, strict=True):
-            total += (rate.detach() * n).cpu().numpy().round().astype(np.int64)
+        for layer, total, rate in zip(self.layers, self.spike_counts, rates, strict=True):
+            if not layer.kind.graded:
+                total += (rate.detach() * n).cpu().numpy().round().astype(np.int64)
         self._count(n)
         if self.rate_coef and torch.is_grad_enabled():
             excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in rates]
             y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
-        return y, torch.cat((memory, new))
+        return y, new
 
     def _check(self, n_dims: int, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
         """Refuse shapes that do not fit: the kernels read and write without looking at bounds."""
@@ -354,7 +341,7 @@ class LSNN(nn.Module):
             )
 
     def _check_values(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> None:
-        dtype = self._parameters["bias_0"].dtype  # type: ignore[union-attr]
+        dtype = self.layers[0].bias.dtype
         if features.is_complex() or state.dtype != dtype:
             raise ValueError(f"features must be real and state {dtype}, got {features.dtype} and {state.dtype}")
         if not _finite(features):
@@ -388,31 +375,6 @@ class LSNN(nn.Module):
             x = Population.apply(features.to(state.dtype), centers, log_widths, x)
         return x, torch.from_numpy(new).to(state)
 
-    def _torch_constants(self, i: int) -> LsnnConstants:
-        def column(name: str) -> torch.Tensor:
-            return getattr(self, f"{name}_{i}")
-
-        def decays(name: str) -> torch.Tensor:
-            return torch.from_numpy(decay(column(name).cpu().numpy(), self.dt)).to(column(name))
-
-        return LsnnConstants(
-            decays("tau_m"),
-            decays("tau_a"),
-            column("v_th"),
-            column("beta"),
-            column("refractory"),
-            self.reset == "zero",
-            self.adaptation == "ahp",
-            self.hold,
-        )
-
-    def _torch_weights(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        w_in, bias = self.get_parameter(f"w_in_{i}"), self.get_parameter(f"bias_{i}")
-        if not self.recurrent:
-            return w_in, bias, None
-        mask = 1 - torch.eye(len(bias), dtype=bias.dtype, device=bias.device)
-        return w_in, bias, self.get_parameter(f"w_rec_{i}") * mask
-
     def step(self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run one env step without gradients, numpy in and out; the same bits as :meth:`forward`.
 
@@ -430,7 +392,7 @@ class LSNN(nn.Module):
         self._check(2, features.shape, state.shape, episode_start.shape)
         if episode_start.dtype.kind not in "biuf":
             checks.real("episode_start", episode_start)
-        weights = self._weights()
+        weights = self.layers.engine_weights()
         dtype, n_memory = weights[0].bias.dtype, self._n_memory
         if self._encoder.kind == "direct":
             x = sequences.writable("features", features, dtype)[:, None]  # (B, 1, F)
@@ -441,67 +403,64 @@ class LSNN(nn.Module):
             )
             x = sequences.batch_first(x).astype(dtype, copy=False)
         starts = (np.reshape(episode_start, (-1, 1)) != 0).view(np.uint8)
-        state = sequences.writable("state", state, dtype)
-        layers, counts = self._constants(dtype), self.spike_counts
+        whole = state
+        state = sequences.writable("state", state[n_memory:] if n_memory else state, dtype)
         self._count(len(starts) * self.n_ticks)
-        table = self._table
+        run = self._step_engine if self._on_engine else self._step_equations
+        y, new, finite = run(weights, x, state, starts)
+        if not finite:
+            sequences.refuse_step("features", x[:, 0], whole, starts[:, 0] != 0)
+        if n_memory:
+            new = np.concatenate((memory, new), dtype=dtype)
+        return y, new
+
+    def _step_engine(
+        self, weights: list[sequences.Weights], x: np.ndarray, state: np.ndarray, starts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        layers, counts, table = (
+            self.layers.engine_constants(self._timing(), self.surrogate),
+            self.spike_counts,
+            self._table,
+        )
         if table is None or table[1] is not weights or table[2] is not layers or table[3] is not counts:
             table = self._table = sequences.address_table(weights, layers, counts), weights, layers, counts
-        y, new, finite = sequences.step(weights, layers, table[0], x, state, starts, counts)
-        if not finite:
-            sequences.refuse_step("features", x[:, 0], state, starts[:, 0] != 0)
-        if n_memory:
-            new[:n_memory] = memory
-        return y, new
+        return sequences.step(weights, layers, table[0], x, state, starts, counts)
+
+    def _step_equations(
+        self, weights: list[sequences.Weights], x: np.ndarray, state: np.ndarray, starts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Run one env step by the equations in numpy; arguments and result are those of the engine's step."""
+        network = self._network(self.network_layers())
+        rested = np.where(starts != 0, 0, state)  # (n_rows, B, width)
+        first, states = 0, []
+        for layer in network.layers:
+            n_rows = len(layer.neurons.rows)
+            states.append(tuple(rested[first : first + n_rows, :, : layer.n_neurons]))
+            first += n_rows
+        per_tick = np.broadcast_to(x, (len(x), self.n_ticks, x.shape[2])).swapaxes(0, 1)
+        trace = rested[first, :, : self.n_neurons[-1]]
+        _, states, y, outputs = reference.step(network, per_tick, states, trace)
+        new = np.zeros_like(state)
+        for into, row in zip(new, [*(row for rows in states for row in rows), y], strict=True):
+            into[:, : row.shape[1]] = row
+        for module, count, z in zip(self.layers, self.spike_counts, outputs, strict=True):
+            if not module.kind.graded:
+                count += z.sum((0, 1)).astype(np.int64)
+        return y, new, bool(np.isfinite(new).all())
 
     def _timing(self) -> sequences.Timing:
         held = not self._encoder.per_tick
         return sequences.Timing(self.n_ticks, self.dt, self.latency, self.tau_out, self.count, held)
 
-    def _weights(self) -> list[sequences.Weights]:
-        """Return the live parameters as numpy views, pre x post."""
-        parameters = self._parameters
-        key = [parameters[name].data_ptr() for name in self._weight_names]  # type: ignore[union-attr]
-        views = self._views  # another thread may replace it meanwhile
-        if views is None or views[0] != key:
-            # The views keep the memory they show alive, so an equal address means the same memory.
-            tensors = [parameters[name].detach() for name in self._weight_names]  # type: ignore[union-attr]
-            if len(dtypes := {tensor.dtype for tensor in tensors}) > 1 or not dtypes <= {torch.float32, torch.float64}:
-                raise ValueError(f"parameters must all be float32 or all float64 on the CPU, got {dtypes}")
-            arrays = [tensor.t().numpy() for tensor in tensors]
-            if self.recurrent:
-                layers = [sequences.Weights(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
-            else:
-                pairs = zip(arrays[::2], arrays[1::2], strict=True)
-                layers = [sequences.Weights(w_in, bias, np.empty((0, len(bias)), bias.dtype)) for w_in, bias in pairs]
-            views = self._views = key, layers
-        return views[1]
-
-    def _constants(self, dtype: np.dtype) -> list[sequences.Constants]:
-        """Return the constants for the kernels, rebuilt when a buffer or an option has changed."""
-        key: list[Any] = [(id(buffer), buffer._version) for buffer in self._buffers.values()]  # type: ignore[union-attr]
-        key += (dtype, self.n_ticks, self.dt, self.latency, self.tau_out, self.count, self.surrogate)
-        prepared = self._prepared
-        if prepared is None or prepared[0] != key:
-            last = self.n_layers - 1
-            layers = [
-                sequences.constants(
-                    layer.neurons,
-                    self._timing(),
-                    i,
-                    self._n_memory,
-                    i == last,
-                    self.surrogate,
-                    dtype,
-                )
-                for i, layer in enumerate(self.network_layers())
-            ]
-            # holding the buffers keeps their ids from being given to others
-            prepared = self._prepared = key, layers, list(self._buffers.values())
-        return prepared[1]
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load, also what was saved when all layers were one module: ``w_in_0`` is then ``layers.0.w_in``."""
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            if former := _FORMER_NAME.fullmatch(key.removeprefix(prefix)):
+                state_dict[f"{prefix}layers.{former[2]}.{former[1]}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_views": None, "_prepared": None, "_table": None}  # addresses mean nothing in a copy
+        return {**self.__dict__, "_table": None}  # addresses mean nothing in a copy
 
 
 def _finite(tensor: torch.Tensor) -> bool:
@@ -514,18 +473,21 @@ def _starts(episode_start: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((episode_start != 0).T).view(np.uint8)
 
 
-def _normal(n: int, n_inputs: int, scale: torch.Tensor, generator: torch.Generator | None) -> nn.Parameter:
-    """Return normal weights of shape (n, n_inputs), stored input by input: the rows the kernels read are contiguous."""
-    return nn.Parameter((torch.randn(n, n_inputs, generator=generator) * scale).t().contiguous().t())
+def _maker(
+    name: str, lsnn_options: Mapping[str, Any], options: Mapping[str, Any], generator: torch.Generator | None
+) -> Callable[[int], Neurons]:
+    """Return what makes so many neurons of the model of that name.
 
-
-def _time_constants(
-    name: str, tau: float | tuple[float, float], n: int, generator: torch.Generator | None
-) -> torch.Tensor:
-    """Return ``n`` equal time constants, or as many drawn log-uniformly between two bounds."""
-    if isinstance(tau, (int, float)):
-        return torch.full((n,), float(tau))
-    low, high = tau
-    if not 0 < low <= high:
-        raise ValueError(f"{name} is drawn between two bounds 0 < low <= high, got {tau!r}")
-    return torch.exp(math.log(low) + math.log(high / low) * torch.rand(n, generator=generator))
+    Raises:
+        ValueError: If there is no such model, or options of one model are given for another.
+    """
+    kind = neuron_kind(name)
+    if name == "lsnn":
+        if options:
+            raise ValueError(f"neuron_kwargs are for other neurons: give LSNN {sorted(options)} as its own arguments")
+        return partial(lsnn_neurons, **lsnn_options, generator=generator)
+    defaults = inspect.signature(LSNN.__init__).parameters
+    foreign = [option for option, value in lsnn_options.items() if value != defaults[option].default]
+    if foreign:
+        raise ValueError(f"{foreign[0]} is an option of LSNN neurons: parameters of {name!r} go into neuron_kwargs")
+    return partial(drawn_neurons, kind=kind, options=options, generator=generator)

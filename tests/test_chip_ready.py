@@ -23,9 +23,9 @@ def small_ppo(**kwargs) -> SpikingPPO:
 def test_quantised_training_leaves_every_actor_weight_on_the_grid_and_the_rest_alone():
     model = small_ppo().learn(32, callback=QuantizeWeights(on_grid))
     actor = model.policy.lstm_actor
-    for weight in (actor.w_in_0, actor.w_rec_0, model.policy.action_net.weight):
+    for weight in (actor.layers[0].w_in, actor.layers[0].w_rec, model.policy.action_net.weight):
         assert np.array_equal(weight.detach().numpy(), on_grid(weight.detach().numpy()))
-    assert not np.allclose(actor.bias_0.detach().numpy() % STEP, 0)
+    assert not np.allclose(actor.layers[0].bias.detach().numpy() % STEP, 0)
 
 
 def test_steps_too_small_for_the_grid_add_up_behind_it():

@@ -36,7 +36,8 @@ def gradients(encoder, sizes, n_envs, dtype, want_x, change=None):
     return wanted | ({"features": features.grad} if want_x else {})
 
 
-CHANGED = ["w_in_0", "w_rec_0", "bias_0", "w_in_1", "w_rec_1", "bias_1", "features", "state", "episode_start"]
+WEIGHTS = ("layers.0.w_in", "layers.0.w_rec", "layers.0.bias", "layers.1.w_in", "layers.1.w_rec", "layers.1.bias")
+CHANGED = [*WEIGHTS, "features", "state", "episode_start"]
 
 
 @pytest.mark.parametrize("sizes", [(64, 64), (5, 33)])  # weights the kernels read where they are, or padded copies
@@ -59,8 +60,8 @@ def test_a_change_in_place_is_refused_or_without_effect(encoder, sizes, n_envs, 
                     torch.testing.assert_close(
                         found[key], value, rtol=0, atol=0, msg=f"{name} changed, gradient of {key}"
                     )
-    assert {"w_rec_0", "w_in_1", "w_rec_1", *learned} <= refused  # the backward pass needs them
-    assert not refused & {"bias_0", "bias_1", "state", "episode_start"}  # and these it does not
+    assert {"layers.0.w_rec", "layers.1.w_in", "layers.1.w_rec", *learned} <= refused  # the backward pass needs them
+    assert not refused & {"layers.0.bias", "layers.1.bias", "state", "episode_start"}  # and these it does not
 
 
 @pytest.mark.parametrize("name", ["weight", "x"])

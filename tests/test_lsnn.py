@@ -60,15 +60,15 @@ def make_lsnn(n_neurons=(20,), encoder="direct", dtype=torch.float32, seed=0, **
     lsnn = LSNN(ENCODERS[encoder], n_neurons, generator=generator, **options).to(dtype)
     with torch.no_grad():
         for i in range(lsnn.n_layers):
-            lsnn.get_parameter(f"w_in_{i}").mul_(2)
-            lsnn.get_parameter(f"bias_{i}").normal_(0.25, 0.1, generator=generator)
+            lsnn.layers[i].w_in.mul_(2)
+            lsnn.layers[i].bias.normal_(0.25, 0.1, generator=generator)
     return lsnn
 
 
 def make_sequence(lsnn, n_steps=9, n_envs=11, seed=1, warm=5):
     """Features, a state some steps into an episode, and episode starts."""
     generator = torch.Generator().manual_seed(seed)
-    dtype = lsnn.bias_0.dtype
+    dtype = lsnn.layers[0].bias.dtype
     features = torch.randn(n_steps, n_envs, N_OBS, generator=generator, dtype=dtype)
     start = (torch.rand(n_steps, n_envs, generator=generator) < 0.15).float()
     state = torch.from_numpy(lsnn.initial_state(n_envs, np.random.default_rng(seed)))
@@ -82,7 +82,8 @@ def make_sequence(lsnn, n_steps=9, n_envs=11, seed=1, warm=5):
 def equations(lsnn, features, state, start):
     """What ``forward`` computes where the kernels do not run."""
     x, memory = lsnn._encode(features, state, start)
-    return lsnn._forward_equations(x, memory, state, start)
+    y, new = lsnn._forward_equations(x, state[len(memory) :], start)
+    return y, torch.cat((memory, new))
 
 
 def gradients(run, lsnn, features, state, start):
@@ -154,7 +155,7 @@ def test_population_encoder_learns_by_the_gradient_of_its_formula(dtype):
     def formula(features, state, start):
         u = (features[..., None] - lsnn.centers) / lsnn.log_widths.exp()
         x = torch.exp(-0.5 * u.square()).flatten(2)
-        return lsnn._forward_equations(x, state[:0], state, start)
+        return lsnn._forward_equations(x, state, start)
 
     expected = gradients(formula, lsnn, features, state, start)
     found = gradients(lsnn, lsnn, features, state, start)
@@ -208,16 +209,16 @@ def test_network_round_trip(encoder, tmp_path):
 def test_float64_network_becomes_a_float64_module():
     lsnn = make_lsnn(dtype=torch.float64)
     network = Network(lsnn.encoder, lsnn.network_layers(), Readout(np.zeros((1, 20)), np.zeros(1)))
-    assert LSNN.from_network(network).bias_0.dtype == torch.float64
+    assert LSNN.from_network(network).layers[0].bias.dtype == torch.float64
 
 
 def test_self_connections_count_for_nothing():
     lsnn = make_lsnn((32,), n_ticks=2)
     sequence = make_sequence(lsnn)
     y, _, grads = gradients(lsnn, lsnn, *sequence)
-    assert not grads["w_rec_0"].diagonal().any()
+    assert not grads["layers.0.w_rec"].diagonal().any()
     with torch.no_grad():
-        lsnn.w_rec_0.fill_diagonal_(3.0)
+        lsnn.layers[0].w_rec.fill_diagonal_(3.0)
     assert torch.equal(lsnn(*sequence)[0], y)
     row, _ = lsnn.step(sequence[0][0].numpy(), sequence[1].numpy(), sequence[2][0].numpy())
     np.testing.assert_array_equal(row, y[0].numpy())
@@ -235,13 +236,13 @@ def test_step_reads_the_live_parameters():
 
     seen = [check()]
     with torch.no_grad():
-        lsnn.bias_0.add_(0.5)
+        lsnn.layers[0].bias.add_(0.5)
     seen.append(check())
-    lsnn.w_in_0.data = torch.randn(32, N_OBS)  # contiguous the other way round
+    lsnn.layers[0].w_in.data = torch.randn(32, N_OBS)  # contiguous the other way round
     seen.append(check())
     lsnn.load_state_dict(make_lsnn((32,), seed=5, v_th=0.7).state_dict())
     seen.append(check())
-    lsnn.beta_0.mul_(3)
+    lsnn.layers[0].beta.mul_(3)
     check()
     assert not any(torch.equal(a, b) for a, b in pairwise(seen))
 
@@ -255,8 +256,8 @@ def test_a_copy_is_independent(copier):
     other = copier(lsnn)
     np.testing.assert_array_equal(other.step(*arguments)[0], y)
     with torch.no_grad():
-        other.bias_0.add_(1.0)
-    assert other.w_rec_0.stride() == lsnn.w_rec_0.stride()  # the kernels' order in memory
+        other.layers[0].bias.add_(1.0)
+    assert other.layers[0].w_rec.stride() == lsnn.layers[0].w_rec.stride()  # the kernels' order in memory
     assert not np.array_equal(other.step(*arguments)[0], y)
     np.testing.assert_array_equal(lsnn.step(*arguments)[0], y)
 
@@ -311,12 +312,12 @@ def test_two_sequences_before_one_backward():
     first, second = make_sequence(lsnn, n_steps=40, seed=1), make_sequence(lsnn, n_steps=40, seed=2)
     separate = []
     for sequence in (first, second):
-        separate.append(gradients(lsnn, lsnn, *sequence)[2]["w_rec_0"].clone())
+        separate.append(gradients(lsnn, lsnn, *sequence)[2]["layers.0.w_rec"].clone())
     lsnn.zero_grad()
     ys = [lsnn(*sequence)[0] for sequence in (first, second)]
     weights = torch.randn(ys[0].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     (ys[0] * weights + ys[1] * weights).sum().backward()
-    torch.testing.assert_close(lsnn.w_rec_0.grad, separate[0] + separate[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(lsnn.layers[0].w_rec.grad, separate[0] + separate[1], rtol=1e-12, atol=1e-12)
 
 
 def test_fused_adam_moves_transposed_parameters_as_plain_adam_does():
@@ -345,8 +346,8 @@ def test_encoded_input_is_that_of_the_encoder():
 
 def test_adaptive_neurons_are_the_last():
     lsnn = LSNN(ENCODERS["direct"], [10], adaptive_fraction=0.3, beta=0.5, tau_a=(10.0, 100.0))
-    np.testing.assert_array_equal(lsnn.beta_0.numpy(), np.array([0] * 7 + [0.5] * 3, np.float32))
-    assert 10 <= lsnn.tau_a_0.min() < lsnn.tau_a_0.max() <= 100
+    np.testing.assert_array_equal(lsnn.layers[0].beta.numpy(), np.array([0] * 7 + [0.5] * 3, np.float32))
+    assert 10 <= lsnn.layers[0].tau_a.min() < lsnn.layers[0].tau_a.max() <= 100
 
 
 @pytest.mark.parametrize(

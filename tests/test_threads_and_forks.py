@@ -33,7 +33,7 @@ def make_lsnn(seed=0, sizes=SIZES):
     torch.manual_seed(seed)
     lsnn = LSNN(Encoder("direct", 3), sizes, n_ticks=4)
     with torch.no_grad():
-        lsnn.w_in_0.mul_(3)
+        lsnn.layers[0].w_in.mul_(3)
     return lsnn
 
 
@@ -78,7 +78,7 @@ def test_threads_share_a_sequence_engine():
 
     def gradient(x):
         y, _ = lsnn(torch.from_numpy(x), torch.from_numpy(lsnn.initial_state(8)), start)
-        return torch.autograd.grad(y.sum(), [lsnn.w_in_0, lsnn.w_rec_1])
+        return torch.autograd.grad(y.sum(), [lsnn.layers[0].w_in, lsnn.layers[1].w_rec])
 
     runs, gradients = [alone.run(x)[0] for x in obs], [gradient(x) for x in obs]
     with ThreadPoolExecutor(6) as pool:
@@ -124,8 +124,8 @@ def test_a_copy_of_a_used_lsnn_stands_alone(how, sizes):
     made = how(original)
     assert counts_of(made) == counts_of(original)
     with torch.no_grad():
-        original.w_in_0.zero_()
-        original.v_th_0.mul_(100)
+        original.layers[0].w_in.zero_()
+        original.layers[0].v_th.mul_(100)
     before = counts_of(original)
     np.testing.assert_array_equal(rollout(made, 0), right)
     assert counts_of(original) == before

@@ -1,0 +1,153 @@
+"""Layers of spiking neurons as torch modules: what is trained, saved and moved between devices of a Layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from spikeloop.spiking.engine import sequences
+from spikeloop.spiking.initial import per_neuron
+from spikeloop.spiking.network import Layer
+from spikeloop.spiking.neurons import Neurons
+from spikeloop.spiking.surrogate import Surrogate
+
+
+class SpikingLayer(nn.Module):
+    """One layer: its weights are parameters, the numbers of its neurons buffers.
+
+    Args:
+        layer: What it is at first.
+
+    Attributes:
+        w_in: Input weights, shape (N, n_inputs), post x pre.
+        w_rec: Recurrent weights, shape (N, N), of which the diagonal counts for nothing; None for none.
+        bias: Constant current, shape (N,).
+        kind: Class of the neurons. Each of its fields with one number per neuron is a buffer of that name, shape (N,).
+        options: Its other fields, which hold for all neurons.
+    """
+
+    w_rec: nn.Parameter | None
+
+    def __init__(self, layer: Layer):
+        super().__init__()
+        self.kind: type[Neurons] = type(layer.neurons)
+        fields = dataclasses.fields(layer.neurons)  # type: ignore[arg-type]
+        self.array_names = per_neuron(self.kind)
+        self.options = {f.name: getattr(layer.neurons, f.name) for f in fields if f.name not in self.array_names}
+        # in this order, in which the optimizers of saved models keep their state
+        self.w_in = _by_input(layer.w_in)
+        self.register_parameter("w_rec", None if layer.w_rec is None else _by_input(layer.w_rec))
+        self.bias = nn.Parameter(torch.tensor(layer.bias))
+        for name in self.array_names:
+            value = torch.tensor(np.asarray(getattr(layer.neurons, name)), dtype=self.bias.dtype)
+            self.register_buffer(name, value)
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons N."""
+        return len(self.bias)
+
+    @property
+    def neurons(self) -> Neurons:
+        """The neurons as a value."""
+        arrays = {name: _numpy(getattr(self, name)) for name in self.array_names}
+        return self.kind(**arrays, **self.options)
+
+    @property
+    def value(self) -> Layer:
+        """The layer as a value."""
+        w_rec = None if self.w_rec is None else _numpy(self.w_rec)
+        if w_rec is not None:
+            w_rec = w_rec * (1 - np.eye(len(w_rec), dtype=w_rec.dtype))
+        return Layer(_numpy(self.w_in), _numpy(self.bias), self.neurons, w_rec)
+
+    def weights(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return input weights, bias, and recurrent weights without self-connections, or None."""
+        if self.w_rec is None:
+            return self.w_in, self.bias, None
+        mask = 1 - torch.eye(self.n_neurons, dtype=self.bias.dtype, device=self.bias.device)
+        return self.w_in, self.bias, self.w_rec * mask
+
+    def constants(self, dt: float) -> Any:
+        """Return the constants of a tick of ``dt`` ms, as tensors beside the weights."""
+        dtype = _numpy(self.bias).dtype
+        found = self.neurons.constants(dt, dtype)
+        device = self.bias.device
+        tensors = (torch.from_numpy(c).to(device) if isinstance(c, np.ndarray) else c for c in found)
+        return found._make(tensors)
+
+
+class SpikingLayers(nn.ModuleList):
+    """The layers of a network, each fed by the one before, and what the engine reads of them.
+
+    Args:
+        layers: What they are at first.
+    """
+
+    def __init__(self, layers: Sequence[Layer] = ()):
+        super().__init__(SpikingLayer(layer) for layer in layers)
+        self._views: tuple[list[int], list[sequences.Weights]] | None = None
+        self._prepared: tuple[list[Any], list[sequences.Constants], list[Any]] | None = None
+
+    def __iter__(self) -> Iterator[SpikingLayer]:
+        return iter(self._modules.values())  # type: ignore[arg-type]
+
+    @property
+    def values(self) -> tuple[Layer, ...]:
+        """The layers as values for a :class:`~spikeloop.spiking.network.Network`."""
+        return tuple(layer.value for layer in self)
+
+    def engine_weights(self) -> list[sequences.Weights]:
+        """Return the live parameters as numpy views, pre x post.
+
+        Raises:
+            ValueError: If they are not all float32 or all float64.
+        """
+        key = [p.data_ptr() for layer in self for p in layer._parameters.values() if p is not None]
+        views = self._views  # another thread may replace it meanwhile
+        if views is None or views[0] != key:
+            # The views keep the memory they show alive, so an equal address means the same memory.
+            dtypes = {parameter.dtype for parameter in self.parameters()}
+            if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+                raise ValueError(f"parameters must all be float32 or all float64 on the CPU, got {dtypes}")
+            layers = []
+            for layer in self:
+                w_in, bias = layer.w_in.detach().t().numpy(), layer.bias.detach().numpy()
+                no_weights = np.empty((0, len(bias)), bias.dtype)
+                w_rec = no_weights if layer.w_rec is None else layer.w_rec.detach().t().numpy()
+                layers.append(sequences.Weights(w_in, bias, w_rec))
+            views = self._views = key, layers
+        return views[1]
+
+    def engine_constants(self, timing: sequences.Timing, surrogate: Surrogate) -> list[sequences.Constants]:
+        """Return the constants for the kernels, rebuilt when a buffer, the timing or the surrogate has changed."""
+        buffers = [buffer for layer in self for buffer in layer._buffers.values()]
+        key: list[Any] = [(id(buffer), buffer._version) for buffer in buffers]  # type: ignore[union-attr]
+        key += (timing, surrogate)
+        prepared = self._prepared
+        if prepared is None or prepared[0] != key:
+            last = len(self) - 1
+            layers = [
+                sequences.constants(layer.neurons, timing, i, 0, i == last, surrogate, _numpy(layer.bias).dtype)
+                for i, layer in enumerate(self)
+            ]
+            # holding the buffers keeps their ids from being given to others
+            prepared = self._prepared = key, layers, buffers
+        return prepared[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_views": None, "_prepared": None}  # addresses mean nothing in a copy
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _by_input(weights: np.ndarray) -> nn.Parameter:
+    """Return weights, shape (n, n_inputs), stored input by input: the rows the kernels read are contiguous."""
+    return nn.Parameter(torch.tensor(weights.T.copy()).t())
