@@ -19,11 +19,12 @@ _HOME = {
     "Program": "loihi.program",
     "Emulator": "loihi.emulator",
     "Interpreter": "loihi.interpreter",
-    "compile_network": "loihi.compiler",
-    "quantizer": "loihi.compiler",
+    "compile_network": "compile",
+    "quantizer": "compile",
     "DeployedPolicy": "deployed",
-    "Deployment": "deployed",
+    "Deployment": "deployment",
     "Report": "report",
+    "TARGETS": "target",
 }
 
 __all__ = sorted(_HOME)

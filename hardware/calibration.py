@@ -9,7 +9,7 @@ import numpy as np
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders.encoding import encode
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.neurons.lsnn import only_lsnn
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.observation import FrameStack, Normalizer, n_frames, preprocess
 from spikeloop.spiking.simulator import Simulator
 
@@ -27,7 +27,7 @@ class Observed:
         current: Largest absolute current ``w_in x + bias`` of the first layer, a number.
         synaptic: Largest absolute current through synapses.
         membrane: Largest absolute membrane.
-        adaptation: Mean of ``a`` at a neuron's own spikes, arrays (N,).
+        adaptation: Mean of ``a`` at a neuron's own spikes, arrays (N,); 0 where neurons are no LSNN neurons.
     """
 
     rates: tuple[np.ndarray, ...]
@@ -107,7 +107,9 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
         parts += [] if layer.w_rec is None else [float(abs(spikes[i] @ layer.w_rec.T).max())]
         synaptic.append(sum(parts))
     adaptation = [
-        _mean_at_spikes(z, decay(only_lsnn(layer.neurons, "the chip").tau_a, network.dt))
+        _mean_at_spikes(z, decay(layer.neurons.tau_a, network.dt))
+        if isinstance(layer.neurons, NeuronParameters)
+        else np.zeros(layer.n_neurons)
         for z, layer in zip(spikes, network.layers, strict=True)
     ]
     return Observed(

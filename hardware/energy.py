@@ -1,16 +1,109 @@
-"""Modelled energy and time of what an emulator counted, with constants that others published; nothing is measured."""
+"""Costs of what chips do, with constants that others published: energies and times are modelled, nothing is measured.
+
+Sources, by their short names: D18 = Davies et al. 2018, IEEE Micro 38(1); F20 = Frady et al. 2020, NICE; SANA = SANA-FE
+2.2.9, fitted on silicon.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.hardware.loihi.chip import CostModel, EventCost
-from spikeloop.hardware.loihi.emulator import Counts
-from spikeloop.hardware.loihi.program import Program
-from spikeloop.hardware.loihi.resources import lists
+
+@dataclass(frozen=True)
+class EventCost:
+    """Energy and time of one event.
+
+    Args:
+        energy: In J.
+        time: In s.
+    """
+
+    energy: float
+    time: float
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Published costs of a chip's events. Modelled figures, of no chip that we measured.
+
+    Args:
+        name: Key in :data:`COSTS`.
+        source: Where the constants stand.
+        mapped: One compartment on one tick, whether or not it has anything to do.
+        idle_update: Added for a compartment with nothing to do.
+        update: Added for one that updates: v, bias or input not zero.
+        spike: Added for one that fires.
+        synapse: One synaptic operation.
+        learn: One synapse visited by the learning engine at the end of a learning epoch.
+        packet: One spike to one list of synapses on one core, or to the host, at the sender.
+        arrival: The same, at the receiver.
+        hop_x: One tile east or west.
+        hop_y: One tile north or south.
+        barrier: End of a tick, in s, by number of tiles in use (steps of a table: up to, seconds).
+        static_power: Of one chip, in W.
+    """
+
+    name: str
+    source: str
+    mapped: EventCost
+    idle_update: EventCost
+    update: EventCost
+    spike: EventCost
+    synapse: EventCost
+    learn: EventCost
+    packet: EventCost
+    arrival: EventCost
+    hop_x: EventCost
+    hop_y: EventCost
+    barrier: tuple[tuple[int, float], ...]
+    static_power: float
+
+
+_NOTHING = EventCost(0.0, 0.0)
+_LEARN = EventCost(120e-12, 6.1e-9)  # D18 Table 2, pairwise STDP: the only one published
+_STATIC = 3.34 / 32  # W per chip: 3.34 W for 32 chips, F20
+
+COSTS = {
+    model.name: model
+    for model in (
+        CostModel(
+            "davies2018",
+            "D18 Table 2, pre-silicon, 0.75 V; least energy and longest time of a synaptic operation",
+            mapped=_NOTHING,
+            idle_update=EventCost(52e-12, 5.3e-9),
+            update=EventCost(81e-12, 8.4e-9),
+            spike=_NOTHING,
+            synapse=EventCost(23.6e-12, 3.5e-9),
+            learn=_LEARN,
+            packet=EventCost(1.7e-12, 2.1e-9),
+            arrival=_NOTHING,
+            hop_x=EventCost(3.0e-12, 4.1e-9),
+            hop_y=EventCost(4.0e-12, 6.5e-9),
+            barrier=((1, 113e-9), (32, 465e-9)),
+            static_power=_STATIC,
+        ),
+        CostModel(
+            "sanafe",
+            "SANA's loihi.yaml, fitted on silicon; dense synapses",
+            mapped=EventCost(51.2e-12, 6.0e-9),
+            idle_update=_NOTHING,
+            update=EventCost(21.6e-12, 3.7e-9),
+            spike=EventCost(69.3e-12, 30e-9),
+            synapse=EventCost(35.5e-12, 3.8e-9),
+            learn=_LEARN,
+            packet=EventCost(111e-12, 5.1e-9),
+            arrival=EventCost(0.0, 16e-9),
+            hop_x=EventCost(3.0e-12, 4.1e-9),
+            hop_y=EventCost(4.2e-12, 6.5e-9),
+            barrier=((1, 0.6e-6), (2, 1.0e-6), (4, 1.4e-6), (29, 1.8e-6)),
+            static_power=_STATIC,
+        ),
+    )
+}
 
 
 class Cost(NamedTuple):
@@ -29,46 +122,6 @@ class Cost(NamedTuple):
     def dynamic(self) -> float:
         """Energy that events cost, in J."""
         return self.neurons + self.synapses + self.network
-
-
-def modelled_cost(program: Program, counts: Counts, model: CostModel) -> Cost:
-    """Return what the counted events cost by a model's constants.
-
-    Energies are sums over events. For the time, each core works through its own events one after the other, all
-    cores at once, and a barrier ends each tick; the core that is busiest over all ticks sets the time of them all,
-    and compartment updates are taken to be as frequent on every core. Spikes from and to the host cost a packet and no
-    hops. Other traffic with the host (biases written, values read) has no published constants and is left out.
-
-    Args:
-        program: What ran.
-        counts: What happened.
-        model: The constants.
-    """
-    visits = program.compartments.n * counts.n_ticks
-    received = counts.packets + counts.input_packets
-    sent = received + int(counts.spikes[program.spike_outputs].sum())
-
-    def energy(*events: tuple[EventCost, float]) -> float:
-        return sum(cost.energy * number for cost, number in events)
-
-    time = counts.n_ticks * (_barrier(program, model) + _busiest(program, counts, model))
-    return Cost(
-        energy(
-            (model.mapped, visits),
-            (model.update, counts.updates),
-            (model.idle_update, visits - counts.updates),
-            (model.spike, int(counts.spikes.sum())),
-        ),
-        energy((model.synapse, counts.synaptic_ops)),
-        energy(
-            (model.packet, sent),
-            (model.arrival, received),
-            (model.hop_x, counts.hops_x),
-            (model.hop_y, counts.hops_y),
-        ),
-        model.static_power * time,
-        time,
-    )
 
 
 def learning_cost(updates_per_core: npt.ArrayLike, model: CostModel) -> EventCost:
@@ -91,31 +144,3 @@ def idle_energy(period: float, busy: float, model: CostModel) -> float:
         model: The constants.
     """
     return model.static_power * max(period - busy, 0.0)
-
-
-def _barrier(program: Program, model: CostModel) -> float:
-    """Return the time of the barrier that ends a tick, interpolated between the published numbers of tiles."""
-    tiles = len(np.unique(program.compartments.core // program.chip_spec.cores_per_tile))
-    known, seconds = np.array(model.barrier).T
-    return float(np.interp(tiles, known, seconds))
-
-
-def _busiest(program: Program, counts: Counts, model: CostModel) -> float:
-    """Return the time per tick for which the busiest core works."""
-    if not counts.n_ticks:
-        return 0.0
-    core = program.compartments.core
-    n_cores = int(core.max()) + 1
-    n = np.bincount(core, minlength=n_cores)
-    active = counts.updates / (program.compartments.n * counts.n_ticks)
-    visit = model.mapped.time + active * model.update.time + (1.0 - active) * model.idle_update.time
-    busy = n * visit * counts.n_ticks + np.bincount(core, counts.spikes, n_cores) * model.spike.time
-    for p, destination, _, sizes in lists(program):
-        sent = (counts.input_spikes if p.from_input else counts.spikes)[p.pre].astype(np.float64)
-        packets = sent * (sizes > 0)
-        busy[destination] += sizes @ sent * model.synapse.time + packets.sum() * model.arrival.time
-        if not p.from_input:
-            busy += np.bincount(core[p.pre], packets, n_cores) * model.packet.time
-    read = program.spike_outputs
-    busy += np.bincount(core[read], counts.spikes[read], n_cores) * model.packet.time
-    return float(busy.max()) / counts.n_ticks

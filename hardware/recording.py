@@ -6,27 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.hardware.deployed import DeployedPolicy, Deployment
+from spikeloop.hardware.deployed import DeployedPolicy
+from spikeloop.hardware.deployment import Deployment
+from spikeloop.hardware.target import Machine
 from spikeloop.spiking.monitor import Monitor
 
 
-class _RecordingEngine:
-    """An engine that keeps the spikes of each tick it runs."""
+class _Recorder:
+    """A machine that keeps the spikes of each tick that it runs."""
 
-    def __init__(self, engine: Any):
-        self.engine, self.spikes = engine, list[np.ndarray]()
+    def __init__(self, machine: Machine):
+        self._machine, self.spikes = machine, list[tuple[np.ndarray, ...]]()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
+        return getattr(self._machine, name)
 
-    def run(self, *args: Any) -> tuple[np.ndarray, np.ndarray]:
-        outputs, state, recorded = self.engine.run(*args, record=True)
-        self.spikes.append(recorded.z)
-        return outputs, state
+    def run(self, state: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._machine.run(state, x, self.spikes)
 
 
 def record(deployment: Deployment, obs: np.ndarray, rng: np.random.Generator | None = None) -> Monitor:
-    """Run a deployment from rest and return the spikes of its neurons, one layer per group that fires.
+    """Run a deployment from rest and return the spikes of its neurons, layer by layer.
 
     Args:
         deployment: The compiled network.
@@ -39,11 +39,10 @@ def record(deployment: Deployment, obs: np.ndarray, rng: np.random.Generator | N
     if np.ndim(obs) != 3 or not len(obs):
         raise ValueError(f"obs must have shape (L, B, n_obs) with L >= 1, got {np.shape(obs)}")
     policy = DeployedPolicy(deployment, rng)
-    engine = policy.engine = _RecordingEngine(policy.engine)
+    recorder: Any = _Recorder(policy.machine)
+    policy.machine = recorder
     state = policy.initial_state(obs.shape[1])
     for x in obs:
         _, state = policy.step(x, state)
-    spikes, program, host = np.concatenate(engine.spikes), deployment.program, deployment.host
-    fires = program.compartments.fires
-    layers = [spikes[:, :, start:stop] for _, start, stop in program.groups if fires[start]]
-    return Monitor.from_dense(layers, n_ticks=host.n_ticks, dt=host.dt)
+    layers = [np.concatenate(steps) for steps in zip(*recorder.spikes, strict=True)]
+    return Monitor.from_dense(layers, n_ticks=deployment.host.n_ticks, dt=deployment.host.dt)

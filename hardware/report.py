@@ -1,4 +1,4 @@
-"""What a deployed policy takes of the chip and what its steps cost: as a table, as JSON, and as one picture.
+"""What a deployed policy takes of the chip and what its steps cost: as a table and as JSON.
 
 Resources and events are counted. Energies and times are modelled from published constants
 (:mod:`spikeloop.hardware.energy`): nothing here was measured on a chip.
@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
-from spikeloop.hardware.deployed import DeployedPolicy, Deployment
-from spikeloop.hardware.energy import idle_energy, modelled_cost
-from spikeloop.hardware.loihi.chip import CHIPS, COSTS
-from spikeloop.hardware.loihi.emulator import Counts
-from spikeloop.hardware.loihi.lowering import APPROXIMATIONS
-from spikeloop.hardware.loihi.program import Program
-from spikeloop.hardware.loihi.quantize import QuantizationCost
-from spikeloop.hardware.loihi.resources import RESOURCES, CoreUse, use
-from spikeloop.spiking.metrics import SynapticOperations, activation_sparsity
+from spikeloop.hardware.deployed import DeployedPolicy
+from spikeloop.hardware.energy import idle_energy
+from spikeloop.hardware.figures import ChipFigures, CoreFigures
+from spikeloop.hardware.host import Host
+from spikeloop.hardware.quantization import QuantizationCost
+from spikeloop.hardware.target import TARGETS
+from spikeloop.spiking.metrics import SynapticOperations
 from spikeloop.spiking.observation import Normalizer
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Intel has published no energy per event of its second chip.
-_COSTS_NOTE = {"loihi1": "", "loihi2": " (constants of the first chip: none are published for the second)"}
 MODELLED_OF = (
     "compartment updates, spikes and synaptic operations",
     "packets between cores, from the host and to it",
@@ -51,7 +44,9 @@ class Report:
         profile: Its arithmetic.
         n_steps: Env steps over which rates are averaged.
         ticks_per_step: Ticks per env step.
-        cores: Use of each core in use.
+        cores: What it takes of each core in use.
+        limits: What the chip, and a core of it, has of each resource; ``"cores"`` is among them.
+        grid: Rows and columns of a picture of the chip.
         events: Events on the chip per env step, by name.
         host: What the host does per env step, by name, traffic with the chip included.
         overflows: Values that left their range over all steps, by kind.
@@ -67,7 +62,9 @@ class Report:
     profile: str
     n_steps: int
     ticks_per_step: int
-    cores: tuple[CoreUse, ...]
+    cores: tuple[CoreFigures, ...]
+    limits: dict[str, int | None]
+    grid: tuple[int, int]
     events: dict[str, float]
     host: dict[str, float]
     overflows: dict[str, int]
@@ -83,24 +80,22 @@ class Report:
         for cost in costs:
             if math.isinf(cost["signal_to_noise_db"]):
                 cost["signal_to_noise_db"] = None
-        spec = CHIPS[self.chip]
-        limits = {"cores": spec.cores, **{limit: getattr(spec, limit) for _, limit in RESOURCES.values()}}
+        figures = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "grid"}
         return {
             "what": "energies and times are modelled, not measured",
             "modelled_of": MODELLED_OF,
             "not_modelled": NOT_MODELLED,
-            "limits": limits,
-            **asdict(self),
+            **figures,
+            "cores": [asdict(core.use) for core in self.cores],
             "quantization": costs,
         }
 
     def sections(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """Yield titles with rows of a name and its figures."""
-        spec = CHIPS[self.chip]
-        rows = [("cores", f"{len(self.cores)} of {spec.cores}")]
-        needs = [core.needs(spec) for core in self.cores]
-        for label in RESOURCES:
-            used, most = [need[label][0] for need in needs], needs[0][label][1]
+        target = TARGETS[self.chip]
+        rows = [("cores", f"{len(self.cores)} of {self.limits['cores']}")]
+        for label, (_, most) in self.cores[0].needs.items():
+            used = [core.needs[label][0] for core in self.cores]
             of = "no limit" if most is None else f"of {most:,}"
             total = f" on the fullest core, {sum(used):,} in all" if len(used) > 1 else ""
             rows.append((label, f"{max(used):,} {of}{total}"))
@@ -111,9 +106,9 @@ class Report:
         )
         yield "by and with the host, per env step", [(name, f"{n:,.1f}") for name, n in self.host.items() if n]
         for source, cost in self.modelled.items():
-            yield f"modelled, per env step, constants: {source}{_COSTS_NOTE[self.chip]}", self._modelled_rows(cost)
+            yield f"modelled, per env step, constants: {source}{target.costs_note}", self._modelled_rows(cost)
         counted = [("counted", text) for text in MODELLED_OF]
-        yield "what these energies and latencies hold", [*counted, *(("left out", text) for text in NOT_MODELLED)]
+        yield "what these energies and times hold", [*counted, *(("left out", text) for text in NOT_MODELLED)]
         yield "NeuroBench", [(name.replace("_", " "), f"{value:,.4g}") for name, value in self.metrics.items()]
         yield (
             "weights, quantised",
@@ -122,25 +117,31 @@ class Report:
         left = [(kind, f"{n:,} times") for kind, n in self.overflows.items() if n]
         yield "values that left their range", left or [("of any kind", "none")]
         if self.approximations:
-            yield "lowered to what the chip has", [(name, APPROXIMATIONS[name]) for name in self.approximations]
+            yield "lowered to what the chip has", [(name, target.approximations[name]) for name in self.approximations]
 
     def _modelled_rows(self, cost: dict[str, float]) -> list[tuple[str, str]]:
         rows = [
             ("dynamic energy", f"{cost['dynamic'] * 1e9:,.2f} nJ"),
             ("static energy, whole chip", f"{cost['static'] * 1e9:,.2f} nJ"),
-            ("latency", f"{cost['latency'] * 1e6:,.2f} µs"),
+            ("time", f"{cost['time'] * 1e6:,.2f} µs"),
         ]
         if self.control_period is not None:
             idle = f"{cost['idle'] * 1e6:,.2f} µJ, with one step per {self.control_period * 1e3:,.4g} ms"
             rows.insert(2, ("static energy until the next step", idle))
         return rows
 
-    def energy(self, source: str = "sanafe") -> str:
-        """Return dynamic and static energy and the latency per env step in one phrase, by one source of constants."""
-        cost = self.modelled[source]
+    def energy(self, source: str | None = None) -> str:
+        """Return dynamic and static energy and the time per env step in one phrase.
+
+        Args:
+            source: Of the constants; the chip's last if None.
+        """
+        if not self.modelled:
+            return "no energy, as no costs of this chip are known"
+        cost = self.modelled[source or list(self.modelled)[-1]]
         return (
             f"{cost['dynamic'] * 1e9:,.1f} nJ dynamic and {cost['static'] * 1e9:,.1f} nJ static energy, "
-            f"{cost['latency'] * 1e6:,.1f} µs per env step"
+            f"{cost['time'] * 1e6:,.1f} µs per env step"
         )
 
     def table(self) -> str:
@@ -176,141 +177,80 @@ def report(policy: DeployedPolicy, control_period: float | None = None) -> Repor
         control_period: Time from one env step to the next, in s, for the energy of waiting; None if it is not known.
 
     Raises:
-        ValueError: If it has run none, or on the interpreter, which does not count; or if the period is not > 0.
+        ValueError: If it has run none, or on a machine that does not count; or if the period is not > 0.
     """
     if control_period is not None and not 0 < control_period < np.inf:
         raise ValueError(f"control_period must be a number > 0 in s, got {control_period}")
-    counts = getattr(policy.engine, "counts", None)
-    if counts is None or not policy.n_steps:
-        raise ValueError("a report needs a policy that has run on the emulator for at least one step")
-    deployment, n = policy.deployment, policy.n_steps
-    program = deployment.program
+    if not policy.n_steps:
+        raise ValueError("a report needs a policy that has run for at least one step")
+    deployment, n, chip = policy.deployment, policy.n_steps, policy.machine.figures()
     modelled = {}
-    for name, model in COSTS.items():
-        cost = modelled_cost(program, counts, model)
-        modelled[name] = {"dynamic": cost.dynamic / n, "static": cost.static / n, "latency": cost.time / n}
+    for name, cost in chip.modelled.items():
+        modelled[name] = {"dynamic": cost.dynamic / n, "static": cost.static / n, "time": cost.time / n}
         if control_period is not None:
-            modelled[name]["idle"] = idle_energy(control_period, cost.time / n, model)
-    host = _host_operations(deployment, counts, n)
+            modelled[name]["idle"] = idle_energy(control_period, cost.time / n, deployment.target.costs[name])
+    host = _host_operations(deployment.host, chip, n)
     return Report(
-        chip=program.chip,
-        profile=program.profile,
+        chip=deployment.chip,
+        profile=chip.profile,
         n_steps=n,
         ticks_per_step=deployment.host.n_ticks,
-        cores=use(program),
-        events={
-            "spikes": counts.spikes.sum() / n,
-            "input spikes": counts.input_spikes.sum() / n,
-            "synaptic operations": counts.synaptic_ops / n,
-            "compartment updates": counts.updates / n,
-            "packets to cores": (counts.packets + counts.input_packets) / n,
-            "packets to the host": host["spikes read from the chip"],
-        },
+        cores=chip.cores,
+        limits=chip.limits,
+        grid=chip.grid,
+        events={name: float(number / n) for name, number in chip.events.items()},
         host=host,
-        overflows={
-            **counts.overflows,
-            "bias written by the host": policy.clipped_biases,
-            "payload sent by the host": policy.clipped_payloads,
-        },
+        overflows=chip.overflows,
         modelled=modelled,
-        metrics=_metrics(deployment, counts, n, host),
+        metrics=_metrics(deployment.host, chip, n, host),
         approximations=deployment.approximations,
         quantization=deployment.quantization,
         control_period=control_period,
     )
 
 
-def _host_operations(deployment: Deployment, counts: Counts, n_steps: int) -> dict[str, float]:
+def _host_operations(host: Host, chip: ChipFigures, n_steps: int) -> dict[str, float]:
     """Return what the host does per env step. The arithmetic of an encoder counts as one operation per channel."""
-    host, n_channels = deployment.host, deployment.host.encoder.n_channels
+    n_channels = host.encoder.n_channels
     ticks = host.n_ticks if host.encoder.per_tick else 1
     n_outputs, n_read = host.readout.n_outputs, host.readout.n_neurons
     written = 0 if host.bias is None else len(host.bias)
-    spikes_read = counts.spikes[deployment.program.spike_outputs].sum() / n_steps
-    sent = host.n_ticks * n_channels if host.input == "graded" else float(counts.input_spikes.sum() / n_steps)
+    spikes_read = chip.spikes_read / n_steps
+    sent = host.n_ticks * n_channels if host.input == "graded" else chip.spikes_sent / n_steps
     return {
         "observations normalised": sum(step.n_in for step in host.preprocessing if isinstance(step, Normalizer)),
         "channels encoded": 0 if host.encoder.kind == "direct" else ticks * n_channels,
         "multiply-accumulates": written * n_channels
         + (0 if n_read else n_outputs)
         + sum(w.size for w in host.readout.weights[1:]),
-        "accumulates": float(spikes_read * len(host.readout.weights[0])),
+        "accumulates": spikes_read * len(host.readout.weights[0]),
         "biases written": written,
         "spikes sent to the chip": 0 if written else sent,
         "values read from the chip": 0 if n_read else n_outputs,
-        "spikes read from the chip": float(spikes_read),
+        "spikes read from the chip": spikes_read,
         "outputs compared": n_outputs if host.head is not None else 0,
     }
 
 
-def _metrics(deployment: Deployment, counts: Counts, n_steps: int, of_host: dict[str, float]) -> dict[str, float]:
+def _metrics(host: Host, chip: ChipFigures, n_steps: int, of_host: dict[str, float]) -> dict[str, float]:
     """Return NeuroBench's metrics of the network as it runs: on the chip, and what the host computes of it.
 
-    The footprint is synaptic memory, 8 bytes of state per compartment, and the host's arrays.
+    The footprint is the chip's memory of synapses and neurons, and the host's arrays.
     """
-    program, host = deployment.program, deployment.host
     on_host = [*([] if host.w_in is None else [host.w_in]), *host.readout.weights]
     biases = [*([] if host.bias is None else [host.bias]), *(layer.b for layer in host.readout.dense)]
     arrays = [*on_host, *biases, host.readout.b_out]
-    sizes = np.array([_n_weights(p.weights) for p in program.projections])
-    n_weights = int(sizes.sum()) + sum(w.size for w in on_host)
-    stored = sum(np.count_nonzero(w) for w in [*(p.weights for p in program.projections), *on_host])
-    graded = host.input == "graded"
-    of_input = sum(_reached(p.weights, counts.input_spikes) for p in program.projections if p.from_input)
+    n_weights = chip.n_weights + sum(w.size for w in on_host)
+    stored = chip.n_nonzero + sum(np.count_nonzero(w) for w in on_host)
     macs = of_host["multiply-accumulates"]
     operations = SynapticOperations(
-        effective_macs=(of_input / n_steps if graded else 0.0) + macs,
-        effective_acs=(counts.synaptic_ops - of_input * graded) / n_steps + of_host["accumulates"],
-        dense=float(host.n_ticks * (sizes.sum() + host.readout.weights[0].size) + macs),
+        effective_macs=chip.effective_macs / n_steps + macs,
+        effective_acs=chip.effective_acs / n_steps + of_host["accumulates"],
+        dense=float(host.n_ticks * (chip.n_weights + host.readout.weights[0].size) + macs),
     )
-    words = sum(core.memory_words for core in use(program))
     return {
-        "footprint": float(8 * (words + program.compartments.n) + sum(a.nbytes for a in arrays)),
+        "footprint": float(chip.memory_bytes + sum(a.nbytes for a in arrays)),
         "connection_sparsity": 1.0 - float(stored) / n_weights if n_weights else 0.0,
-        "activation_sparsity": activation_sparsity([counts.spikes[_firing(program)]], counts.n_ticks),
+        "activation_sparsity": chip.activation_sparsity,
         **operations._asdict(),
     }
-
-
-def _firing(program: Program) -> np.ndarray:
-    return program.compartments.fires > 0
-
-
-def _n_weights(weights: np.ndarray) -> int:
-    """Return how many weights a matrix stands for: all, or one per neuron where each has its own synapse."""
-    present = int(np.count_nonzero(weights))
-    return present if present <= max(weights.shape) else weights.size
-
-
-def _reached(weights: np.ndarray, spikes: np.ndarray) -> float:
-    return float(np.count_nonzero(weights, axis=0) @ spikes)
-
-
-def draw_cores(ax: Axes, figures: Report) -> Axes:
-    """Draw the chip's cores, four to a tile, coloured by how much of its scarcest resource each core uses.
-
-    Args:
-        ax: Axes to draw on.
-        figures: The report.
-    """
-    spec = CHIPS[figures.chip]
-    shares = {core.core: core.scarcest(spec)[1] for core in figures.cores}
-    n_columns = 2 * max(spec.tile_columns, 1 + max(spec.tile(core)[0] for core in shares))
-    grid = np.full((2 * spec.tile_rows, n_columns), np.nan)
-    for core, share in shares.items():
-        x, y = spec.tile(core)
-        corner = core % spec.cores_per_tile
-        row, column = 2 * y + corner // 2, 2 * x + corner % 2
-        grid[row, column] = share
-        ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color="w" if share < 0.6 else "k")
-    image = ax.imshow(grid, vmin=0.0, vmax=1.0, cmap="viridis")
-    ax.set_facecolor("#DDDDDD")
-    ax.set_xticks(np.arange(-0.5, grid.shape[1], 2), labels=[])
-    ax.set_yticks(np.arange(-0.5, grid.shape[0], 2), labels=[])
-    ax.grid(color="w", linewidth=2)
-    ax.tick_params(length=0)
-    title = f"{figures.chip}: {len(figures.cores)} of {spec.cores} cores; modelled {figures.energy()}"
-    ax.set_title(title, fontsize=9)
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.025, pad=0.02)
-    bar.set_label("share in use of the core's scarcest resource", fontsize=8)
-    return ax

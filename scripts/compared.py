@@ -13,7 +13,7 @@ from spikeloop.spiking.neurons.lsnn import only_lsnn
 if TYPE_CHECKING:
     from gymnasium import Space
 
-    from spikeloop.hardware.deployed import Deployment
+    from spikeloop.hardware.deployment import Deployment
     from spikeloop.spiking.neurons.lsnn import only_lsnn
 from spikeloop.spiking.network import Network
 

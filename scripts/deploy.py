@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.agents.registry import ALGOS
-from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
-from spikeloop.hardware.loihi.lowering import NEURONS
-from spikeloop.hardware.loihi.quantize import check_bits
+from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.compared import action_agreement, kept, kept_in_words
 from spikeloop.scripts.players import Act, Recorded, observations, play, random_player
@@ -29,10 +27,12 @@ from spikeloop.spiking.storage import write_atomically
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from spikeloop.hardware.deployed import DeployedPolicy, Deployment
+    from spikeloop.hardware.deployed import DeployedPolicy
+    from spikeloop.hardware.deployment import Deployment
     from spikeloop.hardware.report import Report
     from spikeloop.spiking.network import Network
 
+CHIP_OPTIONS = ("profile", "neurons")  # of the compilers of some chips
 CALIBRATION_STEPS = 2000
 COMPARED_STEPS = 2000
 _NO_SPIKES = "whose policy does not spike: deploy compiles spiking ones, as of spiking_ppo, spiking_a2c and eprop"
@@ -67,9 +67,9 @@ def deploy(argv: list[str]) -> int:
         network, env = _load(args)
         from spikeloop.hardware.deployed import DeployedPolicy
         from spikeloop.hardware.report import report
-        from spikeloop.scripts.load_policy import NetworkPolicy
+        from spikeloop.spiking.simulator import Simulator
 
-        floating = NetworkPolicy(network, args.seed)
+        floating = Simulator(network, np.random.default_rng(args.seed))
         need_folder(f"--out {args.out}", args.out)
         seen = observations(network, env, CALIBRATION_STEPS, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
@@ -105,11 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="run folder, or file of a network")
-    add("--chip", default="loihi1", choices=list(CHIPS), help="the chip (default: loihi1)")
+    first = next(iter(TARGETS))
+    add("--chip", default=first, choices=list(TARGETS), help=f"the chip (default: {first})")
     add("--bits", default=8, type=int, metavar="N", help="bits of a weight, sign included: 2 to 6, or 8 (default: 8)")
-    add("--profile", choices=list(PROFILES), help="arithmetic (default: that of the chip)")
+    add("--profile", choices=_choices("profile"), help="arithmetic (default: that of the chip)")
     add("--strict", action="store_true", help="refuse what the chip can only approximate")
-    add("--neurons", default="lsnn", choices=list(NEURONS), help="neuron program on loihi2 (default: lsnn, ours)")
+    add("--neurons", choices=_choices("neurons"), help="program of the neurons, where the chip has several")
     add(
         "--approximate",
         action="store_true",
@@ -139,14 +140,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _choices(option: str) -> list[str]:
+    """Return the choices that targets have for an option of their own."""
+    return list(dict.fromkeys(choice for target in TARGETS.values() for choice in target.options.get(option, ())))
+
+
+def _options(args: argparse.Namespace) -> dict[str, str]:
+    """Return the options that are the chip's own.
+
+    Raises:
+        UsageError: If the chip does not have one of them.
+    """
+    given = {name: value for name in CHIP_OPTIONS if (value := getattr(args, name)) is not None}
+    for name, value in given.items():
+        if value not in TARGETS[args.chip].options.get(name, ()):
+            raise UsageError(f"--{name} {value} is nothing that {args.chip} has")
+    return given
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would otherwise fail only after the episodes have run."""
     if args.n_episodes < 1:
         raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
     if args.check_actions < 0:
         raise UsageError(f"--check-actions must be at least 0, got {args.check_actions}")
+    _options(args)
     try:
-        check_bits(args.bits)
+        TARGETS[args.chip].quantizer(args.bits)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
     if args.control_period is not None and not 0 < args.control_period < math.inf:
@@ -185,7 +205,7 @@ def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
 
 
 def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> Deployment:
-    from spikeloop.hardware.loihi.compiler import compile_network
+    from spikeloop.hardware.compile import compile_network
 
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
@@ -193,11 +213,10 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
             network,
             args.chip,
             bits=args.bits,
-            profile=args.profile,
             calibration=seen,
             strict=args.strict,
             approximate=args.approximate,
-            neurons=args.neurons,
+            **_options(args),
         )
     for warning in noted:
         print(f"spikeloop deploy: {warning.message}", file=sys.stderr)
@@ -236,7 +255,7 @@ def _save(deployment: Deployment, results: dict[str, Any], figures: Report, fold
     write_atomically(folder / report_file(chip), (json.dumps(results, indent=1) + "\n").encode())
     if not importlib.util.find_spec("matplotlib"):
         return False
-    from spikeloop.hardware.report import draw_cores
+    from spikeloop.hardware.draw import draw_cores
     from spikeloop.scripts.pictures import save
     from spikeloop.spiking.plotting import new_axes
 

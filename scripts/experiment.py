@@ -200,7 +200,7 @@ class Experiment(ExperimentManager):
             return
         self.callbacks = saved_whole(self.callbacks, self.folder)
         if self.settings["quantize"]:
-            from spikeloop.hardware.loihi.compiler import quantizer
+            from spikeloop.hardware.compile import quantizer
 
             self.callbacks.append(QuantizeWeights(quantizer(self.settings["quantize"])))
         self.callbacks.append(EpisodeLog(self.folder / EPISODES, resume=self.state is not None))

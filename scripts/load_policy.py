@@ -20,7 +20,8 @@ from spikeloop.agents.environment import EnvDescription, check_statistics, descr
 from spikeloop.agents.export import observation_parts
 from spikeloop.agents.guarded_env import GuardedEnv
 from spikeloop.agents.registry import register_with_zoo
-from spikeloop.hardware.deployed import DeployedPolicy, Deployment
+from spikeloop.hardware.deployed import DeployedPolicy
+from spikeloop.hardware.deployment import Deployment
 from spikeloop.scripts.cli import UsageError, did_you_mean
 from spikeloop.scripts.hyperparameters import CLASSES, check_classes
 from spikeloop.scripts.plain_data import read_settings
@@ -61,9 +62,9 @@ class Policy(NamedTuple):
         Raises:
             UsageError: If it is not a spiking one.
         """
-        if isinstance(self.predictor, NetworkPolicy):
-            return self.predictor.simulator.network
-        if isinstance(self.predictor, ChipPolicy):
+        if isinstance(self.predictor, Simulator):
+            return self.predictor.network
+        if isinstance(self.predictor, DeployedPolicy):
             raise UsageError(f"{self.name} is compiled for a chip, it is no network any more")
         if not hasattr(self.predictor, "to_network"):
             policy = type(self.predictor.policy).__name__
@@ -75,39 +76,13 @@ class Policy(NamedTuple):
 
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far; empty if the policy does not spike."""
-        if isinstance(self.predictor, ChipPolicy):
-            return self.predictor.deployed.firing_rates()
-        if isinstance(self.predictor, NetworkPolicy):
-            spiking: Any = self.predictor.simulator
-        else:
+        if isinstance(self.predictor, DeployedPolicy):
+            return self.predictor.firing_rates()
+        spiking: Any = self.predictor
+        if not isinstance(self.predictor, Simulator):
             spiking = getattr(self.predictor.policy, "lstm_actor", None)
         counts = getattr(spiking, "spike_counts", [])
         return [float(count.mean()) / max(spiking.n_counted, 1) for count in counts]
-
-
-class NetworkPolicy:
-    """A network with the ``predict`` of an SB3 policy.
-
-    Args:
-        network: The network.
-        seed: Seed of a ``rate`` encoder.
-    """
-
-    def __init__(self, network: Network, seed: int):
-        self.simulator = Simulator(network, np.random.default_rng(seed))
-        self.predict = self.simulator.predict
-
-
-class ChipPolicy:
-    """A deployed network with the ``predict`` of an SB3 policy.
-
-    Args:
-        deployed: The policy that steps it.
-    """
-
-    def __init__(self, deployed: DeployedPolicy):
-        self.deployed = deployed
-        self.predict = deployed.predict
 
 
 def load_network(path: Path, place: Place) -> Policy:
@@ -122,15 +97,15 @@ def load_network(path: Path, place: Place) -> Policy:
     """
     network = Network.load(path)
     env, env_id = environment_of(f"{path}", network, place)
-    return Policy(NetworkPolicy(network, place.seed), env, f"{path} on {env_id}")
+    return Policy(Simulator(network, np.random.default_rng(place.seed)), env, f"{path} on {env_id}")
 
 
 def load_deployed(path: Path, place: Place) -> Policy:
     """Load the file of a network compiled for a chip; arguments and errors as in :func:`load_network`."""
     deployment = Deployment.load(path)
     env, env_id = environment_of(f"{path}", deployment, place)
-    chip = ChipPolicy(DeployedPolicy(deployment, np.random.default_rng(place.seed)))
-    return Policy(chip, env, f"{path} on {deployment.program.chip}, {env_id}")
+    chip = DeployedPolicy(deployment, np.random.default_rng(place.seed))
+    return Policy(chip, env, f"{path} on {deployment.chip}, {env_id}")
 
 
 def network_of_run(folder: Path, best: bool, place: Place) -> Policy:
@@ -152,7 +127,7 @@ def network_of_run(folder: Path, best: bool, place: Place) -> Policy:
         policy.env.close()
     place = place._replace(packages=[*run.gym_packages, *place.packages], trust=True)  # as the run itself is
     env, _ = environment_of(f"{folder}", network, place)
-    return Policy(NetworkPolicy(network, place.seed), env, policy.name)
+    return Policy(Simulator(network, np.random.default_rng(place.seed)), env, policy.name)
 
 
 def environment_of(name: str, policy: Network | Deployment, place: Place) -> tuple[VecEnv, str]:

@@ -14,7 +14,7 @@ from spikeloop.spiking.observation import flatten
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from spikeloop.hardware.deployed import Deployment
+    from spikeloop.hardware.deployment import Deployment
     from spikeloop.spiking.monitor import Monitor
     from spikeloop.spiking.network import Network
 

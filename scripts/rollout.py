@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.agents.registry import DEFAULT_ALGO
-from spikeloop.hardware import CHIPS
+from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.run_folder import (
     DEFAULT_ENV,
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help=f"what `spikeloop deploy` left: RUN is {deployed_file('CHIP')}, or holds it",
     )
-    add("--chip", choices=list(CHIPS), help="with --deployed: for which chip, where RUN holds files for several")
+    add("--chip", choices=list(TARGETS), help="with --deployed: for which chip, where RUN holds files for several")
     add("-n", "--n-episodes", default=10, type=int, metavar="N", help="episodes (default: 10)")
     add("--seed", default=0, type=int, help="seed of the environment and of sampled actions (default: 0)")
     add("--stochastic", action="store_true", help="sample actions instead of taking the most likely")
@@ -182,9 +182,7 @@ def _draw(policy: Policy, network: Network | None, args: argparse.Namespace) -> 
     from spikeloop.scripts.players import record_deployed_episode
 
     if network is None:
-        draw_raster(
-            None, record_deployed_episode(policy.predictor.deployed.deployment, policy.env, args.seed), args.raster
-        )
+        draw_raster(None, record_deployed_episode(policy.predictor.deployment, policy.env, args.seed), args.raster)
     else:
         draw_raster(network, record_episode(network, policy.env, args.seed), args.raster)
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from spikeloop.agents.registry import ALGOS, DEFAULT_ALGO, register_with_zoo
-from spikeloop.hardware import CHIPS
+from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.cli import (
     TRUST,
     Parser,
@@ -183,8 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quantize",
         metavar="CHIP",
-        choices=tuple(CHIPS),
-        help=f"train chip-ready, with the weights that the chip can hold: {', '.join(CHIPS)}",
+        choices=list(TARGETS),
+        help=f"train chip-ready, with the weights that the chip can hold: {', '.join(TARGETS)}",
     )
     parser.add_argument(
         "--core",

@@ -76,7 +76,7 @@ def _described(path: Path) -> str:
         return _zip(path)
     if path.suffix == ".pkl":
         return "pickle, which can run code and was not opened; has no checksum"
-    from spikeloop.hardware.deployed import Deployment
+    from spikeloop.hardware.deployment import Deployment
     from spikeloop.hardware.loihi.program import Program
     from spikeloop.spiking.fields import shown
     from spikeloop.spiking.network import Network

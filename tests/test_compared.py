@@ -141,7 +141,7 @@ def test_membranes_alone_are_raised_each_by_its_own_threshold():
 
 def test_the_table_of_deployments_shows_both_energies_and_what_is_undefined():
     def result(values):
-        modelled = {"sanafe": {"dynamic": 31e-9, "static": 440e-9, "latency": 4.2e-6}}
+        modelled = {"sanafe": {"dynamic": 31e-9, "static": 440e-9, "time": 4.2e-6}}
         means = {name: float(np.mean(of)) for name, of in values.items()}
         return {"returns": values, "mean_returns": means, "report": {"modelled": modelled}}
 

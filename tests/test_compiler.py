@@ -10,9 +10,10 @@ from deployable import exact_network, factor, observations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.hardware.deployed import DeployedPolicy, Deployment
+from spikeloop.hardware.compile import compile_network, quantizer
+from spikeloop.hardware.deployed import DeployedPolicy
+from spikeloop.hardware.deployment import Deployment
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
-from spikeloop.hardware.loihi.compiler import compile_network, quantizer
 from spikeloop.hardware.loihi.fixed_point import bias_to_register
 from spikeloop.hardware.loihi.program import MODELS
 from spikeloop.hardware.loihi.quantize import (
@@ -197,7 +198,7 @@ def test_a_moving_threshold_lowered_to_a_current_spikes_about_as_often():
     for x in obs:
         _, state = policy.step(x, state)
     _, start, stop = next(group for group in deployment.program.groups if group[0] == "layer 0")
-    chip = policy.engine.counts.spikes[start:stop] / policy.engine.counts.n_ticks
+    chip = policy.machine.counts.spikes[start:stop] / policy.machine.counts.n_ticks
     floating = simulator.spike_counts[0] / simulator.n_counted
     assert np.corrcoef(chip, floating)[0, 1] > 0.98
     assert chip.mean() == pytest.approx(floating.mean(), rel=0.1)
@@ -233,7 +234,7 @@ def test_eight_bits_stay_near_arbitrary_weights(chip):
         value, state = policy.step(x, state)
         values.append(value)
     assert np.corrcoef(np.ravel(values), expected.ravel())[0, 1] > 0.95
-    assert not any(policy.engine.counts.overflows.values())
+    assert not any(policy.machine.counts.overflows.values())
 
 
 @pytest.mark.filterwarnings("ignore:quantised to")
@@ -404,9 +405,9 @@ def test_nothing_wraps_however_quiet_calibration_was_and_what_saturates_is_warne
         for loudness in (1.0, 30.0, 1e6):
             for x in loudness * rng.choice([-1.0, 1.0, 0.3], (4, 2, n)):
                 _, state = policy.step(x, state)
-    counts = policy.engine.counts.overflows
+    counts = policy.machine.counts.overflows
     assert (counts["input"], counts["u"], counts["v input"]) == (0, 0, 0)
-    left = any(counts.values()) or policy.clipped_biases or policy.clipped_payloads
+    left = any(counts.values()) or any(policy.machine.clipped.values())
     assert [str(w.message)[:23] for w in caught] == ["values left their range"] * bool(left)
 
 

@@ -212,9 +212,9 @@ def test_a_recorded_episode_has_the_spikes_that_the_chip_counts(chip):
     monitor = record_deployed_episode(deployment, env, 3)
     policy = DeployedPolicy(deployment)
     returned = play(env, policy.predict, 1, 3)
-    assert monitor.total_ticks == 4 * returned[0] == policy.engine.counts.n_ticks
+    assert monitor.total_ticks == 4 * returned[0] == policy.machine.counts.n_ticks
     fires = deployment.program.compartments.fires > 0
-    np.testing.assert_array_equal(monitor.spike_counts[0], policy.engine.counts.spikes[fires])
+    np.testing.assert_array_equal(monitor.spike_counts[0], policy.machine.counts.spikes[fires])
     assert (monitor.n_neurons, monitor.n_ticks, monitor.n_envs) == ((64,), 4, 1)
 
 

@@ -13,9 +13,11 @@ from deployable import exact_network, observations
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from spikeloop.hardware.deployed import DeployedPolicy, Deployment, Host
+from spikeloop.hardware.compile import compile_network
+from spikeloop.hardware.deployed import DeployedPolicy
+from spikeloop.hardware.deployment import Deployment
+from spikeloop.hardware.host import Host
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
-from spikeloop.hardware.loihi.compiler import compile_network
 from spikeloop.hardware.loihi.quantize import MAX_BIAS
 from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout, Simulator
 
@@ -238,7 +240,7 @@ def test_inputs_beyond_the_range_saturate_and_are_counted_and_warned_of_once(chi
     policy = DeployedPolicy(deploy(chip))
     with pytest.warns(UserWarning, match="values left their range on the way to the chip"):
         _, far = policy.step(np.array([[1e12, 0.5, -1e12]]), policy.initial_state())
-    assert policy.clipped_biases + policy.clipped_payloads == (12 if chip == "loihi1" else 2)
+    assert sum(policy.machine.clipped.values()) == (12 if chip == "loihi1" else 2)
     _, further = policy.step(np.array([[np.inf, 0.5, -np.inf]]), policy.initial_state())
     _, other_way = policy.step(np.array([[-np.inf, 0.5, np.inf]]), policy.initial_state())
     np.testing.assert_array_equal(far.chip, further.chip)
@@ -246,10 +248,10 @@ def test_inputs_beyond_the_range_saturate_and_are_counted_and_warned_of_once(chi
 
 
 def test_a_current_beyond_the_largest_bias_is_written_as_the_largest():
-    policy = DeployedPolicy(deploy())
-    with pytest.warns(UserWarning, match="values left their range"):
-        _, bias = policy._to_chip(np.full((1, 3), 1e4, np.float32), np.full((1, 3), 1e4))
-    assert policy.clipped_biases > 0 and abs(bias).max() == MAX_BIAS
+    machine = DeployedPolicy(deploy()).machine
+    _, bias = machine.to_chip(np.full((1, 3), 1e4, np.float32))
+    assert machine.clipped["bias written by the host"] > 0 and abs(bias).max() == MAX_BIAS
+    assert machine.overflowed == "on the way to the chip"
 
 
 @pytest.mark.filterwarnings("ignore:values left")
@@ -264,7 +266,7 @@ def test_payloads_keep_the_direction_of_an_observation_however_large(profile, fa
     expected, _ = simulator.predict(obs, simulator.initial_state(300))
     actions, _ = policy.predict(obs, policy.initial_state(300))
     assert np.mean(actions == expected) > 0.95
-    assert not any(policy.engine.counts.overflows[kind] for kind in ("input", "u", "v input"))
+    assert not any(policy.machine.counts.overflows[kind] for kind in ("input", "u", "v input"))
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -288,7 +290,7 @@ def test_a_copied_policy_goes_on_alike_and_shares_nothing(how, interpreted):
     twin.step(obs[1], state)
     assert (policy.n_steps, twin.n_steps) == (6, 9)
     if not interpreted:
-        assert (policy.engine.counts.n_ticks, twin.engine.counts.n_ticks) == (18, 27)
+        assert (policy.machine.counts.n_ticks, twin.machine.counts.n_ticks) == (18, 27)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -306,9 +308,9 @@ def test_threads_that_step_one_policy_get_what_one_thread_gets(chip, latency):
             values.append(value)
         return np.array(values)
 
-    expected, spikes = [play(mine) for mine in obs], policy.engine.counts.spikes
+    expected, spikes = [play(mine) for mine in obs], policy.machine.counts.spikes
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(play, obs))
     np.testing.assert_array_equal(found, expected)
     assert policy.n_steps == 2 * 6 * 80
-    np.testing.assert_array_equal(policy.engine.counts.spikes, 2 * spikes)
+    np.testing.assert_array_equal(policy.machine.counts.spikes, 2 * spikes)

@@ -14,7 +14,7 @@ import pytest
 from deployable import exact_network
 
 from spikeloop.hardware import DeployedPolicy, Emulator, Program, compile_network
-from spikeloop.hardware.deployed import Deployment
+from spikeloop.hardware.deployment import Deployment
 from spikeloop.scripts import verify
 from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
 from spikeloop.spiking.observation import FrameStack, Normalizer, ObservationPart, Reorder

@@ -8,7 +8,7 @@ import pytest
 from deployable import observations
 
 from spikeloop.hardware import DeployedPolicy, Program
-from spikeloop.hardware.deployed import Deployment
+from spikeloop.hardware.deployment import Deployment
 from spikeloop.spiking import Network, Simulator
 
 FORMER = Path(__file__).parent / "golden" / "former"

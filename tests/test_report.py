@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from deployable import exact_network, observations
 
+from spikeloop.hardware.compile import compile_network
 from spikeloop.hardware.deployed import DeployedPolicy
-from spikeloop.hardware.energy import Cost, idle_energy, learning_cost, modelled_cost
-from spikeloop.hardware.loihi.chip import CHIPS, COSTS, CostModel, EventCost
-from spikeloop.hardware.loihi.compiler import compile_network
+from spikeloop.hardware.draw import draw_cores
+from spikeloop.hardware.energy import COSTS, Cost, CostModel, EventCost, idle_energy, learning_cost
+from spikeloop.hardware.loihi.chip import CHIPS
+from spikeloop.hardware.loihi.cost import modelled_cost
 from spikeloop.hardware.loihi.emulator import Counts, Emulator
+from spikeloop.hardware.loihi.figures import core_figures, grid, n_weights
 from spikeloop.hardware.loihi.program import Compartments, Program, Projection
 from spikeloop.hardware.loihi.resources import RESOURCES, CoreUse, list_words, routes, use
-from spikeloop.hardware.report import MODELLED_OF, NOT_MODELLED, _n_weights, draw_cores, report
+from spikeloop.hardware.report import MODELLED_OF, NOT_MODELLED, report
 from spikeloop.spiking import Normalizer, Simulator
 from spikeloop.spiking.metrics import activation_sparsity, connection_sparsity
 from spikeloop.spiking.readout import Dense
@@ -214,7 +217,7 @@ def test_learning_costs_energy_per_synapse_and_the_time_of_the_busiest_core():
 def test_report_is_what_was_counted_divided_by_the_steps(chip, encoder, latency):
     options = {"encoder": encoder, "latency": latency, "beta": 0.0}
     policy = ran(chip, 7, **options)
-    figures, counts, deployment = report(policy), policy.engine.counts, policy.deployment
+    figures, counts, deployment = report(policy), policy.machine.counts, policy.deployment
     program, network = deployment.program, exact_network(**options)
     assert figures.n_steps == 7 and figures.ticks_per_step == 3 and counts.n_ticks == 21
     assert figures.events["spikes"] * 7 == pytest.approx(sum(counts.spikes))
@@ -224,7 +227,7 @@ def test_report_is_what_was_counted_divided_by_the_steps(chip, encoder, latency)
     assert figures.events["packets to cores"] * 7 == pytest.approx(counts.packets + counts.input_packets)
     for name, model in COSTS.items():
         cost = modelled_cost(program, counts, model)
-        expected = {"dynamic": cost.dynamic / 7, "static": cost.static / 7, "latency": cost.time / 7}
+        expected = {"dynamic": cost.dynamic / 7, "static": cost.static / 7, "time": cost.time / 7}
         assert figures.modelled[name] == pytest.approx(expected)
     by_bias, graded = encoder == "direct" and chip == "loihi1", encoder == "direct" and chip == "loihi2"
     read = 0.0 if latency else sum(counts.spikes) / 7
@@ -302,7 +305,7 @@ def test_spikes_of_the_chip_are_those_of_the_simulator(chip):
     ],
 )
 def test_a_matrix_of_one_synapse_per_neuron_counts_those_alone(weights, size):
-    assert _n_weights(weights) == size
+    assert n_weights(weights) == size
 
 
 @pytest.mark.filterwarnings("ignore:lowered")
@@ -333,7 +336,7 @@ def test_the_host_normalises_encodes_and_is_charged_for_it():
 def test_spikes_that_the_host_reads_leave_the_chip_in_packets_and_by_axons():
     with pytest.warns(UserWarning, match="readout on the host"):
         policy = ran(latency=0, beta=0.0, recurrent=False)
-    figures, program, counts = report(policy), policy.deployment.program, policy.engine.counts
+    figures, program, counts = report(policy), policy.deployment.program, policy.machine.counts
     spikes = counts.spikes.sum()
     assert spikes > 0 and counts.packets == counts.input_packets == 0
     assert figures.events["packets to the host"] == pytest.approx(spikes / 20)
@@ -364,7 +367,7 @@ def test_report_is_a_table_json_and_says_modelled(chip, has_rich, monkeypatch, c
     figures = report(ran(chip))
     figures.print()
     text = capsys.readouterr().out
-    for word in ("modelled", "cores", "dynamic energy", "static energy, whole chip", "latency", *RESOURCES):
+    for word in ("modelled", "cores", "dynamic energy", "static energy, whole chip", "time", *RESOURCES):
         assert word in text
     for words in (*MODELLED_OF, *NOT_MODELLED):
         assert words.split(":")[0] in " ".join(text.split())
@@ -376,7 +379,7 @@ def test_report_is_a_table_json_and_says_modelled(chip, has_rich, monkeypatch, c
 
 def test_the_table_shows_each_resource_on_the_fullest_core_and_its_limit():
     cores = (used(compartments=3, delay_slots=8, memory_words=1000), used(core=1, compartments=2, delay_slots=16))
-    text = " ".join(replace(report(ran()), cores=cores).table().split())
+    text = " ".join(replace(report(ran()), cores=core_figures(cores, CHIPS["loihi1"])).table().split())
     for row in (
         "cores 2 of 128",
         "compartments 3 of 1,024 on the fullest core, 5 in all",
@@ -397,6 +400,11 @@ def used(**fields):
     return CoreUse(**{**least, **fields})
 
 
+def with_cores(figures, cores):
+    chip = CHIPS["loihi1"]
+    return replace(figures, cores=core_figures(cores, chip), grid=grid(cores, chip))
+
+
 @pytest.mark.parametrize(
     "fields, label",
     [
@@ -411,12 +419,15 @@ def used(**fields):
     ],
 )
 def test_a_core_is_as_full_as_its_scarcest_resource(fields, label):
-    assert used(**fields).scarcest(CHIPS["loihi1"]) == (label, 0.5)
+    (core,) = core_figures([used(**fields)], CHIPS["loihi1"])
+    used_up, most = core.needs[label]
+    assert core.share == used_up / most == 0.5
 
 
 def test_what_has_no_limit_is_never_scarce():
     most = {"delay_slots": 64, "compartment_profiles": 99, "threshold_profiles": 99, "synapse_formats": 99}
-    assert used(compartments=4096, **most).scarcest(CHIPS["loihi2"]) == ("compartments", 0.5)
+    (core,) = core_figures([used(compartments=4096, **most)], CHIPS["loihi2"])
+    assert core.share == core.needs["compartments"][0] / 8192 == 0.5
 
 
 def test_cores_are_drawn_where_they_are_with_the_share_of_what_is_scarcest():
@@ -424,7 +435,7 @@ def test_cores_are_drawn_where_they_are_with_the_share_of_what_is_scarcest():
     from spikeloop.spiking.plotting import new_axes
 
     cores = (used(threshold_profiles=4), used(core=6, synapse_formats=2), used(core=127))
-    figures = replace(report(ran()), cores=cores)
+    figures = with_cores(report(ran()), cores)
     ax = draw_cores(new_axes()[0], figures)
     assert [(text.get_position(), text.get_text()) for text in ax.texts] == [
         ((0, 0), "50%"),
@@ -434,7 +445,7 @@ def test_cores_are_drawn_where_they_are_with_the_share_of_what_is_scarcest():
     shown = np.ma.filled(ax.images[0].get_array(), np.nan)
     assert shown.shape == (8, 16) and np.count_nonzero(~np.isnan(shown)) == 3
     assert (shown[0, 0], shown[3, 0], shown[7, 15]) == (0.5, 0.25, 0.0) and ax.images[0].get_clim() == (0.0, 1.0)
-    far = draw_cores(new_axes()[0], replace(figures, cores=(used(core=128),)))  # limits off: beyond the chip
+    far = draw_cores(new_axes()[0], with_cores(figures, (used(core=128),)))  # limits off: beyond the chip
     assert far.images[0].get_array().shape == (8, 18)
 
 
@@ -442,7 +453,7 @@ def test_the_picture_says_dynamic_and_static_energy():
     pytest.importorskip("matplotlib")
     from spikeloop.spiking.plotting import new_axes
 
-    costs = {"sanafe": {"dynamic": 31.25e-9, "static": 440e-9, "latency": 4.25e-6}}
+    costs = {"sanafe": {"dynamic": 31.25e-9, "static": 440e-9, "time": 4.25e-6}}
     figures = replace(report(ran()), modelled=costs)
     expected = "31.2 nJ dynamic and 440.0 nJ static energy, 4.2 µs per env step"
     assert figures.energy() == expected
@@ -450,13 +461,13 @@ def test_the_picture_says_dynamic_and_static_energy():
 
 
 def test_figures_of_a_table_are_in_the_units_it_says():
-    costs = {"sanafe": {"dynamic": 31e-9, "static": 440e-9, "latency": 4.2e-6, "idle": 2e-3}}
+    costs = {"sanafe": {"dynamic": 31e-9, "static": 440e-9, "time": 4.2e-6, "idle": 2e-3}}
     text = " ".join(replace(report(ran()), modelled=costs, control_period=0.02).table().split())
     for figure in (
         "dynamic energy 31.00 nJ",
         "static energy, whole chip 440.00 nJ",
         "static energy until the next step 2,000.00 µJ, with one step per 20 ms",
-        "latency 4.20 µs",
+        "time 4.20 µs",
     ):
         assert figure in text
 
@@ -465,7 +476,7 @@ def test_with_a_control_period_the_energy_of_waiting_has_its_own_line():
     policy = ran()
     without, figures = report(policy), report(policy, 0.02)
     for name, cost in figures.modelled.items():
-        assert cost["idle"] == pytest.approx(3.34 / 32 * (0.02 - cost["latency"]), rel=1e-9)
+        assert cost["idle"] == pytest.approx(3.34 / 32 * (0.02 - cost["time"]), rel=1e-9)
         assert {key: cost[key] for key in without.modelled[name]} == without.modelled[name]
     assert "until the next step" in figures.table() and "until the next step" not in without.table()
     assert (figures.to_dict()["control_period"], without.to_dict()["control_period"]) == (0.02, None)
@@ -478,8 +489,8 @@ def test_overflow_is_reported_not_silent():
     policy = ran()
     with pytest.warns(UserWarning, match="values left their range"):
         policy.predict(np.full((1, 3), 1e4), policy.initial_state(), np.zeros(1, bool))
-    state = policy.engine.write(policy.initial_state().chip, "v", [0], -(2**23) + 1)
-    policy.engine.run(state, 1, None, np.full((1, 20), -4095 * 128))  # beyond the least v
+    state = policy.machine.emulator.write(policy.initial_state().chip, "v", [0], -(2**23) + 1)
+    policy.machine.emulator.run(state, 1, None, np.full((1, 20), -4095 * 128))  # beyond the least v
     figures = report(policy)
     for kind in ("bias written by the host", "v below"):
         assert figures.overflows[kind] > 0 and kind in figures.table()

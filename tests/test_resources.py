@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spikeloop.hardware import CHIPS, Compartments, Program, Projection
+from spikeloop.hardware.loihi.figures import core_figures
 from spikeloop.hardware.loihi.resources import list_words, use
 
 
@@ -88,4 +89,4 @@ def test_profiles_and_thresholds_are_counted_once_each_and_thresholds_where_some
 )
 def test_what_fits_exactly_is_taken(program):
     program.check_limits()
-    assert use(program)[0].scarcest(CHIPS["loihi1"])[1] == 1.0
+    assert core_figures(use(program), CHIPS["loihi1"])[0].share == 1.0

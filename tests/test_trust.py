@@ -21,7 +21,7 @@ pytest.importorskip("rl_zoo3")
 from spikeloop.agents.callbacks import read_checkpoint
 from spikeloop.agents.environment import EnvDescription
 from spikeloop.agents.registry import load_algorithm
-from spikeloop.hardware.deployed import Deployment
+from spikeloop.hardware.deployment import Deployment
 from spikeloop.hardware.learning.codegen import source_of
 from spikeloop.hardware.learning.rule import LearningRule, Trace
 from spikeloop.scripts import deploy, rollout, train

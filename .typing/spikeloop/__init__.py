@@ -42,7 +42,7 @@ _MOVED = {
     f"{__name__}.{before}": f"{__name__}.{now}"
     for before, now in {
         "hardware.chip": "hardware.loihi.chip",
-        "hardware.compiler": "hardware.loihi.compiler",
+        "hardware.compiler": "hardware.compile",
         "hardware.core": "hardware.loihi.emulator",
         "hardware.learning_codegen": "hardware.learning.codegen",
         "hardware.learning_kernels": "hardware.learning.kernels",

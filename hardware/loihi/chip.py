@@ -1,8 +1,8 @@
-"""What the emulated chips are: limits, register ranges and cost constants with their sources, and arithmetic profiles.
+"""What the emulated chips are: limits and register ranges with their sources, and arithmetic profiles.
 
 Sources, by their short names: D18 = Davies et al. 2018, IEEE Micro 38(1); D21 = Davies et al. 2021, Proc. IEEE 109(5);
-F20 = Frady et al. 2020, NICE; O21 = Orchard et al. 2021, arXiv 2111.03746; NGO = nengo-loihi 1.1.0; B2L = brian2-loihi
-0.5.2; LAVA = lava-nc 0.10.0; DL = lava-dl 0.6.0; NRC = intel-nrc-ecosystem/models; SANA = SANA-FE 2.2.9.
+O21 = Orchard et al. 2021, arXiv 2111.03746; NGO = nengo-loihi 1.1.0; B2L = brian2-loihi
+0.5.2; LAVA = lava-nc 0.10.0; DL = lava-dl 0.6.0; NRC = intel-nrc-ecosystem/models.
 """
 
 from __future__ import annotations
@@ -171,99 +171,6 @@ CHIPS = {
             compartment_profiles=None,
             threshold_profiles=None,
             synapse_formats=None,
-        ),
-    )
-}
-
-
-@dataclass(frozen=True)
-class EventCost:
-    """Energy and time of one event.
-
-    Args:
-        energy: In J.
-        time: In s.
-    """
-
-    energy: float
-    time: float
-
-
-@dataclass(frozen=True)
-class CostModel:
-    """Published costs of a chip's events. Modelled figures, of no chip that we measured.
-
-    Args:
-        name: Key in :data:`COSTS`.
-        source: Where the constants stand.
-        mapped: One compartment on one tick, whether or not it has anything to do.
-        idle_update: Added for a compartment with nothing to do.
-        update: Added for one that updates: v, bias or input not zero.
-        spike: Added for one that fires.
-        synapse: One synaptic operation.
-        learn: One synapse visited by the learning engine at the end of a learning epoch.
-        packet: One spike to one list of synapses on one core, or to the host, at the sender.
-        arrival: The same, at the receiver.
-        hop_x: One tile east or west.
-        hop_y: One tile north or south.
-        barrier: End of a tick, in s, by number of tiles in use (steps of a table: up to, seconds).
-        static_power: Of one chip, in W.
-    """
-
-    name: str
-    source: str
-    mapped: EventCost
-    idle_update: EventCost
-    update: EventCost
-    spike: EventCost
-    synapse: EventCost
-    learn: EventCost
-    packet: EventCost
-    arrival: EventCost
-    hop_x: EventCost
-    hop_y: EventCost
-    barrier: tuple[tuple[int, float], ...]
-    static_power: float
-
-
-_NOTHING = EventCost(0.0, 0.0)
-_LEARN = EventCost(120e-12, 6.1e-9)  # D18 Table 2, pairwise STDP: the only one published
-_STATIC = 3.34 / 32  # W per chip: 3.34 W for 32 chips, F20
-
-COSTS = {
-    model.name: model
-    for model in (
-        CostModel(
-            "davies2018",
-            "D18 Table 2, pre-silicon, 0.75 V; least energy and longest time of a synaptic operation",
-            mapped=_NOTHING,
-            idle_update=EventCost(52e-12, 5.3e-9),
-            update=EventCost(81e-12, 8.4e-9),
-            spike=_NOTHING,
-            synapse=EventCost(23.6e-12, 3.5e-9),
-            learn=_LEARN,
-            packet=EventCost(1.7e-12, 2.1e-9),
-            arrival=_NOTHING,
-            hop_x=EventCost(3.0e-12, 4.1e-9),
-            hop_y=EventCost(4.0e-12, 6.5e-9),
-            barrier=((1, 113e-9), (32, 465e-9)),
-            static_power=_STATIC,
-        ),
-        CostModel(
-            "sanafe",
-            "SANA's loihi.yaml, fitted on silicon; dense synapses",
-            mapped=EventCost(51.2e-12, 6.0e-9),
-            idle_update=_NOTHING,
-            update=EventCost(21.6e-12, 3.7e-9),
-            spike=EventCost(69.3e-12, 30e-9),
-            synapse=EventCost(35.5e-12, 3.8e-9),
-            learn=_LEARN,
-            packet=EventCost(111e-12, 5.1e-9),
-            arrival=EventCost(0.0, 16e-9),
-            hop_x=EventCost(3.0e-12, 4.1e-9),
-            hop_y=EventCost(4.2e-12, 6.5e-9),
-            barrier=((1, 0.6e-6), (2, 1.0e-6), (4, 1.4e-6), (29, 1.8e-6)),
-            static_power=_STATIC,
         ),
     )
 }

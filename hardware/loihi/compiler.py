@@ -2,76 +2,68 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-
 import numpy as np
 
-from spikeloop.hardware.calibration import observe, sample_observations
-from spikeloop.hardware.deployed import Deployment, Host
+from spikeloop.hardware.calibration import observe
+from spikeloop.hardware.host import Compiled, Host
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES, Profile
-from spikeloop.hardware.loihi.lowering import APPROXIMATIONS, NEEDS_CONSENT, NEURONS, Lowered, lower
+from spikeloop.hardware.loihi.lower_lsnn import NEURON_PROGRAMS
+from spikeloop.hardware.loihi.lowered import APPROXIMATIONS, NEEDS_CONSENT, Lowered
+from spikeloop.hardware.loihi.lowering import check_neurons, lower
 from spikeloop.hardware.loihi.placement import place
-from spikeloop.hardware.loihi.plan import Plan
+from spikeloop.hardware.loihi.plan import Integers, Plan
 from spikeloop.hardware.loihi.program import Program
-from spikeloop.hardware.loihi.quantize import check_bits, check_chip, quantizer
+from spikeloop.hardware.loihi.quantize import check_bits
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.readout import Readout
 
-__all__ = ["compile_network", "quantizer"]
 
-
-def compile_network(
+def compile_for(
+    chip: str,
     network: Network,
-    chip: str = "loihi1",
+    calibration: np.ndarray,
     *,
     bits: int = 8,
-    profile: str | None = None,
-    calibration: np.ndarray | None = None,
-    limits: bool = True,
     strict: bool = False,
     approximate: bool = False,
-    neurons: str = NEURONS[0],
-) -> Deployment:
-    """Compile a network for a chip.
+    profile: str | None = None,
+    limits: bool = True,
+    neurons: str = NEURON_PROGRAMS[0],
+) -> Compiled:
+    """Compile a network for a chip of the family.
 
     A network with ``latency=1``, and on ``loihi1`` one without a moving threshold over ``reset="zero"``, loses
     only quantisation. Anything else is lowered to what the chip has, with one warning for each change
-    (:data:`~spikeloop.hardware.loihi.lowering.APPROXIMATIONS` names them). What is known to cost most of a return
+    (:data:`~spikeloop.hardware.loihi.lowered.APPROXIMATIONS` names them). What is known to cost most of a return
     (``NEEDS_CONSENT`` there) is refused unless ``approximate`` is set. Weights that lose much by quantisation are
-    warned of; ``deployment.quantization`` says what each projection lost. Biases above what the chip holds, hundreds
-    of thresholds, are warned of too.
+    warned of, and so are biases above what the chip holds, hundreds of thresholds.
 
     Args:
+        chip: Key in :data:`~spikeloop.hardware.loihi.chip.CHIPS`.
         network: The network.
-        chip: ``"loihi1"`` or ``"loihi2"``.
+        calibration: Raw observations in order, shape (L, B, n_obs) or (L, n_obs).
         bits: Bits of a weight, sign included: 2 to 6, or 8.
-        profile: Arithmetic profile; the chip's own if None.
-        calibration: Recorded raw observations, shape (L, B, n_obs) or (L, n_obs), in order; noise if None.
-        limits: Refuse what takes more cores than the chip has.
         strict: Refuse instead of approximating.
         approximate: Approximate even what is known to cost most of a return.
+        profile: Arithmetic profile; the chip's own if None.
+        limits: Refuse what takes more cores than the chip has.
         neurons: The neurons' program on ``loihi2``: ``"lsnn"``, ours, which runs every network, or ``"slayer_alif"``,
             lava-dl's, for networks whose neurons reset by subtraction, adapt by ``ahp`` or not at all, and have no
             refractory ticks.
 
-    Returns:
-        The program, and what stays on the host.
-
     Raises:
         ValueError: If the network does not fit the chip, or would have to be approximated and ``strict`` is set.
     """
-    check_chip(chip)
     check_bits(bits)
+    check_neurons(network, chip)
     profile = CHIPS[chip].profile if profile is None else profile
     if profile not in tuple(PROFILES):
         raise ValueError(f"profile must be one of {tuple(PROFILES)}, got {profile!r}")
-    if calibration is None:
-        calibration = sample_observations(network, np.random.default_rng(0))
     seen = observe(network, calibration)
     lowered = lower(network, chip, seen.adaptation, neurons)
     _check_refractory(lowered, chip, PROFILES[profile])
+    warnings = []
     for note in lowered.approximations:
         what = f"{note} ({APPROXIMATIONS[note]})"
         if strict:
@@ -81,18 +73,14 @@ def compile_network(
                 f"{chip} cannot run this network as it is: {what}; train with the chip's own form "
                 "(`spikeloop train --chip-ready` does), or allow it: approximate=True, `spikeloop deploy --approximate`"
             )
-        warnings.warn(f"lowered for {chip}: {what}", stacklevel=2)
+        warnings.append(f"lowered for {chip}: {what}")
     plan = Plan(network, lowered, PROFILES[profile], bits, seen)
-    program, scales = plan.program(chip)
-    costs = plan.costs(scales)
-    for cost in costs:
-        if cost.is_large:
-            warnings.warn(f"quantised to {bits} bits, {cost}", stacklevel=2)
-    for fault in plan.clipped_biases(scales):
-        warnings.warn(fault, stacklevel=2)
-    program = place(program, limits)
-    metadata = {**network.metadata, "bits": str(bits)}
-    return Deployment(program, _host(plan, program, scales), lowered.approximations, metadata, costs)
+    integers = plan.integers(chip)
+    warnings += [f"quantised to {bits} bits, {cost}" for cost in integers.costs if cost.is_large]
+    warnings += plan.clipped_biases(integers.scales)
+    program = place(integers.program, limits)
+    host = _host(plan, program, integers)
+    return Compiled(program, host, lowered.approximations, integers.costs, tuple(warnings))
 
 
 def _check_refractory(lowered: Lowered, chip: str, profile: Profile) -> None:
@@ -106,7 +94,7 @@ def _check_refractory(lowered: Lowered, chip: str, profile: Profile) -> None:
             )
 
 
-def _host(plan: Plan, program: Program, scales: Sequence[float]) -> Host:
+def _host(plan: Plan, program: Program, integers: Integers) -> Host:
     """Return what stays beside the chip."""
     network, lowered = plan.network, plan.lowered
     first, readout = network.layers[0], network.readout
@@ -124,9 +112,7 @@ def _host(plan: Plan, program: Program, scales: Sequence[float]) -> Host:
     else:
         share = 1.0 / network.n_ticks if readout.count else 1.0 - float(decay(readout.tau_out, network.dt))
     written = lowered.input == "bias"
-    input_scale = scales[0] if written else 1.0
-    if lowered.input == "graded":
-        input_scale = 2.0 ** plan.payload_bits(scales[0])
+    input_scale = integers.scales[0] if written else 2.0**integers.payload_bits
     return Host(
         encoder=network.encoder,
         readout=readout if lowered.reads_spikes else on_chip,
@@ -134,7 +120,7 @@ def _host(plan: Plan, program: Program, scales: Sequence[float]) -> Host:
         dt=float(network.dt),
         input=lowered.input,
         input_scale=input_scale,
-        output_scale=share / scales[-1],
+        output_scale=share / integers.scales[-1],
         w_in=first.w_in if written else None,
         bias=first.bias if written else None,
         first_target=starts[lowered.target] if written else 0,

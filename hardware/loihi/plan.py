@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spikeloop.hardware.calibration import Observed
 from spikeloop.hardware.loihi.chip import EMULATOR_MAX, MAX_V_TH, Profile
-from spikeloop.hardware.loihi.lowering import ADAPTATION, INPUT, READOUT, Group, Link, Lowered
+from spikeloop.hardware.loihi.lowered import ADAPTATION, INPUT, READOUT, Group, Link, Lowered
 from spikeloop.hardware.loihi.program import MODELS, Compartments, Program, Projection
 from spikeloop.hardware.loihi.quantize import (
     MAX_BIAS,
-    QuantizationCost,
     Quantized,
     Synapses,
     choose_payload_bits,
     choose_scale,
-    quantization_cost,
     quantize_bias,
     quantize_decay,
     quantize_threshold,
     quantize_weights,
 )
 from spikeloop.hardware.loihi.worst_case import input_per_payload, largest_input
+from spikeloop.hardware.quantization import QuantizationCost, quantization_cost
 from spikeloop.spiking.network import Network
 
 V_RANGE = 2**23 - 1
@@ -35,6 +34,22 @@ LEAST_V_TH = 1024  # chip units: synapses are multiples of 64
 _FAR_CURRENT, _FAR_MEMBRANE = 256.0, 1024.0  # thresholds; beyond, a neuron fires on every tick or not for long
 _NEAR_MEMBRANE = 16.0  # thresholds that a membrane may always reach; 64 cost 0.4 % of the actions
 _MARGIN = 2.0  # between what was seen in calibration and what must fit, where the worst case is not known or is absurd
+
+
+class Integers(NamedTuple):
+    """A lowered network in integers.
+
+    Args:
+        program: The program, not yet placed.
+        scales: Chip units per unit of v, of each layer and of the readout.
+        payload_bits: Binary places of a graded spike: x is sent as ``round(2^payload_bits x)``. 0 without graded input.
+        costs: What quantisation cost each projection.
+    """
+
+    program: Program
+    scales: list[float]
+    payload_bits: int
+    costs: tuple[QuantizationCost, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +62,8 @@ class Plan:
     bits: int
     seen: Observed
 
-    def program(self, chip: str) -> tuple[Program, list[float]]:
-        """Return the program, not yet placed, and the scales of its layers and readout.
+    def integers(self, chip: str) -> Integers:
+        """Return the network in integers.
 
         Scales are chosen for the weights before rounding. Where rounding makes a worst case exceed its limit, they are
         chosen again, smaller.
@@ -59,11 +74,19 @@ class Plan:
         room = np.ones(len(self.network.layers) + 1)
         while True:
             scales = [self.scale(domain, room[domain]) for domain in range(room.size)]
-            program = self.program_at(chip, scales)
-            excess = self.excess(program, scales)
+            payload_bits = self.payload_bits(scales[0]) if self.graded else 0
+            links = [(link, scales[domain]) for domain in range(room.size) for link in self.links_into(domain)]
+            stored = [(link, self.quantize(link, scale, payload_bits), scale) for link, scale in links]
+            program = self.program(chip, scales, [(link, quantized) for link, quantized, _ in stored])
+            excess = self.excess(program, scales, payload_bits)
             if np.all(excess <= 1):
-                return program, scales
+                break
             room /= np.where(excess > 1, 1.001 * excess, 1.0)
+        costs = tuple(
+            quantization_cost(link.name, link.weights, quantized.chip_units() / self.unit(link, scale, payload_bits))
+            for link, quantized, scale in stored
+        )
+        return Integers(program, scales, payload_bits, costs)
 
     @property
     def n_read(self) -> int:
@@ -85,8 +108,8 @@ class Plan:
     def synapses(self, link: Link) -> Synapses:
         """Return a link's weights, and how often each source sends: never 0, as calibration does not see everything."""
         graded = link.pre == INPUT and self.graded
-        rates = self.seen.inputs if link.pre == INPUT else self.seen.rates[self.lowered.sources.index(link.pre)]
-        return Synapses(np.asarray(link.weights, np.float64), rates + (0.05 * rates.mean() or 1.0), graded)
+        sent = self.seen.inputs if link.pre == INPUT else self.seen.rates[self.lowered.sources.index(link.pre)]
+        return Synapses(np.asarray(link.weights, np.float64), sent + (0.05 * sent.mean() or 1.0), graded)
 
     def links_into(self, domain: int) -> list[Link]:
         """Return the links, other than empty ones, into a layer or the readout."""
@@ -175,11 +198,11 @@ class Plan:
         """Largest synaptic input of one tick that wraps neither as a sum nor as u."""
         return 2.0 ** min(self.profile.input_bits, self.profile.u_bits) - 1
 
-    def excess(self, program: Program, scales: Sequence[float]) -> np.ndarray:
+    def excess(self, program: Program, scales: Sequence[float], payload_bits: int) -> np.ndarray:
         """Return worst case over limit of the rounded weights, for each layer and the readout; above 1 it may wrap."""
         worst = largest_input(program, self.graded)
         if self.graded:
-            worst += self.largest_sent * 2.0 ** self.payload_bits(scales[0]) * input_per_payload(program)
+            worst += self.largest_sent * 2.0**payload_bits * input_per_payload(program)
         excess = np.zeros(len(scales))
         for group, (_, start, stop) in zip(self.lowered.groups, program.groups, strict=True):
             most = float(worst[start:stop].max())
@@ -206,24 +229,17 @@ class Plan:
         small = group.parent is not None and self.profile.wrap_v_input
         return (CHILD_V_MIN, CHILD_V_MAX) if small else (-V_RANGE, V_RANGE)
 
-    def quantize(self, link: Link, scale: float) -> tuple[Quantized, np.ndarray]:
-        """Return a link's weights as the chip stores them, and what that stands for in units of v."""
-        synapses = self.synapses(link)
-        if not synapses.graded:
-            quantized = quantize_weights(synapses, scale, self.bits)
-            return quantized, quantized.chip_units() / scale
-        least = self.profile.exponents[0] if self.profile.exponent_on == "sum" else None
-        per_payload = scale * 2.0 ** -self.payload_bits(scale)
-        quantized = quantize_weights(synapses._replace(graded=False), per_payload, self.bits, least)
-        return quantized, quantized.chip_units() / per_payload
+    def unit(self, link: Link, scale: float, payload_bits: int) -> float:
+        """Return what a link's synapses add to u, in chip units, for a weight of 1 and a spike or a payload of 1."""
+        return scale * 2.0**-payload_bits if link.pre == INPUT and self.graded else scale
 
-    def costs(self, scales: Sequence[float]) -> tuple[QuantizationCost, ...]:
-        """Return what quantisation costs each projection."""
-        return tuple(
-            quantization_cost(link.name, link.weights, self.quantize(link, scales[domain])[1])
-            for domain in range(len(scales))
-            for link in self.links_into(domain)
-        )
+    def quantize(self, link: Link, scale: float, payload_bits: int) -> Quantized:
+        """Return a link's weights as the chip stores them."""
+        synapses, unit = self.synapses(link), self.unit(link, scale, payload_bits)
+        if not synapses.graded:
+            return quantize_weights(synapses, unit, self.bits)
+        least = self.profile.exponents[0] if self.profile.exponent_on == "sum" else None
+        return quantize_weights(synapses._replace(graded=False), unit, self.bits, least)
 
     def clipped_biases(self, scales: Sequence[float]) -> Iterator[str]:
         """Yield a line for each group with constant currents that are larger than a bias can be.
@@ -240,8 +256,8 @@ class Plan:
                     f"a bias can be beside these thresholds, and become {largest:.3g}"
                 )
 
-    def program_at(self, chip: str, scales: Sequence[float]) -> Program:
-        """Return the program, not yet placed, for given scales."""
+    def program(self, chip: str, scales: Sequence[float], stored: Sequence[tuple[Link, Quantized]]) -> Program:
+        """Return the program, not yet placed, for given scales and what the chip stores of each link."""
         groups = self.lowered.groups
         stops = np.cumsum([group.n for group in groups]).tolist()
         starts = dict(zip((group.name for group in groups), [0, *stops[:-1]], strict=True))
@@ -251,11 +267,7 @@ class Plan:
             profile=self.profile.name,
             n_inputs=0 if self.lowered.input == "bias" else self.network.encoder.n_channels,
             compartments=Compartments(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}),
-            projections=tuple(
-                self.projection(link, scales[domain], starts)
-                for domain in range(len(scales))
-                for link in self.links_into(domain)
-            ),
+            projections=tuple(self.projection(link, quantized, starts) for link, quantized in stored),
             outputs=np.arange(starts.get(READOUT, stops[-1]), stops[-1]),
             groups=tuple((group.name, starts[group.name], starts[group.name] + group.n) for group in groups),
             input_latency=0,
@@ -288,9 +300,8 @@ class Plan:
         }
         return {name: np.broadcast_to(np.asarray(value, np.int64), (group.n,)) for name, value in values.items()}
 
-    def projection(self, link: Link, scale: float, starts: Mapping[str, int]) -> Projection:
+    def projection(self, link: Link, quantized: Quantized, starts: Mapping[str, int]) -> Projection:
         """Return a link's quantised synapses."""
-        quantized = self.quantize(link, scale)[0]
         n_post, n_pre = link.weights.shape
         return Projection(
             name=link.name,

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.loihi.chip import CHIPS, MAX_V_TH
+from spikeloop.hardware.loihi.chip import MAX_V_TH
 from spikeloop.hardware.loihi.fixed_point import threshold_to_register, weight_step
-from spikeloop.spiking.fields import number, set_fields, text, whole
 
 MAX_BIAS = 4095 << 7
 EXPONENTS = (-8, 7)
@@ -32,13 +30,14 @@ class Synapses(NamedTuple):
 
     Args:
         weights: Shape (Q, P), in units of v.
-        rates: Mean square of what each source sends per tick, shape (P,): errors of its weights count so much.
+        mean_squares: Of what each source sends per tick, shape (P,): errors of its weights count so much. Of spikes it
+            is their rate.
         graded: Whether sources send integers, which may stand for any power of two (:func:`choose_payload_bits`): the
             exponent then has no bounds.
     """
 
     weights: np.ndarray
-    rates: np.ndarray
+    mean_squares: np.ndarray
     graded: bool = False
 
 
@@ -52,72 +51,6 @@ class Quantized(NamedTuple):
     def chip_units(self) -> np.ndarray:
         """Return what each synapse adds to the current, shape (Q, P), float64."""
         return self.mantissas * 2.0 ** (6 + self.exponent)
-
-
-@dataclass(frozen=True)
-class QuantizationCost:
-    """What the weights of one projection lost.
-
-    Args:
-        projection: Its name.
-        n_weights: Weights that are not zero in the network.
-        n_became_zero: How many of them are zero on the chip.
-        signal_to_noise_db: Mean square of the weights over that of their errors, in dB; infinite without errors.
-        largest_over_median: Largest magnitude over the median one: an outlier costs the others their bits.
-    """
-
-    projection: str
-    n_weights: int
-    n_became_zero: int
-    signal_to_noise_db: float
-    largest_over_median: float
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        me = "QuantizationCost"
-        set_fields(
-            self,
-            projection=text(me, "projection", self.projection),
-            n_weights=whole(me, "n_weights", self.n_weights, 0, 2**53),
-            n_became_zero=whole(me, "n_became_zero", self.n_became_zero, 0, 2**53),
-            signal_to_noise_db=number(me, "signal_to_noise_db", self.signal_to_noise_db, -math.inf, math.inf),
-            largest_over_median=number(me, "largest_over_median", self.largest_over_median, 0.0, math.inf),
-        )
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it is worth a warning: over 10 % of the weights gone, or noise of over a tenth of the weights.
-
-        Normally distributed weights in 8 bits lose about 1 % of them and keep 40 dB; in 4 bits 20 % and 17 dB.
-        """
-        return self.n_became_zero > 0.1 * self.n_weights or self.signal_to_noise_db < 20.0
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        return (
-            f"{self.projection}: {self.n_became_zero} of {self.n_weights} weights became 0, signal to noise "
-            f"{self.signal_to_noise_db:.1f} dB; the largest weight is {self.largest_over_median:.1f} times the median"
-        )
-
-
-def quantization_cost(projection: str, weights: np.ndarray, stored: np.ndarray) -> QuantizationCost:
-    """Return what a projection lost.
-
-    Args:
-        projection: Its name.
-        weights: In the network, shape (Q, P), not all zero.
-        stored: What the chip holds, in the same units.
-    """
-    present = abs(weights[weights != 0]).astype(np.float64)
-    noise = float(np.sum(((stored - weights) / present.max()) ** 2))
-    signal = float(np.sum((present / present.max()) ** 2))
-    return QuantizationCost(
-        projection,
-        present.size,
-        int(np.count_nonzero(stored[weights != 0] == 0)),
-        10.0 * math.log10(signal / noise) if noise else math.inf,
-        float(present.max() / np.median(present)),
-    )
 
 
 def largest_scale(bounds: Iterable[tuple[float, float]]) -> float:
@@ -170,7 +103,7 @@ def quantize_weights(synapses: Synapses, scale: float, bits: int, least_exponent
     for exponent in sorted({max(holds, lowest), max(holds - 1, lowest)}, reverse=True):
         unit = step * 2.0 ** (6 + exponent)
         q = np.clip(np.rint(target / unit), -most, most)
-        error = float(np.sum((q * unit - target) ** 2 @ synapses.rates))
+        error = float(np.sum((q * unit - target) ** 2 @ synapses.mean_squares))
         if best is None or error < best[0]:
             best = error, Quantized((q * step).astype(np.int16), int(exponent), mode)
     assert best is not None
@@ -261,7 +194,7 @@ def choose_payload_bits(
 
     def error(p: int) -> float:
         stored = quantize_weights(parts, scale * 2.0**-p, bits, least).chip_units() * 2.0**p / scale
-        of_weights = float(np.sum((stored - synapses.weights) ** 2 @ synapses.rates))
+        of_weights = float(np.sum((stored - synapses.weights) ** 2 @ synapses.mean_squares))
         return of_weights + square * 4.0**-p / 12
 
     return min(range(whole, whole + bits), key=error)
@@ -272,32 +205,24 @@ def _error(synapses: Sequence[Synapses], v_th: np.ndarray, scale: float, bits: i
     total = 0.0
     for part in synapses:
         error = quantize_weights(part, scale, bits).chip_units() / scale - part.weights
-        total += float(np.sum(error**2 @ part.rates)) / len(part.weights)
+        total += float(np.sum(error**2 @ part.mean_squares)) / len(part.weights)
     return total + float(np.mean((quantize_threshold(v_th, scale) / scale - v_th) ** 2)) if v_th.size else total
 
 
-def quantizer(chip: str = "loihi1", bits: int = 8) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that puts one weight matrix on the chip's grid, for quantisation-aware training.
+def quantizer(bits: int = 8) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that puts one weight matrix on the chips' grid, for quantisation-aware training.
 
     Its steps are powers of two, so that all matrices of a layer share a scale, which the compiler finds again without
     error. The function can be pickled.
 
     Args:
-        chip: ``loihi1`` or ``loihi2``; their weights are alike.
         bits: Bits of a weight, sign included.
 
     Raises:
-        ValueError: If there is no such chip or number of bits.
+        ValueError: If weights cannot have so many bits.
     """
-    check_chip(chip)
     check_bits(bits)
     return partial(_on_grid, bits=bits)
-
-
-def check_chip(chip: str) -> None:
-    """Raise ``ValueError`` unless there is a chip of that name."""
-    if chip not in tuple(CHIPS):
-        raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
 
 
 def _on_grid(weights: np.ndarray, bits: int) -> np.ndarray:

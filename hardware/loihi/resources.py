@@ -69,12 +69,6 @@ class CoreUse:
         """Return what is used of each limited resource, and how much of it a core of the chip has; None is no limit."""
         return {label: (getattr(self, used), getattr(chip, limit)) for label, (used, limit) in RESOURCES.items()}
 
-    def scarcest(self, chip: Chip) -> tuple[str, float]:
-        """Return the resource of which the largest share is in use, and that share."""
-        shares = {label: need / most for label, (need, most) in self.needs(chip).items() if most is not None}
-        label = max(shares, key=shares.__getitem__)
-        return label, shares[label]
-
 
 # What limits a core: name, field or property of CoreUse, field of Chip.
 RESOURCES = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.hardware import CHIPS
+from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.bench.returns import (
     EPISODES,
     ROWS,
@@ -50,13 +50,13 @@ def run(args: argparse.Namespace) -> None:
     """Train and deploy what is missing, then print the table."""
     rows = [TASKS[task] for task in args.tasks]
     results = for_all(rows, args, lambda row, seed: _deployed(row, seed, args.output))
-    print(f"{EPISODES} episodes each, 8-bit weights; energy (dynamic + static) and latency per env step are modelled")
-    first = results[rows[0]][0][next(iter(CHIPS))]
+    print(f"{EPISODES} episodes each, 8-bit weights; energy (dynamic + static) and time per env step are modelled")
+    first = results[rows[0]][0][next(iter(TARGETS))]
     columns = ["environment", "chip", "float", "on the chip", "random", "kept, 95% interval", "worst", "each seed"]
     columns += [f"modelled, {source}" for source in first["report"]["modelled"]]
     print_head(columns)
     for row in rows:
-        for chip in CHIPS:
+        for chip in TARGETS:
             print_row(_cells(row, chip, [result[chip] for result in results[row]]))
 
 
@@ -64,7 +64,7 @@ def _deployed(row: Row, seed: int, output: Path) -> dict[str, dict[str, Any]]:
     """Return what ``deploy --json`` says of one run on each chip, training it first if that has not been done."""
     trained(row, seed, output)
     results = {}
-    for chip in CHIPS:
+    for chip in TARGETS:
         checked = CHECKED_STEPS if seed == SEEDS[0] else 0  # the interpreter is slow
         made_by = digest((row.digest(), chip, EPISODES, checked), ("hardware", "spiking"))
         result = output / row.folder / f"seed{seed}" / f"{chip}-{made_by}.json"
@@ -84,9 +84,9 @@ def _cells(row: Row, chip: str, results: list[dict[str, Any]]) -> list[str]:
     cells = [row.name, chip, *(f"{mean:.1f}" for mean in means.values()), *_kept_cells(each)]
     costs = [result["report"]["modelled"] for result in results]
     for source in costs[0]:
-        names = ("dynamic", "static", "latency")
-        dynamic, static, latency = (np.mean([cost[source][name] for cost in costs]) for name in names)
-        cells.append(f"{dynamic * 1e9:.0f} + {static * 1e9:.0f} nJ, {latency * 1e6:.1f} µs")
+        names = ("dynamic", "static", "time")
+        dynamic, static, time = (np.mean([cost[source][name] for cost in costs]) for name in names)
+        cells.append(f"{dynamic * 1e9:.0f} + {static * 1e9:.0f} nJ, {time * 1e6:.1f} µs")
     return cells
 
 

@@ -1,0 +1,73 @@
+"""Compiles a network for a chip: the one function for all targets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from spikeloop.hardware.calibration import sample_observations
+from spikeloop.hardware.deployment import Deployment
+from spikeloop.hardware.target import target_of
+from spikeloop.spiking.network import Network
+
+
+def compile_network(
+    network: Network,
+    chip: str = "loihi1",
+    *,
+    bits: int = 8,
+    calibration: np.ndarray | None = None,
+    strict: bool = False,
+    approximate: bool = False,
+    **options: Any,
+) -> Deployment:
+    """Compile a network for a chip.
+
+    Weights are quantised; what else has to change is done with one warning for each change, and named in the
+    deployment's ``approximations``. What is known to cost most of a return is refused unless ``approximate`` is set.
+    Weights that lose much by quantisation are warned of; the deployment's ``quantization`` says what each projection
+    lost.
+
+    Args:
+        network: The network.
+        chip: Name of the chip, a key of :data:`~spikeloop.hardware.target.TARGETS`.
+        bits: Bits of a weight, sign included; on the Loihi chips 2 to 6, or 8.
+        calibration: Recorded raw observations, in order, shape (L, B, n_obs) or (L, n_obs); noise if None.
+        strict: Refuse instead of approximating.
+        approximate: Approximate even what is known to cost most of a return.
+        options: The chip's own. Those of the Loihi chips are at
+            :func:`~spikeloop.hardware.loihi.compiler.compile_for`: ``profile``, ``limits`` and ``neurons``.
+
+    Returns:
+        The program, and what stays on the host.
+
+    Raises:
+        ValueError: If there is no such chip, the network does not fit it, or it would have to be approximated and
+            ``strict`` is set.
+    """
+    target = target_of(chip)
+    if calibration is None:
+        calibration = sample_observations(network, np.random.default_rng(0))
+    compiled = target.compile(network, calibration, bits=bits, strict=strict, approximate=approximate, **options)
+    for warning in compiled.warnings:
+        warnings.warn(warning, stacklevel=2)
+    metadata = {**network.metadata, "bits": str(bits)}
+    return Deployment(compiled.program, compiled.host, compiled.approximations, metadata, compiled.quantization)
+
+
+def quantizer(chip: str = "loihi1", bits: int = 8) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that puts one weight matrix on a chip's grid, for quantisation-aware training.
+
+    The compiler finds the grid again without error. The function can be pickled.
+
+    Args:
+        chip: Name of the chip.
+        bits: Bits of a weight, sign included.
+
+    Raises:
+        ValueError: If there is no such chip, or its weights cannot have so many bits.
+    """
+    return target_of(chip).quantizer(bits)

@@ -1,0 +1,86 @@
+"""A network compiled for a chip, as a value that can be saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spikeloop.hardware.host import Host
+from spikeloop.hardware.quantization import QuantizationCost
+from spikeloop.hardware.target import TARGETS, Target, target_of
+from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
+from spikeloop.spiking.network import HOST_PARTS
+from spikeloop.spiking.storage import load_parts, save_parts
+
+FORMAT_VERSION = 3
+KIND = "spikeloop.deployment"
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A network compiled for a chip, as a value.
+
+    Args:
+        program: What the chip is loaded with, of the class of programs of one of
+            :data:`~spikeloop.hardware.target.TARGETS`.
+        host: What stays beside it.
+        approximations: In what the chip differs from the network, beside rounding: names that the target explains.
+        metadata: Free text pairs, those of the network among them.
+        quantization: What the weights of each projection lost; empty in files saved before this was recorded.
+
+    Raises:
+        ValueError: If program and host do not fit together.
+    """
+
+    program: Any
+    host: Host
+    approximations: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    quantization: tuple[QuantizationCost, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Validate that the parts fit together."""
+        me = "Deployment"
+        check_part(me, "program", self.program, *dict.fromkeys(target.program for target in TARGETS.values()))
+        check_part(me, "program", self.program, self.target.program)
+        check_part(me, "host", self.host, Host)
+        set_fields(
+            self,
+            approximations=parts_of(me, "approximations", self.approximations, str),
+            metadata=texts(me, "metadata", self.metadata),
+            quantization=parts_of(me, "quantization", self.quantization, QuantizationCost),
+        )
+        for note in self.approximations:
+            check_choice(me, "approximations", note, tuple(self.target.approximations))
+        self.target.check(self.program, self.host)
+
+    @property
+    def chip(self) -> str:
+        """Name of the chip."""
+        return self.program.chip
+
+    @property
+    def target(self) -> Target:
+        """The chip's target."""
+        return target_of(self.chip)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to one safetensors file; it appears under its name only when it is complete."""
+        save_parts(path, KIND, FORMAT_VERSION, self)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Deployment:
+        """Read what :meth:`save` wrote. Runs no code from the file, and builds parts of registered targets only.
+
+        Raises:
+            ValueError: If the file is truncated, not ours, of another version, or does not hold a valid deployment.
+            FileNotFoundError: If there is no such file.
+        """
+        of_chips = (part for target in TARGETS.values() for part in target.parts)
+        classes = (*of_chips, Deployment, Host, *HOST_PARTS, QuantizationCost)
+        deployment = load_parts(path, KIND, FORMAT_VERSION, classes, former={2: {}}, checksums_since=3)
+        if not isinstance(deployment, Deployment):
+            raise ValueError(f"{path} does not describe a deployment")
+        return deployment

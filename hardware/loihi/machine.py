@@ -1,0 +1,172 @@
+"""The host's side of an emulated chip: what it writes and sends before the ticks of an env step, and what it reads."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from spikeloop.hardware.figures import ChipFigures
+from spikeloop.hardware.host import Host
+from spikeloop.hardware.loihi.emulator import Counts, Emulator
+from spikeloop.hardware.loihi.figures import chip_figures
+from spikeloop.hardware.loihi.interpreter import Interpreter
+from spikeloop.hardware.loihi.layout import layout_of
+from spikeloop.hardware.loihi.program import Program
+from spikeloop.hardware.loihi.quantize import MAX_BIAS, quantize_bias
+from spikeloop.hardware.loihi.worst_case import largest_payload
+
+BIAS, PAYLOAD = "bias written by the host", "payload sent by the host"
+_LARGEST = 1e30  # an infinite input is computed with as this: as good as infinite, and its multiples are numbers
+_COUNTING = threading.Lock()  # of what is clipped; shared by all machines, since that is rare
+
+
+class LoihiMachine:
+    """An emulated chip with its host: a :class:`~spikeloop.hardware.target.Machine`.
+
+    Args:
+        program: What to run.
+        host: What stays beside it.
+        interpreted: Run the plain-Python interpreter instead of the emulator; slow, and it does not count.
+
+    Attributes:
+        emulator: What runs the program.
+        clipped: How many values were too large on their way to the chip: currents that a bias cannot hold, which are
+            written as the largest, and inputs with which a sum on the chip could wrap. All channels of that environment
+            are then scaled down by one factor.
+    """
+
+    def __init__(self, program: Program, host: Host, interpreted: bool = False):
+        self.program, self.host = program, host
+        self.emulator: Any = Interpreter(program) if interpreted else Emulator(program)
+        self.clipped = {BIAS: 0, PAYLOAD: 0}
+        self._any_clipped = False
+        self._largest_payload = largest_payload(program) if host.input == "graded" else 1
+        layout = layout_of(program)
+        self._clears = not host.reads_spikes and (host.readout.count or host.readout.first_spike)
+        self._read_v = layout.start("v") + program.outputs
+        first = layout.start("z") + host.first_source
+        self._read_z = slice(first, first + host.readout.n_neurons)
+        if host.input == "bias":
+            assert host.w_in is not None and host.bias is not None
+            self._w = np.ascontiguousarray(host.w_in.T, np.float64) * host.input_scale
+            self._b = host.bias.astype(np.float64) * host.input_scale
+            self._targets = slice(host.first_target, host.first_target + len(host.bias))
+
+    @property
+    def overflowed(self) -> str:
+        """Where values have left their range so far; empty if nowhere."""
+        if self._any_clipped:
+            return "on the way to the chip"
+        return "on the chip" if self.emulator.overflowed else ""
+
+    @property
+    def counts(self) -> Counts:
+        """What the emulator has counted so far.
+
+        Raises:
+            ValueError: If the program is interpreted.
+        """
+        if isinstance(self.emulator, Interpreter):
+            raise ValueError("only the emulator counts, this program is interpreted")
+        return self.emulator.counts
+
+    def initial_state(self, n_envs: int = 1) -> np.ndarray:
+        """Return the resting state of ``n_envs`` chips, int32 of shape (n_envs, W)."""
+        return self.emulator.initial_state(n_envs)
+
+    def run(
+        self, state: np.ndarray, x: np.ndarray, spikes: list[tuple[np.ndarray, ...]] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the ticks of one env step; arguments and results are those of a machine of any target."""
+        inputs, bias = self.to_chip(x)
+        if self._clears:
+            state = state.copy()
+            state[:, self._read_v] = 0
+        if self.host.reads_spikes:
+            return self._tick_by_tick(state, inputs, bias, spikes)
+        if spikes is None:
+            return self.emulator.run(state, self.host.n_ticks, inputs, bias)
+        v, state, recorded = self.emulator.run(state, self.host.n_ticks, inputs, bias, record=True)
+        spikes.append(self._by_layer(recorded.z))
+        return v, state
+
+    def _tick_by_tick(
+        self,
+        state: np.ndarray,
+        inputs: np.ndarray | None,
+        bias: np.ndarray | None,
+        spikes: list[tuple[np.ndarray, ...]] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the chip tick by tick; return the spikes that the host receives on each, and the state."""
+        host = self.host
+        arrived = np.empty((host.n_ticks, len(state), host.readout.n_neurons))
+        recorded = []
+        for t in range(host.n_ticks):
+            before = state[:, self._read_z]
+            state = self.emulator.run(state, 1, None if inputs is None else inputs[t : t + 1], bias)[1]
+            arrived[t] = before if host.latency else state[:, self._read_z]
+            if spikes is not None:
+                recorded.append(self.emulator.read(state, "z").copy())
+        if spikes is not None:
+            spikes.append(self._by_layer(np.stack(recorded)))
+        return arrived, state
+
+    def to_chip(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return what the chip gets for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C).
+
+        Raises:
+            ValueError: If one of the numbers is none.
+        """
+        if self.host.input == "spikes":
+            return x.astype(np.int32), None
+        if self.host.input == "graded":
+            sent = np.rint(self._payloads(x)).astype(np.int32)
+            return np.repeat(sent[None], self.host.n_ticks, axis=0), None
+        current = x @ self._w + self._b
+        if not abs(current).max() <= MAX_BIAS:  # larger, or no number
+            current = _finite(x) @ self._w + self._b
+            self._count(BIAS, int((abs(current) > MAX_BIAS).sum()))
+        bias = np.repeat(self.program.compartments.bias[None], len(x), axis=0)
+        bias[:, self._targets] = quantize_bias(current)
+        return None, bias
+
+    def _payloads(self, x: np.ndarray) -> np.ndarray:
+        """Return inputs in units of payloads, (B, n_channels), scaled down per environment where one is too large.
+
+        All channels are scaled alike: of currents far beyond the threshold only the signs count, and those stay.
+        """
+        sent, limit = x * np.float64(self.host.input_scale), self._largest_payload
+        if abs(sent).max() <= limit:
+            return sent
+        sent = _finite(sent)
+        self._count(PAYLOAD, int((abs(sent) > limit).sum()))
+        return sent * np.minimum(1.0, limit / np.maximum(abs(sent).max(axis=1, keepdims=True), 1.0))
+
+    def _count(self, kind: str, n: int) -> None:
+        with _COUNTING:
+            self.clipped[kind] += n
+            self._any_clipped = self._any_clipped or n > 0
+
+    def _by_layer(self, z: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return spikes of all compartments, (n_ticks, B, C), as those of each group that fires."""
+        fires = self.program.compartments.fires
+        return tuple(z[:, :, start:stop] for _, start, stop in self.program.groups if fires[start])
+
+    def firing_rates(self) -> list[float]:
+        """Return the spikes per neuron and tick of each layer so far."""
+        counts = self.counts
+        layers = self._by_layer(counts.spikes[None, None])
+        return [float(spikes.mean()) / max(counts.n_ticks, 1) for spikes in layers]
+
+    def figures(self) -> ChipFigures:
+        """Return what the program takes of the chip, and what has happened so far."""
+        return chip_figures(self.program, self.counts, self.host.input == "graded", self.clipped)
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Return numbers with infinite ones made very large; raise ``ValueError`` where one is no number."""
+    if np.isnan(x).any():
+        raise ValueError("input must hold numbers, got nan")
+    return np.clip(x, -_LARGEST, _LARGEST)
