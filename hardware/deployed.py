@@ -55,6 +55,7 @@ class DeployedPolicy:
         self.n_steps = 0
         self._lock, self._told = threading.Lock(), False
         self._n_frames = n_frames(host.preprocessing)
+        self._n_read = host.readout.n_neurons  # whose spikes the host receives
         self._b_out = host.readout.b_out.astype(np.float64)
         self._rest = self.machine.initial_state(1)
         self._note_state = StatelessWarning("policy")
@@ -79,7 +80,7 @@ class DeployedPolicy:
         memory = np.zeros((n_rows, n_envs, width), np.float32)
         if host.encoder.kind == "rate":
             memory[self._n_frames, :, 0] = new_keys(self.rng, n_envs)
-        return State(chip, memory, np.zeros((n_envs, host.readout.n_neurons)))
+        return State(chip, memory, np.zeros((n_envs, self._n_read)))
 
     def predict(
         self,
@@ -169,7 +170,7 @@ class DeployedPolicy:
         shapes = (
             (n_batch, self._rest.shape[1]),
             (n_rows, n_batch, width),
-            (n_batch, self.deployment.host.readout.n_neurons),
+            (n_batch, self._n_read),
         )
         try:
             chip, memory, trace = state
@@ -208,13 +209,14 @@ class DeployedPolicy:
         """Return the output values, (B, O), of what the machine's host read on each tick, and the readout's trace."""
         host = self.deployment.host
         readout = host.readout
-        if not host.reads_spikes:
+        if not self._n_read:
             if not readout.first_spike:
                 return read[-1] * host.output_scale + self._b_out, trace
             ticks = np.arange(1, len(read) + 1)[:, None, None]
             return values_at_first_spike(read * host.output_scale + ticks * self._b_out, readout.v_th_out), trace
-        for t, spikes in enumerate(read):
-            trace = readout_tick(trace, spikes, readout, host.n_ticks, t == 0, host.dt)
+        n_ticks, dt = host.n_ticks, host.dt
+        for t in range(n_ticks):
+            trace = readout_tick(trace, read[t], readout, n_ticks, t == 0, dt)
         if readout.first_spike:
             return first_spike_outputs(read, readout), trace
         return output_of(trace, readout), trace

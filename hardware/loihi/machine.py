@@ -44,10 +44,11 @@ class LoihiMachine:
         self._any_clipped = False
         self._largest_payload = largest_payload(program) if host.input == "graded" else 1
         layout = layout_of(program)
-        self._clears = not host.reads_spikes and (host.readout.count or host.readout.first_spike)
-        self._read_v = layout.start("v") + program.outputs
+        self._n_read = host.readout.n_neurons
+        self._clears = not self._n_read and (host.readout.count or host.readout.first_spike)
+        self._read_v = _as_slice(layout.start("v") + program.outputs)
         first = layout.start("z") + host.first_source
-        self._read_z = slice(first, first + host.readout.n_neurons)
+        self._read_z = slice(first, first + self._n_read)
         if host.input == "bias":
             assert host.w_in is not None and host.bias is not None
             self._w = np.ascontiguousarray(host.w_in.T, np.float64) * host.input_scale
@@ -84,7 +85,7 @@ class LoihiMachine:
         if self._clears:
             state = state.copy()
             state[:, self._read_v] = 0
-        if self.host.reads_spikes:
+        if self._n_read:
             return self._tick_by_tick(state, inputs, bias, spikes)
         if spikes is None:
             return self.emulator.run(state, self.host.n_ticks, inputs, bias)
@@ -100,13 +101,13 @@ class LoihiMachine:
         spikes: list[tuple[np.ndarray, ...]] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Run the chip tick by tick; return the spikes that the host receives on each, and the state."""
-        host = self.host
-        arrived = np.empty((host.n_ticks, len(state), host.readout.n_neurons))
+        n_ticks, late, read_z, run = self.host.n_ticks, self.host.latency, self._read_z, self.emulator.run
+        arrived = np.empty((n_ticks, len(state), self._n_read))
         recorded = []
-        for t in range(host.n_ticks):
-            before = state[:, self._read_z]
-            state = self.emulator.run(state, 1, None if inputs is None else inputs[t : t + 1], bias)[1]
-            arrived[t] = before if host.latency else state[:, self._read_z]
+        for t in range(n_ticks):
+            before = state
+            state = run(state, 1, None if inputs is None else inputs[t : t + 1], bias)[1]
+            arrived[t] = (before if late else state)[:, read_z]
             if spikes is not None:
                 recorded.append(self.emulator.read(state, "z").copy())
         if spikes is not None:
@@ -163,6 +164,12 @@ class LoihiMachine:
     def figures(self) -> ChipFigures:
         """Return what the program takes of the chip, and what has happened so far."""
         return chip_figures(self.program, self.counts, self.host.input == "graded", self.clipped)
+
+
+def _as_slice(columns: np.ndarray) -> np.ndarray | slice:
+    """Return columns as a slice, which indexes faster, where they follow each other."""
+    consecutive = columns.size and np.array_equal(columns, columns[0] + np.arange(columns.size))
+    return slice(int(columns[0]), int(columns[-1]) + 1) if consecutive else columns
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
