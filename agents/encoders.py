@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
+from spikeloop.spiking.encoders.base import encoder_class
 
 # Normalised observations (VecNormalize) rarely leave +-3 standard deviations.
 DEFAULT_RANGE = (-3.0, 3.0)
@@ -17,32 +19,26 @@ def encoder_for(kind: str, n_features: int, options: Mapping[str, Any] | None = 
     """Describe an encoder for ``n_features`` values, which are expected to be normalised to about +-3.
 
     Args:
-        kind: ``direct``, ``population``, ``rate``, ``latency`` or ``delta``.
+        kind: A name in :data:`~spikeloop.spiking.encoders.ENCODERS`: ``direct``, ``population``, ``rate``,
+            ``latency``, ``delta``, ``tiles`` or ``places``.
         n_features: Length of the feature vector.
-        options: ``low`` and ``high``, scalars or one per feature (``population``, ``rate``, ``latency``; default
-            -3 and 3); ``n``, neurons per feature (``population``, default 10); any further field of
-            :class:`~spikeloop.spiking.encoders.encoder.Encoder` that the kind uses.
+        options: ``low`` and ``high``, scalars or one per feature (default -3 and 3), for an encoder that has a range;
+            and what the ``over`` of its class takes, such as ``n``, neurons per feature, of ``population``.
 
     Raises:
         ValueError: If an option is unknown or out of range.
+
+    >>> encoder_for("population", 4, {"n": 5, "low": -1, "high": 1}).n_channels
+    20
     """
-    fields = {"population": {"n"}, "rate": {"gain", "poisson"}, "latency": {"gain", "tau", "threshold"}}
-    ranged = {"low", "high"} if kind in fields else set()
-    options = dict(options or {})
-    allowed = fields.get(kind, {"threshold"} if kind == "delta" else set()) | ranged
-    unknown = sorted(set(options) - allowed)
+    cls, given = encoder_class(kind), dict(options or {})
+    low, high = (
+        np.broadcast_to(np.asarray(given.pop(name, default), np.float32), (n_features,))
+        for name, default in zip(("low", "high"), DEFAULT_RANGE, strict=True)
+    )
+    ranged = {"low", "high"} if cls.over(low, high).covered is not None else set()
+    allowed = {*inspect.signature(cls.over).parameters} - {"low", "high"} | ranged
+    unknown = sorted(set(options or {}) - allowed)
     if unknown:
         raise ValueError(f"encoder {kind!r} has no option {unknown[0]!r}; it takes {sorted(allowed) or 'none'}")
-    low = np.broadcast_to(np.asarray(options.pop("low", DEFAULT_RANGE[0]), np.float32), (n_features,))
-    high = np.broadcast_to(np.asarray(options.pop("high", DEFAULT_RANGE[1]), np.float32), (n_features,))
-    if kind == "population":
-        n = int(options.get("n", 10))
-        if n < 2:
-            raise ValueError(f"encoder option n must be at least 2, got {n}")
-        centers = np.linspace(low, high, n, axis=1)  # (n_features, n)
-        # Neighbouring curves cross at exp(-1/2) of their peak when the width is half the distance.
-        widths = np.repeat(((high - low) / (n - 1))[:, None], n, axis=1)
-        return Encoder("population", n_features, centers=centers.astype(np.float32), widths=widths)
-    if kind == "latency":
-        options.setdefault("gain", 2.0)  # intensity 1/2 charges just to the threshold
-    return Encoder(kind, n_features, low=low if ranged else None, high=high if ranged else None, **options)
+    return cls.over(low, high, **given)

@@ -27,7 +27,7 @@ from spikeloop.agents.checks import (
 )
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders.values import Direct
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
@@ -170,7 +170,7 @@ class EpropPolicy(BasePolicy):
         bias, no_bias = np.zeros(len(w), np.float32), np.zeros(len(w_out), np.float32)
         layer = Layer(w[:, : self.n_inputs], bias, self.neurons, w[:, self.n_inputs :])
         return Network(
-            encoder=Encoder("direct", self.n_inputs),
+            encoder=Direct(self.n_inputs),
             layers=(layer,),
             readout=Readout(w_out, no_bias, tau_out=self.tau_out),
             head=ActionHead("discrete", (len(w_out),), start=(int(self.action_space.start),)),  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import FloatSchedule, safe_mean
 from spikeloop.agents.check_finite import NonFiniteError, check_first, check_learnt, check_step, is_checked
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, Range, check_ranges
 from spikeloop.agents.closed_loop import ClosedLoop
+from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.modulators import Modulator
 from spikeloop.agents.seeding import reseed
 from spikeloop.agents.wta_policy import Core, WtaPolicy
@@ -159,17 +160,21 @@ class RSTDP(BaseAlgorithm):
             n_ticks=self.n_ticks,
             **self.policy_kwargs,
         )
+        note_wrappers(self)
 
     def to_network(self, metadata: Mapping[str, str] | None = None) -> Network:
-        """Refuse: a Network has no place for what R-STDP trains.
+        """Return the trained actor as a value, with all that stands between it and the environment.
+
+        Its actions are those of ``predict(..., deterministic=True)``. Normalisation and the like become parts of the
+        network; its metadata names the environment.
+
+        Args:
+            metadata: Text pairs to keep with the network.
 
         Raises:
-            ValueError: Always.
+            ValueError: If something has no place in a Network.
         """
-        raise ValueError(
-            "a Network has no place for tile codes and winner-take-all neurons, which are what RSTDP trains; "
-            "spikeloop train --algo rstdp --core chip trains them on the chip's learning engine"
-        )
+        return model_to_network(self, metadata)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random numbers, those of the policy too."""
@@ -183,6 +188,7 @@ class RSTDP(BaseAlgorithm):
         if env.num_envs != 1:
             raise ValueError(f"R-STDP learns in one environment at a time, got {env.num_envs}")
         super().set_env(env, force_reset)
+        note_wrappers(self)
 
     def learn(
         self: Self,
@@ -197,6 +203,7 @@ class RSTDP(BaseAlgorithm):
 
         The arguments are SB3's; ``log_interval`` counts episodes.
         """
+        note_wrappers(self, learns=True)
         total, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
         network = self.policy.network

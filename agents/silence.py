@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 
 LOWEST_RATE = 0.01  # spikes per neuron and tick
 _FEWEST_SPIKES = 3.0  # that are expected at that rate where a rollout is long enough to tell
@@ -43,13 +43,7 @@ class Coverage:
 
     def __init__(self, encoder: Encoder):
         self.kind = encoder.kind
-        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
-        if encoder.centers is not None and encoder.widths is not None:
-            margin = 4 * encoder.widths  # there a tuning curve has fallen to exp(-8)
-            self._bounds = (encoder.centers - margin).min(axis=1), (encoder.centers + margin).max(axis=1)
-        elif encoder.low is not None and encoder.high is not None:
-            margin = encoder.high - encoder.low
-            self._bounds = encoder.low - margin, encoder.high + margin
+        self._bounds = encoder.covered
         self._warned = self._bounds is None
 
     def warn_of_rollout(self, features: th.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,17 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import check_not_empty, in_words, rows_of
+from spikeloop.agents.export import check_unchanged, inputs_of
 from spikeloop.agents.modulators import Modulator
+from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
+from spikeloop.spiking.network import Network
+from spikeloop.spiking.observation import FrameStack
+from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.plastic_network import PlasticNetwork
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
@@ -22,8 +28,7 @@ from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAll
 # of its own by name.
 Core = Callable[..., PlasticNetwork]
 
-ENCODERS: dict[str, type[Tiles] | type[PlaceCells]] = {"tiles": Tiles, "places": PlaceCells}
-_MOST_LINES = 5_000_000  # beyond, a space has too many dimensions for grids over all of them
+LINE_ENCODERS: dict[str, type[Tiles] | type[PlaceCells]] = {"tiles": Tiles, "places": PlaceCells}
 _LARGEST_END = 1e6  # beyond, the end of a range stands for none
 
 
@@ -42,6 +47,8 @@ class WtaPolicy(BasePolicy):
         encoder: ``tiles`` or ``places``.
         encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
             their ``Dimensions``; ends that are left out are those of the observation space.
+        trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
+            and :meth:`to_network` wants the environments that have them.
 
     Raises:
         ValueError: If the spaces are others, or an argument is unknown or missing.
@@ -59,8 +66,10 @@ class WtaPolicy(BasePolicy):
         n_ticks: int = 5,
         encoder: str = "tiles",
         encoder_kwargs: Mapping[str, Any] | None = None,
+        trained_behind: Sequence[str] = (),
     ):
         super().__init__(observation_space, action_space)
+        self.trained_behind = tuple(trained_behind)
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(
                 f"R-STDP needs a vector observation (Box), the environment shows {in_words(observation_space)}"
@@ -92,11 +101,46 @@ class WtaPolicy(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         spaces_only = {"observation_space": self.observation_space, "action_space": self.action_space}
         rule = {"parameters": self.parameters_of_rule, "modulator": self.modulator}
-        return {**spaces_only, **rule, **self._arguments}
+        return {**spaces_only, **rule, **self._arguments, "trained_behind": self.trained_behind}
+
+    def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
+        """Return the policy without its noise as a value: the input code, and the action neurons as a readout.
+
+        The network has no layers: input lines reach the action neurons, a circuit of which the one with the largest
+        sum spikes (kind ``winner``). The critic, which only teaches, is left out.
+
+        Args:
+            env: The environments the policy was trained in, with their wrappers; None if none of these changes what is
+                observed. ``model.to_network()`` finds them by itself.
+            metadata: Text pairs to keep with the network.
+
+        Raises:
+            ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
+        """
+        check_unchanged(self, WtaPolicy, ("predict", "epoch"))
+        space = self.observation_space
+        inputs = inputs_of(space, env, (), self.trained_behind)
+        if any(isinstance(step, FrameStack) for step in inputs.preprocessing) and space.dtype == np.float64:
+            raise ValueError(
+                "a Network keeps past frames in float32, this policy tells float64 values apart: make the "
+                "environment's space float32"
+            )
+        weights = np.asarray(self.network.state_dict()["w"], np.float64)  # (n_actions, n_lines)
+        start = int(self.action_space.start)  # type: ignore[attr-defined]
+        return Network(
+            encoder=self.coder,
+            layers=(),
+            readout=Readout(weights, np.zeros(len(weights)), kind="winner"),
+            head=ActionHead("discrete", (len(weights),), start=(start,)),
+            preprocessing=inputs.preprocessing,
+            observation=inputs.observation,
+            n_ticks=self.n_ticks,
+            metadata=metadata or {},
+        )
 
     def epoch(self, obs: np.ndarray) -> tuple[int, float]:
         """Run the network for one env step; return the number of the neuron that won the last tick, and the value."""
-        _, last, value = self.network.run(self.coder(obs), self.n_ticks)
+        _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
         return int(last.argmax()), value
 
     def predict(
@@ -162,15 +206,15 @@ def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles 
     """Return an input code for a vector space.
 
     Args:
-        kind: One of :data:`ENCODERS`.
+        kind: One of :data:`LINE_ENCODERS`, of whose lines few spike at a time.
         kwargs: Its arguments and those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions.
         space: Gives the ends that are left out.
 
     Raises:
         ValueError: If an argument is unknown, or an end is neither given nor finite in the space.
     """
-    if kind not in ENCODERS:
-        raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, got {kind!r}")
+    if kind not in LINE_ENCODERS:
+        raise ValueError(f"encoder must be one of {', '.join(LINE_ENCODERS)}, got {kind!r}")
     own = {name: value for name, value in kwargs.items() if name not in ("low", "high", "components", "wraps")}
     components = list(kwargs.get("components", range(space.shape[0])))
     if any(not 0 <= index < space.shape[0] for index in np.hstack(components)):
@@ -181,13 +225,10 @@ def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles 
         ends[name] = kwargs.get(name, default)
         if np.any(np.abs(ends[name]) > _LARGEST_END):
             raise ValueError(f"encoder_kwargs needs {name}: the observation space has {default}")
-    dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()))
+    dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()), n_obs=space.shape[0])
     if kind == "tiles" and isinstance(own.get("n_tiles", 6), int):
         own["n_tiles"] = [own.get("n_tiles", 6)] * len(components)
     try:
-        coder = ENCODERS[kind](dimensions, **own)
+        return LINE_ENCODERS[kind](dimensions, **own)
     except TypeError as error:  # an argument it does not know
         raise ValueError(f"encoder_kwargs of {kind!r}: {error}") from None
-    if coder.n_inputs > _MOST_LINES:
-        raise ValueError(f"{coder.n_inputs:,} input lines are too many: fewer n_tiles, or encoder 'places'")
-    return coder

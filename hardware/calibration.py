@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.encoders.encoding import encode
+from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.observation import FrameStack, Normalizer, n_frames, preprocess
@@ -46,8 +46,9 @@ def sample_observations(network: Network, rng: np.random.Generator) -> np.ndarra
     """
     encoder = network.encoder
     middle, spread = np.zeros(encoder.n_obs), np.ones(encoder.n_obs)
-    if encoder.low is not None and encoder.high is not None:
-        middle, spread = (encoder.low + encoder.high) / 2, (encoder.high - encoder.low) / 2
+    if encoder.expected is not None:
+        low, high = encoder.expected
+        middle, spread = (low + high) / 2, (high - low) / 2
     for step in reversed(network.preprocessing):
         if isinstance(step, Normalizer):
             middle, spread = step.mean + step.std * middle, step.std * spread
@@ -102,7 +103,7 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
     first = network.layers[0]
     synaptic = []
     for i, layer in enumerate(network.layers):
-        before = x if i == 0 and network.encoder.per_tick else spikes[i - 1] if i else None
+        before = x if i == 0 and network.encoder.spikes else spikes[i - 1] if i else None
         parts = [] if before is None else [float(abs(before @ layer.w_in.T).max())]
         parts += [] if layer.w_rec is None else [float(abs(spikes[i] @ layer.w_rec.T).max())]
         synaptic.append(sum(parts))

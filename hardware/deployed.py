@@ -12,9 +12,9 @@ import numpy as np
 
 from spikeloop.hardware.deployment import Deployment
 from spikeloop.hardware.target import Machine
-from spikeloop.spiking.encoders.encoding import encode, new_keys
+from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.observation import flatten, n_frames, preprocess
-from spikeloop.spiking.reference import first_spike_outputs, readout_tick, values_at_first_spike
+from spikeloop.spiking.reference import decide, readout_tick
 from spikeloop.spiking.reference import read as output_of
 from spikeloop.spiking.stateless import StatelessWarning
 
@@ -78,8 +78,8 @@ class DeployedPolicy:
         host, chip = self.deployment.host, self.machine.initial_state(n_envs)
         n_rows, width = host.memory_shape
         memory = np.zeros((n_rows, n_envs, width), np.float32)
-        if host.encoder.kind == "rate":
-            memory[self._n_frames, :, 0] = new_keys(self.rng, n_envs)
+        if n_rows > self._n_frames:
+            memory[self._n_frames :, :, : host.encoder.n_obs] = host.encoder.initial_memory(n_envs, self.rng)
         return State(chip, memory, np.zeros((n_envs, self._n_read)))
 
     def predict(
@@ -188,7 +188,7 @@ class DeployedPolicy:
         host = self.deployment.host
         by_step = None if starts is None else starts[None]
         seen, frames = preprocess(host.preprocessing, obs[None], memory[: self._n_frames], by_step)
-        if host.encoder.kind == "direct":  # what is infinite may saturate on the way to the chip
+        if host.encoder.identity:  # what is infinite may saturate on the way to the chip
             return seen[0].astype(np.float32), frames
         _refuse_nan(obs)
         x, level = encode(host.encoder, seen, memory[self._n_frames :], by_step, host.n_ticks, host.dt)
@@ -210,15 +210,15 @@ class DeployedPolicy:
         host = self.deployment.host
         readout = host.readout
         if not self._n_read:
-            if not readout.first_spike:
+            if not readout.spikes:
                 return read[-1] * host.output_scale + self._b_out, trace
-            ticks = np.arange(1, len(read) + 1)[:, None, None]
-            return values_at_first_spike(read * host.output_scale + ticks * self._b_out, readout.v_th_out), trace
+            times = np.arange(1, len(read) + 1)[:, None, None] if readout.clears else 1
+            return readout.decide(read * host.output_scale + times * self._b_out)[0], trace
         n_ticks, dt = host.n_ticks, host.dt
         for t in range(n_ticks):
             trace = readout_tick(trace, read[t], readout, n_ticks, t == 0, dt)
-        if readout.first_spike:
-            return first_spike_outputs(read, readout), trace
+        if readout.spikes:
+            return decide(read, readout)[0], trace
         return output_of(trace, readout), trace
 
     def firing_rates(self) -> list[float]:

@@ -11,10 +11,10 @@ from spikeloop.hardware.host import Host
 from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.hardware.target import TARGETS, Target, target_of
 from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
-from spikeloop.spiking.network import HOST_PARTS
+from spikeloop.spiking.network import FORMER, HOST_PARTS
 from spikeloop.spiking.storage import load_parts, save_parts
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 KIND = "spikeloop.deployment"
 
 
@@ -80,7 +80,7 @@ class Deployment:
         """
         of_chips = (part for target in TARGETS.values() for part in target.parts)
         classes = (*of_chips, Deployment, Host, *HOST_PARTS, QuantizationCost)
-        deployment = load_parts(path, KIND, FORMAT_VERSION, classes, former={2: {}}, checksums_since=3)
+        deployment = load_parts(path, KIND, FORMAT_VERSION, classes, former=FORMER, checksums_since=3)
         if not isinstance(deployment, Deployment):
             raise ValueError(f"{path} does not describe a deployment")
         return deployment

@@ -10,7 +10,7 @@ import numpy as np
 
 from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import ENCODERS, Encoder
 from spikeloop.spiking.fields import array_of, check_choice, check_part, number, set_fields, whole
 from spikeloop.spiking.limits import MAX_TICKS, MAX_TIME
 from spikeloop.spiking.network import check_size, checked_preprocessing
@@ -67,7 +67,7 @@ class Host:
     def __post_init__(self) -> None:
         """Validate the fields."""
         me = "Host"
-        check_part(me, "encoder", self.encoder, Encoder)
+        check_part(me, "encoder", self.encoder, *ENCODERS.values())
         check_part(me, "readout", self.readout, Readout)
         check_part(me, "head", self.head, ActionHead, NoneType)
         check_choice(me, "input", self.input, INPUTS)
@@ -84,8 +84,8 @@ class Host:
         )
         if not self.observation:
             raise ValueError("Host.observation must have at least one part, got none")
-        if self.encoder.per_tick != (self.input == "spikes"):
-            wanted = "'spikes'" if self.encoder.per_tick else "'bias' or 'graded'"
+        if self.encoder.spikes != (self.input == "spikes"):
+            wanted = "'spikes'" if self.encoder.spikes else "'bias' or 'graded'"
             raise ValueError(f"Host.input must be {wanted} with encoder {self.encoder.kind!r}, got {self.input!r}")
         if self.input == "bias":
             w_in = array_of(me, "w_in", self.w_in, (None, self.encoder.n_channels))
@@ -98,8 +98,8 @@ class Host:
             raise ValueError(f"Host.w_in and Host.bias must be None where input is {self.input!r}")
         if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
             raise ValueError(f"Host.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
-        if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
-            raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
+        if self.readout.spikes and (self.head is None or self.head.kind != "discrete"):
+            raise ValueError(f"Readout.kind {self.readout.kind!r} needs a head of kind 'discrete'")
         sent = 0 if self.input == "bias" else self.encoder.n_channels
         received = self.readout.n_neurons if self.reads_spikes else self.readout.n_outputs
         check_size(me, self.n_ticks, 8 * max(sent, received), self.memory_shape)

@@ -212,14 +212,14 @@ def report(policy: DeployedPolicy, control_period: float | None = None) -> Repor
 def _host_operations(host: Host, chip: ChipFigures, n_steps: int) -> dict[str, float]:
     """Return what the host does per env step. The arithmetic of an encoder counts as one operation per channel."""
     n_channels = host.encoder.n_channels
-    ticks = host.n_ticks if host.encoder.per_tick else 1
+    ticks = 1 if host.encoder.held else host.n_ticks
     n_outputs, n_read = host.readout.n_outputs, host.readout.n_neurons
     written = 0 if host.bias is None else len(host.bias)
     spikes_read = chip.spikes_read / n_steps
     sent = host.n_ticks * n_channels if host.input == "graded" else chip.spikes_sent / n_steps
     return {
         "observations normalised": sum(step.n_in for step in host.preprocessing if isinstance(step, Normalizer)),
-        "channels encoded": 0 if host.encoder.kind == "direct" else ticks * n_channels,
+        "channels encoded": 0 if host.encoder.identity else ticks * n_channels,
         "multiply-accumulates": written * n_channels
         + (0 if n_read else n_outputs)
         + sum(w.size for w in host.readout.weights[1:]),

@@ -7,7 +7,7 @@ from typing import Any
 
 _HOME = {
     "ActionHead": "action_head",
-    "Encoder": "encoders.encoder",
+    "Encoder": "encoders",
     "Layer": "network",
     "Network": "network",
     "NeuronParameters": "neurons.lsnn",

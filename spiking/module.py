@@ -19,8 +19,7 @@ from torch import nn
 
 from spikeloop.spiking import checks, reference
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.encoders.encoder import Encoder, blind
-from spikeloop.spiking.encoders.encoding import encode, new_keys
+from spikeloop.spiking.encoders import Encoder, encode, values
 from spikeloop.spiking.engine import lsnn_kernels, sequences
 from spikeloop.spiking.gradients.engine_sequence import EngineCall, EngineSequence
 from spikeloop.spiking.gradients.equations import run_equations
@@ -130,7 +129,7 @@ class LSNN(nn.Module):
             raise ValueError(f"adaptive_fraction must be within [0, 1], got {adaptive_fraction!r}")
         if rate_coef < 0:
             raise ValueError(f"rate_coef must be >= 0, got {rate_coef!r}")
-        if fault := blind(encoder, int(n_ticks), float(dt)):
+        if fault := encoder.blind(int(n_ticks), float(dt)):
             raise ValueError(fault)
         self.n_layers = len(self.n_neurons)
         self.n_ticks, self.latency, self.dt = int(n_ticks), int(latency), float(dt)
@@ -139,8 +138,7 @@ class LSNN(nn.Module):
         self._encoder, self._n_memory = encoder, len(encoder.memory_rows)
         self.centers: nn.Parameter | None = None
         self.log_widths: nn.Parameter | None = None
-        if learn_encoder and encoder.kind == "population":
-            assert encoder.centers is not None and encoder.widths is not None
+        if learn_encoder and isinstance(encoder, values.Population):
             self.centers = nn.Parameter(torch.tensor(encoder.centers, dtype=torch.float32))
             self.log_widths = nn.Parameter(torch.tensor(np.log(encoder.widths), dtype=torch.float32))
         options: dict[str, Any] = dict(tau_m=tau_m, v_th=v_th, tau_a=tau_a, beta=beta)
@@ -197,7 +195,7 @@ class LSNN(nn.Module):
         if self.centers is None or self.log_widths is None:
             return self._encoder
         centers, log_widths = self.centers.detach().cpu().numpy(), self.log_widths.detach().cpu().numpy()
-        return Encoder("population", self._encoder.n_obs, centers=centers, widths=np.exp(log_widths))
+        return values.Population(self._encoder.n_obs, centers, np.exp(log_widths))
 
     def reset_counts(self) -> None:
         """Set the spike counts to zero."""
@@ -208,8 +206,9 @@ class LSNN(nn.Module):
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys from ``rng``."""
         rows, width = self.state_shape
         state = np.zeros((rows, n_envs, width), dtype=self._dtype)
-        if self._encoder.kind == "rate":
-            state[0, :, 0] = new_keys(rng if rng is not None else np.random.default_rng(), n_envs)
+        if self._n_memory:
+            memory = self._encoder.initial_memory(n_envs, rng if rng is not None else np.random.default_rng())
+            state[: self._n_memory, :, : self._encoder.n_obs] = memory
         return state
 
     def network_layers(self) -> tuple[Layer, ...]:
@@ -275,7 +274,7 @@ class LSNN(nn.Module):
     def _forward_engine(
         self, x: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        batch_first = x.permute(2, 0, 1, 3).flatten(1, 2) if self._encoder.per_tick else x.transpose(0, 1)
+        batch_first = x.permute(2, 0, 1, 3).flatten(1, 2) if not self._encoder.held else x.transpose(0, 1)
         call = EngineCall(
             self.layers.engine_weights(),
             self.layers.engine_constants(self._timing(), self.surrogate),
@@ -355,7 +354,7 @@ class LSNN(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         n_memory = len(self._encoder.memory_rows)
         memory = state[:n_memory].detach()
-        if self._encoder.kind == "direct":
+        if self._encoder.identity:
             return features.to(state.dtype), memory
         encoder = self.current_encoder()
         array, new = encode(
@@ -367,10 +366,10 @@ class LSNN(nn.Module):
             self.dt,
         )
         x = torch.from_numpy(array).to(state)
-        if encoder.kind == "population":
-            centers = torch.as_tensor(encoder.centers.copy()).to(state) if self.centers is None else self.centers  # type: ignore[union-attr]
+        if isinstance(encoder, values.Population):
+            centers = torch.as_tensor(encoder.centers.copy()).to(state) if self.centers is None else self.centers
             log_widths = (
-                torch.as_tensor(np.log(encoder.widths)).to(state) if self.log_widths is None else self.log_widths  # type: ignore[arg-type]
+                torch.as_tensor(np.log(encoder.widths)).to(state) if self.log_widths is None else self.log_widths
             )
             x = Population.apply(features.to(state.dtype), centers, log_widths, x)
         return x, torch.from_numpy(new).to(state)
@@ -394,7 +393,7 @@ class LSNN(nn.Module):
             checks.real("episode_start", episode_start)
         weights = self.layers.engine_weights()
         dtype, n_memory = weights[0].bias.dtype, self._n_memory
-        if self._encoder.kind == "direct":
+        if self._encoder.identity:
             x = sequences.writable("features", features, dtype)[:, None]  # (B, 1, F)
         else:
             memory = state[:n_memory]
@@ -449,7 +448,7 @@ class LSNN(nn.Module):
         return y, new, bool(np.isfinite(new).all())
 
     def _timing(self) -> sequences.Timing:
-        held = not self._encoder.per_tick
+        held = self._encoder.held
         return sequences.Timing(self.n_ticks, self.dt, self.latency, self.tau_out, self.count, held)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a run did: spikes of each layer as Brian2's monitors hold them (``.i``, ``.t``), and membranes if recorded."""
+"""What a run did: spikes as Brian2's monitors hold them (``.i``, ``.t``), and membranes if recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Spikes(NamedTuple):
-    """Spikes of one layer in order of time, one entry each."""
+    """Spikes of a layer, of the input or of output units in order of time, one entry each."""
 
     i: np.ndarray  # neuron
     t: np.ndarray  # start of the tick in ms, 0 on the first tick of the run
@@ -29,6 +29,16 @@ class Monitor:
         n_ticks: Ticks per env step.
         dt: Length of a tick in ms.
         v: Membrane at the end of each tick, one array (T, B, N) per layer; None if it was not recorded.
+        input: Spikes of the input, where the encoder spikes; else None.
+        output: Spikes of the output units, where the readout has some that spike; else None.
+        n_inputs: Number of inputs, 0 where they do not spike.
+        n_outputs: Number of output units, 0 where they do not spike.
+
+    >>> z = np.zeros((3, 1, 2))  # 3 ticks of one environment and 2 neurons
+    >>> z[1, 0, 0] = z[2, 0, 1] = 1
+    >>> monitor = Monitor.from_dense([z])
+    >>> monitor.layers[0].i.tolist(), monitor.layers[0].t.tolist()
+    ([0, 1], [1.0, 2.0])
     """
 
     layers: tuple[Spikes, ...]
@@ -38,10 +48,20 @@ class Monitor:
     n_ticks: int = 1
     dt: float = 1.0
     v: tuple[np.ndarray, ...] | None = None
+    input: Spikes | None = None
+    output: Spikes | None = None
+    n_inputs: int = 0
+    n_outputs: int = 0
 
     @classmethod
     def from_dense(
-        cls, spikes: Sequence[np.ndarray], v: Sequence[np.ndarray] | None = None, n_ticks: int = 1, dt: float = 1.0
+        cls,
+        spikes: Sequence[np.ndarray],
+        v: Sequence[np.ndarray] | None = None,
+        n_ticks: int = 1,
+        dt: float = 1.0,
+        inputs: np.ndarray | None = None,
+        outputs: np.ndarray | None = None,
     ) -> Monitor:
         """Build a monitor from arrays.
 
@@ -50,24 +70,32 @@ class Monitor:
             v: Membranes of the same shapes.
             n_ticks: Ticks per env step.
             dt: Length of a tick in ms.
+            inputs: Spikes of the input, shape (T, B, n_inputs); None if it does not spike.
+            outputs: Spikes of the output units, shape (T, B, n_outputs); None if there are none.
 
         Raises:
-            ValueError: If the arrays do not cover the same ticks and environments.
+            ValueError: If the arrays do not cover the same ticks and environments, or there is none.
         """
-        if not spikes or any(z.ndim != 3 or z.shape[:2] != spikes[0].shape[:2] for z in spikes):
-            raise ValueError(f"spikes must be one array (T, B, N) per layer, got shapes {[z.shape for z in spikes]}")
+        everything = [*spikes, *(z for z in (inputs, outputs) if z is not None)]
+        if not everything or any(z.ndim != 3 or z.shape[:2] != everything[0].shape[:2] for z in everything):
+            raise ValueError(
+                f"spikes must be one array (T, B, N) per layer, got shapes {[z.shape for z in everything]}"
+            )
         if v is not None and [u.shape for u in v] != [z.shape for z in spikes]:
             raise ValueError(f"v must have the shapes of spikes, got {[u.shape for u in v]}")
-        total_ticks, n_envs = spikes[0].shape[:2]
-        found = [np.nonzero(z) for z in spikes]
+        total_ticks, n_envs = everything[0].shape[:2]
         return cls(
-            layers=tuple(Spikes(i, tick * dt, env) for tick, env, i in found),
+            layers=tuple(_spikes(z, dt) for z in spikes),
             n_neurons=tuple(z.shape[2] for z in spikes),
             n_envs=n_envs,
             total_ticks=total_ticks,
             n_ticks=n_ticks,
             dt=dt,
             v=None if v is None else tuple(v),
+            input=None if inputs is None else _spikes(inputs, dt),
+            output=None if outputs is None else _spikes(outputs, dt),
+            n_inputs=0 if inputs is None else inputs.shape[2],
+            n_outputs=0 if outputs is None else outputs.shape[2],
         )
 
     @property
@@ -89,3 +117,19 @@ class Monitor:
     def mean_rates(self) -> list[float]:
         """Spikes per neuron and tick of each layer."""
         return [float(rates.mean()) for rates in self.rates]
+
+
+def _spikes(z: np.ndarray, dt: float) -> Spikes:
+    tick, env, i = np.nonzero(z)
+    return Spikes(i, tick * dt, env)
+
+
+def per_tick(x: np.ndarray, n_ticks: int) -> np.ndarray:
+    """Return an encoder's output on each tick, shape (T, B, n_channels): what it holds over a step is repeated.
+
+    Args:
+        x: Shape (L, B, n_channels), or (L, n_ticks, B, n_channels).
+        n_ticks: Ticks per env step.
+    """
+    by_step = np.repeat(x[:, None], n_ticks, axis=1) if x.ndim == 3 else x
+    return by_step.reshape(-1, *x.shape[-2:])

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders.encoder import Encoder, blind
+from spikeloop.spiking.encoders import ENCODER_PARTS, ENCODERS, Encoder
 from spikeloop.spiking.fields import (
     array_of,
     check_part,
@@ -48,7 +48,7 @@ from spikeloop.spiking.observation import (
 from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.storage import load_parts, pack_parts, write_atomically
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,8 @@ class Network:
 
     Args:
         encoder: Observation to input.
-        layers: One or more layers, each fed by the one before.
+        layers: Layers, each fed by the one before. There may be none between an encoder and a readout that both spike:
+            then the output units take the input's spikes, on the tick they come.
         readout: Spikes of the last layer to output values.
         head: Output values to an action; None for a network that is not a policy.
         preprocessing: Steps between the observation and the encoder, in their order: :class:`Normalizer`,
@@ -129,7 +130,7 @@ class Network:
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
-        check_part("Network", "encoder", self.encoder, Encoder)
+        check_part("Network", "encoder", self.encoder, *ENCODERS.values())
         check_part("Network", "readout", self.readout, Readout)
         check_part("Network", "head", self.head, ActionHead, NoneType)
         set_fields(
@@ -140,8 +141,11 @@ class Network:
             latency=whole("Network", "latency", self.latency, 0, 1),
             metadata=texts("Network", "metadata", self.metadata),
         )
-        if not self.layers:
-            raise ValueError("Network.layers must hold at least one layer")
+        if not self.layers and not (self.encoder.spikes and self.readout.spikes):
+            raise ValueError(
+                "Network.layers must hold at least one layer, or be empty between an encoder and a readout that both "
+                f"spike; got encoder {self.encoder.kind!r} and readout {self.readout.kind!r}"
+            )
         sizes = [self.encoder.n_channels, *(layer.n_neurons for layer in self.layers)]
         for i, (layer, n) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
             if layer.n_inputs != n:
@@ -150,23 +154,23 @@ class Network:
             raise ValueError(f"Network.readout must take {sizes[-1]} inputs, takes {self.readout.n_neurons}")
         if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
             raise ValueError(f"Network.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
-        if self.readout.first_spike and (self.head is None or self.head.kind != "discrete"):
-            raise ValueError("Readout.first_spike needs a head of kind 'discrete'")
+        if self.readout.spikes and (self.head is None or self.head.kind != "discrete"):
+            raise ValueError(f"Readout.kind {self.readout.kind!r} needs a head of kind 'discrete'")
         set_fields(self, **checked_preprocessing("Network", self.observation, self.preprocessing, self.encoder))
-        race = max(sizes[-1], self.readout.n_outputs) * self.readout.first_spike
-        bytes_of_tick = max(2 * max(sizes[1:]), 8 * race, 8 * sizes[0] * self.encoder.per_tick)
+        race = max(sizes[-1], self.readout.n_outputs) * self.readout.spikes
+        bytes_of_tick = max(2 * max(sizes[1:], default=0), 8 * race, 8 * sizes[0] * (not self.encoder.held))
         check_size("Network", self.n_ticks, bytes_of_tick, self.state_shape)
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
         self._check_range()
-        if fault := blind(self.encoder, self.n_ticks, self.dt):
+        if fault := self.encoder.blind(self.n_ticks, self.dt):
             warnings.warn(fault, stacklevel=3)  # it runs, and LSNN refuses to train it
 
     def _check_range(self) -> None:
         """Refuse weights with which a membrane may leave the range of its type: the step would be refused."""
-        dtype = self.layers[0].w_in.dtype
+        dtype = self.dtype
         most = float(np.finfo(dtype).max) / 1e5  # room for some steps more of a membrane that forgets nothing
-        largest = largest_value(self.preprocessing) if self.encoder.kind == "direct" else 1.0
+        largest = largest_value(self.preprocessing) if self.encoder.identity else 1.0
         for i, layer in enumerate(self.layers):
             with np.errstate(over="ignore"):
                 of_tick = largest * _largest_sum(layer.w_in) + np.abs(layer.bias).max().astype(np.float64)
@@ -191,6 +195,11 @@ class Network:
         return sum(part.n_values for part in self.parts)
 
     @property
+    def dtype(self) -> np.dtype:
+        """Type of the weights and of the state: float32 or float64."""
+        return self.readout.w_out.dtype
+
+    @property
     def state_shape(self) -> tuple[int, int]:
         """``(n_rows, width)`` of the packed state."""
         rows, width = packed_shape(self.encoder, [layer.neurons for layer in self.layers])
@@ -200,7 +209,7 @@ class Network:
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state for ``n_envs`` environments, shape (n_rows, n_envs, width), all zeros."""
         rows, width = self.state_shape
-        return np.zeros((rows, n_envs, width), dtype=self.layers[0].w_in.dtype)
+        return np.zeros((rows, n_envs, width), dtype=self.dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to one safetensors file; the file appears under its name only when it is complete."""
@@ -218,7 +227,7 @@ class Network:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid network.
             FileNotFoundError: If there is no such file.
         """
-        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, _PARTS, former={2: {}}, checksums_since=3)
+        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, _PARTS, FORMER, checksums_since=3)
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network
@@ -296,5 +305,7 @@ def state_rows(network: Network) -> tuple[str, ...]:
 
 
 # what stands before the encoder and after the spikes: what a chip's host holds too
-HOST_PARTS = (ObservationPart, Normalizer, FrameStack, Reorder, Encoder, Dense, Readout, ActionHead)
+HOST_PARTS = (ObservationPart, Normalizer, FrameStack, Reorder, *ENCODER_PARTS, Dense, Readout, ActionHead)
+# what the names of parts stood for in older versions of the format
+FORMER = {version: {"Encoder": Encoder} for version in (2, 3)}
 _PARTS = (*NEURONS.values(), Layer, *HOST_PARTS, Network)

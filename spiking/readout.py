@@ -1,4 +1,4 @@
-"""What is read from the spikes of the last layer: a leaky filter or a count, dense layers, a linear map."""
+"""What is read from the spikes of the last layer: output units of several kinds, and dense layers before them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from spikeloop.spiking.fields import array_of, check_choice, flag, number, parts_of, set_fields
 from spikeloop.spiking.limits import MAX_NUMBER, MAX_TIME
+from spikeloop.spiking.readout_kinds import READOUTS, Filter
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
@@ -44,58 +45,114 @@ class Dense:
         check_choice("Dense", "activation", self.activation, tuple(ACTIVATIONS))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Readout:
-    """Linear map of a leaky filter of the last layer's spikes; the value read at the end of an env step.
+    """Output units that the last layer's spikes reach through ``w_out``, and what is read of them at a step's end.
 
     Args:
         w_out: Shape (n_outputs, N), or (n_outputs, width of the last dense layer) if there are any.
         b_out: Shape (n_outputs,).
-        tau_out: Time constant of the filter in ms; 0 reads the spikes of the step's last tick.
-        count: Read the mean number of spikes per tick of the step instead of the leaky filter.
-        first_spike: Inference of discrete actions only: each output integrates ``w_out z + b_out`` from 0 over the
-            ticks of the step, and the values are read when the first one exceeds ``v_th_out`` (at the last tick if
-            none does), so that the largest of them is the first unit to spike.
-        v_th_out: Threshold of those units.
+        tau_out: ``leaky``: time constant of the filter in ms; 0 reads the spikes of the step's last tick.
+        count: True stands for the kind ``count``.
+        first_spike: True stands for the kind ``first_spike``.
+        v_th_out: ``first_spike``: threshold of the units.
         dense: Ordinary layers between the filter and the map: an MLP after a spiking actor. Beside a chip, the host
-            computes them.
+            computes them. Kinds whose units spike have no place for them.
+        kind: One of :data:`~spikeloop.spiking.readout_kinds.READOUTS`: ``leaky`` (if none is named), ``count``, the
+            mean number of spikes per tick, ``first_spike``, units that race to a threshold, or ``winner``, a circuit
+            in which one unit spikes on every tick and inhibits the others. The last two choose discrete actions.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
+
+    >>> Readout(np.ones((2, 5)), np.zeros(2), count=True).kind
+    'count'
+    >>> Readout(np.ones((2, 5)), np.zeros(2), kind="winner").spikes
+    True
     """
 
     w_out: np.ndarray
     b_out: np.ndarray
-    tau_out: float = 0.0
-    count: bool = False
-    first_spike: bool = False
-    v_th_out: float = 1.0
-    dense: tuple[Dense, ...] = ()
+    tau_out: float
+    v_th_out: float
+    dense: tuple[Dense, ...]
+    kind: str
 
-    def __post_init__(self) -> None:
-        """Validate the fields and make the arrays read-only."""
+    def __init__(
+        self,
+        w_out: np.ndarray,
+        b_out: np.ndarray,
+        tau_out: float = 0.0,
+        count: bool = False,
+        first_spike: bool = False,
+        v_th_out: float = 1.0,
+        dense: tuple[Dense, ...] = (),
+        kind: str | None = None,
+    ):
         me = "Readout"
-        w_out = array_of(me, "w_out", self.w_out, (None, None))
-        b_out = array_of(me, "b_out", self.b_out, (w_out.shape[0],), w_out.dtype)
+        flagged = (
+            "first_spike" if flag(me, "first_spike", first_spike) else "count" if flag(me, "count", count) else None
+        )
+        kind = kind if kind is not None else flagged or "leaky"
+        check_choice(me, "kind", kind, tuple(READOUTS))
+        if flagged not in (None, kind):
+            raise ValueError(f"Readout.{flagged} must be False beside kind {kind!r}")
+        w_out = array_of(me, "w_out", w_out, (None, None))
+        b_out = array_of(me, "b_out", b_out, (w_out.shape[0],), w_out.dtype)
         if b_out.size == 0:
             raise ValueError("Readout.b_out must have at least one output, got none")
         set_fields(
             self,
             w_out=w_out,
             b_out=b_out,
-            tau_out=number(me, "tau_out", self.tau_out, 0.0, MAX_TIME),
-            count=flag(me, "count", self.count),
-            first_spike=flag(me, "first_spike", self.first_spike),
-            v_th_out=number(me, "v_th_out", self.v_th_out, 1e-9, MAX_NUMBER),
-            dense=parts_of(me, "dense", self.dense, Dense),
+            tau_out=number(me, "tau_out", tau_out, 0.0, MAX_TIME),
+            v_th_out=number(me, "v_th_out", v_th_out, 1e-9, MAX_NUMBER),
+            dense=parts_of(me, "dense", dense, Dense),
+            kind=kind,
         )
-        if self.first_spike and self.dense:
-            raise ValueError("Readout.first_spike integrates spikes, there is no place for dense layers before it")
+        if self.spikes and self.dense:
+            raise ValueError(f"Readout.dense must be empty with kind {kind!r}, whose units take spikes")
         for (n, _), (_, n_in) in pairwise([*(layer.w.shape for layer in self.dense), w_out.shape]):
             if n_in != n:
                 raise ValueError(f"Readout.dense gives {n} values to weights that take {n_in}")
         if any(layer.w.dtype != w_out.dtype for layer in self.dense):
             raise ValueError(f"Readout.dense must be {w_out.dtype} as w_out is")
+
+    @property
+    def spikes(self) -> bool:
+        """Whether its units spike, and by that choose a discrete action."""
+        return READOUTS[self.kind].decide is not None
+
+    @property
+    def clears(self) -> bool:
+        """Whether its units begin every env step at 0."""
+        return READOUTS[self.kind].clears
+
+    @property
+    def count(self) -> bool:
+        """Whether it reads the mean number of spikes per tick of the step."""
+        return self.kind == "count"
+
+    def filter(self, n_ticks: int, dt: float) -> Filter:
+        """Return the numbers of its units' filter."""
+        return READOUTS[self.kind].filter(self.tau_out, n_ticks, dt)
+
+    def decide(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what units that spike choose.
+
+        Args:
+            v: Their membranes after each tick of a step, shape (n_ticks, B, n_outputs).
+
+        Returns:
+            The output values, shape (B, n_outputs), and the spikes, shape (n_ticks, B, n_outputs).
+        """
+        decide = READOUTS[self.kind].decide
+        assert decide is not None
+        return decide(v, self.v_th_out)
+
+    def membranes(self, drive: np.ndarray) -> np.ndarray:
+        """Return the membranes of units that spike for the drive of each tick of a step, both (n_ticks, ...)."""
+        return np.cumsum(drive, axis=0) if self.clears else drive
 
     @property
     def n_neurons(self) -> int:

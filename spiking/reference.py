@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons import Neurons
 from spikeloop.spiking.readout import ACTIVATIONS, Readout
+from spikeloop.spiking.readout_kinds import READOUTS
 
 State = tuple[Any, ...]
 """State of one layer: an array (B, N) for each of its neurons' rows."""
@@ -50,11 +50,10 @@ def rest(network: Network, n_envs: int = 1) -> list[State]:
 
 
 def readout_tick(y: Any, z: Any, readout: Readout, n_ticks: int, first_tick: bool, dt: float) -> Any:
-    """Advance the readout trace: ``y <- kappa y + (1 - kappa) z``, or a mean over the step if ``readout.count``."""
-    if readout.count:
-        return (0.0 if first_tick else 1.0) * y + z / n_ticks
-    kappa = float(decay(readout.tau_out, dt))
-    return kappa * y + (1.0 - kappa) * z
+    """Advance the readout trace, the spikes in the readout's filter; units that spike leave a leaky one, unread."""
+    kind = READOUTS["leaky" if readout.spikes else readout.kind]
+    kept, gain = kind.filter(readout.tau_out, n_ticks, dt)
+    return (0.0 if first_tick and kind.clears else kept) * y + gain * z
 
 
 def constants(network: Network, layer: int) -> Any:
@@ -99,8 +98,10 @@ def step(
             spikes = before[i] if network.latency else states[i][outputs_at[i]]
         y = readout_tick(y, spikes, network.readout, network.n_ticks, t == 0, network.dt)
         arrived.append(spikes)
-    first_spike = network.readout.first_spike
-    outputs = first_spike_outputs(np.stack(arrived), network.readout) if first_spike else read(y, network.readout)
+    if network.readout.spikes:
+        outputs, _ = decide(np.stack(arrived), network.readout)
+    else:
+        outputs = read(y, network.readout)
     return outputs, states, y, [np.stack(z) for z in recorded]
 
 
@@ -111,18 +112,11 @@ def read(y: np.ndarray, readout: Readout) -> np.ndarray:
     return y @ readout.w_out.T + readout.b_out
 
 
-def first_spike_outputs(spikes: np.ndarray, readout: Readout) -> np.ndarray:
-    """Return the values of integrating outputs when the first of them exceeds ``v_th_out``, shape (B, n_outputs).
+def decide(spikes: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarray]:
+    """Return what output units that spike choose: values (B, n_outputs), and their spikes (n_ticks, B, n_outputs).
 
     Args:
         spikes: What reaches the readout on each tick of one env step, shape (n_ticks, B, N).
-        readout: Its weights and threshold.
+        readout: The units.
     """
-    return values_at_first_spike(np.cumsum(spikes @ readout.w_out.T + readout.b_out, axis=0), readout.v_th_out)
-
-
-def values_at_first_spike(values: np.ndarray, v_th: float) -> np.ndarray:
-    """Return integrated values, given after each tick (n_ticks, B, n_outputs), when the first exceeds ``v_th``."""
-    above = np.any(values > v_th, axis=2)  # (n_ticks, B)
-    above[-1] = True
-    return values[above.argmax(axis=0), np.arange(values.shape[1])]
+    return readout.decide(readout.membranes(spikes @ readout.w_out.T + readout.b_out))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from spikeloop.spiking import checks
-from spikeloop.spiking.encoders.encoding import encode, new_keys
+from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.engine import any_kernels, lsnn_kernels, products, sequences, step_kernels
-from spikeloop.spiking.monitor import Monitor
+from spikeloop.spiking.monitor import Monitor, per_tick
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
-from spikeloop.spiking.reference import first_spike_outputs
+from spikeloop.spiking.readout_kernels import drive
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.surrogate import Surrogate
 
@@ -60,15 +60,15 @@ class Simulator:
         self.network = network
         self.rng = rng if rng is not None else np.random.default_rng(0)
         self.n_threads = n_threads
-        self.dtype = network.layers[0].w_in.dtype
+        self.dtype = network.dtype
         encoder, readout = network.encoder, network.readout
-        held = not encoder.per_tick
+        held = encoder.held
         timing = sequences.Timing(
             network.n_ticks,
             network.dt,
             network.latency,
             readout.tau_out,
-            readout.count and not readout.first_spike,
+            readout.count,
             held,
         )
         self._n_frames, last = n_frames(network.preprocessing), len(network.layers) - 1
@@ -91,15 +91,16 @@ class Simulator:
             for layer in network.layers
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
+        self._w_drive = np.array(readout.w_out.T, order="C") if readout.spikes else np.empty((0, 0), self.dtype)
         self.spike_counts = tuple(np.zeros(layer.n_neurons, np.int64) for layer in network.layers)
         self.n_counted = 0
         steps = network.preprocessing
         normalizer = steps[0] if len(steps) == 1 and isinstance(steps[0], Normalizer) else None
         plain = steps == () or normalizer is not None
-        self._fused = (
-            self._has_engine and encoder.kind == "direct" and plain and not readout.first_spike and not readout.dense
-        )
-        if self._has_engine:
+        self._fused = self._has_engine and encoder.identity and plain and not readout.spikes and not readout.dense
+        if not network.layers:
+            pass  # the input reaches the output units
+        elif self._has_engine:
             self._constants = [
                 sequences.constants(neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
                 for i, neurons in enumerate(all_neurons)
@@ -143,9 +144,10 @@ class Simulator:
 
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state, shape (n_rows, n_envs, width); a ``rate`` encoder draws its keys."""
-        state = self.network.initial_state(n_envs)
-        if self.network.encoder.kind == "rate":
-            state[self._n_frames, :, 0] = new_keys(self.rng, n_envs)
+        state, encoder = self.network.initial_state(n_envs), self.network.encoder
+        if self._n_memory > self._n_frames:
+            memory = encoder.initial_memory(n_envs, self.rng)
+            state[self._n_frames : self._n_memory, :, : encoder.n_obs] = memory
         return state
 
     def run(
@@ -165,7 +167,7 @@ class Simulator:
             ValueError: If a shape is wrong, or observations or state are no finite numbers. An infinite observation is
                 taken where the network's normaliser clips it.
         """
-        outputs, new, _ = self._run(obs, state, episode_start, any_kernels.KEEP_NOTHING)
+        outputs, new, *_ = self._run(obs, state, episode_start, any_kernels.KEEP_NOTHING)
         return outputs, new
 
     def record(
@@ -175,7 +177,7 @@ class Simulator:
         episode_start: np.ndarray | None = None,
         membranes: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, Monitor]:
-        """Do as :meth:`run` does, and return what happened on the way too.
+        """Do as :meth:`run` does, and return what happened on the way too: spikes of all that spikes.
 
         Args:
             obs: As in :meth:`run`.
@@ -187,15 +189,16 @@ class Simulator:
             The outputs, the new state, and a monitor of all ticks.
         """
         keep = any_kernels.KEEP_MEMBRANE if membranes else any_kernels.KEEP_OUTPUTS
-        outputs, new, tapes = self._run(obs, state, episode_start, keep)
-        layers, v = self.network.layers, None
+        outputs, new, tapes, x, of_units = self._run(obs, state, episode_start, keep)
+        network, layers, v = self.network, self.network.layers, None
         spikes = [self._spikes(i, tape) for i, tape in enumerate(tapes)]
         if membranes:
             v = [
                 tape.membrane[:, :, : layer.n_neurons].transpose(1, 0, 2).copy()
                 for tape, layer in zip(tapes, layers, strict=True)
             ]
-        return outputs, new, Monitor.from_dense(spikes, v, self.network.n_ticks, self.network.dt)
+        of_input = per_tick(x != 0, network.n_ticks) if network.encoder.spikes else None
+        return outputs, new, Monitor.from_dense(spikes, v, network.n_ticks, network.dt, of_input, of_units)
 
     def _outputs(self, layer: int, tape: sequences.Tape | any_kernels.Tape) -> np.ndarray:
         """Return what a layer sent, shape (1 + T, B, N); entry 0 is the tick before the run."""
@@ -251,7 +254,7 @@ class Simulator:
                 return np.int64(best + self._first_choice), new  # type: ignore[return-value]
         else:
             starts = None if episode_start is None else _starts(episode_start, len(rows))[None]
-            sequence, new, _ = self._run(rows[None], state, starts, any_kernels.KEEP_NOTHING)
+            sequence, new, *_ = self._run(rows[None], state, starts, any_kernels.KEEP_NOTHING)
             outputs = sequence[0]
         actions = head(outputs)
         return (actions[0] if single else actions), new
@@ -283,7 +286,8 @@ class Simulator:
 
     def _run(
         self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None, keep: int
-    ) -> tuple[np.ndarray, np.ndarray, Sequence[sequences.Tape | any_kernels.Tape]]:
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[sequences.Tape | any_kernels.Tape], np.ndarray, np.ndarray | None]:
+        """Return outputs (L, B, O), the new state, the layers' tapes, the input, and spikes of the output units."""
         network = self.network
         obs = checks.shaped("obs", obs, ("L", "B", self._n_obs))
         n_steps, n_batch = obs.shape[:2]
@@ -299,45 +303,65 @@ class Simulator:
         frames, memory = state[: self._n_frames], state[self._n_frames : self._n_memory]
         with np.errstate(over="ignore"):  # what becomes infinite is refused as such
             seen, frames = preprocess(network.preprocessing, obs, frames, starts)
-            seen = seen.astype(np.float32, copy=False)
         x, memory = encode(network.encoder, seen, memory, starts, network.n_ticks, network.dt)
         self.n_counted += n_steps * n_batch * network.n_ticks
-        x = sequences.batch_first(x).astype(self.dtype, copy=False)
+        if not network.layers:
+            new = np.zeros_like(state)
+            new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
+            outputs, spikes = self._decide(x[:, None] if network.encoder.held else x)
+            return outputs, new, (), x, spikes
+        by_row = sequences.batch_first(x).astype(self.dtype, copy=False)
         by_env = np.ascontiguousarray(starts.T).view(np.uint8)
-        y, new, tapes = self._forward(x, state, by_env, keep)
+        y, new, tapes = self._forward(by_row, state, by_env, keep)
         new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
         if not np.isfinite(new).all():
-            sequences.refuse_step("obs", seen[-1], state, cleared)
-        if network.readout.first_spike:
-            return self._first_spikes(self._outputs(len(tapes) - 1, tapes[-1]), starts), new, tapes
+            sequences.refuse_step("obs", seen[-1].astype(np.float32), state, cleared)
+        if network.readout.spikes:
+            outputs, spikes = self._decide(self._arrived(self._outputs(len(tapes) - 1, tapes[-1]), starts))
+            return outputs, new, tapes, x, spikes
         outputs = np.empty((n_batch * n_steps, self._n_outputs), self.dtype)
         rows = np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2])
         products.linear_rows(sequences.dense_layers(network.readout.dense, rows), self._w_out, self._b_out, outputs)
-        return outputs.reshape(n_batch, n_steps, self._n_outputs).swapaxes(0, 1), new, tapes
+        return outputs.reshape(n_batch, n_steps, self._n_outputs).swapaxes(0, 1), new, tapes, x, None
 
     def _forward(
         self, x: np.ndarray, state: np.ndarray, start: np.ndarray, keep: int
     ) -> tuple[np.ndarray, np.ndarray, Sequence[sequences.Tape | any_kernels.Tape]]:
         """Run the layers: the readout trace, the new state, and what is kept of each layer."""
         if not self._has_engine:
-            keep = max(keep, any_kernels.KEEP_OUTPUTS) if self.network.readout.first_spike else keep
+            keep = max(keep, any_kernels.KEEP_OUTPUTS) if self.network.readout.spikes else keep
             return any_kernels.run(self._prepared, self._weights, x, state, start, self.spike_counts, keep)[:3]
         kept = lsnn_kernels.KEEP_MEMBRANE if keep == any_kernels.KEEP_MEMBRANE else lsnn_kernels.KEEP_NOTHING
         n_threads = sequences.max_threads() if self.n_threads is None else min(self.n_threads, sequences.max_threads())
         return sequences.forward(self._weights, self._constants, x, state, start, self.spike_counts, kept, n_threads)
 
-    def _first_spikes(self, z: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Return the outputs of each step, (L, B, n_outputs), for what the last layer sent, (1 + T, B, N)."""
-        n_ticks = self.network.n_ticks
-        arrived = z[1:]
+    def _arrived(self, z: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return what reaches the readout, (L, n_ticks, B, N), of what the last layer sent, (1 + T, B, N)."""
+        n_ticks, arrived = self.network.n_ticks, z[1:]
         if self.network.latency:
             arrived = z[:-1]
             arrived[::n_ticks][starts] = 0
-        steps = arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
-        outputs = np.empty((*starts.shape, self._n_outputs), self.dtype)
-        for step, spikes_of_step in enumerate(steps):
-            outputs[step] = first_spike_outputs(spikes_of_step, self.network.readout)
-        return outputs
+        return arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
+
+    def _decide(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run output units that spike.
+
+        Args:
+            z: The spikes that reach them, shape (L, n_ticks, B, N), or (L, 1, B, N) where those are held.
+
+        Returns:
+            The output values, shape (L, B, n_outputs), and their spikes, shape (T, B, n_outputs).
+        """
+        n_steps, n_rows, n_batch, n = z.shape
+        n_ticks, n_outputs = self.network.n_ticks, self._n_outputs
+        sums = np.empty((n_steps * n_rows * n_batch, n_outputs), self.dtype)
+        drive(np.ascontiguousarray(z).reshape(len(sums), n), self._w_drive, self._b_out, sums)
+        by_tick = sums.reshape(n_steps, n_rows, n_batch, n_outputs).swapaxes(0, 1)
+        by_tick = np.broadcast_to(by_tick, (n_ticks, n_steps, n_batch, n_outputs))
+        readout = self.network.readout
+        values, spikes = readout.decide(readout.membranes(by_tick.reshape(n_ticks, n_steps * n_batch, n_outputs)))
+        spikes = spikes.reshape(n_ticks, n_steps, n_batch, n_outputs).swapaxes(0, 1)
+        return values.reshape(n_steps, n_batch, n_outputs), spikes.reshape(n_steps * n_ticks, n_batch, n_outputs)
 
 
 def _starts(episode_start: Any, n_batch: int) -> np.ndarray:

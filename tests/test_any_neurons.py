@@ -9,7 +9,7 @@ import torch
 from learners import make, weights
 
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.neurons import NEURONS
 from spikeloop.spiking.reference import tick

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders.encoder import Encoder
-from spikeloop.spiking.encoders.encoding import encode
+from spikeloop.spiking.encoders import Encoder, encode
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Layer, Network, Normalizer
 from spikeloop.spiking.neurons.lsnn import NeuronParameters

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spikeloop.spiking import reference as lsnn
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout

@@ -214,7 +214,7 @@ def test_a_checksum_cannot_be_left_out(files, tmp_path):
     outer, header, body = split(data)
     del header["sha256"]
     path.write_bytes(pack(json.dumps({**outer, "__metadata__": {"spikeloop": json.dumps(header)}}), body))
-    with pytest.raises(ValueError, match="damaged: it has format version 3 and no checksum"):
+    with pytest.raises(ValueError, match="damaged: it has format version 4 and no checksum"):
         Network.load(path)
     header["format_version"] = 2
     path.write_bytes(join(outer, header, body))
@@ -265,7 +265,7 @@ def test_every_array_is_used_once(files, what, tmp_path):
 
 SIZES = {
     "Network.n_ticks must be an integer >= 1 and <= 10000": ("network", "direct", {"n_ticks": 10**12}),
-    "Encoder.n_obs must be an integer >= 1 and <= ": ("network", "delta", {"encoder.n_obs": 10**9}),
+    "Delta.n_obs must be an integer >= 1 and <= ": ("network", "delta", {"encoder.n_obs": 10**9}),
     "Network.layers[0].w_in must take 3000000 inputs, has 3": ("network", "direct", {"encoder.n_obs": 3 * 10**6}),
     "ObservationPart.shape must hold": ("network", "all parts", {"observation.0.shape": [2**12, 2**13]}),
     "FrameStack.n_stack must be": ("network", "all parts", {"preprocessing.1.n_stack": 10**9}),
@@ -278,7 +278,7 @@ SIZES = {
         {
             "program.n_inputs": 2**18,
             "host.n_ticks": 128,
-            "host.encoder": {"part": "Encoder", "kind": "direct", "n_obs": 2**18 + 1},
+            "host.encoder": {"part": "Direct", "n_obs": 2**18 + 1},
             "host.observation.0.shape": [2**18 + 1],
         },
     ),
@@ -379,7 +379,7 @@ def test_verify_says_what_each_file_is(files, tmp_path, capsys):
         path.write_bytes(data)
         status, (line,), _ = verified(capsys, path)
         assert status == 0 and line.startswith(f"{path}: {kind}")
-        assert f"format version {2 if kind == 'program' else 3}, checksum ok; " in line
+        assert f"format version {2 if kind == 'program' else 4}, checksum ok; " in line
         if kind != "network":
             assert f"{kind} for {name.split()[-1]}, " in line
 

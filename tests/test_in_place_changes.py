@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.row_linear import RowLinear
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.spiking import compiling, reference
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import lsnn_kernels, products, sequences, step_kernels, vectors
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters

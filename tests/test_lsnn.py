@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.spiking.encoders.encoder import Encoder
-from spikeloop.spiking.encoders.encoding import encode
+from spikeloop.spiking.encoders import Encoder, encode
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.readout import Readout

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.metrics import (
     accumulates,
     activation_sparsity,

@@ -10,11 +10,11 @@ from safetensors.numpy import save
 
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.network import Layer, Network, Normalizer, state_rows
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.reference import first_spike_outputs
+from spikeloop.spiking.reference import decide
 from spikeloop.spiking.storage import save_parts, write_atomically
 
 LOW, HIGH = np.array([-1.0, 0.0]), np.array([1.0, 2.0])
@@ -104,15 +104,16 @@ WRONG = {
     "Layer.w_rec must have shape (3, 3)": lambda: Layer(np.ones((3, 2)), np.zeros(3), make_neurons(), np.ones((3, 2))),
     "Layer.w_rec must have a zero diagonal": lambda: Layer(np.ones((3, 2)), np.zeros(3), make_neurons(), np.eye(3)),
     "Encoder.kind must be one of": lambda: Encoder("phase", 2),
-    "Encoder.n_obs must be an integer >= 1": lambda: Encoder("direct", 0),
-    "Encoder.centers must have shape (2, any)": lambda: Encoder("population", 2, centers=[1], widths=[1]),
-    "Encoder.widths must have shape (2, 1)": lambda: Encoder("population", 2, centers=[[1], [2]], widths=[[1]]),
-    "Encoder.widths must be > 0": lambda: Encoder("population", 1, centers=[[1]], widths=[[0]]),
-    "Encoder.low must be an array of numbers, got None": lambda: Encoder("rate", 2, high=HIGH),
-    "Encoder.high must be above Encoder.low": lambda: Encoder("latency", 2, low=HIGH, high=HIGH),
-    "Encoder.gain must be a finite number within": lambda: Encoder("rate", 2, low=LOW, high=HIGH, gain=1.5),
-    "Encoder.tau must be a finite number": lambda: replace(ENCODERS["latency"], tau=0.0),
-    "Encoder.threshold must be a finite number": lambda: Encoder("delta", 2, threshold=math.nan),
+    "Direct.n_obs must be an integer >= 1": lambda: Encoder("direct", 0),
+    "Population.centers must have shape (2, any)": lambda: Encoder("population", 2, centers=[1], widths=[1]),
+    "Population.widths must have shape (2, 1)": lambda: Encoder("population", 2, centers=[[1], [2]], widths=[[1]]),
+    "Population.widths must be > 0": lambda: Encoder("population", 1, centers=[[1]], widths=[[0]]),
+    "encoder 'rate': Rate.__init__() missing 1": lambda: Encoder("rate", 2, high=HIGH),
+    "encoder 'rate' has no field 'colour'": lambda: Encoder("rate", 2, low=LOW, high=HIGH, colour="blue"),
+    "Latency.high must be above Latency.low": lambda: Encoder("latency", 2, low=HIGH, high=HIGH),
+    "Rate.gain must be a finite number within": lambda: Encoder("rate", 2, low=LOW, high=HIGH, gain=1.5),
+    "Latency.tau must be a finite number": lambda: replace(ENCODERS["latency"], tau=0.0),
+    "Delta.threshold must be a finite number": lambda: Encoder("delta", 2, threshold=math.nan),
     "Normalizer.mean must have shape": lambda: Normalizer(np.zeros((2, 2)), np.ones(2)),
     "Normalizer.std must be > 0": lambda: Normalizer(np.zeros(2), np.array([1, 0])),
     "Normalizer.clip must be": lambda: Normalizer(np.zeros(2), np.ones(2), clip=-1.0),
@@ -135,7 +136,7 @@ WRONG = {
     "Network.n_ticks must be an integer >= 1": lambda: make_network(n_ticks=0),
     "Network.latency must be 0 or 1": lambda: make_network(latency=2),
     "Network.dt must be a finite number": lambda: make_network(dt=0.0),
-    "Readout.first_spike needs a head": lambda: make_network(readout={"first_spike": True}),
+    "Readout.kind 'first_spike' needs a head": lambda: make_network(readout={"first_spike": True}),
 }
 
 
@@ -261,12 +262,12 @@ def test_a_foreign_safetensors_file_is_refused(saved):
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [(0, "export it"), (1, "export"), (4, "update spikeloop"), ("3", "export"), (None, "export")]
+    ("version", "advice"), [(0, "export it"), (1, "export"), (5, "update spikeloop"), ("4", "export"), (None, "export")]
 )
 def test_another_version_is_refused_by_number(saved, version, advice):
     save_parts(saved, "spikeloop.network", version, make_network())
     with pytest.raises(
-        ValueError, match=f"format version {version!r}; this spikeloop reads versions 2 and 3: {advice}"
+        ValueError, match=f"format version {version!r}; this spikeloop reads versions 2, 3 and 4: {advice}"
     ):
         Network.load(saved)
 
@@ -278,7 +279,7 @@ def test_another_kind_is_refused_by_name(saved):
 
 
 def test_another_part_than_a_network_is_refused(saved):
-    save_parts(saved, "spikeloop.network", 3, ENCODERS["direct"])
+    save_parts(saved, "spikeloop.network", 4, ENCODERS["direct"])
     with pytest.raises(ValueError, match="does not describe a network"):
         Network.load(saved)
 
@@ -348,7 +349,7 @@ def test_header_is_readable_json(saved):
 
     with safe_open(saved, framework="numpy") as file:
         header = json.loads(file.metadata()["spikeloop"])
-    assert (header["format"], header["format_version"]) == ("spikeloop.network", 3)
+    assert (header["format"], header["format_version"]) == ("spikeloop.network", 4)
     assert header["parts"]["layers"][0]["w_in"] == {"array": "layers.0.w_in"}
 
 
@@ -359,7 +360,7 @@ def test_header_is_readable_json(saved):
         (lambda: ActionHead("multi_binary", (2, 3), (2,)), "must all be 2"),
         (lambda: ActionHead("box", (1,), (1,), np.ones(1), -np.ones(1)), "at least low"),
         (lambda: ActionHead("box", (1,), (1,), np.full(1, -np.inf), np.ones(1), squash=True), "finite bounds"),
-        (lambda: Encoder("latency", 1, low=np.zeros(1), high=np.ones(1)), "gain must exceed threshold"),
+        (lambda: Encoder("latency", 1, low=np.zeros(1), high=np.ones(1), gain=1.0), "gain must exceed threshold"),
         (lambda: Encoder("population", 1, centers=np.zeros((1, 0)), widths=np.ones((1, 0))), "at least one neuron"),
     ],
 )
@@ -371,5 +372,5 @@ def test_a_part_that_could_not_work_is_refused(make, message):
 def test_first_spike_reads_the_outputs_when_the_first_one_crosses():
     readout = Readout(np.eye(2), np.zeros(2), first_spike=True, v_th_out=1.5)
     spikes = np.array([[[1, 0]], [[0, 1]], [[0, 1]], [[1, 0]], [[1, 0]]], dtype=float)  # (n_ticks, 1, 2)
-    np.testing.assert_array_equal(first_spike_outputs(spikes, readout), [[1.0, 2.0]])
-    np.testing.assert_array_equal(first_spike_outputs(spikes[:2], readout), [[1.0, 1.0]])
+    np.testing.assert_array_equal(decide(spikes, readout)[0], [[1.0, 2.0]])
+    np.testing.assert_array_equal(decide(spikes[:2], readout)[0], [[1.0, 1.0]])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spikeloop.spiking import reference
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters
 from spikeloop.spiking.readout import Readout

@@ -17,7 +17,7 @@ from learners import BY_GRADIENT, LEARNERS, Noise, make, weights
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import sequences
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network

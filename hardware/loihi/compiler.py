@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from spikeloop.hardware.calibration import observe
@@ -14,9 +16,7 @@ from spikeloop.hardware.loihi.placement import place
 from spikeloop.hardware.loihi.plan import Integers, Plan
 from spikeloop.hardware.loihi.program import Program
 from spikeloop.hardware.loihi.quantize import check_bits
-from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.readout import Readout
 
 
 def compile_for(
@@ -99,18 +99,7 @@ def _host(plan: Plan, program: Program, integers: Integers) -> Host:
     network, lowered = plan.network, plan.lowered
     first, readout = network.layers[0], network.readout
     starts = {name: start for name, start, _ in program.groups}
-    on_chip = Readout(
-        np.zeros((readout.n_outputs, 0), readout.w_out.dtype),
-        readout.b_out,
-        readout.tau_out,
-        readout.count,
-        readout.first_spike,
-        readout.v_th_out,
-    )
-    if readout.first_spike:
-        share = 1.0
-    else:
-        share = 1.0 / network.n_ticks if readout.count else 1.0 - float(decay(readout.tau_out, network.dt))
+    on_chip = replace(readout, w_out=np.zeros((readout.n_outputs, 0), readout.w_out.dtype), dense=())
     written = lowered.input == "bias"
     input_scale = integers.scales[0] if written else 2.0**integers.payload_bits
     return Host(
@@ -120,7 +109,7 @@ def _host(plan: Plan, program: Program, integers: Integers) -> Host:
         dt=float(network.dt),
         input=lowered.input,
         input_scale=input_scale,
-        output_scale=share / integers.scales[-1],
+        output_scale=readout.filter(network.n_ticks, network.dt).gain / integers.scales[-1],
         w_in=first.w_in if written else None,
         bias=first.bias if written else None,
         first_target=starts[lowered.target] if written else 0,

@@ -11,7 +11,6 @@ import numpy as np
 from spikeloop.hardware.loihi.chip import CHIPS
 from spikeloop.hardware.loihi.lower_lsnn import NEURON_PROGRAMS, lsnn_on_loihi1, lsnn_on_loihi2
 from spikeloop.hardware.loihi.lowered import INPUT, READOUT, Group, Link, Lowered, LoweredLayer
-from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 
@@ -59,7 +58,7 @@ def lower(
     links = [link for layer in layers for link in layer.links]
     notes = [note for layer in layers for note in layer.approximations]
     graded = CHIPS[chip].graded_spikes
-    kind: Literal["bias", "spikes", "graded"] = "spikes" if network.encoder.per_tick else "graded" if graded else "bias"
+    kind: Literal["bias", "spikes", "graded"] = "spikes" if network.encoder.spikes else "graded" if graded else "bias"
     if kind != "bias":
         links.append(Link(INPUT, INPUT, layers[0].target, network.layers[0].w_in))
     for i, (before, after) in enumerate(pairwise(layers), start=1):
@@ -76,5 +75,5 @@ def lower(
 def _readout(network: Network) -> Group:
     """Return the readout: compartments that never fire; the trace's filter and the output weights commute."""
     readout, n = network.readout, network.readout.n_outputs
-    kept = 1.0 if readout.count or readout.first_spike else float(decay(readout.tau_out, network.dt))
+    kept = readout.filter(network.n_ticks, network.dt).kept
     return Group(READOUT, len(network.layers), np.full(n, kept), np.full(n, np.inf), np.zeros(n), fires=False)

@@ -45,7 +45,7 @@ class LoihiMachine:
         self._largest_payload = largest_payload(program) if host.input == "graded" else 1
         layout = layout_of(program)
         self._n_read = host.readout.n_neurons
-        self._clears = not self._n_read and (host.readout.count or host.readout.first_spike)
+        self._clears = not self._n_read and host.readout.clears
         self._read_v = _as_slice(layout.start("v") + program.outputs)
         first = layout.start("z") + host.first_source
         self._read_z = slice(first, first + self._n_read)
@@ -121,7 +121,8 @@ class LoihiMachine:
             ValueError: If one of the numbers is none.
         """
         if self.host.input == "spikes":
-            return x.astype(np.int32), None
+            spikes = x.astype(np.int32)
+            return np.repeat(spikes[None], self.host.n_ticks, axis=0) if self.host.encoder.held else spikes, None
         if self.host.input == "graded":
             sent = np.rint(self._payloads(x)).astype(np.int32)
             return np.repeat(sent[None], self.host.n_ticks, axis=0), None

@@ -190,8 +190,7 @@ class Plan:
     def held(self, group: Group) -> float:
         """Return how many times itself a steady input adds up to in a readout, at most."""
         readout = self.network.readout
-        of_a_step = readout.count or readout.first_spike
-        return min(self.network.n_ticks, _memory(group.alpha)) if of_a_step else _memory(group.alpha)
+        return min(self.network.n_ticks, _memory(group.alpha)) if readout.clears else _memory(group.alpha)
 
     @property
     def largest_input(self) -> float:

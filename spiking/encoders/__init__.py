@@ -1,1 +1,16 @@
-"""Encoders: how an observation becomes the input of the first layer."""
+"""Encoders: how an observation becomes the input of the first layer. A new one is a class, and a line here."""
+
+from __future__ import annotations
+
+from spikeloop.spiking.encoders.base import Encoder, encode
+from spikeloop.spiking.encoders.spikes import Delta, Latency, Rate
+from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
+from spikeloop.spiking.encoders.values import Direct, Population
+
+__all__ = ["ENCODERS", "ENCODER_PARTS", "Encoder", "encode"]
+
+ENCODERS: dict[str, type[Encoder]] = {
+    encoder.kind: encoder for encoder in (Direct, Population, Rate, Latency, Delta, Tiles, PlaceCells)
+}
+# what a file of a network may hold of them: the encoders, and the parts that these have
+ENCODER_PARTS = (*ENCODERS.values(), Dimensions)

@@ -8,14 +8,20 @@ the angle of two components that are its cosine and sine. Angles wrap.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
 from spikeloop.spiking import checks
 from spikeloop.spiking.encoders import tile_kernels
+from spikeloop.spiking.fields import check_part, set_fields, whole, wholes
+from spikeloop.spiking.observation import MAX_OBS
+
+MAX_LINES = 5_000_000  # beyond, a space has too many dimensions for grids over all of them
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,23 @@ class Dimensions:
         components: What each dimension is: the index of a component, or a pair of indices of the cosine and the sine
             of an angle, whose ends must be a whole turn apart; None takes the components as they are.
         wraps: Dimensions, by their index here, in which ``high`` is the same as ``low``; pairs always are.
+        n_obs: Length of the observation vector; None if no component follows the last that is named.
 
     Raises:
         ValueError: If lengths differ or an end is not finite or not above the other.
+
+    An angle that the environment shows as cosine and sine, and a velocity:
+
+    >>> dimensions = Dimensions(low=[-np.pi, -8.0], high=[np.pi, 8.0], components=[(0, 1), 2])
+    >>> dimensions.n_obs, dimensions.wraps
+    (3, (0,))
     """
 
     low: Sequence[float]
     high: Sequence[float]
     components: Sequence[int | Sequence[int]] | None = None
     wraps: Sequence[int] = ()
+    n_obs: int = None  # type: ignore[assignment]  # a number from __post_init__ on
 
     def __post_init__(self) -> None:
         """Validate and freeze the fields."""
@@ -58,11 +72,48 @@ class Dimensions:
             raise ValueError("the ends of an angle of cosine and sine must be 2 pi apart, such as -pi and pi")
         if not all(0 <= i < n for i in self.wraps):
             raise ValueError(f"wraps must name some of the {n} dimensions, got {self.wraps}")
+        least = 1 + int(max(np.hstack(parts)))
+        set_fields(
+            self, n_obs=whole("Dimensions", "n_obs", least if self.n_obs is None else self.n_obs, least, MAX_OBS)
+        )
 
     @property
-    def n_obs(self) -> int:
-        """Number of components an observation must have, at least."""
-        return 1 + int(max(np.hstack(self.components)))  # type: ignore[arg-type]
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """From where to where each component of an observation is expected to lie, two arrays of shape (n_obs,)."""
+        low, high = np.full(self.n_obs, -1.0), np.ones(self.n_obs)  # of cosines, sines, and what is not coded
+        for part, *ends in zip(self.components, self.low, self.high, strict=True):  # type: ignore[arg-type]
+            if isinstance(part, (int, np.integer)):
+                low[part], high[part] = ends
+        return low, high
+
+    @property
+    def covered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Far beyond these bounds, each of shape (n_obs,), an observation is taken for an end; angles have none."""
+        low, high = self.expected
+        margin = high - low
+        bounds = np.full(self.n_obs, -np.inf), np.full(self.n_obs, np.inf)
+        for i, part in enumerate(self.components):  # type: ignore[arg-type]
+            if isinstance(part, (int, np.integer)) and i not in self.wraps:
+                bounds[0][part], bounds[1][part] = low[part] - margin[part], high[part] + margin[part]
+        return bounds
+
+    @classmethod
+    def over(
+        cls,
+        low: np.ndarray,
+        high: np.ndarray,
+        components: Sequence[int | Sequence[int]] | None = None,
+        wraps: Sequence[int] = (),
+    ) -> Dimensions:
+        """Return the dimensions of observations between two ends, each of shape (n_obs,); angles take a turn."""
+        parts = list(range(len(low)) if components is None else components)
+        if any(not 0 <= index < len(low) for index in np.hstack(parts).tolist()):
+            raise ValueError(f"components must be indices into {len(low)} numbers, got {parts}")
+        lows, highs = (
+            [float(end[part]) if isinstance(part, (int, np.integer)) else turn for part in parts]
+            for end, turn in ((low, -np.pi), (high, np.pi))
+        )
+        return cls(lows, highs, parts, wraps, n_obs=len(low))
 
     def table(self, extent: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the kernels know of the dimensions, coded from 0 to ``extent``, shape (d,)."""
@@ -80,7 +131,7 @@ class Dimensions:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Overlapping grids, in each of which the one tile that holds the observation spikes.
+    """Overlapping grids, in each of which the one tile that holds the observation spikes, on every tick of the step.
 
     Grid t of T is displaced in dimension i by ``(t (2 i + 1) mod T) / T`` of a tile. A dimension of n tiles has n + 1
     in each grid, because a displaced grid needs one more to cover it; one that wraps has n.
@@ -91,8 +142,23 @@ class Tiles:
         n_grids: Number of grids T, which is how many lines are active at any time.
 
     Raises:
-        ValueError: If a number is not positive, or their number is not that of the dimensions.
+        ValueError: If a number is not positive, their number is not that of the dimensions, or there are too many
+            lines.
+
+    Two grids of two tiles, three of which each grid needs, so that there are six lines:
+
+    >>> tiles = Tiles(Dimensions(low=[0.0], high=[1.0]), n_tiles=[2], n_grids=2)
+    >>> tiles.n_channels, tiles.lines(np.array([0.3])).tolist(), tiles.lines(np.array([0.45])).tolist()
+    (6, [0, 4], [0, 4])
     """
+
+    kind: ClassVar[str] = "tiles"
+    held: ClassVar[bool] = True
+    spikes: ClassVar[bool] = True
+    identity: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+    obs_dtype: ClassVar[type] = np.float64
+    memory_rows: ClassVar[tuple[str, ...]] = ()
 
     dimensions: Dimensions
     n_tiles: Sequence[int]
@@ -100,11 +166,44 @@ class Tiles:
 
     def __post_init__(self) -> None:
         """Validate and freeze the fields."""
-        object.__setattr__(self, "n_tiles", tuple(int(n) for n in self.n_tiles))
-        if len(self.n_tiles) != len(self.dimensions.low) or min(self.n_tiles) < 1:
-            raise ValueError(f"n_tiles must be {len(self.dimensions.low)} numbers >= 1, got {self.n_tiles}")
-        if self.n_grids < 1:
-            raise ValueError(f"n_grids must be at least 1, got {self.n_grids}")
+        check_part("Tiles", "dimensions", self.dimensions, Dimensions)
+        n_dims = len(self.dimensions.low)
+        n_tiles = wholes("Tiles", "n_tiles", self.n_tiles, 1, MAX_LINES)
+        if len(n_tiles) != n_dims:
+            raise ValueError(f"Tiles.n_tiles must be {n_dims} numbers >= 1, got {n_tiles}")
+        set_fields(self, n_tiles=n_tiles, n_grids=whole("Tiles", "n_grids", self.n_grids, 1, MAX_LINES))
+        if self.n_channels > MAX_LINES:
+            raise ValueError(f"{self.n_channels:,} input lines are too many: fewer n_tiles, or encoder 'places'")
+
+    @classmethod
+    def over(
+        cls,
+        low: np.ndarray,
+        high: np.ndarray,
+        *,
+        n_tiles: int | Sequence[int] = 6,
+        n_grids: int = 8,
+        components: Sequence[int | Sequence[int]] | None = None,
+        wraps: Sequence[int] = (),
+    ) -> Tiles:
+        """Return grids over observations from ``low`` to ``high``, both of shape (n_obs,).
+
+        Args:
+            low: Lower end of each component.
+            high: Upper end.
+            n_tiles: Tiles along each dimension, or one number for all.
+            n_grids: Number of grids.
+            components: As in :class:`Dimensions`; an angle of cosine and sine goes from -pi to pi.
+            wraps: As in :class:`Dimensions`.
+        """
+        dimensions = Dimensions.over(low, high, components, wraps)
+        each = [n_tiles] * len(dimensions.low) if isinstance(n_tiles, int) else n_tiles
+        return cls(dimensions, each, n_grids)
+
+    @property
+    def n_obs(self) -> int:
+        """Length of the observation vector."""
+        return self.dimensions.n_obs
 
     @property
     def n_active(self) -> int:
@@ -117,9 +216,24 @@ class Tiles:
         return tuple(n + (i not in self.dimensions.wraps) for i, n in enumerate(self.n_tiles))
 
     @property
-    def n_inputs(self) -> int:
+    def n_channels(self) -> int:
         """Number of lines."""
-        return self.n_grids * int(np.prod(self.shape))
+        return self.n_grids * math.prod(self.shape)
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of lines, under the name that :class:`PlaceCells` gives it."""
+        return self.n_channels
+
+    @property
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """From where to where each component is expected to lie, two arrays of shape (n_obs,)."""
+        return self.dimensions.expected
+
+    @property
+    def covered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Far beyond these bounds, each of shape (n_obs,), an observation is taken for an end."""
+        return self.dimensions.covered
 
     @cached_property
     def table(self) -> tile_kernels.Coder:
@@ -130,14 +244,28 @@ class Tiles:
         sizes, centers = np.array(self.shape), np.empty((0, len(n)))
         return tile_kernels.Coder(**self.dimensions.table(n), sizes=sizes, offsets=offsets, centers=centers)
 
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """Return the lines that spike for an observation, shape (n_active,), int64."""
-        return _encode(self, obs)
+    def blind(self, n_ticks: int, dt: float) -> str | None:
+        """Return None: it sees with any number of ticks."""
+        return None
+
+    def initial_memory(self, n_envs: int, rng: np.random.Generator) -> np.ndarray:
+        """Return an array without rows: it remembers nothing."""
+        return np.zeros((0, n_envs, self.n_obs), np.float32)
+
+    def lines(self, obs: np.ndarray) -> np.ndarray:
+        """Return the lines that spike for one observation, ascending, shape (n_active,), int64."""
+        return _lines(self, obs)
+
+    def __call__(
+        self, obs: np.ndarray, memory: np.ndarray, start: np.ndarray | None, n_ticks: int, dt: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lines' spikes, the same on every tick, shape (L, B, n_channels)."""
+        return _spikes(self, obs), memory
 
 
 @dataclass(frozen=True)
 class PlaceCells:
-    """Cells with random centres, of which those nearest to the observation spike.
+    """Cells with random centres, of which those nearest to the observation spike, on every tick of the step.
 
     Distances are Euclidean in units of the ranges; across the ends of a dimension that wraps they go the short way.
 
@@ -148,18 +276,83 @@ class PlaceCells:
         seed: Seed of the centres.
 
     Raises:
-        ValueError: If ``n_active`` is not between 1 and ``n_inputs``.
+        ValueError: If ``n_active`` is not between 1 and ``n_inputs``, or a number is out of range.
+
+    >>> cells = PlaceCells(Dimensions(low=[0.0], high=[1.0]), n_inputs=100, n_active=3)
+    >>> cells(np.array([[[0.5]]]), np.zeros((0, 1, 1)), None, n_ticks=1, dt=1.0)[0].sum().item()
+    3.0
     """
+
+    kind: ClassVar[str] = "places"
+    held: ClassVar[bool] = True
+    spikes: ClassVar[bool] = True
+    identity: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+    obs_dtype: ClassVar[type] = np.float64
+    memory_rows: ClassVar[tuple[str, ...]] = ()
 
     dimensions: Dimensions
     n_inputs: int = 1000
     n_active: int = 8
-    seed: int = field(default=0)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        if not 1 <= self.n_active <= self.n_inputs:
+        me = "PlaceCells"
+        check_part(me, "dimensions", self.dimensions, Dimensions)
+        set_fields(
+            self,
+            n_inputs=whole(me, "n_inputs", self.n_inputs, 1, MAX_LINES),
+            n_active=whole(me, "n_active", self.n_active, 1, MAX_LINES),
+            seed=whole(me, "seed", self.seed, 0, 2**63 - 1),
+        )
+        if self.n_active > self.n_inputs:
             raise ValueError(f"n_active must be between 1 and n_inputs={self.n_inputs}, got {self.n_active}")
+
+    @classmethod
+    def over(
+        cls,
+        low: np.ndarray,
+        high: np.ndarray,
+        *,
+        n_inputs: int = 1000,
+        n_active: int = 8,
+        seed: int = 0,
+        components: Sequence[int | Sequence[int]] | None = None,
+        wraps: Sequence[int] = (),
+    ) -> PlaceCells:
+        """Return cells over observations from ``low`` to ``high``, both of shape (n_obs,).
+
+        Args:
+            low: Lower end of each component.
+            high: Upper end.
+            n_inputs: Number of cells.
+            n_active: How many of them spike at any time.
+            seed: Seed of the centres.
+            components: As in :class:`Dimensions`; an angle of cosine and sine goes from -pi to pi.
+            wraps: As in :class:`Dimensions`.
+        """
+        return cls(Dimensions.over(low, high, components, wraps), n_inputs, n_active, seed)
+
+    @property
+    def n_obs(self) -> int:
+        """Length of the observation vector."""
+        return self.dimensions.n_obs
+
+    @property
+    def n_channels(self) -> int:
+        """Number of cells."""
+        return self.n_inputs
+
+    @property
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """From where to where each component is expected to lie, two arrays of shape (n_obs,)."""
+        return self.dimensions.expected
+
+    @property
+    def covered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Far beyond these bounds, each of shape (n_obs,), an observation is taken for an end."""
+        return self.dimensions.covered
 
     @cached_property
     def table(self) -> tile_kernels.Coder:
@@ -169,12 +362,32 @@ class PlaceCells:
         sizes, offsets = np.empty(0, np.int64), np.empty((self.n_active, 0))
         return tile_kernels.Coder(**self.dimensions.table(np.ones(n)), sizes=sizes, offsets=offsets, centers=centers)
 
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """Return the cells that spike for an observation, shape (n_active,), int64, nearest first."""
-        return _encode(self, obs)
+    def blind(self, n_ticks: int, dt: float) -> str | None:
+        """Return None: it sees with any number of ticks."""
+        return None
+
+    def initial_memory(self, n_envs: int, rng: np.random.Generator) -> np.ndarray:
+        """Return an array without rows: it remembers nothing."""
+        return np.zeros((0, n_envs, self.n_obs), np.float32)
+
+    def lines(self, obs: np.ndarray) -> np.ndarray:
+        """Return the cells that spike for one observation, ascending, shape (n_active,), int64."""
+        return _lines(self, obs)
+
+    def __call__(
+        self, obs: np.ndarray, memory: np.ndarray, start: np.ndarray | None, n_ticks: int, dt: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cells' spikes, the same on every tick, shape (L, B, n_channels)."""
+        return _spikes(self, obs), memory
 
 
-def _encode(coder: Tiles | PlaceCells, obs: np.ndarray) -> np.ndarray:
+def _spikes(coder: Tiles | PlaceCells, obs: np.ndarray) -> np.ndarray:
+    x = np.zeros((*obs.shape[:2], coder.n_channels), np.float32)
+    tile_kernels.spikes(coder.table, obs.reshape(-1, obs.shape[2]), coder.n_active, x.reshape(-1, coder.n_channels))
+    return x
+
+
+def _lines(coder: Tiles | PlaceCells, obs: np.ndarray) -> np.ndarray:
     obs = np.asarray(checks.real("an observation", obs), dtype=np.float64).reshape(-1)
     if np.isnan(obs).any() or (coder.dimensions.wraps and np.isinf(obs).any()):  # elsewhere infinity is an end
         checks.finite("an observation", obs)

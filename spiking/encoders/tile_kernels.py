@@ -25,7 +25,7 @@ class Coder(NamedTuple):
 
 @kernel
 def encode(coder, obs, active):
-    """Write the lines that spike for ``obs``, shape (n_obs,), to ``active``, shape (n_active,)."""
+    """Write the lines that spike for ``obs``, shape (n_obs,), to ``active``, shape (n_active,), ascending."""
     n_dims = coder.low.shape[0]
     place = np.empty(n_dims)
     for i in range(n_dims):
@@ -38,6 +38,7 @@ def encode(coder, obs, active):
         place[i] = p
     if coder.centers.shape[0] > 0:
         _nearest(coder, place, active)
+        active.sort()  # in the order in which a network's readout adds them
         return
     base = 0
     for t in range(active.shape[0]):
@@ -72,3 +73,13 @@ def _nearest(coder, place, active):
             nearest[k], active[k] = nearest[k - 1], active[k - 1]
             k -= 1
         nearest[k], active[k] = distance, cell
+
+
+@kernel
+def spikes(coder, obs, n_active, x):
+    """Write 1 to the lines that spike for each row of ``obs``, shape (n, n_obs), in ``x``, zeros (n, n_lines)."""
+    active = np.empty(n_active, np.int64)
+    for row in range(obs.shape[0]):
+        encode(coder, obs[row], active)
+        for k in range(n_active):
+            x[row, active[k]] = 1

@@ -1,0 +1,93 @@
+"""What output units make of the spikes that reach them: the kinds of readout. A new one is an entry in ``READOUTS``.
+
+With the spikes ``z`` of a tick, every output unit is a filter of its drive ``w_out z + b_out``:
+
+    leaky         v <- kappa v + (1 - kappa) drive           read at the end of the step; kappa = exp(-dt / tau_out)
+    count         v <- v + drive / n_ticks                   from 0 at the start of each step: the mean number of spikes
+    first_spike   v <- v + drive                             from 0 at the start of each step; units race, and the first
+                                                             to exceed v_th_out decides the step
+    winner        v <- drive                                 on every tick the unit with the largest v spikes and
+                                                             inhibits the others; the last tick's decides
+
+``leaky`` and ``count`` filter the spikes before the weights, which is the same, so that dense layers may stand between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from spikeloop.spiking.decay import decay
+
+
+class Filter(NamedTuple):
+    """``v <- kept v + gain drive`` on every tick."""
+
+    kept: float
+    gain: float
+
+
+# Membranes of the output units after each tick of a step, (n_ticks, B, n_outputs), and their threshold -> the output
+# values (B, n_outputs), of which the largest is the choice, and the units' spikes (n_ticks, B, n_outputs).
+Decide = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+
+
+class ReadoutKind(NamedTuple):
+    """How one kind of readout works.
+
+    Args:
+        filter: ``tau_out``, number of ticks and ``dt`` to the numbers of the filter.
+        clears: Whether the units begin every env step at 0; then a step keeps all it adds up, ``kept`` is 1.
+        decide: What spiking output units choose; None for units that are read as values.
+    """
+
+    filter: Callable[[float, int, float], Filter]
+    clears: bool = False
+    decide: Decide | None = None
+
+
+def first_spike(v: np.ndarray, v_th: float) -> tuple[np.ndarray, np.ndarray]:
+    """Let units race: the membranes when the first exceeds ``v_th`` (at the last tick if none does), and its spike.
+
+    Where several pass the threshold on one tick, the largest of them spikes.
+
+    >>> v = np.array([[[0.4, 0.5]], [[0.8, 1.2]], [[1.5, 1.4]]])  # of two units after three ticks
+    >>> values, spikes = first_spike(v, 1.0)
+    >>> values.tolist(), spikes[:, 0].tolist()
+    ([[0.8, 1.2]], [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    """
+    above = np.any(v > v_th, axis=2)  # (n_ticks, B)
+    passes = above.any(axis=0)
+    above[-1] = True
+    tick, env = above.argmax(axis=0), np.arange(v.shape[1])
+    values = v[tick, env]
+    spikes = np.zeros_like(v)
+    spikes[tick, env, values.argmax(axis=1)] = passes
+    return values, spikes
+
+
+def winner(v: np.ndarray, v_th: float) -> tuple[np.ndarray, np.ndarray]:
+    """Let the unit with the largest membrane spike on every tick, the first of equals; the last tick's spikes decide.
+
+    >>> values, spikes = winner(np.array([[[0.4, 0.5]], [[0.2, 0.2]]]), 1.0)
+    >>> values.tolist(), spikes[:, 0].tolist()
+    ([[1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]])
+    """
+    spikes = np.zeros_like(v)
+    np.put_along_axis(spikes, v.argmax(axis=2)[..., None], 1.0, axis=2)
+    return spikes[-1], spikes
+
+
+def _leak(tau_out: float, n_ticks: int, dt: float) -> Filter:
+    kappa = float(decay(tau_out, dt))
+    return Filter(kappa, 1.0 - kappa)
+
+
+READOUTS: dict[str, ReadoutKind] = {
+    "leaky": ReadoutKind(_leak),
+    "count": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0 / n_ticks), clears=True),
+    "first_spike": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0), clears=True, decide=first_spike),
+    "winner": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(0.0, 1.0), decide=winner),
+}
