@@ -3,6 +3,7 @@
 import copy
 import functools
 import multiprocessing
+import pickle
 import threading
 from collections import deque
 
@@ -340,3 +341,8 @@ def test_vectorised_environments_that_cannot_be_saved_say_so():
     one, two = (DummyVecEnv([make_walk] * n) for n in (1, 2))
     assert restore_venv(two, venv_state(one)) == "the state of 1 environments cannot be restored in 2"
     assert "was made in another way" in restore_venv(CheckFinite(one), venv_state(one))
+
+
+def test_states_of_former_versions_find_their_functions():
+    for name in (b"_view", b"_set_vars"):
+        assert pickle.loads(b"cspikeloop.agents.environment_state\n" + name + b"\n.") is not None

@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 MODULES = [
+    "agents.faithful_pickle",
     "agents.registry",
     "scripts.bench.tables",
     "scripts.bench.timing",
