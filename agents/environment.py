@@ -42,6 +42,14 @@ class EnvDescription:
         wrappers: Its wrappers, the innermost first: ``"module:Class"`` with their arguments, None if not known.
         max_episode_steps: Its time limit; None for that of its registration, -1 for none.
         gym_packages: Modules that register it.
+
+    >>> description = EnvDescription("CartPole-v1", max_episode_steps=50)
+    >>> description.to_metadata()["max_episode_steps"]
+    '50'
+    >>> EnvDescription.from_metadata(description.to_metadata()) == description
+    True
+    >>> type(description.make()).__name__
+    'Monitor'
     """
 
     env_id: str

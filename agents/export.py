@@ -1,4 +1,4 @@
-"""A trained policy as a Network: everything between what an environment shows and the actor's spikes is carried along.
+"""A trained policy as a Network, with everything that stands between the environment and the actor's spikes.
 
 An observation passes wrappers of the VecEnv (``VecNormalize``, ``VecFrameStack``, ``VecTransposeImage``), SB3's own
 preprocessing (one-hot, images over 255) and the policy's features extractor before it meets the encoder.
@@ -32,9 +32,9 @@ from spikeloop.agents.environment import check_statistics, describe
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import FrameStack, Normalizer, ObservationPart, Preprocessor, Reorder
 
-# Wrappers that show what they are shown.
+# Wrappers that leave observations as they are.
 _TRANSPARENT = (CheckFinite, VecCheckNan, VecMonitor, VecVideoRecorder)
-# Types of which float32, the type of a network's memory, holds every value.
+# Types whose every value float32 holds, which is the type of a network's memory.
 _NARROW = (np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16, np.bool_)
 
 
@@ -129,10 +129,10 @@ def check_unchanged(policy: Any, base: type, methods: tuple[str, ...]) -> None:
 
 
 def note_wrappers(model: Any, learns: bool = False) -> None:
-    """Tell a model's policy behind which wrappers it is trained.
+    """Note in a model and its policy behind which wrappers the policy is trained.
 
-    A model that was trained is handed other environments to play in, or without any: what it was told stands until it
-    learns in them.
+    A trained model may be given other environments to play in, or none. That changes the note only when it learns
+    there (``learns``).
     """
     if model.env is not None and (learns or not model.num_timesteps or not hasattr(model, "trained_behind")):
         model.policy.trained_behind = model.trained_behind = changing_wrappers(model.env)
@@ -154,7 +154,7 @@ def model_to_network(model: Any, metadata: Mapping[str, str] | None) -> Network:
 
 
 def _check_learnt_statistics(model: Any) -> None:
-    """Refuse a VecNormalize that has seen nothing around a model that has: its own was left behind."""
+    """Refuse a fresh VecNormalize around a trained model: the statistics of the training were not loaded."""
     for wrapper in _wrappers(model.env):
         if type(wrapper) is VecNormalize and wrapper.norm_obs and wrapper.training and model.num_timesteps:
             rms = wrapper.obs_rms
@@ -239,14 +239,14 @@ def _reordered(order: list[np.ndarray]) -> list[Preprocessor]:
 
 
 def _transposed(space: spaces.Space, index: np.ndarray) -> np.ndarray:
-    """Return the order in which channels that came last come first, of an image; that of anything else as it is."""
+    """Return the order that moves an image's channels from the last axis to the first; no change for anything else."""
     if not (isinstance(space, spaces.Box) and is_image_space(space)):
         return index
     return index.reshape(space.shape).transpose(2, 0, 1).ravel()
 
 
 def _check_memory(raw: spaces.Space, steps: list[Preprocessor]) -> None:
-    """Refuse frames that float32 cannot hold where their normalisation would tell the difference."""
+    """Refuse to stack frames that float32 cannot hold exactly, if they are normalised after stacking."""
     kinds = [type(step) for step in steps]
     if FrameStack not in kinds or Normalizer not in kinds[kinds.index(FrameStack) :]:
         return
@@ -259,7 +259,7 @@ def _check_memory(raw: spaces.Space, steps: list[Preprocessor]) -> None:
 
 
 def _check_rounding(wrappers: list[VecEnvWrapper]) -> None:
-    """Refuse what one VecNormalize leaves as it is and another normalises: in between a Network makes it float32."""
+    """Refuse values that only an outer VecNormalize normalises, if float32 would round them before it does."""
     normalizers = [wrapper for wrapper in wrappers if type(wrapper) is VecNormalize and wrapper.norm_obs]
     for wrapper in normalizers[:-1]:
         for key, space in _items(wrapper.venv.observation_space):

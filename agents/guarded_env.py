@@ -18,7 +18,7 @@ from spikeloop.agents.environment_state import load_env, save_env
 from spikeloop.agents.failures import LARGEST, EnvironmentFailed
 from spikeloop.agents.workers import POLITE
 
-# Errors of the machine, which may pass through an environment but are not its own.
+# Errors of the machine: an environment may raise them, but they are not its fault.
 MACHINE = tuple(
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EFBIG", "EMFILE", "ENFILE", "ENOMEM")
 )
@@ -30,19 +30,27 @@ _FLAGS = (bool, np.bool_)
 class GuardedEnv(gym.Wrapper):
     """Raises :class:`~spikeloop.agents.failures.EnvironmentFailed` for whatever is wrong with an environment.
 
-    That is an exception in ``step`` or ``reset``, or something returned that SB3 would choke on, or would take although
-    it is wrong: an observation of shape (1,) for one of shape (4,) is repeated there. Errors of the machine, such as a
-    full disk under a monitor's file, stay what they are, and NaN and infinity are left to
+    That is an exception in ``step`` or ``reset``, or a result that SB3 cannot use, or that SB3 would use although it is
+    wrong: it would repeat an observation of shape (1,) to fill shape (4,). Errors of the machine, such as a full disk
+    under a monitor's file, pass unchanged. NaN and infinity are left to
     :class:`~spikeloop.agents.check_finite.CheckFinite`.
 
     Args:
         env: The environment, with all other wrappers.
-        hand_over: Put what would be raised into the info instead, where :func:`raise_handed_over` finds it. A worker
-            process has to: whatever it raises is lost with it.
+        hand_over: Put the exception into the info instead of raising it; :func:`raise_handed_over` raises it in the
+            main process. For worker processes, whose own exceptions are lost with them.
 
     Attributes:
         label: What to call the environment.
         n_steps: Steps so far.
+
+    >>> class Broken(gym.Env):
+    ...     observation_space, action_space = spaces.Box(0, 1, (4,)), spaces.Discrete(2)
+    ...     def step(self, action):
+    ...         return np.zeros(3, np.float32), 0.0, False, False, {}
+    >>> GuardedEnv(Broken()).step(0)
+    Traceback (most recent call last):
+    spikeloop.agents.failures.EnvironmentFailed: Broken returned an observation of shape (3,), expected (4,) in step 1
     """
 
     def __init__(self, env: gym.Env, hand_over: bool = False):
@@ -56,7 +64,7 @@ class GuardedEnv(gym.Wrapper):
 
     @property
     def spec(self) -> Any:
-        """That of the environment: nobody has to make this wrapper again."""
+        """The environment's own spec, without this wrapper, which need not be made again."""
         return self.env.spec
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -67,7 +75,7 @@ class GuardedEnv(gym.Wrapper):
             if type(results) is not tuple or len(results) != 5:
                 raise _wrong_number(results, 5)
             obs, reward, terminated, truncated, info = results
-            # the ordinary case is told apart as fast as can be
+            # fast path for the ordinary case
             if not (
                 type(obs) is np.ndarray
                 and obs.shape == self._shape
@@ -112,7 +120,7 @@ class GuardedEnv(gym.Wrapper):
         named = _named(error, self.label, when)
         if not self.hand_over:
             _raise(named, error)
-        if isinstance(named, OSError):  # without what another process may not be able to unpickle
+        if isinstance(named, OSError):  # rebuilt, as another process may not be able to unpickle all that it holds
             named = OSError(named.errno, named.strerror, named.filename)
         elif isinstance(named, MemoryError):
             named = MemoryError(str(named))
@@ -123,8 +131,8 @@ class GuardedEnv(gym.Wrapper):
 def guarded(wrapper: Callable[[gym.Env], gym.Env] | None, hand_over: bool, env: gym.Env) -> GuardedEnv:
     """Return an environment behind another wrapper, if there is one, and then behind :class:`GuardedEnv`.
 
-    With ``hand_over`` this is a worker process, which from now on outlives the signals that ask a group of processes to
-    end: the main process saves first.
+    With ``hand_over`` this process is a worker. It then ignores the signals that ask a group of processes to end, so
+    that the main process can save before the workers go.
     """
     if hand_over:
         for number in POLITE:
@@ -189,7 +197,7 @@ def _wrong_number(results: Any, expected: int) -> _Wrong:
 
 
 def _check_observation(obs: Any, space: spaces.Space, part: str = "") -> None:
-    """Refuse what has not the shape of a space, or what its numbers cannot hold."""
+    """Refuse an observation that has another shape than the space, or numbers that the space's type cannot hold."""
     if isinstance(space, spaces.Discrete) and isinstance(obs, (int, np.integer)) and 0 <= obs - space.start < space.n:
         return
     if type(obs) is np.ndarray and obs.shape == space.shape and obs.dtype == space.dtype and type(space) is spaces.Box:

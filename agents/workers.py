@@ -1,4 +1,4 @@
-"""Worker processes of environments that die: which one it was and of what, and how to close the others."""
+"""When a worker process of the environments dies: say which one and why, and close the others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def blame_worker(venv: VecEnv, name: str = "") -> None:
     base = venv.unwrapped
     if not isinstance(base, SubprocVecEnv):
         return
-    connection.wait([process.sentinel for process in base.processes], timeout=1.0)  # the pipe closes a moment before
+    # a dying process closes its pipe a moment before it has an exit code
+    connection.wait([process.sentinel for process in base.processes], timeout=1.0)
     for index, process in enumerate(base.processes):
         if process.exitcode is not None:
             raise EnvironmentFailed(
@@ -64,7 +65,7 @@ def close_quietly(venv: VecEnv) -> None:
         _join(base)
         base.closed = True
     with contextlib.suppress(Exception):
-        venv.close()  # the wrappers, and environments in this process
+        venv.close()  # also closes wrappers, and environments in this process
 
 
 def _join(base: SubprocVecEnv) -> None:
@@ -72,7 +73,7 @@ def _join(base: SubprocVecEnv) -> None:
     deadline = time.monotonic() + _PATIENCE
     for remote, process in zip(base.remotes, base.processes, strict=True):
         while process.is_alive() and time.monotonic() < deadline:
-            # what a step has returned and nobody has taken: the worker may be waiting for room in the pipe
+            # take the result of an unfinished step: the worker may be waiting for room in the pipe
             if remote in connection.wait([remote, process.sentinel], timeout=0.1):
                 with contextlib.suppress(*GONE):
                     remote.recv_bytes()

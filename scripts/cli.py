@@ -23,7 +23,7 @@ COMMANDS = {
 }
 ALIASES = {"enjoy": ["rollout", "--human"]}  # RL Zoo's name for watching a policy
 TRUST = "also take what can run code, from people you trust: see the README, what is safe to take from a stranger"
-EXTRA_OF = {"box2d": "box2d", "pygame": "render", "moviepy": "render"}  # library -> our extra that installs it
+EXTRA_OF = {"box2d": "box2d", "pygame": "render", "moviepy": "render"}  # library: the extra of ours that installs it
 
 
 class UsageError(Exception):
@@ -39,7 +39,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown name, with the nearest known one."""
+    """Return the message for an unknown name, with the nearest known one.
+
+    >>> did_you_mean("algorithm", "spikin_ppo", ["spiking_ppo", "eprop"])
+    "unknown algorithm 'spikin_ppo'; did you mean 'spiking_ppo'?"
+    """
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f"unknown {what} {name!r}; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}")
@@ -47,10 +51,16 @@ def did_you_mean(what: str, name: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def before_any_work() -> Iterator[Callable[[], None]]:
-    """Turn exceptions into a :class:`UsageError` until the work begins, which the caller says by calling what it gets.
+    """Answer an exception with one line if it is raised while a request is still being checked.
 
-    Before that point an exception means that the request was wrong, and its message in one line is the answer. After
-    it an exception is a fault, and keeps its traceback. `python -X dev` always shows the traceback.
+    The ``with`` statement yields a function, to be called when the checks are over and the work begins. An exception
+    before that call means that the request was wrong: it is raised as a :class:`UsageError`, whose message is one line.
+    An exception after it is a fault of the program, and keeps its traceback, as all do under `python -X dev`.
+
+    >>> with before_any_work() as begin:
+    ...     raise ValueError("n_steps must be a multiple of seq_len, got 30")
+    Traceback (most recent call last):
+    spikeloop.scripts.cli.UsageError: n_steps must be a multiple of seq_len, got 30
     """
     begun = False
 
@@ -69,7 +79,7 @@ def before_any_work() -> Iterator[Callable[[], None]]:
 
 
 def _in_one_line(error: Exception) -> str:
-    if type(error).__name__ == "DependencyNotInstalled":  # Gymnasium names its own extras, which ours stand for
+    if type(error).__name__ == "DependencyNotInstalled":  # its message names an extra of Gymnasium
         for library, extra in EXTRA_OF.items():
             if library in str(error).lower():
                 return f"this environment needs {library}: {install_hint(extra)}"
@@ -114,7 +124,7 @@ def import_modules(option: str, modules: Iterable[str]) -> None:
 def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Run a script and return its exit status.
 
-    2 with one line for a wrong request, 1 with one line where an environment failed, 130 for Ctrl-C. With
+    The status is 2 after a wrong request, 1 after an environment failed, 130 after Ctrl-C; each prints one line. Under
     `python -X dev` the failure of an environment keeps its traceback.
     """
     if "" not in sys.path:

@@ -1,4 +1,4 @@
-"""RL Zoo's experiment, with what it lacks: exact resuming, checks before and during training, and its outputs."""
+"""RL Zoo's experiment, and what it lacks: runs that resume exactly, checks before and during training, our files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from spikeloop.spiking.storage import write_atomically
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
-    """Return the seed of the environments of a run that resumes: always the same, never one already used."""
+    """Return the seed for the environments of a run that resumes at an env step, which follows from both."""
     return int(np.random.SeedSequence((seed, num_timesteps)).generate_state(1)[0] >> 1)
 
 
@@ -70,8 +70,8 @@ class Experiment(ExperimentManager):
             ``files``, the texts that the run folder shows of them.
         folder: Run folder to go on with, whose lock is held.
         checkpoint: Its checkpoint, the file and what it holds.
-        begin: Called when everything is in order and the work begins.
-        stack: What is to be undone when the training has ended, whichever way.
+        begin: Called when all checks are over and the work begins (:func:`~spikeloop.scripts.cli.before_any_work`).
+        stack: Takes what must be undone when the training ends, whether it succeeds or fails.
         trust: Whether to take files that can run code from others than the user.
         kwargs: RL Zoo's keyword arguments.
     """
@@ -91,7 +91,7 @@ class Experiment(ExperimentManager):
         self.is_preset = not kwargs.get("config") and self.algo in ALGOS
         if self.is_preset:
             self.config = str(hyperparams_file(self.algo + "_chip" * (settings.get("core") == "chip")))
-            self._is_atari = False  # for which RL Zoo's own files have an entry: ours use the default
+            self._is_atari = False  # else RL Zoo reads the entry "atari", which our presets do not have
         if self.trained_agent:
             beside = Path(self.trained_agent).parent
             statistics = beside / self.env_name / "vecnormalize.pkl"
@@ -113,7 +113,7 @@ class Experiment(ExperimentManager):
         self.description: EnvDescription | None = None  # of the environment that a network is saved with
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the hyperparameters twice, to be used and to be saved; those of the run if it goes on."""
+        """Return the hyperparameters to be used and those to be saved; a run that goes on keeps its own."""
         if self.state is not None:
             saved = self.settings["hyperparams"]
             return {**deepcopy(saved), **self._core()}, saved
@@ -148,7 +148,7 @@ class Experiment(ExperimentManager):
         return hyperparams, saved
 
     def _fit_to_observations(self, hyperparams: dict[str, Any], saved: dict[str, Any]) -> None:
-        """With the preset for any environment, normalise only those observations that VecNormalize can take."""
+        """Make the default preset normalise only what VecNormalize can: vectors, not images or one-hot choices."""
         presets = yaml.safe_load(Path(self.config).read_text("utf-8"))
         if self.env_name.gym_id in presets or "normalize" not in hyperparams:
             return
@@ -162,7 +162,7 @@ class Experiment(ExperimentManager):
             hyperparams["normalize"] = saved["normalize"] = fitted
 
     def _core(self) -> dict[str, Any]:
-        """Return what a local learner runs on, if that is not its own float simulator."""
+        """Return the argument that makes a local learner learn on the emulated chip; none for the float simulator."""
         if self.settings.get("core") != "chip":
             return {}
         from spikeloop.hardware.learning.winner_take_all import ChipWinnerTakeAll
@@ -180,7 +180,7 @@ class Experiment(ExperimentManager):
                     results[0], self.settings["hyperparams"], self.args.gym_packages, self.settings["chip_ready"]
                 )
         except BaseException:
-            if self.made_folder:  # an empty run would be taken for the latest
+            if self.made_folder:  # left empty, it would be taken for the latest run
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
         if self.state is not None:
@@ -230,21 +230,21 @@ class Experiment(ExperimentManager):
             for i in range(n_envs):
                 env.set_attr("label", f"{self._name(eval_env)} (env {i})", indices=i)
                 for name in ("episode_returns", "episode_lengths", "episode_times"):
-                    # SB3's monitors keep each episode in lists that nobody reads
+                    # SB3's monitors append each episode to lists that nobody reads: bound them
                     env.env_method("set_wrapper_attr", name, deque(maxlen=100), indices=i)
         except GONE:
             raise UsageError(f"{self.env_name.gym_id} could not be made in a worker process, see above") from None
         finally:
             self.env_wrapper = wrapper
-        self.stack.callback(close_quietly, env)  # also those of evaluations, which RL Zoo leaves open
-        check_statistics(env)  # evaluations, a run that goes on and rollouts make their environments again
+        self.stack.callback(close_quietly, env)  # RL Zoo leaves those of evaluations open
+        check_statistics(env)  # they would be lost, as evaluations, resumed runs and rollouts make environments anew
         if logged:
             for i, start in enumerate(starts):
                 env.env_method("set_wrapper_attr", "t_start", start, indices=i)
         return env
 
     def _monitor_start(self, path: Path) -> float:
-        """Return the time a monitor file counts from; one that is not there yet begins, with the lines that head it."""
+        """Return the time from which a monitor file counts; a file that is missing is begun with its two head lines."""
         if not path.is_file():
             about = {"t_start": time.time(), "env_id": self.env_name.gym_id}
             keywords = [*self.monitor_kwargs.get("reset_keywords", ()), *self.monitor_kwargs.get("info_keywords", ())]
@@ -259,7 +259,7 @@ class Experiment(ExperimentManager):
         return self.env_name.gym_id + (" (evaluation)" if eval_env else "")
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        """Write the settings as RL Zoo does; those of a run that goes on are written again where they were lost."""
+        """Write the settings as RL Zoo does; a run that goes on writes only those that were lost."""
         files = self.settings.get("files")
         if files is None:
             args = OrderedDict(sorted(vars(self.args).items()))
@@ -272,7 +272,7 @@ class Experiment(ExperimentManager):
         print(f"Log path: {self.save_path}")
 
     def _what_differs(self) -> str:
-        """Return in words why a run that goes on may differ from one that was never cut; empty if it will not."""
+        """Say why a run that goes on may differ from one that was never interrupted; empty if it will not."""
         assert self.state is not None
         why = []
         if self.state["why_not_exact"]:
@@ -290,14 +290,15 @@ class Experiment(ExperimentManager):
 
         tensorboard = TensorBoardOutputFormat(folder)
         tensorboard.writer.close()
-        tensorboard.writer = SummaryWriter(folder, purge_step=model.num_timesteps + 1)  # hides what comes again
+        # what an interrupted run logged of later steps is hidden: they will be logged again
+        tensorboard.writer = SummaryWriter(folder, purge_step=model.num_timesteps + 1)
         model.set_logger(Logger(folder, [*([HumanOutputFormat(sys.stdout)] if self.verbose else []), tensorboard]))
 
     def create_log_folder(self) -> None:
         """Make the folders of the run, one that nobody else has, and hold its lock."""
         need_folder(f"--log-folder {self.args.log_folder}", Path(self.log_path))
         if self.optimize_hyperparameters:
-            return  # a search leaves its report beside the runs, and no run
+            return  # a search leaves a report beside the runs but no run folder
         if self.state is None:
             self._make_folder()
             self.stack.enter_context(sole_writer(self.folder))
@@ -306,7 +307,7 @@ class Experiment(ExperimentManager):
             need_folder(f"--tensorboard-log {self.args.tensorboard_log}", Path(self.tensorboard_log))
 
     def _make_folder(self) -> None:
-        """Make the run folder under the next number that is free: another training may have taken ours meanwhile."""
+        """Make the run folder under the next free number, as another training may have taken RL Zoo's meanwhile."""
         found = re.fullmatch(rf"({re.escape(str(self.env_name))}_)(\d+)(.*)", self.folder.name)
         assert found is not None  # RL Zoo names it so
         for number in itertools.count(int(found[2])):
@@ -364,7 +365,7 @@ class Experiment(ExperimentManager):
         super().hyperparameters_optimization()
 
     def objective(self, trial: Any) -> float:
-        """Run one trial of a search, which is known by the process that runs it."""
+        """Run one trial of a search, marked with the machine and process that run it."""
         trial.set_user_attr(WORKER, this_worker())
         return super().objective(trial)
 

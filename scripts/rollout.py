@@ -65,7 +65,7 @@ def rollout(argv: list[str]) -> int:
         returns, lengths = _evaluate(policy, args)
         if args.raster:
             _draw(policy, network, args)
-        policy.env.close()  # which writes the last video
+        policy.env.close()  # writes the last video
         if one_video:
             shutil.move(videos / f"{VIDEO_PREFIX}-episode-0.mp4", args.video)
     _report(policy.name, returns, lengths, policy.firing_rates(), args)
@@ -130,12 +130,12 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"there is no folder {path.parent} for {path.name}")
     if args.raster:
         need_folder(f"--raster {args.raster}", args.raster.parent)
-    if args.video:  # the videos' own folder is made by RecordVideo, which warns of one that is there
+    if args.video:  # only its parent: RecordVideo makes the folder itself, and warns if there is one
         need_folder(f"--video {args.video}", args.video.parent)
 
 
 def _check_run(args: argparse.Namespace) -> None:
-    """Refuse options that RUN leaves without a meaning."""
+    """Refuse options that mean nothing for this RUN."""
     for option in ("algo", "exp_id", "folder"):
         if getattr(args, option) is not None:
             name = f"--{option.replace('_', '-')} {getattr(args, option)}"
@@ -197,7 +197,7 @@ def _check_rendering(env: VecEnv, args: argparse.Namespace) -> None:
         raise UsageError(f"{option} needs an environment with render mode {mode!r}, this one has {modes}")
     if args.human:
         env.reset()  # opens the window
-        env.seed(args.seed)  # which the reset has used up
+        env.seed(args.seed)  # the reset has used up the seed
 
 
 def _evaluate(policy: Policy, args: argparse.Namespace) -> tuple[list[float], list[int]]:

@@ -1,4 +1,4 @@
-"""Train a policy with RL Zoo; a run that was cut short goes on, and a finished one can be extended."""
+"""Train a policy with RL Zoo, resume a training that was interrupted, or extend a finished one."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3
   --eval-freq N              env steps between evaluations (default: 25000)
   --tensorboard-log FOLDER   log to TensorBoard
   --progress                 progress bar
-A run that goes on to a larger budget is scheduled over that budget: a rate that falls from X to 0 goes on from
-X * (1 - steps done / N), which is higher than where it had come to.
+Schedules run over the whole budget. Extended to N env steps, a rate that falls from X to 0 continues at
+X * (1 - steps done / N), which is above where the shorter training had ended.
 A wrong setting is answered in one line; `python -X dev scripts/train.py` shows where it was found.
 """
 
@@ -137,7 +137,7 @@ def _resumed_run(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
 
 
 def _train(zoo: Any, zoo_argv: list[str], **experiment: Any) -> None:
-    """Let RL Zoo train with our experiment and our parsing of its options."""
+    """Run RL Zoo's training script with our experiment and our parsers in place of its own."""
     from spikeloop.scripts.experiment import Experiment
     from spikeloop.scripts.zoo_options import StorePairs, ZooParser
 

@@ -68,7 +68,7 @@ def as_data(settings: Mapping[str, Any], packages: Sequence[str]) -> dict[str, A
             if path is None or (name == "policy" and "." not in str(path)):
                 continue
             module, _, attribute = str(path).rpartition(".")
-            if module:  # of others it is said later that no module was named
+            if module:  # a name without a module is refused later, by check_classes
                 trusted_class(f"{name} {path}", module, attribute, base, packages)
             check_words(f"{name} {path}", arguments)
     for name in _ARGUMENTS:

@@ -91,7 +91,7 @@ def _described(path: Path) -> str:
     if contents.kind not in tuple(loaders):
         raise ValueError(f"holds a {shown(contents.kind)}, which this spikeloop does not know")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say is said here, or is no matter of the file
+        warnings.simplefilter("ignore")  # a missing checksum is said below; other warnings do not concern the file
         found = loaders[contents.kind](path)
     checksum = "checksum ok" if contents.has_checksum else "no checksum, so damage may go unnoticed"
     n = sum(array.size for array in contents.tensors.values())

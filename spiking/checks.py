@@ -32,6 +32,12 @@ def shaped(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
 
     Raises:
         ValueError: If it has another shape, or holds anything but real numbers.
+
+    >>> shaped("obs", [[1, 2, 3]], ("B", 3)).shape
+    (1, 3)
+    >>> shaped("obs", [1, 2], ("B", 3))
+    Traceback (most recent call last):
+    ValueError: obs must have shape (B, 3), got (2,)
     """
     array = real(name, value)
     fits = all(isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=False))

@@ -23,6 +23,12 @@ def array_of(
 
     Raises:
         ValueError: If it is no array of finite numbers of that shape.
+
+    >>> array_of("Layer", "bias", [0.5, 1], (2,))
+    array([0.5, 1. ])
+    >>> array_of("Layer", "bias", [0.5, np.nan], (2,))
+    Traceback (most recent call last):
+    ValueError: Layer.bias must be finite, found nan
     """
     try:
         given = np.asarray(value)

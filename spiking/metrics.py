@@ -50,6 +50,9 @@ def activation_sparsity(spike_counts: Sequence[np.ndarray], n_counted: int) -> f
     Args:
         spike_counts: Spikes of each neuron, one array (N,) per layer.
         n_counted: Pairs of environment and tick over which they were counted.
+
+    >>> activation_sparsity([np.array([5, 0])], n_counted=10)  # 2 neurons, 10 ticks
+    0.75
     """
     return 1.0 - float(sum(c.sum() for c in spike_counts)) / (n_counted * sum(c.size for c in spike_counts))
 
@@ -108,7 +111,17 @@ def accumulates(
 def summary(
     network: Network, spike_counts: Sequence[np.ndarray], n_counted: int, x: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Return every metric of a network by name; arguments as in :func:`synaptic_operations`."""
+    """Return every metric of a network by name; arguments as in :func:`synaptic_operations`.
+
+    >>> from spikeloop.spiking import LSNN, ActionHead, Encoder, Network, Readout, Simulator
+    >>> lsnn = LSNN(Encoder("direct", 3), [8])
+    >>> readout = Readout(np.ones((2, 8), np.float32), np.zeros(2, np.float32))
+    >>> simulator = Simulator(Network(lsnn.encoder, lsnn.network_layers(), readout, ActionHead("discrete", (2,))))
+    >>> _ = simulator.predict(np.ones(3))
+    >>> metrics = summary(simulator.network, simulator.spike_counts, simulator.n_counted)
+    >>> metrics["dense"]  # 3 x 8 synapses from the input, 8 x 8 recurrent ones, 8 x 2 to the readout
+    104.0
+    """
     met, *after = network.readout.weights
     macs, acs, dense = synaptic_operations(
         network.layers, spike_counts, n_counted, n_ticks=network.n_ticks, x=x, w_out=met

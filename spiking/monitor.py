@@ -34,11 +34,13 @@ class Monitor:
         n_inputs: Number of inputs, 0 where they do not spike.
         n_outputs: Number of output units, 0 where they do not spike.
 
-    >>> z = np.zeros((3, 1, 2))  # 3 ticks of one environment and 2 neurons
-    >>> z[1, 0, 0] = z[2, 0, 1] = 1
-    >>> monitor = Monitor.from_dense([z])
+    >>> spikes = np.zeros((4, 1, 2))  # 4 ticks, 1 environment, 2 neurons
+    >>> spikes[1, 0, 1] = spikes[3, 0, 1] = 1
+    >>> monitor = Monitor.from_dense([spikes], dt=0.5)
     >>> monitor.layers[0].i.tolist(), monitor.layers[0].t.tolist()
-    ([0, 1], [1.0, 2.0])
+    ([1, 1], [0.5, 1.5])
+    >>> monitor.rates[0].tolist()
+    [0.0, 0.5]
     """
 
     layers: tuple[Spikes, ...]
@@ -112,11 +114,6 @@ class Monitor:
     def rates(self) -> list[np.ndarray]:
         """Spikes per tick of each neuron, one array (N,) per layer."""
         return [counts / self.n_counted for counts in self.spike_counts]
-
-    @property
-    def mean_rates(self) -> list[float]:
-        """Spikes per neuron and tick of each layer."""
-        return [float(rates.mean()) for rates in self.rates]
 
 
 def _spikes(z: np.ndarray, dt: float) -> Spikes:

@@ -1,4 +1,4 @@
-"""From what an environment shows to the vector that an encoder takes: parts of an observation, and steps of arithmetic.
+"""From an environment's observation to the vector that an encoder takes.
 
 An observation may be an array of any shape, whole numbers that name a choice, or a mapping of such parts.
 :func:`flatten` makes one row of numbers of it. :func:`preprocess` then applies the steps that a training put between
@@ -16,8 +16,8 @@ import numpy as np
 
 from spikeloop.spiking.fields import array_of, flag, set_fields, shown, text, whole, wholes
 
-MAX_OBS = 2**24  # numbers of an observation, of each of its choices, and of those of an action
-MAX_START = 2**53  # of a choice's first number: what float64 counts
+MAX_OBS = 2**24  # most numbers of an observation or action, and most options of one choice
+MAX_START = 2**53  # largest first number of a choice: float64 counts whole numbers up to here
 
 
 def shape_of(owner: str, name: str, shape: Any) -> tuple[int, ...]:
@@ -41,6 +41,11 @@ class ObservationPart:
 
     Raises:
         ValueError: If a size is not positive, or there is not one per value.
+
+    >>> ObservationPart((2, 2)).rows([[1.0, 2.0], [3.0, 4.0]])[0]
+    array([[1., 2., 3., 4.]])
+    >>> ObservationPart((), sizes=(3,)).rows(2)[0]  # the last of three choices
+    array([[0., 0., 1.]], dtype=float32)
     """
 
     shape: tuple[int, ...]
@@ -116,6 +121,9 @@ class Normalizer:
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
+
+    >>> Normalizer(mean=np.array([1.0, 0.0]), std=np.array([2.0, 0.1]), clip=5.0)(np.array([[3.0, 1.0]]))
+    array([[1., 5.]], dtype=float32)
     """
 
     mean: np.ndarray
@@ -156,7 +164,7 @@ class Normalizer:
 
 @dataclass(frozen=True, eq=False)
 class FrameStack:
-    """The values of the last ``n_stack`` env steps, the oldest first; zeros stand for steps before the episode began.
+    """The values of the last ``n_stack`` env steps, oldest first, with zeros for steps before the episode began.
 
     Args:
         n_stack: Steps, >= 2.
@@ -164,6 +172,11 @@ class FrameStack:
 
     Raises:
         ValueError: If a number is out of range.
+
+    >>> stack = FrameStack(n_stack=2, n_in=1)
+    >>> stacked, memory = stack(np.array([[[7.0]], [[8.0]]]), np.zeros((1, 1, 1)), None)  # two steps of one env
+    >>> stacked[:, 0].tolist()
+    [[0.0, 7.0], [7.0, 8.0]]
     """
 
     n_stack: int
@@ -205,13 +218,16 @@ class FrameStack:
 
 @dataclass(frozen=True, eq=False)
 class Reorder:
-    """The same values in another order: ``x[..., order]``, as where the axes of an image are exchanged.
+    """The same values in another order, ``x[..., order]``; exchanging the axes of an image is one.
 
     Args:
         order: Each index from 0 to n - 1 once, shape (n,).
 
     Raises:
         ValueError: If it is no permutation.
+
+    >>> Reorder(np.array([2, 0, 1]))(np.array([10.0, 11.0, 12.0]))
+    array([12., 10., 11.])
     """
 
     order: np.ndarray
@@ -242,7 +258,7 @@ Preprocessor = Normalizer | FrameStack | Reorder
 
 
 def largest_value(steps: Sequence[Preprocessor]) -> float:
-    """Return the largest magnitude that steps can make of observations within -1 and 1; infinite beyond float32."""
+    """Return the largest magnitude that the steps can turn observations within -1 and 1 into; inf beyond float32."""
     largest = 1.0
     with np.errstate(over="ignore"):
         for step in steps:
@@ -264,6 +280,10 @@ def flatten(parts: Sequence[ObservationPart], observation: Any) -> tuple[np.ndar
 
     Raises:
         ValueError: If the observation is not what the parts say.
+
+    >>> parts = ObservationPart((2,), "joints"), ObservationPart((), "gear", sizes=(3,))
+    >>> flatten(parts, {"joints": [0.5, -0.5], "gear": 1})
+    (array([[ 0.5, -0.5,  0. ,  1. ,  0. ]]), True)
     """
     if not parts[0].key:
         return parts[0].rows(observation)

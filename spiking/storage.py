@@ -53,7 +53,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, previous: Path |
 
 
 def write_hidden(path: Path, data: bytes) -> None:
-    """Write a new file and let it reach the disk; for who renames it afterwards."""
+    """Write a new file and wait until it is on the disk, so that a rename afterwards puts a whole file in place."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -61,7 +61,7 @@ def write_hidden(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let the names in a folder reach the disk: a rename does so with its folder, not with its file."""
+    """Wait until the names in a folder are on the disk: syncing a renamed file does not sync its new name."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -85,7 +85,7 @@ def _link(path: Path, other: Path) -> None:
 
 
 def sync_files(paths: Iterable[Path]) -> None:
-    """Let what was appended to files reach the disk."""
+    """Wait until what was appended to files is on the disk."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -96,13 +96,21 @@ class Contents(NamedTuple):
 
     kind: Any  # text and an integer, if the file is sound
     version: Any
-    has_checksum: bool  # which is right then
+    has_checksum: bool  # if it has one, it has been compared
     tree: Any
     tensors: dict[str, np.ndarray]
 
 
 def save_parts(path: str | os.PathLike[str], kind: str, version: int, parts: Any) -> None:
-    """Write a tree of dataclasses, arrays, tuples, string maps and plain values to one safetensors file."""
+    """Write a tree of dataclasses, arrays, tuples, string maps and plain values to one safetensors file.
+
+    >>> import tempfile
+    >>> from spikeloop.spiking import Normalizer
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_parts(f"{folder}/file", "example", 1, Normalizer(np.zeros(2), np.ones(2), clip=5.0))
+    ...     load_parts(f"{folder}/file", "example", 1, (Normalizer,)).clip
+    array([5., 5.])
+    """
     write_atomically(path, pack_parts(kind, version, parts))
 
 
@@ -210,7 +218,7 @@ def _check_version(path: str | os.PathLike[str], contents: Contents, versions: l
 
 def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     """Return the bytes of a file and its header, if it has one of ours."""
-    if not Path(path).is_file():  # but a folder, a pipe, a device
+    if not Path(path).is_file():  # reading a pipe or a device might never end
         raise FileNotFoundError(f"no file at {path}")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -222,7 +230,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
             metadata = dict(_parse(file.read(length).decode())).get("__metadata__")
         except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is truncated or not a safetensors file ({in_one_line(error)})") from None
-        if not isinstance(metadata, dict) or "spikeloop" not in metadata:  # before the rest is read, which may be large
+        # refused before the rest is read, which may be large
+        if not isinstance(metadata, dict) or "spikeloop" not in metadata:
             raise ValueError(f"{path} is a safetensors file, but not one of spikeloop's")
         file.seek(0)
         try:

@@ -6,10 +6,19 @@ import importlib
 import pytest
 
 MODULES = [
+    "agents.environment",
     "agents.faithful_pickle",
+    "agents.guarded_env",
     "agents.registry",
     "scripts.bench.tables",
     "scripts.bench.timing",
+    "scripts.cli",
+    "spiking.checks",
+    "spiking.fields",
+    "spiking.metrics",
+    "spiking.monitor",
+    "spiking.observation",
+    "spiking.storage",
 ]
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-# What runs the network over its input, and may return the seconds to be counted; what reads the voltages; what ends it.
+# Three functions: run the network over its input once (and return the seconds, unless all of the call counts), read the
+# voltages of the second layer, end the simulator.
 Simulator = tuple[Callable[[], Any], Callable[[], np.ndarray], Callable[[], None]]
 
 

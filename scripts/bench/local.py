@@ -47,7 +47,8 @@ class Task:
     peers: Mapping[str, int]
 
 
-# PPO's budgets of a million are cut: its rates are constant there, and a shorter training is the longer one's beginning
+# RL Zoo gives PPO a million steps at constant rates. A shorter training is the beginning of a longer one, and these end
+# when the task has long been solved.
 TASKS = {
     "cartpole": Task("CartPole-v1", 475, "mean >= 495, rate 95%", {"ppo": 100_000, "dqn": 50_000}),
     "mountaincar": Task("MountainCar-v0", -110, "mean >= -105, rate 90%", {"ppo": 400_000, "dqn": 120_000}),
@@ -216,7 +217,7 @@ def _returns_cells(task: Task, learner: str, runs: list[Result]) -> list[str]:
 def _solved_cells(task: Task, learner: str, episodes: list[tuple[np.ndarray, np.ndarray]]) -> list[str]:
     at = np.array([solved_at(steps, returns, task.bar) for steps, returns in episodes])
     cells = [task.env, learner, f"{np.mean(np.isfinite(at)):.0%}"]
-    # one that never gets there counts as later than all others
+    # a seed that never reaches the bar counts as later than all others
     late = np.where(np.isfinite(at), at, np.inf)
     cells += [f"{value:,.0f}" if np.isfinite(value) else "-" for value in (np.median(late), late.min(), late.max())]
     return cells

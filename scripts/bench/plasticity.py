@@ -43,7 +43,7 @@ PEERS = {
     "Brian2 C++ standalone": ("brian2", ""),
     "Brian2 C++ standalone, tuned": ("brian2", "-tuned"),
 }
-SAMPLE = 97  # every how many-th synapse is compared
+SAMPLE = 97  # weight changes of every 97th synapse are compared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def _ours(form: str, trains: dict[str, np.ndarray]) -> tuple[Callable[[], float]
         return (time.process_time() - begin) / repeats
 
     w, _ = rstdp(trains["pre"], trains["post"], trains["reward"], trains["w"], rule)
-    repeats = 20  # the others take longer by about as much
+    repeats = 20  # so that a block of ours takes about as long as one of theirs
     return measure, (w - trains["w"]).astype(np.float64).ravel()[::SAMPLE]
 
 

@@ -216,7 +216,7 @@ def _train(row: Row, seed: int, folder: Path, lock: int) -> None:
         if any((run / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
             spikeloop(["train", "--resume", str(run)], log, threads, lock)
             return
-        shutil.rmtree(run)  # it was cut short before there was anything to keep
+        shutil.rmtree(run)  # it ended before its first checkpoint
     train = ["train", "--algo", row.algo, "--env", row.env, "-n", str(row.n_timesteps), "--seed", str(seed)]
     train += ["--chip-ready"] * row.chip_ready
     preset = row.preset()
