@@ -22,19 +22,28 @@ class Observed:
 
     Args:
         rates: Spikes per tick of each neuron, arrays (N,).
-        inputs: Mean square input of each channel of the first layer, shape (n_channels,).
+        mean_squares: Mean square input of each channel of the first layer, shape (n_channels,).
         largest_input: Largest absolute input of any channel.
         current: Largest absolute current ``w_in x + bias`` of the first layer, a number.
-        synaptic: Largest absolute current through synapses.
         membrane: Largest absolute membrane.
         adaptation: Mean of ``a`` at a neuron's own spikes, arrays (N,); 0 where neurons are no LSNN neurons.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> seen = observe(network, np.ones((5, 1, 4)))
+        >>> seen.current, seen.rates[0]
+        (1.0, array([0.7, 0.7, 0.7, 0.7]))
     """
 
     rates: tuple[np.ndarray, ...]
-    inputs: np.ndarray
+    mean_squares: np.ndarray
     largest_input: float
     current: float
-    synaptic: tuple[float, ...]
     membrane: tuple[float, ...]
     adaptation: tuple[np.ndarray, ...]
 
@@ -101,12 +110,6 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
     seen, _ = preprocess(network.preprocessing, obs, state[:k], None)
     x = encode(network.encoder, seen, memory, np.zeros(obs.shape[:2], bool), network.n_ticks, network.dt)[0]
     first = network.layers[0]
-    synaptic = []
-    for i, layer in enumerate(network.layers):
-        before = x if i == 0 and network.encoder.spikes else spikes[i - 1] if i else None
-        parts = [] if before is None else [float(abs(before @ layer.w_in.T).max())]
-        parts += [] if layer.w_rec is None else [float(abs(spikes[i] @ layer.w_rec.T).max())]
-        synaptic.append(sum(parts))
     adaptation = [
         _mean_at_spikes(z, decay(layer.neurons.tau_a, network.dt))
         if isinstance(layer.neurons, NeuronParameters)
@@ -118,7 +121,6 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
         np.mean(x.reshape(-1, x.shape[-1]).astype(np.float64) ** 2, axis=0),
         float(abs(x).max()),
         float(abs(x @ first.w_in.T + first.bias).max()),
-        tuple(synaptic),
         tuple(float(abs(v).max()) for v in monitor.v),
         tuple(adaptation),
     )

@@ -47,6 +47,19 @@ def compile_network(
     Raises:
         ValueError: If there is no such chip, the network does not fit it, or it would have to be approximated and
             ``strict`` is set.
+
+    Example:
+        A network whose four neurons watch one number each, and vote for an action each:
+
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> deployment = compile_network(network, "loihi1")
+        >>> deployment.program.compartments.n, deployment.approximations
+        (12, ())
     """
     target = target_of(chip)
     if calibration is None:
@@ -69,5 +82,10 @@ def quantizer(chip: str = "loihi1", bits: int = 8) -> Callable[[np.ndarray], np.
 
     Raises:
         ValueError: If there is no such chip, or its weights cannot have so many bits.
+
+    Example:
+        >>> import numpy as np
+        >>> quantizer("loihi1", bits=3)(np.array([0.1, -0.7, 1.2]))
+        array([ 0. , -0.5,  1. ])
     """
     return target_of(chip).quantizer(bits)

@@ -24,6 +24,11 @@ class State(NamedTuple):
 
     ``chip``: the machine's, (B, W); ``memory``: past frames and the encoder's memory, (n_rows, B, width);
     ``trace``: the readout's, (B, N) where the host computes it, else (B, 0).
+
+    Example:
+        >>> import numpy as np
+        >>> State(np.zeros((1, 9), np.int32), np.zeros((0, 1, 4)), np.zeros((1, 0))).chip.shape
+        (1, 9)
     """
 
     chip: np.ndarray
@@ -45,6 +50,21 @@ class DeployedPolicy:
     Attributes:
         machine: What runs the program, a :class:`~spikeloop.hardware.target.Machine`.
         n_steps: Pairs of environment and env step so far.
+
+    Example:
+        A network whose four neurons watch one number each, and vote for an action each, on a chip:
+
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> from spikeloop.hardware import compile_network
+        >>> policy = DeployedPolicy(compile_network(network, "loihi1"))
+        >>> action, state = policy.predict(np.array([0.1, 0.9, 0.3, 0.2]), policy.initial_state())
+        >>> int(action), policy.n_steps, policy.firing_rates()
+        (1, 1, [0.125])
     """
 
     def __init__(self, deployment: Deployment, rng: np.random.Generator | None = None, interpreted: bool = False):

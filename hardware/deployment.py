@@ -32,6 +32,23 @@ class Deployment:
 
     Raises:
         ValueError: If program and host do not fit together.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> from spikeloop.hardware import compile_network
+        >>> deployment = compile_network(network, "loihi2")
+        >>> with TemporaryDirectory() as folder:
+        ...     deployment.save(Path(folder, "policy.safetensors"))
+        ...     loaded = Deployment.load(Path(folder, "policy.safetensors"))
+        >>> loaded.chip, loaded.metadata
+        ('loihi2', {'bits': '8'})
     """
 
     program: Any

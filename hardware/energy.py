@@ -20,6 +20,10 @@ class EventCost:
     Args:
         energy: In J.
         time: In s.
+
+    Example:
+        >>> EventCost(energy=23.6e-12, time=3.5e-9).energy
+        2.36e-11
     """
 
     energy: float
@@ -45,6 +49,10 @@ class CostModel:
         hop_y: One tile north or south.
         barrier: End of a tick, in s, by number of tiles in use (steps of a table: up to, seconds).
         static_power: Of one chip, in W.
+
+    Example:
+        >>> COSTS["davies2018"].synapse
+        EventCost(energy=2.36e-11, time=3.5e-09)
     """
 
     name: str
@@ -110,6 +118,10 @@ class Cost(NamedTuple):
     """Modelled energies in J and time in s of all that was counted.
 
     ``static`` is the power of the whole chip, whatever the share of it in use, over the modelled time.
+
+    Example:
+        >>> f"{Cost(neurons=2e-9, synapses=1e-9, network=0.5e-9, static=4e-7, time=4e-6).dynamic:.1e} J"
+        '3.5e-09 J'
     """
 
     neurons: float
@@ -142,5 +154,9 @@ def idle_energy(period: float, busy: float, model: CostModel) -> float:
         period: Time from one env step to the next, in s.
         busy: For how much of it the chip works, in s.
         model: The constants.
+
+    Example:
+        >>> idle_energy(0.02, 4e-6, COSTS["davies2018"])  # 20 ms at 104 mW
+        0.0020870825
     """
     return model.static_power * max(period - busy, 0.0)

@@ -51,6 +51,15 @@ class ChipFigures(NamedTuple):
         effective_acs: The same of accumulates, where the input is a spike.
         activation_sparsity: Share of neurons and ticks without a spike.
         memory_bytes: Memory of synapses and of the state of neurons.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> core = CoreFigures(SimpleNamespace(core=0), {"neurons": (64, 256)}, (0, 0))
+        >>> of_chip = {"profile": "8 bits", "cores": (core,), "limits": {"cores": 1, "neurons": 256}, "grid": (1, 1)}
+        >>> counted = {"events": {"spikes": 12.0}, "overflows": {}, "modelled": {}, "spikes_sent": 0, "spikes_read": 0}
+        >>> weights = {"n_weights": 900, "n_nonzero": 800, "effective_macs": 0.0, "effective_acs": 40.0}
+        >>> ChipFigures(**of_chip, **counted, **weights, activation_sparsity=0.97, memory_bytes=1412).cores[0].share
+        0.25
     """
 
     profile: str

@@ -46,6 +46,16 @@ class Host:
 
     Raises:
         ValueError: If a choice is unknown or shapes disagree.
+
+    Example:
+        >>> from spikeloop.spiking import ActionHead, Encoder, Readout
+        >>> from spikeloop.spiking.observation import ObservationPart
+        >>> import numpy as np
+        >>> readout = Readout(np.zeros((2, 0)), np.zeros(2))  # its weights are on the chip
+        >>> encoder, head = Encoder("direct", 3), ActionHead("discrete", (2,))
+        >>> host = Host((ObservationPart((3,)),), encoder, readout, 4, 1.0, "graded", 16.0, 0.01, head=head)
+        >>> host.n_obs, host.reads_spikes
+        (3, False)
     """
 
     observation: tuple[ObservationPart, ...]
@@ -123,7 +133,12 @@ class Host:
 
 
 class Compiled(NamedTuple):
-    """What a :class:`~spikeloop.hardware.target.Target` makes of a network."""
+    """What a :class:`~spikeloop.hardware.target.Target` makes of a network.
+
+    Example:
+        >>> Compiled("a program", "a host", warnings=("weights lost much",)).approximations
+        ()
+    """
 
     program: Any  # what the chip is loaded with, of the target's class of programs
     host: Host

@@ -20,6 +20,14 @@ class QuantizationCost:
         n_became_zero: How many of them are zero on the chip.
         signal_to_noise_db: Mean square of the weights over that of their errors, in dB; infinite without errors.
         largest_over_median: Largest magnitude over the median one: an outlier costs the others their bits.
+
+    Example:
+        >>> import numpy as np
+        >>> cost = quantization_cost("input", np.array([[0.5, 0.01]]), np.array([[0.5, 0.0]]))
+        >>> print(cost)
+        input: 1 of 2 weights became 0, signal to noise 34.0 dB; the largest weight is 2.0 times the median
+        >>> cost.is_large
+        True
     """
 
     projection: str

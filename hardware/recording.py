@@ -35,6 +35,18 @@ def record(deployment: Deployment, obs: np.ndarray, rng: np.random.Generator | N
 
     Raises:
         ValueError: If the shape is wrong, or there is no step.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> from spikeloop.hardware import compile_network
+        >>> monitor = record(compile_network(network, "loihi1"), np.ones((5, 1, 4)))
+        >>> monitor.n_neurons, monitor.rates[0]
+        ((4,), array([0.7, 0.7, 0.7, 0.7]))
     """
     if np.ndim(obs) != 3 or not len(obs):
         raise ValueError(f"obs must have shape (L, B, n_obs) with L >= 1, got {np.shape(obs)}")

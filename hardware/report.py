@@ -56,6 +56,20 @@ class Report:
         approximations: In what the chip differs from the network, beside rounding.
         quantization: What the weights of each projection lost.
         control_period: Time from one env step to the next; None if it is not known.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> from spikeloop.hardware import DeployedPolicy, compile_network
+        >>> policy = DeployedPolicy(compile_network(network, "loihi1"))
+        >>> action, state = policy.predict(np.array([0.1, 0.9, 0.3, 0.2]), policy.initial_state())
+        >>> figures = report(policy)
+        >>> figures.events["spikes"], figures.energy("sanafe")
+        (2.0, '3.8 nJ dynamic and 308.0 nJ static energy, 3.0 µs per env step')
     """
 
     chip: str

@@ -28,6 +28,11 @@ def bootstrap_interval(n: int, statistic: Callable[[np.ndarray], np.ndarray]) ->
     Args:
         n: How many things there are.
         statistic: From indices of drawn things, shape (draws, n), to values, shape (draws,); NaN is left out.
+
+    Example:
+        >>> values = np.arange(10.0)
+        >>> [round(end, 1) for end in bootstrap_interval(10, lambda drawn: values[drawn].mean(axis=1))]
+        [2.7, 6.3]
     """
     rng = np.random.default_rng(0)
     drawn = [statistic(rng.integers(0, n, (CHUNK, n))) for _ in range(RESAMPLES // CHUNK)]
@@ -45,6 +50,10 @@ def kept(returns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         ``kept`` = (chip - random) / (float - random) of the mean returns and its ``kept_interval``, both None where
         it is undefined: where the interval of ``gained``, float - random, does not lie above 0. Intervals are
         bootstrapped over episodes, which are drawn together for all players.
+
+    Example:
+        >>> kept({"float": [10.0, 12.0], "chip": [10.0, 11.0], "random": [2.0, 2.0]})["kept"]  # 8.5 of 9
+        0.9444444444444444
     """
     played = {name: np.asarray(values, np.float64) for name, values in returns.items()}
     n = len(played["float"])

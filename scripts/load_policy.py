@@ -38,7 +38,12 @@ SPACES = {
 
 
 class Place(NamedTuple):
-    """Where a policy from a file is run."""
+    """Where a policy from a file is run.
+
+    Example:
+        >>> Place("CartPole-v1", seed=3).trust
+        False
+    """
 
     env_id: str | None = None  # that of its training if None
     seed: int = 0
@@ -49,7 +54,12 @@ class Place(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What is rolled out."""
+    """What is rolled out.
+
+    Example:
+        >>> Policy("a policy", "an environment", "my policy").metadata
+        {}
+    """
 
     predictor: Any  # has the `predict` of an SB3 policy
     env: VecEnv  # one environment, seeded

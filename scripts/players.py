@@ -75,6 +75,14 @@ class Recorded:
     Args:
         act: The player.
         n_steps: How many steps it keeps.
+
+    Example:
+        >>> import numpy as np
+        >>> player = Recorded(lambda obs, state, starts: (np.zeros(1), state), n_steps=1)
+        >>> for obs in (np.ones(2), np.zeros(2)):
+        ...     action, state = player(obs, None, np.ones(1))
+        >>> player.steps
+        [(array([1., 1.]), array([ True]))]
     """
 
     def __init__(self, act: Act, n_steps: int):

@@ -42,6 +42,10 @@ class Profile:
         max_refractory: Most ticks from a spike to the earliest next one.
         max_delay: Most ticks of a synapse's delay (62: B2L, and D18 p. 92).
         weight_bits: What the bits of a weight may be.
+
+    Example:
+        >>> PROFILES["nengo"].exponents, PROFILES["lava"].low_bits
+        ((-7, 7), 'floor')
     """
 
     name: str
@@ -127,6 +131,10 @@ class Chip:
         compartment_profiles: Distinct settings of decays, refractory period and joins per core.
         threshold_profiles: Distinct thresholds per core.
         synapse_formats: Distinct formats of synapses per core.
+
+    Example:
+        >>> CHIPS["loihi2"].compartments, CHIPS["loihi1"].tile(6)  # core 6 is one of the second tile's four
+        (8192, (0, 1))
     """
 
     name: str

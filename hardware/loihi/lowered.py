@@ -37,6 +37,11 @@ class Group:
         subtract: ``lsnn``: reset by subtraction.
         fires: Whether they spike.
         parent: The group, and which compartments of it, shape (n,), that get their v added; None for no parent.
+
+    Example:
+        >>> neurons = Group("layer 0", 0, alpha=np.full(3, 0.9), v_th=np.ones(3), bias=np.zeros(3))
+        >>> neurons.n, neurons.fires
+        (3, True)
     """
 
     name: str
@@ -60,7 +65,12 @@ class Group:
 
 
 class Link(NamedTuple):
-    """Synapses between two groups: weights (n_post, n_pre) in units of v, 0 where there is none."""
+    """Synapses between two groups: weights (n_post, n_pre) in units of v, 0 where there is none.
+
+    Example:
+        >>> Link("layer 0 recurrent", pre="layer 0", post="layer 0", weights=np.zeros((3, 3))).weights.shape
+        (3, 3)
+    """
 
     name: str
     pre: str  # a group that fires, or "input"
@@ -72,6 +82,11 @@ class LoweredLayer(NamedTuple):
     """Groups (children before parents) and inner synapses of one layer.
 
     ``target`` is the group that takes its input, ``source`` the one that fires.
+
+    Example:
+        >>> neurons = Group("layer 0", 0, alpha=np.full(3, 0.9), v_th=np.ones(3), bias=np.zeros(3))
+        >>> LoweredLayer((neurons,), (), target="layer 0", source="layer 0").approximations
+        ()
     """
 
     groups: tuple[Group, ...]
@@ -91,6 +106,11 @@ class Lowered(NamedTuple):
         target: The group that takes it.
         sources: The group of each layer that fires.
         approximations: Keys of ``APPROXIMATIONS``.
+
+    Example:
+        >>> neurons = Group("layer 0", 0, alpha=np.full(3, 0.9), v_th=np.ones(3), bias=np.zeros(3))
+        >>> Lowered((neurons,), (), "bias", "layer 0", ("layer 0",), ()).reads_spikes
+        True
     """
 
     groups: tuple[Group, ...]

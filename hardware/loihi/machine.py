@@ -35,6 +35,20 @@ class LoihiMachine:
         clipped: How many values were too large on their way to the chip: currents that a bias cannot hold, which are
             written as the largest, and inputs with which a sum on the chip could wrap. All channels of that environment
             are then scaled down by one factor.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> from spikeloop.hardware import compile_network
+        >>> deployment = compile_network(network, "loihi1")
+        >>> machine = LoihiMachine(deployment.program, deployment.host)
+        >>> read, state = machine.run(machine.initial_state(), np.array([[0.1, 0.9, 0.3, 0.2]]))
+        >>> (read * deployment.host.output_scale)[-1]  # one of the four neurons has fired
+        array([[0., 1., 0., 0.]])
     """
 
     def __init__(self, program: Program, host: Host, interpreted: bool = False):

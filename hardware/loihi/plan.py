@@ -44,6 +44,12 @@ class Integers(NamedTuple):
         scales: Chip units per unit of v, of each layer and of the readout.
         payload_bits: Binary places of a graded spike: x is sent as ``round(2^payload_bits x)``. 0 without graded input.
         costs: What quantisation cost each projection.
+
+    Example:
+        See :class:`Plan`.
+
+        >>> Integers._fields
+        ('program', 'scales', 'payload_bits', 'costs')
     """
 
     program: Program
@@ -54,7 +60,24 @@ class Integers(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A lowered network, what it did in calibration, and the arithmetic it is for."""
+    """A lowered network, what it did in calibration, and the arithmetic it is for.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> ones = np.ones(4)
+        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
+        >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
+        >>> from spikeloop.hardware.calibration import observe
+        >>> from spikeloop.hardware.loihi.chip import PROFILES
+        >>> from spikeloop.hardware.loihi.lowering import lower
+        >>> seen = observe(network, np.ones((5, 1, 4)))
+        >>> plan = Plan(network, lower(network, "loihi1", seen.adaptation), PROFILES["nengo"], 8, seen)
+        >>> integers = plan.integers("loihi1")
+        >>> [projection.name for projection in integers.program.projections], integers.payload_bits
+        (['layer 0 reset', 'readout'], 0)
+    """
 
     network: Network
     lowered: Lowered
@@ -108,7 +131,7 @@ class Plan:
     def synapses(self, link: Link) -> Synapses:
         """Return a link's weights, and how often each source sends: never 0, as calibration does not see everything."""
         graded = link.pre == INPUT and self.graded
-        sent = self.seen.inputs if link.pre == INPUT else self.seen.rates[self.lowered.sources.index(link.pre)]
+        sent = self.seen.mean_squares if link.pre == INPUT else self.seen.rates[self.lowered.sources.index(link.pre)]
         return Synapses(np.asarray(link.weights, np.float64), sent + (0.05 * sent.mean() or 1.0), graded)
 
     def links_into(self, domain: int) -> list[Link]:

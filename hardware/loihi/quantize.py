@@ -34,6 +34,10 @@ class Synapses(NamedTuple):
             is their rate.
         graded: Whether sources send integers, which may stand for any power of two (:func:`choose_payload_bits`): the
             exponent then has no bounds.
+
+    Example:
+        >>> Synapses(np.array([[0.5, -0.25]]), np.array([0.1, 0.1])).graded
+        False
     """
 
     weights: np.ndarray
@@ -42,7 +46,13 @@ class Synapses(NamedTuple):
 
 
 class Quantized(NamedTuple):
-    """Weights of one projection as the chip stores them: mantissas int16 (Q, P), exponent, sign mode."""
+    """Weights of one projection as the chip stores them: mantissas int16 (Q, P), exponent, sign mode.
+
+    Example:
+        >>> stored = quantize_weights(Synapses(np.array([[0.5, -0.25]]), np.array([0.1, 0.1])), scale=4096.0, bits=8)
+        >>> stored.mantissas, stored.exponent, stored.chip_units() / 4096
+        (array([[ 64, -32]], dtype=int16), -1, array([[ 0.5 , -0.25]]))
+    """
 
     mantissas: np.ndarray
     exponent: int
