@@ -176,12 +176,13 @@ class Network:
                 of_tick = largest * _largest_sum(layer.w_in) + np.abs(layer.bias).max().astype(np.float64)
                 of_tick += 0.0 if layer.w_rec is None else _largest_sum(layer.w_rec)
                 reached = layer.neurons.largest_state(of_tick, self.n_ticks)
+            layer.neurons.constants(self.dt, dtype)  # refuses ticks that are too long for its equations
             if not reached <= most:
                 raise ValueError(
                     f"Network.layers[{i}] must keep its membranes within +-{most:.3g}, the range of {dtype} with room "
                     f"for more steps; observations within -1 and 1 may bring them to {reached:.3g}"
                 )
-            largest = 1.0
+            largest = reached if layer.neurons.graded else 1.0
 
     @property
     def parts(self) -> tuple[ObservationPart, ...]:
@@ -227,7 +228,8 @@ class Network:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid network.
             FileNotFoundError: If there is no such file.
         """
-        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, _PARTS, FORMER, checksums_since=3)
+        parts = (*NEURONS.values(), Layer, *HOST_PARTS, Network)  # asked now: a model may have been added since
+        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, parts, FORMER, checksums_since=3)
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network
@@ -308,4 +310,3 @@ def state_rows(network: Network) -> tuple[str, ...]:
 HOST_PARTS = (ObservationPart, Normalizer, FrameStack, Reorder, *ENCODER_PARTS, Dense, Readout, ActionHead)
 # what the names of parts stood for in older versions of the format
 FORMER = {version: {"Encoder": Encoder} for version in (2, 3)}
-_PARTS = (*NEURONS.values(), Layer, *HOST_PARTS, Network)

@@ -234,7 +234,7 @@ def layer_kernel(neurons: type[Neurons], constants: type, kinds: tuple[str, ...]
     inline = njit(forceinline=True)
     names |= {name: inline(names[name]) for name in ("constants_at", "state_at", "store_state")}
     names["tick"] = inline(neurons.tick)
-    digest = _digest(neurons, source)
+    digest = _digest(neurons, source + repr(constants._fields))  # type: ignore[attr-defined]
     name = f"layer_{neurons.__name__}_{digest}"
     code = _layer.__code__.replace(co_name=name, co_qualname=name)
     function = FunctionType(code, names, name)
