@@ -24,7 +24,7 @@ class Observed:
         rates: Spikes per tick of each neuron, arrays (N,).
         mean_squares: Mean square input of each channel of the first layer, shape (n_channels,).
         largest_input: Largest absolute input of any channel.
-        current: Largest absolute current ``w_in x + bias`` of the first layer, a number.
+        current: Largest absolute current ``w_in x + bias`` of the first layer, a number; 0 without layers.
         membrane: Largest absolute membrane.
         adaptation: Mean of ``a`` at a neuron's own spikes, arrays (N,); 0 where neurons are no LSNN neurons.
 
@@ -109,7 +109,6 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
     memory = state[k : k + len(network.encoder.memory_rows)]
     seen, _ = preprocess(network.preprocessing, obs, state[:k], None)
     x = encode(network.encoder, seen, memory, np.zeros(obs.shape[:2], bool), network.n_ticks, network.dt)[0]
-    first = network.layers[0]
     adaptation = [
         _mean_at_spikes(z, decay(layer.neurons.tau_a, network.dt))
         if isinstance(layer.neurons, NeuronParameters)
@@ -120,7 +119,7 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
         tuple(rates.astype(np.float64) for rates in monitor.rates),
         np.mean(x.reshape(-1, x.shape[-1]).astype(np.float64) ** 2, axis=0),
         float(abs(x).max()),
-        float(abs(x @ first.w_in.T + first.bias).max()),
+        max((float(abs(x @ first.w_in.T + first.bias).max()) for first in network.layers[:1]), default=0.0),
         tuple(float(abs(v).max()) for v in monitor.v),
         tuple(adaptation),
     )

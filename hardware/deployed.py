@@ -14,8 +14,8 @@ from spikeloop.hardware.deployment import Deployment
 from spikeloop.hardware.target import Machine
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.observation import flatten, n_frames, preprocess
-from spikeloop.spiking.reference import decide, readout_tick
 from spikeloop.spiking.reference import read as output_of
+from spikeloop.spiking.reference import readout_tick
 from spikeloop.spiking.stateless import StatelessWarning
 
 
@@ -232,14 +232,21 @@ class DeployedPolicy:
         if not self._n_read:
             if not readout.spikes:
                 return read[-1] * host.output_scale + self._b_out, trace
-            times = np.arange(1, len(read) + 1)[:, None, None] if readout.clears else 1
-            return readout.decide(read * host.output_scale + times * self._b_out)[0], trace
+            return readout.decide(self.membranes(read))[0], trace
         n_ticks, dt = host.n_ticks, host.dt
         for t in range(n_ticks):
             trace = readout_tick(trace, read[t], readout, n_ticks, t == 0, dt)
         if readout.spikes:
-            return decide(read, readout)[0], trace
+            return readout.decide(self.membranes(read))[0], trace
         return output_of(trace, readout), trace
+
+    def membranes(self, read: np.ndarray) -> np.ndarray:
+        """Return the membranes of output units that spike, (n_ticks, B, O), of what the host read on each tick."""
+        host, readout = self.deployment.host, self.deployment.host.readout
+        if self._n_read:
+            return readout.membranes(read @ readout.w_out.T + readout.b_out)
+        times = np.arange(1, len(read) + 1)[:, None, None] if readout.clears else 1
+        return read * host.output_scale + times * self._b_out
 
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far."""

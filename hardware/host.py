@@ -43,6 +43,8 @@ class Host:
         preprocessing: Steps between the observation and the encoder, in their order.
         latency: Ticks until a readout on the host meets a spike, 0 or 1.
         head: Output values to an action; None for a network that is not a policy.
+        n_parts: Parts of a readout on the chip that more sources reach than a core has axons. Each part has a
+            compartment for each output, and the host adds what they hold.
 
     Raises:
         ValueError: If a choice is unknown or shapes disagree.
@@ -73,6 +75,7 @@ class Host:
     preprocessing: tuple[Preprocessor, ...] = ()
     latency: int = 0
     head: ActionHead | None = None
+    n_parts: int = 1
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -90,6 +93,7 @@ class Host:
             output_scale=number(me, "output_scale", self.output_scale, *_SCALES),
             first_target=whole(me, "first_target", self.first_target, 0, MAX_OBS),
             first_source=whole(me, "first_source", self.first_source, 0, MAX_OBS),
+            n_parts=whole(me, "n_parts", self.n_parts, 1, MAX_OBS),
             **checked_preprocessing(me, self.observation, self.preprocessing, self.encoder),
         )
         if not self.observation:
@@ -111,7 +115,7 @@ class Host:
         if self.readout.spikes and (self.head is None or self.head.kind != "discrete"):
             raise ValueError(f"Readout.kind {self.readout.kind!r} needs a head of kind 'discrete'")
         sent = 0 if self.input == "bias" else self.encoder.n_channels
-        received = self.readout.n_neurons if self.reads_spikes else self.readout.n_outputs
+        received = self.readout.n_neurons if self.reads_spikes else self.n_parts * self.readout.n_outputs
         check_size(me, self.n_ticks, 8 * max(sent, received), self.memory_shape)
 
     @property

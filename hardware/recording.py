@@ -9,7 +9,7 @@ import numpy as np
 from spikeloop.hardware.deployed import DeployedPolicy
 from spikeloop.hardware.deployment import Deployment
 from spikeloop.hardware.target import Machine
-from spikeloop.spiking.monitor import Monitor
+from spikeloop.spiking.monitor import Monitor, per_tick
 
 
 class _Recorder:
@@ -17,16 +17,20 @@ class _Recorder:
 
     def __init__(self, machine: Machine):
         self._machine, self.spikes = machine, list[tuple[np.ndarray, ...]]()
+        self.input, self.read = list[np.ndarray](), list[np.ndarray]()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._machine, name)
 
     def run(self, state: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._machine.run(state, x, self.spikes)
+        read, state = self._machine.run(state, x, self.spikes)
+        self.input.append(x)
+        self.read.append(read)
+        return read, state
 
 
 def record(deployment: Deployment, obs: np.ndarray, rng: np.random.Generator | None = None) -> Monitor:
-    """Run a deployment from rest and return the spikes of its neurons, layer by layer.
+    """Run a deployment from rest and return its spikes: of its neurons, layer by layer, of input and output units.
 
     Args:
         deployment: The compiled network.
@@ -57,4 +61,9 @@ def record(deployment: Deployment, obs: np.ndarray, rng: np.random.Generator | N
     for x in obs:
         _, state = policy.step(x, state)
     layers = [np.concatenate(steps) for steps in zip(*recorder.spikes, strict=True)]
-    return Monitor.from_dense(layers, n_ticks=deployment.host.n_ticks, dt=deployment.host.dt)
+    host, of_input, of_units = deployment.host, None, None
+    if host.encoder.spikes:
+        of_input = per_tick(np.stack(recorder.input) != 0, host.n_ticks)
+    if host.readout.spikes:
+        of_units = np.concatenate([host.readout.decide(policy.membranes(read))[1] for read in recorder.read])
+    return Monitor.from_dense(layers, None, host.n_ticks, host.dt, of_input, of_units)

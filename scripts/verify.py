@@ -103,8 +103,9 @@ def _content(found: Any) -> str:
     """Say what a network, deployment or program consists of."""
     if hasattr(found, "layers"):
         layers = " + ".join(str(layer.n_neurons) for layer in found.layers)
+        layers = f"{layers} neurons" if layers else f"{found.readout.n_outputs} output units, {found.readout.kind}"
         head = "no action head" if found.head is None else f"{found.head.kind} actions"
-        return f"network, {found.n_obs} observed -> {found.encoder.kind} -> {layers} neurons -> {head}"
+        return f"network, {found.n_obs} observed -> {found.encoder.kind} -> {layers} -> {head}"
     program = getattr(found, "program", found)
     kind = "program" if found is program else "deployment"
     n_synapses, n_cores = sum(int(p.synapses.sum()) for p in program.projections), len(set(program.compartments.core))

@@ -45,7 +45,7 @@ def connection_sparsity(network: Network) -> float:
 
 
 def activation_sparsity(spike_counts: Sequence[np.ndarray], n_counted: int) -> float:
-    """Return the share of neurons and ticks without a spike.
+    """Return the share of neurons and ticks without a spike; 1 if there are no neurons.
 
     Args:
         spike_counts: Spikes of each neuron, one array (N,) per layer.
@@ -54,7 +54,8 @@ def activation_sparsity(spike_counts: Sequence[np.ndarray], n_counted: int) -> f
     >>> activation_sparsity([np.array([5, 0])], n_counted=10)  # 2 neurons, 10 ticks
     0.75
     """
-    return 1.0 - float(sum(c.sum() for c in spike_counts)) / (n_counted * sum(c.size for c in spike_counts))
+    n_neurons = sum(c.size for c in spike_counts)
+    return 1.0 - float(sum(c.sum() for c in spike_counts)) / (n_counted * n_neurons) if n_neurons else 1.0
 
 
 def synaptic_operations(
@@ -69,7 +70,7 @@ def synaptic_operations(
     """Return the synaptic operations per env step, averaged over what was counted.
 
     Args:
-        layers: The network's layers.
+        layers: The network's layers. Without any, the input's spikes meet ``w_out``.
         spike_counts: Spikes of each neuron, one array (N,) per layer.
         n_counted: Pairs of environment and tick over which they were counted.
         n_ticks: Ticks per env step.
@@ -77,14 +78,19 @@ def synaptic_operations(
             None takes currents that are never zero, which is the worst case of a held input.
         w_out: Readout weights that the spikes meet, shape (n, N); None leaves the readout out.
     """
+    met = layers[0].w_in if layers else w_out
+    if met is None:
+        return SynapticOperations(0.0, 0.0, 0.0)
     if x is None:
-        x = np.full((1, 1, layers[0].n_inputs), 0.5)
+        x = np.full((1, 1, met.shape[1]), 0.5 if layers else 1.0)
+    if not layers and x.ndim == 3:  # spikes that are held arrive on every tick
+        x = np.repeat(x[:, None], n_ticks, axis=1)
     ticks_of_x = x.shape[1] if x.ndim == 4 else 1
     steps_of_x = x.size // (x.shape[-1] * ticks_of_x)
     active = np.count_nonzero(x.reshape(-1, x.shape[-1]), axis=0) / steps_of_x  # nonzero inputs per env step
-    of_input = _operations(active, layers[0].w_in)
+    of_input = _operations(active, met)
     binary = bool(np.all((x == 0) | (abs(x) == 1)))
-    dense = float(ticks_of_x * layers[0].w_in.size)
+    dense = float(ticks_of_x * met.size)
     acs = sum(accumulates(layers, spike_counts, n_counted, n_ticks=n_ticks, w_out=w_out)) + binary * of_input
     dense += n_ticks * sum(weights.size for reached in _reached(layers, w_out) for weights in reached)
     return SynapticOperations(0.0 if binary else of_input, acs, dense)
@@ -142,7 +148,7 @@ def _operations(active: np.ndarray, weights: np.ndarray) -> float:
 
 def _reached(layers: Sequence[Layer], w_out: np.ndarray | None) -> list[list[np.ndarray]]:
     """Return the weights that the spikes of each layer meet."""
-    forward = [*(layer.w_in for layer in layers[1:]), w_out]
+    forward = [*(layer.w_in for layer in layers[1:]), *([w_out] if layers else [])]
     return [[w for w in (layer.w_rec, after) if w is not None] for layer, after in zip(layers, forward, strict=True)]
 
 

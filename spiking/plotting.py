@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spikeloop.spiking.extras import install_hint
-from spikeloop.spiking.monitor import Monitor
+from spikeloop.spiking.monitor import Monitor, Spikes
 from spikeloop.spiking.network import Layer
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 
@@ -43,6 +43,8 @@ def new_axes(n_rows: int = 1, height: float = 2.6) -> list[Axes]:
 def raster(ax: Axes, monitor: Monitor, layers: Sequence[Layer] | None = None, env: int = 0) -> Axes:
     """Draw the spikes of one environment, a row per neuron, the layers one above the other, input side at the bottom.
 
+    Inputs and output units are drawn where they spike: of the inputs those that ever did, the output units wider.
+
     Args:
         ax: Axes to draw on.
         monitor: What the run did.
@@ -50,26 +52,38 @@ def raster(ax: Axes, monitor: Monitor, layers: Sequence[Layer] | None = None, en
             all have one colour.
         env: Environment to draw.
     """
-    middles: list[float] = []
-    bottom = 0  # row of the layer's first neuron
+    middles: list[tuple[float, str]] = []
+    bottom = 0.0  # row of the next neuron
     named: set[str] = set()
+
+    def draw(label: str, spikes: Spikes, n: int, height: float, kinds: Sequence[tuple[str, str, np.ndarray]]) -> None:
+        nonlocal bottom
+        if middles:
+            ax.axhline(bottom - 1, color=_GREY, lw=0.5, alpha=0.6)
+        for name, color, members in kinds:
+            shown = (spikes.env == env) & members[spikes.i]
+            rows = bottom + height * spikes.i[shown] + 0.5 * (height - 1)
+            new = name if members.any() and name and name not in named else ""
+            named.update([name] if members.any() and name else [])
+            half = 0.4 * height
+            ax.vlines(spikes.t[shown], rows - half, rows + half, color=color, lw=0.9, label=new)
+        middles.append((bottom + (height * n - 1) / 2, label))
+        bottom += height * n + 1  # one empty row between layers
+
+    if monitor.input is not None:
+        lines, place = np.unique(monitor.input.i, return_inverse=True)  # of thousands, few spike in an episode
+        draw("input", monitor.input._replace(i=place), lines.size, 1.0, [("", _GREY, np.ones(lines.size, bool))])
     for index, (spikes, n) in enumerate(zip(monitor.layers, monitor.n_neurons, strict=True)):
         adaptive = _adapt(n, layers, index)
-        for name, color, members in (("R", _R, ~adaptive), ("A (adaptive)", _A, adaptive)):
-            shown = (spikes.env == env) & members[spikes.i]
-            rows = bottom + spikes.i[shown]
-            label = name if members.any() and name not in named else ""
-            named.update([name] if members.any() else [])
-            ax.vlines(spikes.t[shown], rows - 0.4, rows + 0.4, color=color, lw=0.9, label=label)
-        middles.append(bottom + (n - 1) / 2)
-        bottom += n + 1  # one empty row between layers
-        if index + 1 < len(monitor.n_neurons):
-            ax.axhline(bottom - 1, color=_GREY, lw=0.5, alpha=0.6)
+        draw(f"layer {index}", spikes, n, 1.0, [("R", _R, ~adaptive), ("A (adaptive)", _A, adaptive)])
+    if monitor.output is not None:
+        n = monitor.n_outputs
+        draw("output", monitor.output, n, max(1.0, 0.2 * bottom / n), [("", "black", np.ones(n, bool))])
     ax.set_ylim(-1, bottom - 1)
     if len(middles) == 1:
         ax.set_ylabel("neuron")
     else:
-        ax.set_yticks(middles, [f"layer {i}" for i in range(len(middles))])
+        ax.set_yticks([middle for middle, _ in middles], [label for _, label in middles])
         ax.tick_params(axis="y", length=0)
     if len(named) > 1:
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, handlelength=1.0)

@@ -97,10 +97,10 @@ def _check_refractory(lowered: Lowered, chip: str, profile: Profile) -> None:
 def _host(plan: Plan, program: Program, integers: Integers) -> Host:
     """Return what stays beside the chip."""
     network, lowered = plan.network, plan.lowered
-    first, readout = network.layers[0], network.readout
+    readout = network.readout
     starts = {name: start for name, start, _ in program.groups}
     on_chip = replace(readout, w_out=np.zeros((readout.n_outputs, 0), readout.w_out.dtype), dense=())
-    written = lowered.input == "bias"
+    written = network.layers[0] if lowered.input == "bias" else None
     input_scale = integers.scales[0] if written else 2.0**integers.payload_bits
     return Host(
         encoder=network.encoder,
@@ -110,12 +110,13 @@ def _host(plan: Plan, program: Program, integers: Integers) -> Host:
         input=lowered.input,
         input_scale=input_scale,
         output_scale=readout.filter(network.n_ticks, network.dt).gain / integers.scales[-1],
-        w_in=first.w_in if written else None,
-        bias=first.bias if written else None,
+        w_in=written.w_in if written else None,
+        bias=written.bias if written else None,
         first_target=starts[lowered.target] if written else 0,
-        first_source=starts[lowered.sources[-1]],
+        first_source=starts[lowered.sources[-1]] if lowered.sources else 0,
         preprocessing=network.preprocessing,
         observation=network.parts,
         latency=network.latency,
         head=network.head,
+        n_parts=lowered.n_parts,
     )

@@ -106,6 +106,7 @@ class Lowered(NamedTuple):
         target: The group that takes it.
         sources: The group of each layer that fires.
         approximations: Keys of ``APPROXIMATIONS``.
+        n_parts: How many parts the chip's readout has, each of as many compartments as there are outputs.
 
     Example:
         >>> neurons = Group("layer 0", 0, alpha=np.full(3, 0.9), v_th=np.ones(3), bias=np.zeros(3))
@@ -119,6 +120,7 @@ class Lowered(NamedTuple):
     target: str
     sources: tuple[str, ...]
     approximations: tuple[str, ...]
+    n_parts: int = 1
 
     @property
     def reads_spikes(self) -> bool:

@@ -59,21 +59,50 @@ def lower(
     notes = [note for layer in layers for note in layer.approximations]
     graded = CHIPS[chip].graded_spikes
     kind: Literal["bias", "spikes", "graded"] = "spikes" if network.encoder.spikes else "graded" if graded else "bias"
-    if kind != "bias":
+    if kind != "bias" and layers:
         links.append(Link(INPUT, INPUT, layers[0].target, network.layers[0].w_in))
     for i, (before, after) in enumerate(pairwise(layers), start=1):
         links.append(Link(f"layer {i - 1} to {i}", before.source, after.target, network.layers[i].w_in))
-    if network.latency and not network.readout.dense:  # dense layers are the host's, and so is what follows them
-        groups.append(_readout(network))
-        links.append(Link(READOUT, layers[-1].source, READOUT, network.readout.w_out))
+    n_parts = 1
+    # dense layers are the host's, and so is what follows them; input reaches a readout without delay
+    if (network.latency or not layers) and not network.readout.dense:
+        weights = in_parts(network.readout.w_out, CHIPS[chip].input_axons)
+        n_parts = len(weights) // network.readout.n_outputs
+        groups.append(_readout(network, n_parts))
+        links.append(Link(READOUT, layers[-1].source if layers else INPUT, READOUT, weights))
     elif not network.latency:
         notes += ["latency between layers"] * (len(layers) > 1) + ["readout on the host"]
     sources = tuple(layer.source for layer in layers)
-    return Lowered(tuple(groups), tuple(links), kind, layers[0].target, sources, tuple(dict.fromkeys(notes)))
+    target = layers[0].target if layers else READOUT
+    return Lowered(tuple(groups), tuple(links), kind, target, sources, tuple(dict.fromkeys(notes)), n_parts)
 
 
-def _readout(network: Network) -> Group:
+def in_parts(weights: np.ndarray, n_axons: int) -> np.ndarray:
+    """Return the weights of output units that are split because more sources reach them than a core has axons.
+
+    Each part has units of its own, that take an equal share of the sources. Adding the parts is the host's.
+
+    Args:
+        weights: Shape (n_outputs, n_pre).
+        n_axons: Sources that can reach a core.
+
+    Returns:
+        Weights of shape (n_parts * n_outputs, n_pre), part after part, 0 where a source is not of a part's share.
+
+    Example:
+        >>> in_parts(np.ones((1, 3)), n_axons=2).tolist()
+        [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    reach = np.flatnonzero(weights.any(axis=0))
+    shares = np.array_split(reach, max(1, -(-reach.size // n_axons)))
+    parts = np.zeros((len(shares), *weights.shape), weights.dtype)
+    for part, share in zip(parts, shares, strict=True):
+        part[:, share] = weights[:, share]
+    return parts.reshape(-1, weights.shape[1])
+
+
+def _readout(network: Network, n_parts: int) -> Group:
     """Return the readout: compartments that never fire; the trace's filter and the output weights commute."""
-    readout, n = network.readout, network.readout.n_outputs
+    readout, n = network.readout, n_parts * network.readout.n_outputs
     kept = readout.filter(network.n_ticks, network.dt).kept
     return Group(READOUT, len(network.layers), np.full(n, kept), np.full(n, np.inf), np.zeros(n), fires=False)

@@ -102,10 +102,12 @@ class LoihiMachine:
         if self._n_read:
             return self._tick_by_tick(state, inputs, bias, spikes)
         if spikes is None:
-            return self.emulator.run(state, self.host.n_ticks, inputs, bias)
-        v, state, recorded = self.emulator.run(state, self.host.n_ticks, inputs, bias, record=True)
-        spikes.append(self._by_layer(recorded.z))
-        return v, state
+            v, state = self.emulator.run(state, self.host.n_ticks, inputs, bias)
+        else:
+            v, state, recorded = self.emulator.run(state, self.host.n_ticks, inputs, bias, record=True)
+            spikes.append(self._by_layer(recorded.z))
+        n_parts = self.host.n_parts
+        return (v if n_parts == 1 else v.reshape(*v.shape[:2], n_parts, -1).sum(axis=2)), state
 
     def _tick_by_tick(
         self,

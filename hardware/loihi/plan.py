@@ -293,7 +293,7 @@ class Plan:
             outputs=np.arange(starts.get(READOUT, stops[-1]), stops[-1]),
             groups=tuple((group.name, starts[group.name], starts[group.name] + group.n) for group in groups),
             input_latency=0,
-            spike_outputs=starts[self.lowered.sources[-1]] + np.arange(self.n_read),
+            spike_outputs=(starts[self.lowered.sources[-1]] if self.n_read else 0) + np.arange(self.n_read),
         )
 
     def compartments(self, group: Group, scale: float, starts: Mapping[str, int]) -> dict[str, np.ndarray]:

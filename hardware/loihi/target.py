@@ -65,7 +65,7 @@ class LoihiTarget:
             )
         if np.any(program.compartments.noise):
             raise ValueError("Deployment.program must be without noise, as compiled networks are")
-        if not np.any(program.compartments.fires):
+        if not np.any(program.compartments.fires) and not (host.encoder.spikes and host.readout.spikes):
             raise ValueError("Deployment.program must have a compartment that fires, found none")
         n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
         if program.n_inputs != n_inputs:
@@ -76,7 +76,7 @@ class LoihiTarget:
                 f"Deployment.program must have spike_outputs {shown(read)}, has {shown(program.spike_outputs)}; "
                 "if an older spikeloop wrote the file, compile the network again"
             )
-        n_outputs = 0 if host.reads_spikes else host.readout.n_outputs
+        n_outputs = 0 if host.reads_spikes else host.n_parts * host.readout.n_outputs
         if program.outputs.size != n_outputs:
             raise ValueError(f"Deployment.program must have {n_outputs} outputs, has {program.outputs.size}")
         lengths = {"target": 0 if host.bias is None else len(host.bias), "source": host.readout.n_neurons}
