@@ -237,10 +237,10 @@ def _host_operations(host: Host, chip: ChipFigures, n_steps: int) -> dict[str, f
         "multiply-accumulates": written * n_channels
         + (0 if n_read else n_outputs)
         + sum(w.size for w in host.readout.weights[1:]),
-        "accumulates": spikes_read * len(host.readout.weights[0]),
+        "accumulates": spikes_read * len(host.readout.weights[0]) + (host.n_parts - 1) * n_outputs,
         "biases written": written,
         "spikes sent to the chip": 0 if written else sent,
-        "values read from the chip": 0 if n_read else n_outputs,
+        "values read from the chip": 0 if n_read else host.n_parts * n_outputs,
         "spikes read from the chip": spikes_read,
         "outputs compared": n_outputs if host.head is not None else 0,
     }

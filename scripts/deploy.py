@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 CHIP_OPTIONS = ("profile", "neurons")  # of the compilers of some chips
 CALIBRATION_STEPS = 2000
 COMPARED_STEPS = 2000
-_NO_SPIKES = "whose policy does not spike: deploy compiles spiking ones, as of spiking_ppo, spiking_a2c and eprop"
-NOT_COMPILED = {
-    "rstdp": "which is no network that deploy compiles; on a chip it learns by itself: "
-    "spikeloop train --algo rstdp --core chip",
-}
+_NO_SPIKES = "whose policy does not spike: deploy compiles spiking ones, those of spikeloop's own algorithms"
 OTHER_SEEDS = 1_000_000  # of calibration, apart from those of the episodes
 EPILOG = f"""\
 RUN is a run folder of `spikeloop train`, or the file of a network, such as the {NETWORK} in it. Loading a network runs
@@ -198,8 +194,8 @@ def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
         policy = load_network(args.run, place)
         return policy.network(), policy.env
     algo = open_run(args.run, args.load_best, args.trust).algo
-    if algo in NOT_COMPILED or algo not in ALGOS:
-        raise UsageError(f"{args.run} is a run of {algo}, {NOT_COMPILED.get(algo, _NO_SPIKES)}")
+    if algo not in ALGOS:
+        raise UsageError(f"{args.run} is a run of {algo}, {_NO_SPIKES}")
     policy = network_of_run(args.run, args.load_best, place)
     return policy.network(), policy.env
 

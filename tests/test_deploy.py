@@ -14,7 +14,7 @@ from test_deployed import cartpole_network
 
 from spikeloop.hardware import CHIPS, DeployedPolicy, Deployment, compile_network
 from spikeloop.hardware.recording import record
-from spikeloop.scripts import deploy, rollout, train
+from spikeloop.scripts import deploy, rollout, train, verify
 from spikeloop.scripts.players import play, record_deployed_episode
 from spikeloop.scripts.run_folder import cores_picture, deployed_file, report_file
 from spikeloop.spiking import Simulator
@@ -165,17 +165,34 @@ def test_files_of_two_chips_lie_side_by_side_and_each_is_found(saved, tmp_path, 
     assert_one_line(capsys, "--chip goes with --deployed")
 
 
-@pytest.mark.parametrize("algo, answer", [("rstdp", "on a chip it learns by itself"), ("ppo", "does not spike")])
-def test_runs_of_other_algorithms_are_refused_on_the_point(algo, answer, tmp_path, capsys):
+def trained(algo, folder, *hyperparams):
+    """Return the run folder of a short training on CartPole."""
     pytest.importorskip("rl_zoo3")
-    sizes = {"rstdp": ["n_ticks:2"], "ppo": ["n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1"]}[algo]
-    budget = ["-n", 32, "--eval-freq", -1, "--verbose", 0, "-f", tmp_path, "--seed", 0]
-    assert start(train, "--algo", algo, "--env", "CartPole-v1", *budget, "--hyperparams", *sizes) == 0
-    run = tmp_path / algo / "CartPole-v1_1"
+    budget = ["-n", 32, "--eval-freq", -1, "--verbose", 0, "-f", folder, "--seed", 0]
+    assert start(train, "--algo", algo, "--env", "CartPole-v1", *budget, "--hyperparams", *hyperparams) == 0
+    return folder / algo / "CartPole-v1_1"
+
+
+def test_a_run_whose_policy_does_not_spike_is_refused(tmp_path, capsys):
+    run = trained("ppo", tmp_path, "n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1")
     capsys.readouterr()
     assert start(deploy, run) == 2
-    assert_one_line(capsys, answer)
+    assert_one_line(capsys, "does not spike")
     assert not list(run.glob("deployed*"))
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_run_of_rstdp_deploys_rolls_out_and_shows_its_spikes(chip, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(deploy, "CALIBRATION_STEPS", 50)
+    run = trained("rstdp", tmp_path, "n_ticks:2")
+    assert start(verify, run / "policy.safetensors") == 0
+    assert "4 observed -> tiles -> 2 output units, winner -> discrete actions" in capsys.readouterr().out
+    assert start(deploy, run, "--chip", chip, "-n", 1) == 0
+    for source in ([run / "policy.safetensors"], [run, "--deployed"]):
+        picture = tmp_path / f"{len(source)}.png"
+        assert start(rollout, *source, "-n", 1, "--raster", picture) == 0
+        assert picture.stat().st_size > 0
 
 
 @pytest.mark.parametrize(
