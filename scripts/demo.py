@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts import deploy, rollout, train
 from spikeloop.scripts.run_folder import cores_picture, deployed_file, find_run, report_file
 
@@ -34,7 +35,7 @@ def main() -> int:
     print(f"learning curve  {run / 'learning_curve.png'}")
     print(f"both            {FOLDER / 'demo.png'}")
     left = (deployed_file, report_file, cores_picture)
-    print(f"on the chip     {', '.join(str(run / name('loihi1')) for name in left)}")
+    print(f"on the chip     {', '.join(str(run / name(next(iter(TARGETS)))) for name in left)}")
     return 0
 
 

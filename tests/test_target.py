@@ -20,6 +20,7 @@ from spikeloop.hardware.report import report
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts import deploy
 from spikeloop.spiking import NeuronParameters, Simulator
+from spikeloop.spiking.neurons import NEURONS
 
 NAMES = (*TARGETS, "float")
 
@@ -113,26 +114,48 @@ def test_the_command_line_asks_the_targets_for_their_names_and_options(capsys):
         deploy._options(options)
 
 
+def network_of(neurons):
+    """Return a network with other neurons in its only layer."""
+    network = exact_network(latency=0)
+    layer = dataclasses.replace(network.layers[0], neurons=neurons)
+    return dataclasses.replace(network, layers=(layer,))
+
+
+def some(neurons, n=12):
+    """Return ``n`` neurons of a class whose parameters have defaults."""
+    first = dataclasses.fields(neurons)[0]
+    return neurons(**{first.name: np.full(n, first.default)})
+
+
+@pytest.mark.parametrize("neurons", [one for one in NEURONS.values() if one is not NeuronParameters])
+def test_neurons_that_a_chip_cannot_hold_are_refused_by_name_and_run_where_they_can(neurons):
+    network, obs = network_of(some(neurons)), observations()[0][:3]  # differences in rounding grow from step to step
+    for chip in ("loihi1", "loihi2"):
+        answer = f"{chip} cannot hold {neurons.__name__}, those of layer 0; it holds NeuronParameters"
+        with pytest.raises(ValueError, match=answer):
+            compile_network(network, chip)
+    policy, simulator = DeployedPolicy(compile_network(network, "float")), Simulator(network)
+    values, state = [], None
+    for x in obs:
+        value, state = policy.step(x, state)
+        values.append(value)
+    np.testing.assert_allclose(values, simulator.run(obs)[0], atol=1e-4)
+
+
 class OtherNeurons(NeuronParameters):
     """Neurons that no chip has heard of."""
 
 
-def test_neurons_that_a_chip_cannot_hold_are_refused_by_name(monkeypatch):
-    network = exact_network()
-    neurons = network.layers[0].neurons
+def test_a_lowering_is_what_lets_a_chip_hold_neurons(monkeypatch):
+    neurons = exact_network().layers[0].neurons
+    monkeypatch.setitem(NEURONS, "other", OtherNeurons)
     other = OtherNeurons(**{f.name: getattr(neurons, f.name) for f in dataclasses.fields(neurons)})
-    layer = dataclasses.replace(network.layers[0])
-    object.__setattr__(layer, "neurons", other)
-    network = dataclasses.replace(network, layers=(layer,))
-    for chip in ("loihi1", "loihi2"):
-        with pytest.raises(
-            ValueError, match=f"{chip} cannot hold OtherNeurons, those of layer 0; it holds NeuronParameters"
-        ):
-            compile_network(network, chip)
     monkeypatch.setitem(LOWERINGS, (OtherNeurons, "loihi1"), lsnn_on_loihi1)
-    compile_network(network, "loihi1")
+    with pytest.warns(UserWarning, match="readout on the host"):
+        deployment = compile_network(network_of(other), "loihi1")
+    assert deployment.program.groups[-1] == ("layer 0", 6, 18)  # beside six compartments of adaptation
     with pytest.raises(ValueError, match="loihi2 cannot hold OtherNeurons"):
-        compile_network(network, "loihi2")
+        compile_network(network_of(other), "loihi2")
 
 
 def test_every_chip_of_the_family_is_a_target_and_holds_some_neurons():
