@@ -187,11 +187,7 @@ class DeployedPolicy:
     def _checked(self, state: State, n_batch: int) -> State:
         """Return the state if its parts have the shapes of this policy and batch; the machine checks its own part."""
         n_rows, width = self.deployment.host.memory_shape
-        shapes = (
-            (n_batch, self._rest.shape[1]),
-            (n_rows, n_batch, width),
-            (n_batch, self._n_read),
-        )
+        shapes = (n_batch, self._rest.shape[1]), (n_rows, n_batch, width), (n_batch, self._n_read)
         try:
             chip, memory, trace = state
             found = chip.shape, memory.shape, trace.shape

@@ -101,15 +101,19 @@ def _described(path: Path) -> str:
 
 def _content(found: Any) -> str:
     """Say what a network, deployment or program consists of."""
+    from spikeloop.hardware.loihi.program import Program
+
     if hasattr(found, "layers"):
         layers = " + ".join(str(layer.n_neurons) for layer in found.layers)
         layers = f"{layers} neurons" if layers else f"{found.readout.n_outputs} output units, {found.readout.kind}"
         head = "no action head" if found.head is None else f"{found.head.kind} actions"
         return f"network, {found.n_obs} observed -> {found.encoder.kind} -> {layers} -> {head}"
     program = getattr(found, "program", found)
-    kind = "program" if found is program else "deployment"
+    content = f"{'program' if found is program else 'deployment'} for {program.chip}"
+    if not isinstance(program, Program):  # but one of another family of chips
+        return content
     n_synapses, n_cores = sum(int(p.synapses.sum()) for p in program.projections), len(set(program.compartments.core))
-    return f"{kind} for {program.chip}, {program.compartments.n} compartments, {n_synapses} synapses, {n_cores} cores"
+    return f"{content}, {program.compartments.n} compartments, {n_synapses} synapses, {n_cores} cores"
 
 
 def _zip(path: Path) -> str:

@@ -104,7 +104,7 @@ class FloatTarget:
             readout=network.readout,
             n_ticks=network.n_ticks,
             dt=network.dt,
-            input="spikes" if network.encoder.per_tick else "graded",
+            input="spikes" if network.encoder.spikes else "graded",
             input_scale=1.0,
             output_scale=1.0,
             preprocessing=network.preprocessing,

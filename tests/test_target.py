@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from deployable import exact_network, observations
 from float_target import FloatTarget
+from test_deployed import cartpole_network
 
 from spikeloop.hardware import DeployedPolicy, compile_network, quantizer
 from spikeloop.hardware.deployment import Deployment
@@ -18,7 +19,7 @@ from spikeloop.hardware.loihi.target import LoihiTarget
 from spikeloop.hardware.recording import record
 from spikeloop.hardware.report import report
 from spikeloop.hardware.target import TARGETS
-from spikeloop.scripts import deploy
+from spikeloop.scripts import deploy, rollout, verify
 from spikeloop.spiking import NeuronParameters, Simulator
 from spikeloop.spiking.neurons import NEURONS
 
@@ -140,6 +141,20 @@ def test_neurons_that_a_chip_cannot_hold_are_refused_by_name_and_run_where_they_
         value, state = policy.step(x, state)
         values.append(value)
     np.testing.assert_allclose(values, simulator.run(obs)[0], atol=1e-4)
+
+
+def test_the_command_line_deploys_to_a_chip_of_another_family(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(deploy, "CALIBRATION_STEPS", 50)
+    network = dataclasses.replace(cartpole_network(), latency=0, metadata={"env": "CartPole-v1"})
+    network.save(tmp_path / "policy.safetensors")
+    run, left = str(tmp_path / "policy.safetensors"), str(tmp_path / "deployed-float.safetensors")
+    assert deploy.main([run, "--chip", "float", "-n", "2", "--check-actions", "5", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["kept"] == 1.0 and results["agreement"]["chip"] == 1.0
+    assert rollout.main([str(tmp_path), "--deployed", "--chip", "float", "-n", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["returns"] == results["returns"]["chip"][:1]
+    assert verify.main([left]) == 0 and "sound" not in (line := capsys.readouterr().out)
+    assert "deployment for float; format version" in line
 
 
 class OtherNeurons(NeuronParameters):
