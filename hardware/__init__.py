@@ -16,6 +16,7 @@ _HOME = {
     "PROFILES": "loihi.chip",
     "Compartments": "loihi.program",
     "Projection": "loihi.program",
+    "Learning": "loihi.projection",
     "Program": "loihi.program",
     "Emulator": "loihi.emulator",
     "Interpreter": "loihi.interpreter",

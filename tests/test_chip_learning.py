@@ -22,6 +22,7 @@ from spikeloop.agents.closed_loop import ClosedLoop
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.hardware import ChipWinnerTakeAll, Emulator
 from spikeloop.hardware.learning.reference import ReferenceLearner
+from spikeloop.hardware.loihi.resources import check_limits
 from spikeloop.scripts import benchmark, rollout, train
 from spikeloop.scripts.hyperparameters import check_hyperparameters
 from spikeloop.spiking import WinnerTakeAll, WinnerTakeAllParameters
@@ -161,7 +162,7 @@ def test_presets_fit_the_chip_and_their_rules_use_no_extension_but_the_residue(n
     learner = model(name)
     check_hyperparameters(RSTDP, PRESETS[name])
     network = learner.policy.network
-    network.program.check_limits()
+    check_limits(network.program)
     n_parts = -(-network.actor.n_pre // 2048)
     assert set(network.program.compartments.core) == set(range(2 * n_parts))
     for engine in (network.actor, network.critic):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spikeloop.hardware import CHIPS, Compartments, Emulator, Program, Projection
-from spikeloop.hardware.loihi.resources import use
+from spikeloop.hardware.loihi.resources import check_limits, use
 
 
 def projection(**fields):
@@ -129,8 +129,8 @@ def test_foreign_and_truncated_files_are_refused(tmp_path):
     save_parts(path, "spikeloop.chip_program", 2, Compartments.build(1))
     with pytest.raises(ValueError, match="does not describe a chip program"):
         Program.load(path)
-    save_parts(path, "spikeloop.chip_program", 3, program())
-    with pytest.raises(ValueError, match="format version 3; this spikeloop reads versions 1 and 2: update spikeloop"):
+    save_parts(path, "spikeloop.chip_program", 4, program())
+    with pytest.raises(ValueError, match="format version 4; this spikeloop reads versions 1, 2 and 3: update"):
         Program.load(path)
     with pytest.raises(FileNotFoundError):
         Program.load(tmp_path / "none")
@@ -165,14 +165,14 @@ def dense(n_pre, n_post, core=0, **fields):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_limit_need_and_group(too_large, message):
     with pytest.raises(ValueError, match=message):
-        too_large().check_limits()
+        check_limits(too_large())
 
 
 def test_a_message_names_a_few_of_many_compartments():
     synapses = Projection("w", True, range(4097), range(900), np.full((900, 4097), 2))
     many = Program("loihi1", "nengo", 4097, Compartments.build(900), (synapses,), [])
     with pytest.raises(ValueError, match=r"compartment 0, compartment 1, compartment 2 and 897 more$"):
-        many.check_limits()
+        check_limits(many)
 
 
 def test_use_of_cores():

@@ -24,7 +24,7 @@ from spikeloop.hardware.loihi.quantize import (
     quantize_threshold,
     quantize_weights,
 )
-from spikeloop.hardware.loihi.resources import use
+from spikeloop.hardware.loihi.resources import check_limits, use
 from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
 from spikeloop.spiking.readout import ACTIVATIONS, Dense
 
@@ -313,7 +313,7 @@ def test_the_compiler_finds_the_grid_of_the_quantizer_again(chip):
 def test_a_network_too_large_for_a_core_is_spread_and_computes_the_same(chip):
     network = random_network(np.random.default_rng(0), n=512, w_rec_scale=0.2)
     program = compile_network(network, chip).program
-    program.check_limits()
+    check_limits(program)
     cores = use(program)
     assert len(cores) > 1 and max(core.memory_words for core in cores) > 0.5 * CHIPS[chip].memory_words
     one = dataclasses.replace(

@@ -5,7 +5,7 @@ import pytest
 
 from spikeloop.hardware import CHIPS, Compartments, Program, Projection
 from spikeloop.hardware.loihi.figures import core_figures
-from spikeloop.hardware.loihi.resources import list_words, use
+from spikeloop.hardware.loihi.resources import check_limits, list_words, use
 
 
 def one_projection(n_pre=1, n_post=1, weights=None, chip="loihi1", compartments=None, **fields):
@@ -88,5 +88,5 @@ def test_profiles_and_thresholds_are_counted_once_each_and_thresholds_where_some
     ids=["compartments", "input axons", "compartment profiles", "thresholds"],
 )
 def test_what_fits_exactly_is_taken(program):
-    program.check_limits()
+    check_limits(program)
     assert core_figures(use(program), CHIPS["loihi1"])[0].share == 1.0

@@ -8,6 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numba import boolean, cfunc, float64, int32, int64, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from spikeloop.hardware.learning import kernels
 from spikeloop.hardware.learning.kernels import WIDE_STREAM
@@ -46,6 +49,50 @@ def compiled(source: str) -> Callable:
     return kernel(names[name])
 
 
+# What a rule's kernel takes: Learner.arrays and Learner.kernel say what the arguments are.
+SIGNATURE = boolean(
+    int32[:, :, ::1],
+    int32[:, ::1],
+    int32[:, ::1],
+    int32[:, :, ::1],
+    int32[::1],
+    int64[::1],
+    float64[:, ::1],
+    int32[::1],
+    int64[::1],
+    int32[::1],
+    int64[::1],
+    int64[::1],
+    int32[:, ::1],
+    float64[:, ::1],
+    int32[:, :, ::1],
+)
+
+
+@lru_cache(maxsize=256)
+def c_function(source: str) -> Any:
+    """Return the kernel of a source as a C function, which other kernels take without being compiled for it."""
+    function = compiled(source).py_func  # type: ignore[attr-defined]
+    try:
+        return cfunc(SIGNATURE, cache=True)(function)
+    except RuntimeError:  # numba finds no place for a cache that it may write to
+        return cfunc(SIGNATURE)(function)
+
+
+@intrinsic
+def function_at(typing_context, address):  # type: ignore[no-untyped-def]
+    """Return the C function of a rule's kernel that stands at an address (int64), for compiled code to call."""
+    function = types.FunctionType(SIGNATURE)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        value = cgutils.create_struct_proxy(function)(context, builder)
+        value.c_addr = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        value.py_addr = value.jit_addr = cgutils.get_null_value(cgutils.voidptr_t)
+        return value._getvalue()
+
+    return function(address), generate
+
+
 class _Writer:
     """Collects the lines of one rule's kernel."""
 
@@ -66,7 +113,12 @@ class _Writer:
             "def learn(synapses, x, y, hy, rows, scalars, traces, pre, pre_end, post, post_end, rewards, written,",
             "          trace_draws, synapse_draws):",
         )
-        self.add(1, f"n_pre, n_post, T = x.shape[0], y.shape[1], {self.rule.epoch}", "first, first_post = 0, 0")
+        self.add(
+            1,
+            f"n_pre, n_post, T = x.shape[0], y.shape[1], {self.rule.epoch}",
+            "first, first_post = 0, 0",
+            "rows[2 * n_pre] = 0",  # how many rows the latest tick computed
+        )
         self.add(1, "if not (within(pre, n_pre) and within(post, n_post)):", "    return False")
         self.add(1, "for tick in range(pre_end.size):")
         self._tick()
@@ -123,9 +175,11 @@ class _Writer:
         now = "(scalars[TICK] - 1)" if profile == "brian" else "scalars[TICK] // T"
         self.add(2, f"u = int32({now} % {1 << self.rule.k} == 0)")
         self._conditions()
+        self.add(2, "n_changed = n_pre")
         self.add(2, "for a in range(scalars[N_ROWS]):")
         self.add(3, "i = rows[a]")
         self._row()
+        self.add(2, "rows[2 * n_pre] = n_changed - n_pre")
 
     # --- which rows can change at all
 
@@ -175,6 +229,8 @@ class _Writer:
         needs = [" and ".join(self._phase_needs(p) + self._row_needs(p)) for _, p in self.products]
         self.add(3, f"if not ({' or '.join(f'({c})' for c in needs)}):", "    continue")
         self.add(3, "scalars[UPDATES] += n_post")
+        if "w" in self.changed or "d" in self.changed:
+            self.add(3, "rows[n_changed] = i", "n_changed += 1")
         if "x0" in self.rule.variables():
             self.add(3, "tx = x[i, TIME]", "x0 = int32(tx > 0)")
         self._row_traces()

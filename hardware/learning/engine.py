@@ -100,7 +100,7 @@ class Learner:
         self._x = np.zeros((self.n_pre, kernels.HISTORY + 2 * (rule.epoch + 1)), np.int32)
         self._y = np.zeros((4, self.n_post), np.int32)
         self._hy = np.zeros((rule.epoch + 1, 3, self.n_post), np.int32)
-        self._rows = np.zeros(self.n_pre, np.int32)
+        self._rows = np.zeros(2 * self.n_pre + 1, np.int32)
         self._scalars = np.zeros(kernels.N_SCALARS, np.int64)
         self._scalars[kernels.SEED] = seed
         self._traces = trace_table(rule)
@@ -270,6 +270,8 @@ class Learner:
         """
         if int(reward) != reward:
             raise ValueError(f"reward must be an integer, got {reward!r}")
+        if post_traces is not None and self.rule.profile == "brian":
+            raise ValueError("post_traces must be None in profile 'brian', whose traces nobody writes")
         if post_traces is not None and (post_traces.shape != (3, self.n_post) or post_traces.dtype != np.int32):
             raise ValueError(f"post_traces must be int32 of shape (3, {self.n_post}), got {post_traces.shape}")
         self._pre_end[0], self._post_end[0], self._reward[0] = len(pre), len(post), reward

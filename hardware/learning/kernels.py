@@ -1,6 +1,6 @@
 """Kernels of the learning engine that do not depend on the rule: spikes, traces, rewards, random numbers, row lists.
 
-The sweep over the synapses is written for each rule by ``learning_codegen``; the cache entries of that code
+The sweep over the synapses is written for each rule by ``codegen``; the cache entries of that code
 also depend on this file, so that a change here is noticed. What a sweep reads of one row (one input) lies together.
 Arrays of one learner:
 
@@ -9,7 +9,8 @@ Arrays of one learner:
                                    list, whether it has tags; then x1, x2 at ticks 0 (before the epoch) to T
     y (4, n_post)                  y1, y2, y3, time of the last spike
     hy (T + 1, 3, n_post)          y1, y2, y3 at ticks 0 to T
-    rows (n_pre,)                  list of the rows that hold a spike, trace or tag
+    rows (2 n_pre + 1,)            list of the rows that hold a spike, trace or tag; from n_pre on, list of the rows
+                                   whose weights or delays the latest tick computed; last, the length of that list
     scalars (6,)                   see the indices below
     traces (6, 3)                  of x1 x2 y1 y2 y3 r1: decay, decay of the integer part, impulse
 """

@@ -127,6 +127,10 @@ class LearningRule:
         """Return (variable that it changes, product) for all products, w before t before d."""
         return tuple((z, p) for z in SYNAPSE_VARIABLES for p in parse(getattr(self, f"d{z}"), z, self.wide_shift))
 
+    def products_of(self, z: str) -> tuple[Product, ...]:
+        """Return the products that change variable ``z``: "w", "t" or "d"."""
+        return tuple(product for target, product in self.products() if target == z)
+
     def variables(self) -> set[str]:
         """Return the names of all variables and gates that the rule reads ("u" for every u_k) or changes."""
         names = set()

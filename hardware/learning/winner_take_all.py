@@ -24,19 +24,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import cfunc
 
 from spikeloop.hardware.learning import winner_take_all_kernels as kernels
 from spikeloop.hardware.learning.actor_critic import WEIGHT_ONE, actor_rule, critic_rule
-from spikeloop.hardware.learning.codegen import compiled
+from spikeloop.hardware.learning.codegen import c_function
 from spikeloop.hardware.learning.engine import Learner, no_draws
 from spikeloop.hardware.learning.kernels import SEED, TICK
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.program import Compartments, Program, Projection
+from spikeloop.hardware.loihi.resources import check_limits
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
 
 CHIP = "loihi1"
@@ -121,7 +121,7 @@ class ChipWinnerTakeAll:
             value_unit=float(value_unit),
             r1_scale=float(r1_scale),
         )
-        self.program.check_limits()
+        check_limits(self.program)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: all but the kernels, and the engines, which are the learners' arrays."""
@@ -139,7 +139,7 @@ class ChipWinnerTakeAll:
     @cached_property
     def _learn(self) -> tuple[Any, Any]:
         """The learning engines' kernels; compiled for what learns, not for what only acts."""
-        return _c_function(self.actor.source), _c_function(self.critic.source)
+        return c_function(self.actor.source), c_function(self.critic.source)
 
     # --- the protocol
 
@@ -295,13 +295,3 @@ def _text(learner: Learner) -> str:
 def _engine(learner: Learner) -> kernels.Engine:
     nothing_written = np.zeros((0, 0), np.int32)
     return kernels.Engine._make((*learner.arrays, nothing_written, *no_draws(learner.rule)))
-
-
-@lru_cache(maxsize=64)
-def _c_function(source: str) -> Any:
-    """Return a rule's kernel as a C function, which other kernels take without being compiled for it."""
-    function = compiled(source).py_func  # type: ignore[attr-defined]
-    try:
-        return cfunc(kernels.LEARN, cache=True)(function)
-    except RuntimeError:  # numba finds no place for a cache that it may write to
-        return cfunc(kernels.LEARN)(function)

@@ -10,30 +10,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import boolean, float64, int32, int64
 
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
 from spikeloop.spiking.rules.winner_take_all_kernels import modulator_of
-
-# A learning engine's kernel as a C function; learning.Learner.arrays and .kernel say what the arguments are.
-LEARN = boolean(
-    int32[:, :, ::1],
-    int32[:, ::1],
-    int32[:, ::1],
-    int32[:, :, ::1],
-    int32[::1],
-    int64[::1],
-    float64[:, ::1],
-    int32[::1],
-    int64[::1],
-    int32[::1],
-    int64[::1],
-    int64[::1],
-    int32[:, ::1],
-    float64[:, ::1],
-    int32[:, :, ::1],
-)
 
 
 class Engine(NamedTuple):

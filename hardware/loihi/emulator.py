@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from spikeloop.hardware.learning.engine import Learner
 from spikeloop.hardware.loihi import emulator_kernels as k
 from spikeloop.hardware.loihi.chip import EMULATOR_MAX, MAX_REFRACTORY
 from spikeloop.hardware.loihi.interpreter import OVERFLOWS, check_run, resting_state, whole_numbers
+from spikeloop.hardware.loihi.kernel_arguments import constants_of, options_of, runs_of, stages_of
 from spikeloop.hardware.loihi.layout import VARIABLES, check_state, layout_of
-from spikeloop.hardware.loihi.program import MODELS, NOISE_AT, Program, shortened
+from spikeloop.hardware.loihi.learners import Learners
+from spikeloop.hardware.loihi.learning_kernels import run_and_learn
+from spikeloop.hardware.loihi.program import MODELS, Program, shortened
 from spikeloop.hardware.loihi.resources import routes
+from spikeloop.hardware.loihi.signals import signals_of
 from spikeloop.hardware.loihi.synapse_table import actual_weights, build_table
-
-_NEVER = 2**30  # a threshold that no v reaches: EMULATOR_MAX is below it
 
 
 class Recording(NamedTuple):
@@ -47,6 +50,8 @@ class Counts:
         hops_y: North or south.
         overflows: How often each kind of value left its range: ``input``, ``u``, ``v input`` (wrapped), ``v above``,
             ``v below`` and ``adaptation`` (saturated).
+        learned: Synapses of each projection that learning computed: those for which a product of the rule could be
+            other than zero. Empty where no projection has a rule.
     """
 
     n_ticks: int
@@ -59,6 +64,7 @@ class Counts:
     hops_x: int
     hops_y: int
     overflows: Mapping[str, int]
+    learned: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class _Work(NamedTuple):
@@ -74,9 +80,23 @@ class Emulator:
     """Runs a program; exact to the profile it names, and to :class:`~spikeloop.hardware.loihi.interpreter.Interpreter`.
 
     State is a value: it goes in and comes out of :meth:`run`, one row per copy of the chip, random stream included.
-    What accumulates in the emulator is only the counts, and weights changed by :meth:`update_weights`. Several threads
-    may run one emulator at once. A copy or pickle is an emulator of its own, which starts with the same weights and
-    counts.
+    What accumulates in the emulator is only the counts, weights changed by :meth:`update_weights`, and what learning
+    changes: weights, delays, tags, traces and its random streams, which :meth:`state_dict` returns. Several threads
+    may run one emulator at once. A copy or pickle is an emulator of its own, which starts with the same weights,
+    learning and counts.
+
+    Where projections have learning rules, their learning engines see the spikes of each tick at its end, and change
+    weights there when a learning epoch ends. A neuron whose synapse grows with each spike it receives::
+
+        >>> from spikeloop.hardware import Compartments, Emulator, Learning, LearningRule, Program, Projection
+        >>> neuron = Compartments.build(1, decay_v=4096, v_th=64 * 100)
+        >>> synapse = Projection("in", True, [0], [0], [[10]], learning=Learning(LearningRule(dw="2*x0")))
+        >>> emulator = Emulator(Program("loihi1", "nengo", 1, neuron, (synapse,), outputs=[0]))
+        >>> v, state = emulator.run(emulator.initial_state(), 4, inputs=[[[1]]] * 4)
+        >>> (v[:, 0, 0] // 64).tolist()  # the spike of tick 0 arrives on tick 1, with the weight before it
+        [0, 10, 12, 14]
+        >>> emulator.weights(0).tolist()
+        [[18]]
 
     An input spike at tick t reaches u at tick ``t + input_latency`` of the profile (1; ``brian`` 0) plus its delay, a
     spike of a compartment at t + 1 plus its delay. A bias acts on v in the same tick.
@@ -89,16 +109,19 @@ class Emulator:
         overflowed: Whether a value has left its range since the counts were reset.
     """
 
+    _run_and_learn = staticmethod(run_and_learn)
+
     def __init__(self, program: Program, rng: np.random.Generator | None = None) -> None:
         self.program, self.layout = program, layout_of(program)
         self._rng = rng
         n = program.compartments.n
         self._bias = program.compartments.bias.reshape(1, n)
-        self._options, self._constants = _options(program, self.layout.slots), _constants(program)
-        self._runs, self._children, self._parents = _runs(program)
-        self._staged, self._staged_post = self._stages()
+        self._options, self._constants = options_of(program, self.layout.slots), constants_of(program)
+        self._runs, self._children, self._parents = runs_of(program)
+        self._staged, self._staged_post = stages_of(program, self.layout)
         self._weights = [p.weights for p in program.projections]
         self._table, self._views = build_table(program, self.layout, self._weights)
+        self._learners = Learners(program, self._views)
         self._routes = routes(program)
         self._all_work: list[_Work] = []
         self._idle_work: list[_Work] = []  # a run takes one and puts it back, so that threads never share one
@@ -107,17 +130,20 @@ class Emulator:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made from; it builds its own tables, which hold views of one another."""
-        sums = self._sums()
-        return {"program": self.program, "rng": self._rng, "weights": self._weights, "sums": sums}
+        return {
+            "program": self.program,
+            "rng": self._rng,
+            "learned": self.state_dict(),
+            "sums": (*self._sums(), self._learners.updates(len(self._weights))),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become an emulator of the same program; no array that may change is shared with the original."""
         self.__init__(state["program"], copy.deepcopy(state["rng"]))  # type: ignore[misc]
-        for i, (p, weights) in enumerate(zip(self.program.projections, state["weights"], strict=True)):
-            if p.plastic:
-                self.update_weights(i, weights)
+        self._learners.count(state["sums"][2])
+        self.load_state_dict(state["learned"])
         work = self._new_work()
-        for mine, theirs in zip((work.counters, work.spikes), state["sums"], strict=True):
+        for mine, theirs in zip((work.counters, work.spikes), state["sums"][:2], strict=True):
             mine[:] = theirs
         self.overflowed = bool(work.counters[: len(OVERFLOWS)].any())
 
@@ -141,14 +167,6 @@ class Emulator:
             spikes += work.spikes
         return counters, spikes
 
-    def _stages(self) -> tuple[np.ndarray, np.ndarray]:
-        rows, posts = [], [np.empty(0, np.int64)]
-        for (i, delay), first in self.layout.staged.items():
-            p = self.program.projections[i]
-            rows.append((first, first + p.post.size, -p.exponent, delay))
-            posts.append(p.post.astype(np.int64))
-        return np.array(rows, np.int64).reshape(-1, 4), np.concatenate(posts)
-
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state of ``n_envs`` copies of the chip, int32 of shape (n_envs, W)."""
         return resting_state(self.program, n_envs, self._rng)
@@ -160,6 +178,11 @@ class Emulator:
         inputs: np.ndarray | None = None,
         bias: np.ndarray | None = None,
         record: bool = False,
+        *,
+        rewards: npt.ArrayLike | None = None,
+        post_spikes: npt.ArrayLike | None = None,
+        post_traces: npt.ArrayLike | None = None,
+        learning: bool = True,
     ) -> tuple:
         """Run for some ticks.
 
@@ -170,16 +193,25 @@ class Emulator:
                 with graded spikes, whose weights they multiply. None for no spikes.
             bias: Instead of the program's, for all of these ticks, shape (B, C), integers: as a host would write.
             record: Whether to return the variables of every tick too.
+            rewards: Added on each tick to the rewards of its learning epoch, integers, shape (n_ticks,); None: none.
+            post_spikes: Spikes, 0 or 1, that the host sends to the learning engines for compartments as if they had
+                fired, shape (n_ticks, C); None: none.
+            post_traces: y1, y2 and y3 of all compartments as the host writes them on each tick, -128..127, shape
+                (n_ticks, 3, C); None: it writes none.
+            learning: Whether the learning engines run. If not, they stand still: weights, tags, traces and their random
+                streams are what they were.
 
         Returns:
             ``(outputs, state)``, and a :class:`Recording` if asked: v of ``program.outputs`` after each tick, shape
             (n_ticks, B, O), and the new state.
 
         Raises:
-            ValueError: If a shape is wrong, a payload is none the chip has, or a bias none its registers hold.
+            ValueError: If a shape is wrong, a payload is none the chip has, a bias none its registers hold, or if
+                several copies of the chip would learn, each of which would need weights of its own.
         """
         program = self.program
         inputs, bias = check_run(program, self.layout, state, n_ticks, inputs, bias)
+        signals = signals_of(program, len(state), n_ticks, rewards, post_spikes, post_traces, learning)
         if inputs is None:
             inputs = self._no_inputs
         n_envs, n = state.shape[0], program.compartments.n
@@ -190,7 +222,7 @@ class Emulator:
             work = self._idle_work.pop()
         except IndexError:
             work = self._new_work()
-        status = k.run(
+        arguments = (
             state,
             n_ticks,
             inputs,
@@ -213,6 +245,11 @@ class Emulator:
             record,
             recorded,
         )
+        if signals is None:
+            status = k.run(*arguments)
+        else:
+            with self._learners.lock:
+                status = self._run_and_learn(*arguments, self._learners.addresses, self._learners.engines, *signals)
         self._idle_work.append(work)
         if status == k.OVERFLOWED:
             self.overflowed = True
@@ -289,7 +326,47 @@ class Emulator:
 
     def weights(self, projection: int) -> np.ndarray:
         """Return the mantissas that a projection has now, shape (Q, P)."""
-        return self._weights[projection]
+        learner = self._learners.of.get(projection)
+        return self._weights[projection] if learner is None else learner.w
+
+    def learner(self, projection: int) -> Learner:
+        """Return the learning engine of a projection: its traces, tags and delays, for the host to read.
+
+        Raises:
+            ValueError: If the projection has no rule.
+        """
+        if projection not in self._learners.of:
+            raise ValueError(f"Projection {self.program.projections[projection].name!r} has no learning rule")
+        return self._learners.of[projection]
+
+    def clear_learning(self) -> None:
+        """Forget traces, tags and rewards, as at an episode's start; weights and delays stay."""
+        self._learners.clear()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of all that running changes in the emulator, less its counts.
+
+        These are the weights of plastic projections, and of those with rules tags, delays, traces and random streams.
+        """
+        weights = {
+            f"{i}.weights": self._weights[i].copy()
+            for i, p in enumerate(self.program.projections)
+            if p.plastic and p.learning is None
+        }
+        return weights | self._learners.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Go on exactly from where :meth:`state_dict` was called, on this emulator or another of the same program.
+
+        Raises:
+            ValueError: If the state is one of another program.
+        """
+        if set(state) != set(self.state_dict()):
+            raise ValueError(f"the state must hold {sorted(self.state_dict())}, got {sorted(state)}")
+        for i, p in enumerate(self.program.projections):
+            if p.plastic and p.learning is None:
+                self.update_weights(i, state[f"{i}.weights"])
+        self._learners.load_state_dict(state)
 
     def update_weights(self, projection: int, weights: npt.ArrayLike, pre: npt.ArrayLike | None = None) -> None:
         """Change the mantissas of a plastic projection.
@@ -309,16 +386,16 @@ class Emulator:
         new = np.asarray(weights)
         if new.shape != (p.post.size, columns.size):
             raise ValueError(f"weights must have shape {(p.post.size, columns.size)}, got {new.shape}")
-        p.check_weights(new)
-        if self._weights[projection] is p.weights:
-            self._weights[projection] = p.weights.copy()
-        self._weights[projection][:, columns] = new
-        view = self._views[projection]
-        actual = actual_weights(self.program, p, new)
-        if view is not None:
-            view[columns] = actual.T
+        if p.learning is not None:
+            changed = self.weights(projection).copy()
+            changed[:, columns] = new
+            self._learners.write(projection, changed)
         else:
-            self._table, self._views = build_table(self.program, self.layout, self._weights)
+            p.check_weights(new)
+            if self._weights[projection] is p.weights:
+                self._weights[projection] = p.weights.copy()
+            self._weights[projection][:, columns] = new
+        self._views[projection].weights[columns] = actual_weights(self.program, p, new).T
 
     @property
     def table_bytes(self) -> int:
@@ -342,6 +419,7 @@ class Emulator:
             hops_x=int(of_compartments @ to.hops_x),
             hops_y=int(of_compartments @ to.hops_y),
             overflows=dict(zip(OVERFLOWS, counters[: len(OVERFLOWS)].tolist(), strict=True)),
+            learned=self._learners.updates(len(self._weights)) if self.program.learns else np.zeros(0, np.int64),
         )
 
     def reset_counts(self) -> None:
@@ -349,6 +427,7 @@ class Emulator:
         for work in self._all_work:
             work.counters[:] = 0
             work.spikes[:] = 0
+        self._learners.reset_counts()
         self.overflowed = False
 
 
@@ -360,56 +439,3 @@ def _ids(name: str, values: npt.ArrayLike, n: int) -> np.ndarray:
     if ids.ndim > 1 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n:
         raise ValueError(f"{name} must be ids within [0, {n - 1}], shape (K,), got {shortened(values)}")
     return np.atleast_1d(ids).astype(np.int64)
-
-
-def _options(program: Program, slots: int) -> np.ndarray:
-    """Return the kernel's option vector."""
-    profile = program.arithmetic
-    options = np.zeros(k.N_OPTIONS, np.int64)
-    options[k.N_INPUTS], options[k.SLOTS], options[k.N] = program.n_inputs, slots, program.compartments.n
-    options[k.INPUT_BITS] = profile.input_bits
-    options[k.U_WRAP] = k.WRAP_AT_23 if profile.u_bits == 23 else k.WRAP_AT_28
-    if profile.u_wrap == "once":
-        options[k.U_WRAP] = k.WRAP_ONCE
-    options[k.WRAP_V_INPUT] = profile.wrap_v_input
-    options[k.INPUT_LATENCY] = profile.input_latency
-    options[k.LATE_RESET] = profile.late_reset
-    options[k.GRADED] = program.chip_spec.graded_spikes
-    if np.any(program.compartments.noise):
-        options[k.NOISE_AT] = 1 + NOISE_AT.index(program.noise_at)
-    options[k.NOISE_EXPONENT], options[k.NOISE_MANTISSA] = program.noise_exponent, program.noise_mantissa
-    return options
-
-
-def _constants(program: Program) -> np.ndarray:
-    """Return the kernel's constants, int32 of shape (N_CONSTANTS, C)."""
-    c = program.compartments
-    rows = np.zeros((k.N_CONSTANTS, c.n), np.int32)
-    for row, decay in ((k.KEEP_U, c.decay_u), (k.KEEP_V, c.decay_v), (k.KEEP_A, c.decay_a), (k.KEEP_R, c.decay_r)):
-        rows[row] = 4096 - decay
-    rows[k.V_TH] = np.where(c.fires, c.v_th, _NEVER)
-    rows[k.SILENT], rows[k.V_MIN], rows[k.V_MAX] = c.refractory - 1, c.v_min, program.highest_v
-    rows[k.STEP_A], rows[k.SUBTRACT], rows[k.NOISY] = c.step_a, c.subtract, c.noise
-    return rows
-
-
-def _runs(program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut the compartments into runs of one model without a parent and its child in one; list who joins whom."""
-    c = program.compartments
-    first_child = np.full(c.n, c.n)
-    children = np.flatnonzero(c.parent >= 0)
-    np.minimum.at(first_child, c.parent[children], children)
-    last_child = np.full(c.n, -1)
-    np.maximum.at(last_child, c.parent[children], children)
-    starts = [0]
-    for i in range(1, c.n):
-        if c.model[i] != c.model[i - 1] or last_child[i] >= starts[-1]:
-            starts.append(i)
-    order = children[np.argsort(c.parent[children], kind="stable")]
-    parents = c.parent[order]
-    rows = []
-    for start, stop in zip(starts, [*starts[1:], c.n], strict=True):
-        joined = np.searchsorted(parents, [start, stop])
-        silent = bool(np.any(c.refractory[start:stop] > 1))
-        rows.append((start, stop, c.model[start], silent, *joined, joined[1] > joined[0]))
-    return np.array(rows, np.int64), order.astype(np.int64), parents.astype(np.int64)

@@ -13,7 +13,7 @@ from numba import njit
 
 from spikeloop.spiking.compiling import kernel
 
-# Columns of the option vector, which core.py fills.
+# Columns of the option vector, which emulator.py fills.
 N_INPUTS, SLOTS, N, INPUT_BITS, U_WRAP, WRAP_V_INPUT, INPUT_LATENCY, LATE_RESET, GRADED = range(9)
 NOISE_AT, NOISE_EXPONENT, NOISE_MANTISSA = range(9, 12)
 N_OPTIONS = 12
@@ -30,6 +30,8 @@ OK, OVERFLOWED, BAD_PAYLOAD, BAD_BIAS, BAD_STATE = range(5)
 _NO_NOISE, _CURRENT, _MEMBRANE = range(3)
 _CUBA, _ALIF, _LSNN = range(3)
 _MOST = np.int32(2**28 - 1)  # chip.EMULATOR_MAX
+
+_OWN_DELAYS, _OWN_DELAYS_TO_SUMS = -2, -3  # in place of a segment's delay; synapse_table.py
 
 inlined = njit(inline="always")
 
@@ -103,6 +105,23 @@ def _gather_inputs(found, x, sources, payloads):
     return found
 
 
+@kernel
+def _send_with_own_delays(segment, payload, slot, pending, slots, n, weights, targets, counters):
+    """Add the weights of one spike over plastic synapses, each of which has a delay of its own."""
+    length, at, listed = segment[3], np.uint64(segment[2]), np.uint64(segment[4])
+    for j in range(np.uint64(length)):
+        delay = np.int64(targets[listed + np.uint64(length) + j])
+        if segment[0] == _OWN_DELAYS_TO_SUMS:
+            k = slots * n + segment[1] + delay * length
+        else:
+            due = slot + 1 + delay
+            k = (due - slots if due >= slots else due) * n + segment[1]
+        k += np.int64(targets[listed + j])
+        x = np.int64(pending[k]) + np.int64(weights[at + j]) * payload
+        pending[k] = np.int32(x)
+        counters[INPUT] += pending[k] != x
+
+
 @inlined
 def _send(found, sources, payloads, slot, pending, slots, n, pointers, segments, weights, targets, spikes, counters):
     """Add the weights of all listed spikes to the slots in which they are due, one tick from now and later."""
@@ -110,6 +129,9 @@ def _send(found, sources, payloads, slot, pending, slots, n, pointers, segments,
         source, payload = sources[e], payloads[e]
         spikes[source] += 1
         for s in range(pointers[source], pointers[source + 1]):
+            if segments[s, 0] <= _OWN_DELAYS:
+                _send_with_own_delays(segments[s], payload, slot, pending, slots, n, weights, targets, counters)
+                continue
             due = slot + 1 + segments[s, 0]
             if due >= slots:
                 due -= slots
@@ -349,6 +371,18 @@ def _state_fits(state, n, slots):
 
 
 @kernel
+def refusal(state, inputs, bias, new_bias, options):
+    """Return the status with which :func:`run` refuses its arguments, ``OK`` if it takes them."""
+    if new_bias and not _bias_fits(bias):
+        return BAD_BIAS
+    if not options[GRADED] and not _only_spikes(inputs):
+        return BAD_PAYLOAD
+    if not _state_fits(state, options[N], options[SLOTS]):
+        return BAD_STATE
+    return OK
+
+
+@kernel
 def run(
     state, n_ticks, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged,
     staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
@@ -358,20 +392,17 @@ def run(
     The status is ``OVERFLOWED`` as soon as the counters hold a value that left its range. On a bad status nothing has
     changed.
     """
-    if new_bias and not _bias_fits(bias):
-        return BAD_BIAS
-    if not options[GRADED] and not _only_spikes(inputs):
-        return BAD_PAYLOAD
-    if not _state_fits(state, options[N], options[SLOTS]):
-        return BAD_STATE
+    status = refusal(state, inputs, bias, new_bias, options)
+    if status != OK:
+        return status
     n, n_inputs, slots, late_reset = options[N], options[N_INPUTS], options[SLOTS], options[LATE_RESET] != 0
     keep_u, keep_v, v_th, silent = constants[KEEP_U], constants[KEEP_V], constants[V_TH], constants[SILENT]
     v_min, v_max, keep_a, step_a = constants[V_MIN], constants[V_MAX], constants[KEEP_A], constants[STEP_A]
     keep_r, subtract, noisy = constants[KEEP_R], constants[SUBTRACT], constants[NOISY]
     q, x, joined = scratch[0], scratch[1], scratch[2]
     ids, payloads = sources[0], sources[1]
-    # An input that acts in its own tick is what an input one tick earlier would be, with latency 1: it is sent at the
-    # end of the tick before, for the first tick by a round that does nothing else.
+    # An input that reaches u on its own tick, as with latency 0, is sent like one of the tick before with latency 1: at
+    # the end of that tick, or, before the first tick, by a round of the loop that sends and does nothing else.
     ahead = 1 - options[INPUT_LATENCY]
     for b in range(state.shape[0]):
         u, v, a = state[b, 3 : 3 + n], state[b, 3 + n : 3 + 2 * n], state[b, 3 + 2 * n : 3 + 3 * n]

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spikeloop.hardware.learning.reference import ReferenceLearner
 from spikeloop.hardware.loihi.chip import EMULATOR_BITS, EMULATOR_MAX, Profile
 from spikeloop.hardware.loihi.fixed_point import synaptic_input
 from spikeloop.hardware.loihi.layout import VARIABLES, Layout, check_state, layout_of
 from spikeloop.hardware.loihi.program import MODELS, Program
+from spikeloop.hardware.loihi.signals import signals_of
 
 OVERFLOWS = ("input", "u", "v input", "v above", "v below", "adaptation")
 _MASK = 2**64 - 1
@@ -62,10 +64,20 @@ class Interpreter:
             slayer_alif:  v <- clip(D(v, decay_v) + x);  r <- D(r, decay_r);  a <- D(a, decay_a)
                           z = v >= v_th + a + r;  r <- r + 2 (v_th + a), a <- a + step_a where z
         spikes are sent, and due 1 + delay ticks later; inputs too if their latency is 1
+        each learning engine sees this tick: which of its input lines carried anything, which of its compartments
+            fired or got a spike from the host, the reward; weights, tags and delays change where its epoch ends
+
+    So the spikes of a tick carry the weights from before its end, those of the next tick what was learnt from it; an
+    input that arrives on its own tick (latency 0) is one of that tick. A synapse's delay is the learning engine's, if
+    its rule changes delays, but none that is longer than the profile's longest. What a learning engine computes is
+    defined by :class:`~spikeloop.hardware.learning.reference.ReferenceLearner`.
 
     Args:
         program: What to run.
         rng: Seeds the noise of each environment, if the program uses noise.
+
+    Attributes:
+        learners: Projection to its learning engine, where it has a rule.
     """
 
     def __init__(self, program: Program, rng: np.random.Generator | None = None) -> None:
@@ -80,17 +92,28 @@ class Interpreter:
         for i, parent in enumerate(self._c["parent"]):
             if parent >= 0:
                 self._children[parent].append(i)
-        self._synapses: dict[
-            tuple[bool, int], list[tuple[int, int, int, int]]
-        ] = {}  # projection, delay, target, weight
+        # Of each source, by projection: delay, target and weight of its synapses.
+        self._synapses: dict[tuple[bool, int], dict[int, list[tuple[int, int, int]]]] = {}
+        self.learners: dict[int, ReferenceLearner] = {}
         for i, p in enumerate(program.projections):
-            actual = synaptic_input(p.weights, p.exponent, p.bits, p.sign_mode, program.arithmetic)
-            for k, pre in enumerate(p.pre.tolist()):
-                row = self._synapses.setdefault((p.from_input, pre), [])
-                for j, post in enumerate(p.post.tolist()):
-                    if p.weights[j, k]:
-                        delay = 0 if p.delays is None else int(p.delays[j, k])
-                        row.append((i, delay, post, int(actual[j, k])))
+            if p.learning is not None:
+                rule = p.learning.rule
+                delays = p.delays if "d" in rule.variables() else None
+                self.learners[i] = ReferenceLearner(
+                    rule, p.weights, p.learning.tags, delays, p.sign_mode, p.bits, p.learning.seed
+                )
+            self._list_synapses(i, p.weights, p.delays)
+
+    def _list_synapses(self, i: int, weights: np.ndarray, delays: np.ndarray | None) -> None:
+        """List the synapses that a projection has now."""
+        p = self.program.projections[i]
+        actual = synaptic_input(weights, p.exponent, p.bits, p.sign_mode, self.program.arithmetic)
+        for k, pre in enumerate(p.pre.tolist()):
+            self._synapses.setdefault((p.from_input, pre), {})[i] = [
+                (0 if delays is None else int(delays[j, k]), post, int(actual[j, k]))
+                for j, post in enumerate(p.post.tolist())
+                if weights[j, k]
+            ]
 
     @property
     def overflowed(self) -> bool:
@@ -102,10 +125,20 @@ class Interpreter:
         return resting_state(self.program, n_envs, self._rng)
 
     def run(
-        self, state: np.ndarray, n_ticks: int, inputs: np.ndarray | None = None, bias: np.ndarray | None = None
+        self,
+        state: np.ndarray,
+        n_ticks: int,
+        inputs: np.ndarray | None = None,
+        bias: np.ndarray | None = None,
+        *,
+        rewards: npt.ArrayLike | None = None,
+        post_spikes: npt.ArrayLike | None = None,
+        post_traces: npt.ArrayLike | None = None,
+        learning: bool = True,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Run for some ticks; arguments and results are those of ``Emulator.run``."""
         inputs, bias = check_run(self.program, self.layout, state, n_ticks, inputs, bias)
+        signals = signals_of(self.program, len(state), n_ticks, rewards, post_spikes, post_traces, learning)
         state = state.copy()
         outputs = np.zeros((n_ticks, len(state), self.program.outputs.size), np.int32)
         for b, row in enumerate(state):
@@ -114,8 +147,23 @@ class Interpreter:
                 payloads = [] if inputs is None else inputs[t, b].tolist()
                 self._tick(s, payloads, self._c["bias"] if bias is None else bias[b].tolist())
                 outputs[t, b] = [s["v"][i] for i in self.program.outputs.tolist()]
+                if signals is not None:
+                    self._learn(s, payloads, *(signal[t % len(signal)] for signal in signals))
             state[b] = self._pack(s)
         return outputs, state
+
+    def _learn(
+        self, s: dict[str, Any], payloads: list[int], reward: int, from_host: np.ndarray, traces: np.ndarray
+    ) -> None:
+        """Let the learning engines see a tick; list the synapses anew that they have changed."""
+        for i, learner in self.learners.items():
+            p = self.program.projections[i]
+            sent = payloads if p.from_input else s["z"]
+            pre = [k for k, source in enumerate(p.pre.tolist()) if sent and sent[source]]
+            post = [j for j, c in enumerate(p.post.tolist()) if s["z"][c] or (from_host.size and from_host[c])]
+            learner.tick(pre, post, int(reward), traces[:, p.post] if traces.size else None)
+            longest = self.program.longest_delay(p)
+            self._list_synapses(i, learner.w, np.minimum(learner.d, longest) if p.learns_delays else p.delays)
 
     def _unpack(self, row: list[int]) -> dict[str, Any]:
         where, n = self.layout, self.layout.n
@@ -146,12 +194,13 @@ class Interpreter:
         """Send the spikes of one tick, each ``(from an input line, source, payload)``."""
         sums: dict[tuple[int, int, int], int] = {}
         for from_input, source, payload in spikes:
-            for projection, delay, post, weight in self._synapses.get((from_input, source), ()):
-                if (projection, delay) in self.layout.staged:
-                    key = projection, delay, post
-                    sums[key] = sums.get(key, 0) + payload * weight
-                else:
-                    self._add(s, (latency + delay, post), payload * weight)
+            for projection, synapses in self._synapses.get((from_input, source), {}).items():
+                for delay, post, weight in synapses:
+                    if (projection, delay) in self.layout.staged:
+                        key = projection, delay, post
+                        sums[key] = sums.get(key, 0) + payload * weight
+                    else:
+                        self._add(s, (latency + delay, post), payload * weight)
         for (projection, delay, post), x in sums.items():
             x = self._count("input", x, wrap(x, 31))
             self._add(s, (latency + delay, post), x >> -self.program.projections[projection].exponent)

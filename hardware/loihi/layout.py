@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spikeloop.hardware.loihi.program import Program
+from spikeloop.hardware.loihi.program import Program, Projection
 
 VARIABLES = ("u", "v", "a", "r", "z")
 
@@ -45,15 +45,22 @@ class Layout:
 def layout_of(program: Program) -> Layout:
     """Return how the state of a program is packed."""
     n = program.compartments.n
-    delays = [(0,) if p.delays is None else tuple(np.unique(p.delays).tolist()) for p in program.projections]
-    slots = max((max(some) for some in delays), default=0) + 1
+    longest = [program.longest_delay(p) for p in program.projections]
+    slots = max(longest, default=0) + 1
     staged, n_sums = {}, 0
     for i, p in enumerate(program.projections):
         if p.exponent < 0 and program.arithmetic.exponent_on == "sum":
-            for delay in delays[i]:
+            for delay in _delays(p, longest[i]):
                 staged[i, delay] = n_sums
                 n_sums += p.post.size
     return Layout(n, slots, staged, 3 + (len(VARIABLES) + slots) * n + n_sums)
+
+
+def _delays(p: Projection, longest: int) -> list[int]:
+    """Return the delays for which a projection needs sums of its own: if plastic, all up to its longest."""
+    if p.plastic:
+        return list(range(longest + 1))
+    return [0] if p.delays is None else np.unique(p.delays).tolist()
 
 
 def check_state(layout: Layout, state: np.ndarray) -> None:

@@ -1,7 +1,11 @@
 """The synapse table of an emulator: for each source, the runs of weights that one of its spikes adds.
 
 A spike costs what it touches: it walks its source's segments, each a run of weights. A dense segment adds to
-neighbouring accumulators (2 bytes a weight), a sparse one to listed accumulators (4 bytes a synapse).
+neighbouring accumulators (2 bytes a weight), a sparse one to listed accumulators (4 bytes a synapse), and one of
+plastic synapses with delays lists accumulators and delays (6 bytes a synapse).
+
+Plastic synapses have one segment per source with all targets in the order of the projection, so that what learning
+makes of a source's weights and delays replaces them where they stand.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from spikeloop.hardware.loihi.layout import Layout
 from spikeloop.hardware.loihi.program import Program, Projection
 
 _DENSE = 0.25  # from this share of synapses on, adding zeros too is quicker than naming targets
+_TO_SUMS, OWN_DELAYS, OWN_DELAYS_TO_SUMS = -1, -2, -3  # in place of a segment's delay
 _SPAN = 2**16  # targets of a sparse segment are 16-bit numbers above its first
 
 
@@ -23,13 +28,15 @@ class SynapseTable(NamedTuple):
     """Segments of all sources: input lines first, then compartments.
 
     The delay of a segment is -1 where its weights go to sums that an exponent shifts, its first target is -1 where
-    its accumulators are neighbours (dense).
+    its accumulators are neighbours (dense). It is -2 where each synapse has a delay of its own, and -3 where such
+    synapses go to sums that an exponent shifts, which then stand one after the other, delay by delay; after the targets
+    of such a segment stand as many delays.
     """
 
     pointers: np.ndarray  # (n_inputs + C + 1,) int64: segments of source s are pointers[s] : pointers[s + 1]
     segments: np.ndarray  # (S, 5) int64: delay, first accumulator, first weight, length, first target
     weights: np.ndarray  # int16, in units of 64, or of a mantissa where the sum is shifted
-    targets: np.ndarray  # uint16, accumulator less the segment's first
+    targets: np.ndarray  # uint16, accumulator less the segment's first; in some segments delays after them
 
     @property
     def n_bytes(self) -> int:
@@ -43,20 +50,31 @@ def actual_weights(program: Program, projection: Projection, weights: np.ndarray
     return synaptic_input(weights, p.exponent, p.bits, p.sign_mode, program.arithmetic).astype(np.int16)
 
 
-def build_table(
-    program: Program, layout: Layout, mantissas: Sequence[np.ndarray]
-) -> tuple[SynapseTable, list[np.ndarray | None]]:
-    """Return the table, and for each projection its dense weights as a view (P, Q) into it, if it has them.
+class Views(NamedTuple):
+    """Where the synapses of one projection stand in the table, so that they can change in place."""
+
+    weights: np.ndarray  # (P, Q) int16; (0, 0) of a projection that is not plastic
+    delays: np.ndarray  # (P, Q) uint16; (0, 0) where no synapse has a delay of its own
+
+
+_NO_VIEWS = Views(np.zeros((0, 0), np.int16), np.zeros((0, 0), np.uint16))
+
+
+def build_table(program: Program, layout: Layout, mantissas: Sequence[np.ndarray]) -> tuple[SynapseTable, list[Views]]:
+    """Return the table, and views into it for each projection that is plastic.
 
     Args:
         program: The projections.
         layout: Their accumulators.
         mantissas: Weights of each projection, shape (Q, P); the program's, or what learning made of them.
+
+    Raises:
+        ValueError: If plastic synapses of one projection reach compartments too far apart for 16 bits.
     """
     segments: list[np.ndarray] = []  # rows: source, then the columns of SynapseTable.segments
     weights: list[np.ndarray] = []
     targets: list[np.ndarray] = []
-    dense_at: list[int | None] = []
+    places: list[tuple[int, int] | None] = []  # of a plastic projection: its first weight and its first target
     n_weights = n_targets = 0
     for i, p in enumerate(program.projections):
         sources = p.pre.astype(np.int64) + (0 if p.from_input else program.n_inputs)
@@ -66,15 +84,19 @@ def build_table(
             rows = np.zeros((p.pre.size, 6), np.int64)
             rows[:, 0], rows[:, 2], rows[:, 4], rows[:, 5] = sources, p.post[0], p.post.size, -1
             if staged:
-                rows[:, 1], rows[:, 2] = -1, staged[0]
+                rows[:, 1], rows[:, 2] = _TO_SUMS, staged[0]
             rows[:, 3] = n_weights + np.arange(p.pre.size) * p.post.size
-            dense_at.append(n_weights)
             flat_weights, flat_targets = actual.reshape(-1), np.empty(0, np.uint16)
+        elif p.plastic:
+            rows, flat_targets = _plastic_rows(program, p, sources, staged)
+            rows[:, 3] += n_weights
+            rows[:, 5] += n_targets
+            flat_weights = actual.reshape(-1)
         else:
             rows, flat_weights, flat_targets = _sparse_rows(p, sources, staged, actual)
             rows[:, 3] += n_weights
             rows[:, 5] += n_targets
-            dense_at.append(None)
+        places.append((n_weights, n_targets) if p.plastic else None)
         segments.append(rows)
         weights.append(flat_weights)
         targets.append(flat_targets)
@@ -86,17 +108,48 @@ def build_table(
     pointers = np.searchsorted(table[:, 0], np.arange(n_sources + 1)).astype(np.int64)
     all_weights = np.concatenate([np.empty(0, np.int16), *weights])
     all_targets = np.concatenate([np.empty(0, np.uint16), *targets])
-    views = [
-        None if at is None else all_weights[at : at + p.weights.size].reshape(p.pre.size, p.post.size)
-        for at, p in zip(dense_at, program.projections, strict=True)
-    ]
+    views = []
+    for place, p in zip(places, program.projections, strict=True):
+        if place is None:
+            views.append(_NO_VIEWS)
+            continue
+        shape = p.pre.size, p.post.size
+        delays = _NO_VIEWS.delays
+        if program.longest_delay(p):
+            delays = all_targets[place[1] : place[1] + 2 * p.weights.size].reshape(shape[0], 2, shape[1])[:, 1]
+        views.append(Views(all_weights[place[0] : place[0] + p.weights.size].reshape(shape), delays))
     return SynapseTable(pointers, np.ascontiguousarray(table[:, 1:]), all_weights, all_targets), views
 
 
 def _is_dense(p: Projection, staged: bool) -> bool:
     neighbours = staged or bool(np.all(np.diff(p.post) == 1))
-    no_delay = p.delays is None or not p.delays.any()
+    no_delay = not p.learns_delays and (p.delays is None or not p.delays.any())
     return bool(neighbours and no_delay and (p.plastic or np.count_nonzero(p.weights) >= _DENSE * p.weights.size))
+
+
+def _plastic_rows(
+    program: Program, p: Projection, sources: np.ndarray, staged: dict[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return one segment row per source, with the source in front, and the targets of plastic synapses."""
+    n_pre, n_post = p.pre.size, p.post.size
+    first = int(p.post.min())
+    offsets = np.arange(n_post) if staged else p.post.astype(np.int64) - first
+    if offsets.max() >= _SPAN:
+        raise ValueError(
+            f"Projection {p.name!r}.post must lie within {_SPAN} compartments of one another if weights are plastic, "
+            f"found {first} to {int(p.post.max())}"
+        )
+    rows = np.zeros((n_pre, 6), np.int64)
+    rows[:, 0], rows[:, 2], rows[:, 4] = sources, staged[0] if staged else first, n_post
+    rows[:, 3] = np.arange(n_pre) * n_post
+    if not program.longest_delay(p):
+        rows[:, 1] = 0
+        rows[:, 5] = np.arange(n_pre) * n_post
+        return rows, np.tile(offsets, n_pre).astype(np.uint16)
+    rows[:, 1] = OWN_DELAYS_TO_SUMS if staged else OWN_DELAYS
+    rows[:, 5] = np.arange(n_pre) * 2 * n_post
+    delays = np.zeros((n_pre, n_post), np.int64) if p.delays is None else p.delays.T
+    return rows, np.stack([np.broadcast_to(offsets, delays.shape), delays], axis=1).astype(np.uint16).reshape(-1)
 
 
 def _sparse_rows(
@@ -113,6 +166,6 @@ def _sparse_rows(
     key = np.stack([k, delay, target // _SPAN])
     first = np.flatnonzero(np.any(np.diff(key, axis=1, prepend=-1) != 0, axis=0))
     length = np.diff(first, append=k.size)
-    shown = np.full(first.size, -1) if staged else delay[first]
+    shown = np.full(first.size, _TO_SUMS) if staged else delay[first]
     rows = np.stack([sources[k[first]], shown, target[first], first, length, first], axis=1)
     return rows, actual[k, j], (target - np.repeat(target[first], length)).astype(np.uint16)

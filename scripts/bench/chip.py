@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from spikeloop.hardware import CHIPS, Compartments, Emulator, Program, Projection
+from spikeloop.hardware.loihi.resources import check_limits
 from spikeloop.scripts.bench.tables import print_head, print_row, print_times
 from spikeloop.scripts.bench.timing import Case, ask, in_turn, ratio, repeats_in, seconds_per_call, warmed
 from spikeloop.scripts.cli import UsageError
@@ -107,7 +108,7 @@ def emulator_of(p: dict[str, np.ndarray]) -> Emulator:
     first, second = np.arange(N), np.arange(N, 2 * N)
     projections = (Projection("w1", True, first, first, p["w1"]), Projection("w2", False, first, second, p["w2"]))
     program = Program("loihi1", "nengo", N, compartments, projections, second)
-    program.check_limits()
+    check_limits(program)
     return Emulator(program)
 
 
@@ -186,7 +187,7 @@ def cores_needed(program: Program) -> int | None:
     for cores in sorted({*(2**k for k in range(8)), most}):
         spread = replace(program.compartments, core=np.arange(n) * cores // n)
         try:
-            replace(program, compartments=spread).check_limits()
+            check_limits(replace(program, compartments=spread))
         except ValueError:
             continue
         return cores

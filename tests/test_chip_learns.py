@@ -1,0 +1,374 @@
+"""Programs whose synapses learn while they run: what the interpreter defines, the emulator computes in place."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spikeloop.hardware import Compartments, Emulator, Interpreter, Learning, LearningRule, Program, Projection, Trace
+from spikeloop.hardware.learning.rule import TRACES, weight_grid
+from spikeloop.hardware.loihi import learning_kernels
+from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
+from spikeloop.hardware.loihi.fixed_point import weight_range, weight_step
+from spikeloop.hardware.loihi.learners import conversion
+from spikeloop.hardware.loihi.program import LEARNING_PROFILES
+from spikeloop.hardware.loihi.synapse_table import actual_weights
+
+N = 6  # compartments, and input lines
+FACTORS = {"nengo": "x1 x2 y1 y2 y3 r1 w t d", "lava": "x1 x2 y1 y2 y3 r1 w t d", "brian": "x1 x2 y1 y2 y3 w"}
+
+
+@st.composite
+def products(draw, profile, k):
+    """The text of one product that a chip could hold."""
+    gate = draw(st.sampled_from(["x0", "y0", f"u{k}"]))
+    factors = draw(st.lists(st.sampled_from(FACTORS[profile].split()), max_size=2))
+    texts = []
+    for name in factors:
+        constant = draw(st.none() | st.integers(-100, 100))
+        inside = name if constant is None else f"({name}{constant:+d})"
+        texts.append(f"sgn{inside if constant is not None else f'({name})'}" if draw(st.booleans()) else inside)
+    sign = draw(st.sampled_from(["", "-"]))
+    exponent = draw(st.integers(-7, 1))
+    return sign + "*".join([str(draw(st.integers(1, 7))), f"2^{exponent}", gate, *texts])
+
+
+@st.composite
+def rules(draw, profile):
+    """Any learning rule of a profile, with a product for at least one of weight, tag and delay."""
+    k = draw(st.integers(0, 1))
+    changed = draw(st.lists(st.sampled_from("w" if profile == "brian" else "wtd"), min_size=1, unique=True))
+    texts = {f"d{z}": " + ".join(draw(st.lists(products(profile, k), min_size=1, max_size=3))) for z in changed}
+    trace = st.builds(Trace, st.sampled_from([0, 1.5, 20, 127]), st.sampled_from([0, 3, 20]))
+    traces = {name: draw(trace) for name in (*TRACES, "r1")}
+    extensions = {}
+    if profile == "nengo":
+        extensions = {"residue_bits": draw(st.sampled_from([0, 0, 4])), "wide_shift": draw(st.booleans())}
+    epoch = 1 if profile == "brian" else draw(st.integers(1, 4))
+    return LearningRule(**{key: text.replace("+ -", "- ") for key, text in texts.items()}, **traces, epoch=epoch,
+                        profile=profile, **extensions)  # fmt: skip
+
+
+@st.composite
+def projections(draw, name, profile, learns):
+    """Synapses of any format, with or without delays, from input lines or compartments."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    mode, bits = draw(st.sampled_from(["mixed", "excitatory", "inhibitory"])), draw(st.sampled_from([3, 8]))
+    pre, post = (rng.permutation(N)[: rng.integers(1, N + 1)] for _ in range(2))
+    post = np.sort(post) if rng.random() < 0.5 else np.arange(rng.integers(1, N + 1))
+    shape = post.size, pre.size
+    delays = rng.integers(0, rng.integers(1, 5), shape) if rng.random() < 0.5 else None
+    learning, step, (low, high) = None, weight_step(bits, mode), weight_range(mode)
+    if learns:
+        rule = draw(rules(LEARNING_PROFILES[profile]))
+        low, high, step = weight_grid(rule, mode, bits)
+        tags = rng.integers(0, 100, shape) if rng.random() < 0.5 else None
+        delays = None if rule.profile == "brian" and "d" in rule.variables() else delays
+        learning = Learning(rule, int(rng.integers(0, 2**62)), tags)
+    weights = rng.integers(-(-low // step), high // step + 1, shape) * step
+    exponent = int(rng.integers(max(PROFILES[profile].exponents[0], -4), 3))
+    return Projection(name, bool(rng.integers(0, 2)), pre, post, weights, exponent, bits, mode, delays, False, learning)
+
+
+@st.composite
+def programs(draw):
+    """Small programs of either chip in any profile, in which some projections learn."""
+    profile = draw(st.sampled_from(sorted(PROFILES)))
+    chip = draw(st.sampled_from(sorted(CHIPS)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    compartments = Compartments.build(
+        N,
+        model=rng.integers(0, 3, N) if chip == "loihi2" else 0,
+        decay_u=rng.choice([1000, 4096], N),
+        decay_v=rng.choice([0, 1000, 4096], N),
+        v_th=rng.choice([1, 50, 400], N) * 64,
+        bias=rng.choice([0, 300], N) * 8,
+        fires=rng.random(N) < 0.8,
+    )
+    parts = [draw(projections(f"learns {i}", profile, True)) for i in range(draw(st.integers(1, 2)))]
+    if draw(st.booleans()):
+        parts.insert(draw(st.integers(0, len(parts))), draw(projections("stays", profile, False)))
+    return Program(chip, profile, N, compartments, tuple(parts), np.arange(N))
+
+
+def interpreted(emulator):
+    """Let an emulator run the Python that its kernels are compiled from: compiling each rule would take seconds."""
+    learners = list(emulator._learners.of.values())
+    emulator._learners._addresses = np.arange(len(learners))
+
+    def run(*args):
+        with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
+            patch.setattr(learning_kernels, "function_at", lambda e: learners[e].kernel.py_func)
+            patch.setattr(learning_kernels, "learn_tick", learning_kernels.learn_tick.py_func)
+            return learning_kernels.run_and_learn.py_func(*args)
+
+    emulator._run_and_learn = run
+    return emulator
+
+
+def signals(rng, program, n_ticks):
+    x = (rng.random((n_ticks, 1, N)) < 0.4).astype(np.int32)
+    if program.chip_spec.graded_spikes:
+        x *= rng.integers(-3, 4, x.shape, dtype=np.int32)
+    given = {"inputs": x, "rewards": rng.integers(-50, 50, n_ticks)}
+    if rng.random() < 0.5:
+        given["post_spikes"] = rng.random((n_ticks, N)) < 0.2
+    if rng.random() < 0.3 and program.profile != "brian":
+        given["post_traces"] = rng.integers(-128, 128, (n_ticks, 3, N))
+    return given
+
+
+def assert_same(emulator, interpreter):
+    for i, mine in interpreter.learners.items():
+        learner = emulator.learner(i)
+        for name in ("w", "t", "d", "residue"):
+            np.testing.assert_array_equal(getattr(learner, name), getattr(mine, name), err_msg=name)
+        for name in TRACES:
+            np.testing.assert_array_equal(learner.trace(name), mine.traces[name], err_msg=name)
+        assert learner.r1 == mine.r1
+
+
+@settings(max_examples=60)
+@given(programs(), st.integers(0, 2**32))
+def test_the_emulator_learns_what_the_interpreter_defines(program, seed):
+    rng = np.random.default_rng(seed)
+    emulator, interpreter = interpreted(Emulator(program)), Interpreter(program)
+    state = same = emulator.initial_state()
+    for n_ticks in (5, 1, 8):
+        given = signals(rng, program, n_ticks)
+        outputs, state = emulator.run(state, n_ticks, **given)
+        expected, same = interpreter.run(same, n_ticks, **given)
+        np.testing.assert_array_equal(outputs, expected)
+        np.testing.assert_array_equal(state, same)
+        assert_same(emulator, interpreter)
+    assert emulator.counts.overflows == interpreter.overflows
+
+
+def learning_program(profile="nengo", delays=None, n=N, **rule):
+    """Input lines to neurons, and neurons to neurons, both learning; the second has delays that learn, if asked to."""
+    chip = "loihi2" if profile == "slayer" else "loihi1"
+    texts = {"dw": "2^-2*x1*y0 - 2^-2*y1*x0", **rule}
+    traces = {"x1": Trace(30, 10), "y1": Trace(30, 10)}
+    one = LearningRule(**texts, **traces, profile=LEARNING_PROFILES[profile])
+    other = one if profile == "brian" else replace(one, dt="x1*y0 - 2^-2*u0*t", dw="2^-3*u0*r1*t", epoch=2)
+    rng = np.random.default_rng(1)
+    weights = rng.integers(0, 60, (n, n)) * 2
+    parts = (
+        Projection("in", True, np.arange(n), np.arange(n), weights, delays=delays, learning=Learning(one, 5)),
+        Projection("rec", False, np.arange(n), rng.permutation(n), weights[::-1], -1, learning=Learning(other, 6)),
+        Projection("stays", False, np.arange(n), np.arange(n), weights // 4 * 2),
+    )
+    compartments = Compartments.build(n, decay_v=1000, decay_u=3000, v_th=64 * 200)
+    return Program(chip, profile, n, compartments, parts, np.arange(n))
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_the_compiled_loop_learns_what_the_interpreter_defines(profile):
+    delays = np.random.default_rng(0).integers(0, 3, (N, N))
+    learned = {} if profile == "brian" else {"dd": "2^-1*x0*y1 - 2^-1*u0"}
+    program = learning_program(profile, delays, **learned)
+    emulator, interpreter = Emulator(program), Interpreter(program)
+    rng, state = np.random.default_rng(3), emulator.initial_state()
+    same, start = state, [emulator.weights(i).copy() for i in range(2)]
+    for n_ticks in (1, 30):
+        given = signals(rng, program, n_ticks)
+        given.pop("post_traces", None)
+        outputs, state = emulator.run(state, n_ticks, **given)
+        expected, same = interpreter.run(same, n_ticks, **given)
+        np.testing.assert_array_equal(outputs, expected)
+        np.testing.assert_array_equal(state, same)
+        assert_same(emulator, interpreter)
+    assert all(np.any(emulator.weights(i) != start[i]) for i in range(2))
+    assert profile == "brian" or np.any(emulator.learner(0).d != delays)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_frozen_it_is_bit_for_bit_the_program_without_rules(delayed):
+    delays = np.random.default_rng(0).integers(0, 3, (N, N)) if delayed else None
+    program = learning_program(delays=delays)
+    plain = replace(program, projections=tuple(replace(p, learning=None, plastic=False) for p in program.projections))
+    emulator, other = Emulator(program), Emulator(plain)
+    before = emulator.state_dict()
+    x = (np.random.default_rng(2).random((40, 3, N)) < 0.3).astype(int)
+    outputs, state = emulator.run(emulator.initial_state(3), 40, x, learning=False)
+    expected, same = other.run(other.initial_state(3), 40, x)
+    np.testing.assert_array_equal(outputs, expected)
+    np.testing.assert_array_equal(state, same)
+    for name, array in emulator.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_learned_delay_delays():
+    """Each spike adds a tick to the delay of the synapse that it passes, from the next spike on."""
+    synapse = Projection("in", True, [0], [0], [[10]], learning=Learning(LearningRule(dd="x0")))
+    program = Program("loihi1", "nengo", 1, Compartments.build(1, decay_v=4096, v_th=6400), (synapse,), [0])
+    assert Emulator(program).layout.slots == 63  # the longest delay that the chip has is 62
+    x = np.zeros((12, 1, 1), int)
+    x[[0, 3, 6]] = 1
+    for runs in (Emulator(program), Interpreter(program)):
+        outputs, _ = runs.run(runs.initial_state(), 12, x)
+        assert np.flatnonzero(outputs[:, 0, 0]).tolist() == [1, 5, 9]
+
+
+def test_the_host_can_send_the_spike_of_a_compartment_that_never_fires():
+    rule = LearningRule(dw="2^-2*x1*y0", x1=Trace(127, 0))
+    synapse = Projection("in", True, [0, 1], [0, 1], np.zeros((2, 2)), learning=Learning(rule))
+    program = Program("loihi1", "nengo", 2, Compartments.build(2, fires=0), (synapse,), [0, 1])
+    emulator = Emulator(program)
+    emulator.run(emulator.initial_state(), 1, [[[1, 0]]], post_spikes=[[0, 1]])
+    assert emulator.weights(0)[1, 0] > 0 and np.count_nonzero(emulator.weights(0)) == 1
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)), "state"])
+def test_what_has_learned_goes_on_exactly_elsewhere(how):
+    program = learning_program(delays=np.ones((N, N)), dd="x0*y1 - 2^-1*u0")
+    emulator, rng = Emulator(program), np.random.default_rng(0)
+    _, state = emulator.run(emulator.initial_state(), 21, **signals(rng, program, 21))
+    if how == "state":
+        twin = Emulator(program)
+        twin.load_state_dict(emulator.state_dict())
+    else:
+        twin = how(emulator)
+        np.testing.assert_array_equal(twin.counts.learned, emulator.counts.learned)
+    given = signals(rng, program, 20)
+    kept = emulator.state_dict()
+    expected = twin.run(state, 20, **given)
+    for name, array in emulator.state_dict().items():
+        np.testing.assert_array_equal(array, kept[name])
+    found = emulator.run(state, 20, **given)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    for name, array in twin.state_dict().items():
+        np.testing.assert_array_equal(array, emulator.state_dict()[name])
+
+
+def test_the_host_can_write_weights_between_runs():
+    emulator = Emulator(learning_program())
+    new = np.full((N, 2), 40)
+    emulator.update_weights(0, new, pre=[1, 3])
+    np.testing.assert_array_equal(emulator.weights(0)[:, [1, 3]], new)
+    x = np.zeros((2, 1, N), int)
+    x[0, 0, 1] = 1
+    v = emulator.run(emulator.initial_state(), 2, x, learning=False)[0][1, 0]
+    np.testing.assert_array_equal(v, 40 * 64)
+    with pytest.raises(ValueError, match=r"w must be -254..254 in steps of 2, got 41"):
+        emulator.update_weights(0, new + 1, pre=[1, 3])
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_a_learned_weight_adds_what_the_profile_says(profile):
+    """The kernel's steps from mantissa to weight are those of fixed_point, for every format there is."""
+    low, high = PROFILES[profile].exponents
+    for mode in ("mixed", "excitatory", "inhibitory"):
+        mantissas = np.arange(weight_range(mode)[0], weight_range(mode)[1] + 1)
+        for bits in (1, 3, 8):
+            for exponent in range(low, high + 1):
+                rule = LearningRule(dw="x0", profile=LEARNING_PROFILES[profile])
+                n = mantissas.size
+                p = Projection(
+                    "w", True, [0], range(n), np.zeros((n, 1)), exponent, bits, mode, learning=Learning(rule)
+                )
+                program = Program("loihi1", profile, 1, Compartments.build(n), (p,), [])
+                emulator = Emulator(program)
+                (engine,) = emulator._learners.engines
+                engine.synapses[0, 0] = mantissas
+                learning_kernels.store(engine, 0)
+                expected = actual_weights(program, p, mantissas[:, None])[:, 0]
+                np.testing.assert_array_equal(engine.table_weights[0], expected, err_msg=f"{mode} {bits} {exponent}")
+                assert conversion(program, p).dtype == np.int32
+
+
+def synapses(rule=None, seed=0, tags=None, **fields):
+    rule = LearningRule(dw="x0") if rule is None else rule
+    base = {"name": "w", "from_input": True, "pre": [0, 1], "post": [0], "weights": [[2, -4]]}
+    return Projection(**{**base, **fields}, learning=Learning(rule, seed, tags))
+
+
+def test_a_projection_with_a_rule_is_plastic():
+    assert synapses().plastic and synapses().learning.rule.dw == "x0"
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"weights": [[1, 2]]}, r"'w'.weights must be -254..254 in steps of 2 where a rule of .*'nengo'.* found 1"),
+        ({"weights": [[2, -4]], "sign_mode": "excitatory"}, "weights must be within"),
+        ({"tags": [[0, 300]]}, r"'w'.learning.tags must be -256..255 in steps of 1 .* found 300"),
+        ({"tags": [[0]]}, r"tags must have shape \(1, 2\), got \(1, 1\)"),
+        ({"tags": [[0.5, 0]]}, "Learning.tags must hold whole numbers"),
+        ({"bits": 7, "weights": [[4, 4]]}, r"bits must be one of \(1, 2, 3, 4, 5, 6, 8\) where a rule"),
+        ({"seed": -1}, "Learning.seed must be an integer >= 0"),
+        ({"rule": "x0"}, "Learning.rule must be of type LearningRule, got 'x0'"),
+    ],
+)
+def test_what_the_learning_engine_cannot_hold_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        synapses(**fields)
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_a_rule_in_another_arithmetic_than_the_chips_is_refused(profile):
+    rule = LearningRule(dw="x0", profile="brian" if profile == "nengo" else "nengo")
+    with pytest.raises(ValueError, match=rf"'w'.learning must be a rule of profile .*, got one of '{rule.profile}'"):
+        Program("loihi1", profile, 2, Compartments.build(1), (synapses(rule),), [])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"rewards": [1, 2]}, r"rewards must have shape \(1,\), got \(2,\)"),
+        ({"rewards": [0.5]}, "rewards must be integers"),
+        ({"rewards": [2**40]}, r"rewards must be within .* found 1099511627776"),
+        ({"post_spikes": [[2]]}, r"post_spikes must be within \[0, 1\], found 2"),
+        ({"post_traces": np.full((1, 3, 1), 200)}, r"post_traces must be within \[-128, 127\], found 200"),
+        ({"rewards": [1], "learning": False}, "rewards must be None with learning=False"),
+    ],
+)
+@pytest.mark.parametrize("engine", [Emulator, Interpreter])
+def test_what_nothing_learns_from_is_refused(engine, arguments, message):
+    program = Program("loihi1", "nengo", 2, Compartments.build(1), (synapses(),), [])
+    runs = engine(program)
+    with pytest.raises(ValueError, match=message):
+        runs.run(runs.initial_state(), 1, **arguments)
+
+
+@pytest.mark.parametrize("engine", [Emulator, Interpreter])
+def test_two_copies_of_the_chip_do_not_learn_at_once(engine):
+    program = Program("loihi1", "nengo", 2, Compartments.build(1), (synapses(),), [])
+    runs = engine(program)
+    with pytest.raises(ValueError, match=r"must be of one copy of the chip, .* got 2"):
+        runs.run(runs.initial_state(2), 1)
+    assert runs.run(runs.initial_state(2), 1, learning=False)[1].shape[0] == 2
+    with pytest.raises(ValueError, match="rewards must be None with a program without learning rules"):
+        plain = engine(Program("loihi1", "nengo", 0, Compartments.build(1), (), []))
+        plain.run(plain.initial_state(), 1, rewards=[1])
+
+
+def test_only_a_projection_with_a_rule_has_a_learning_engine():
+    emulator = Emulator(learning_program())
+    assert emulator.learner(1).rule.epoch == 2
+    with pytest.raises(ValueError, match="'stays' has no learning rule"):
+        emulator.learner(2)
+    with pytest.raises(ValueError, match="the state must hold"):
+        emulator.load_state_dict({})
+
+
+def test_a_learning_program_survives_its_file(tmp_path):
+    program = learning_program("lava", np.ones((N, N)), dd="x0 - 2^-1*u0")
+    tagged = replace(program.projections[1], learning=replace(program.projections[1].learning, tags=np.full((N, N), 7)))
+    program = replace(program, projections=(program.projections[0], tagged, program.projections[2]))
+    program.save(tmp_path / "program.safetensors")
+    loaded = Program.load(tmp_path / "program.safetensors")
+    for one, other in zip(program.projections, loaded.projections, strict=True):
+        assert (one.learning is None) == (other.learning is None)
+        if one.learning is not None:
+            assert one.learning.rule == other.learning.rule and one.learning.seed == other.learning.seed
+    np.testing.assert_array_equal(loaded.projections[1].learning.tags, 7)
+    x = (np.random.default_rng(0).random((9, 1, N)) < 0.4).astype(int)
+    first, second = Emulator(program), Emulator(loaded)
+    for a, b in zip(first.run(first.initial_state(), 9, x), second.run(second.initial_state(), 9, x), strict=True):
+        np.testing.assert_array_equal(a, b)
