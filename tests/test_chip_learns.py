@@ -276,7 +276,7 @@ def test_a_learned_weight_adds_what_the_profile_says(profile):
                 emulator = Emulator(program)
                 (engine,) = emulator._learners.engines
                 engine.synapses[0, 0] = mantissas
-                learning_kernels.store(engine, 0)
+                learning_kernels.store_weights(engine.synapses[0, 0], engine.table_weights[0], engine.actual)
                 expected = actual_weights(program, p, mantissas[:, None])[:, 0]
                 np.testing.assert_array_equal(engine.table_weights[0], expected, err_msg=f"{mode} {bits} {exponent}")
                 assert conversion(program, p).dtype == np.int32

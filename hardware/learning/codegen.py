@@ -246,7 +246,7 @@ class _Writer:
         for z in self.changed:
             self._store(z)
         if "t" in self.changed:
-            self.add(4, "tags |= new_t")
+            self.add(4, "tags = int32(tags | new_t)")  # |= would make it 64 bits, and halve the lanes of the whole loop
             self.add(3, "x[i, TAGGED] = tags != 0")
 
     def _row_traces(self) -> None:

@@ -108,18 +108,19 @@ def _gather_inputs(found, x, sources, payloads):
 @kernel
 def _send_with_own_delays(segment, payload, slot, pending, slots, n, weights, targets, counters):
     """Add the weights of one spike over plastic synapses, each of which has a delay of its own."""
-    length, at, listed = segment[3], np.uint64(segment[2]), np.uint64(segment[4])
-    for j in range(np.uint64(length)):
-        delay = np.int64(targets[listed + np.uint64(length) + j])
-        if segment[0] == _OWN_DELAYS_TO_SUMS:
-            k = slots * n + segment[1] + delay * length
+    at, length, listed = np.uint64(segment[2]), np.uint64(segment[3]), np.uint64(segment[4])
+    to_sums = segment[0] == _OWN_DELAYS_TO_SUMS  # which stand delay by delay; input slots stand in a ring
+    begin, wrap = np.uint64(0 if to_sums else slot + 1), np.uint64(2**63 if to_sums else slots)
+    width, first = np.uint64(length if to_sums else n), np.uint64(segment[1] + slots * n * to_sums)
+    for j in range(length):
+        due = begin + np.uint64(targets[listed + length + j])
+        k = (due - wrap if due >= wrap else due) * width + first + np.uint64(targets[listed + j])
+        if payload == 1:
+            pending[k] += weights[at + j]
         else:
-            due = slot + 1 + delay
-            k = (due - slots if due >= slots else due) * n + segment[1]
-        k += np.int64(targets[listed + j])
-        x = np.int64(pending[k]) + np.int64(weights[at + j]) * payload
-        pending[k] = np.int32(x)
-        counters[INPUT] += pending[k] != x
+            x = np.int64(pending[k]) + np.int64(weights[at + j]) * payload
+            pending[k] = np.int32(x)
+            counters[INPUT] += pending[k] != x
 
 
 @inlined

@@ -79,9 +79,9 @@ class Learners:
         for i, learner in self.of.items():
             learner.load_state_dict({name: state[f"{i}.{name}"] for name in learner.state_dict()})
             self._not_counted[i] = learner.updates - int(counted[i])
-        for engine in self.engines:
-            for row in range(engine.pre.size):
-                k.store(engine, row)
+        for e in self.engines:
+            everyone = np.arange(e.pre.size, dtype=np.int32)
+            k.store(e.synapses, everyone, e.table_weights, e.table_delays, e.actual, e.constants[k.LONGEST_DELAY])
 
 
 def new_learner(projection: Projection) -> Learner:

@@ -63,20 +63,26 @@ def collect_spikes(engine, lines, z, host_spikes):
 
 
 @kernel
-def store(engine, row):
-    """Put what the synapses of a source have become into the synapse table."""
-    weights, stored, how = engine.synapses[row, 0], engine.table_weights[row], engine.actual
-    drop, by, append, least, most = how[DROP], how[ROUND], how[APPEND], how[LEAST], how[MOST]
+def store_weights(weights, stored, actual):
+    """Put the mantissas of one source's synapses into the synapse table, as what a spike adds."""
+    drop, by, append, least, most = actual[DROP], actual[ROUND], actual[APPEND], actual[LEAST], actual[MOST]
     below_half = np.int32((1 << by >> 1) - 1) if by else np.int32(0)
     odd = np.int32(1) if by else np.int32(0)
     for j in range(np.uint64(weights.size)):
         w = np.int32(weights[j] >> drop)
         w = np.int32(np.int32(np.int32(w + below_half) + np.int32(np.int32(w >> by) & odd)) >> by)
         stored[j] = np.int16(min(max(np.int32(w << append), least), most))
-    if engine.table_delays.size:
-        delays, longest = engine.synapses[row, 2], engine.constants[LONGEST_DELAY]
-        for j in range(delays.size):
-            engine.table_delays[row, j] = min(delays[j], longest)
+
+
+@kernel
+def store(synapses, rows, table_weights, table_delays, actual, longest):
+    """Put what the synapses of some sources have become into the synapse table."""
+    for a in range(rows.size):  # a function of arrays, not of an Engine: a call hands over each field of each array
+        row = rows[a]
+        store_weights(synapses[row, 0], table_weights[row], actual)
+        if table_delays.size:
+            for j in range(table_delays.shape[1]):
+                table_delays[row, j] = min(synapses[row, 2, j], longest)
 
 
 @kernel
@@ -106,8 +112,14 @@ def learn_tick(learn, engine, lines, z, host_spikes, host_traces, reward):
         engine.synapse_draws,
     )
     n = engine.pre.size
-    for a in range(engine.rows[2 * n]):
-        store(engine, engine.rows[n + a])
+    store(
+        engine.synapses,
+        engine.rows[n : n + engine.rows[2 * n]],
+        engine.table_weights,
+        engine.table_delays,
+        engine.actual,
+        engine.constants[LONGEST_DELAY],
+    )
 
 
 @kernel
