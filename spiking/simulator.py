@@ -191,7 +191,7 @@ class Simulator:
         keep = any_kernels.KEEP_MEMBRANE if membranes else any_kernels.KEEP_OUTPUTS
         outputs, new, tapes, x, of_units = self._run(obs, state, episode_start, keep)
         network, layers, v = self.network, self.network.layers, None
-        spikes = [self._spikes(i, tape) for i, tape in enumerate(tapes)]
+        spikes = [self._spikes(i, tape, episode_start) for i, tape in enumerate(tapes)]
         if membranes:
             v = [
                 tape.membrane[:, :, : layer.n_neurons].transpose(1, 0, 2).copy()
@@ -206,10 +206,17 @@ class Simulator:
             return tape.outputs.transpose(1, 0, 2)
         return sequences.dense(tape.spikes, self.network.layers[layer].n_neurons, self.dtype)
 
-    def _spikes(self, layer: int, tape: sequences.Tape | any_kernels.Tape) -> np.ndarray:
+    def _spikes(
+        self, layer: int, tape: sequences.Tape | any_kernels.Tape, episode_start: np.ndarray | None
+    ) -> np.ndarray:
         """Return where a layer's neurons spiked, shape (T, B, N): where a graded output crossed 1/2 upwards."""
         z = self._outputs(layer, tape)
-        return (z[1:] > 0.5) & (z[:-1] <= 0.5) if self.network.layers[layer].neurons.graded else z[1:]
+        if not self.network.layers[layer].neurons.graded:
+            return z[1:]
+        before = z[:-1] > 0.5
+        if episode_start is not None:
+            before[:: self.network.n_ticks][np.asarray(episode_start, bool)] = False  # cleared
+        return (z[1:] > 0.5) & ~before
 
     def predict(
         self,

@@ -40,7 +40,10 @@ MODULES = [
     "spiking.fields",
     "spiking.metrics",
     "spiking.monitor",
+    "spiking.neurons.fitzhugh_nagumo",
+    "spiking.neurons.izhikevich",
     "spiking.observation",
+    "spiking.simulator",
     "spiking.storage",
 ]
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core.errors import NumbaError
 
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.engine.sequences import Timing, Weights, padded, padded_size
 from spikeloop.spiking.engine.tick_kernels import LayerOptions, layer_kernel
+from spikeloop.spiking.fields import in_one_line
 from spikeloop.spiking.neurons import Neurons
 
 # What a run keeps beside its results: nothing; the outputs of each tick; these, and the membranes.
@@ -54,6 +56,7 @@ def prepare(neurons: Sequence[Neurons], timing: Timing, n_memory: int, dtype: An
         dtype: Of weights and state.
 
     Raises:
+        TypeError: If the ``tick`` of a class does what a model may not.
         ValueError: If neurons cannot be run in ticks of that length.
     """
     layers, row = [], n_memory
@@ -87,7 +90,33 @@ def _prepared_layer(neurons: Neurons, timing: Timing, row: int, last: bool, dtyp
         held=int(timing.held),
         graded=int(neurons.graded),
     )
-    return PreparedLayer(layer_kernel(type(neurons), type(constants), kinds), rows, flags, options)
+    layer = PreparedLayer(layer_kernel(type(neurons), type(constants), kinds), rows, flags, options)
+    _compile(type(neurons), layer)
+    return layer
+
+
+def _compile(neurons: type[Neurons], layer: PreparedLayer) -> None:
+    """Let the first call, which compiles, be one of no environments: what cannot be compiled is refused here.
+
+    Raises:
+        TypeError: If ``tick`` does what a model may not.
+    """
+    dtype, width = layer.rows.dtype, layer.rows.shape[1]
+    none, row = np.empty((0, 0, 0), dtype), np.empty((0, width), dtype)
+    start, count = np.empty((0, 0), np.uint8), np.zeros(layer.options.n, np.int64)
+    try:
+        layer.kernel(
+            none, none, row, row.reshape(-1), row, layer.rows, layer.flags, np.zeros(2), layer.options, none, start,
+            none, none, none, none, count,
+        )  # fmt: skip
+    except NumbaError as error:
+        # what numba could not type stands behind ">>>", where it is an operation; the rest is of its own insides
+        lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Failed in")]
+        found = next((line.removeprefix(">>> ") for line in lines if line.startswith(">>>")), lines[0])
+        raise TypeError(
+            f"{neurons.__name__}.tick must use only + - * /, abs, comparisons multiplied by arrays, and spike, got "
+            f"{in_one_line(found)}"
+        ) from None
 
 
 def run(
