@@ -24,6 +24,12 @@ class QuantizeWeights(BaseCallback):
 
     Raises:
         ValueError: When training starts, if the policy has no spiking actor.
+
+    >>> from spikeloop.agents import SpikingPPO
+    >>> model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0)
+    >>> _ = model.learn(32, callback=QuantizeWeights(lambda w: np.round(w * 64) / 64))
+    >>> bool((model.policy.action_net.weight * 64 % 1 == 0).all())
+    True
     """
 
     def __init__(self, quantize: Callable[[np.ndarray], np.ndarray]):

@@ -135,6 +135,9 @@ def fit_normalize(normalize: Mapping[str, Any], space: spaces.Space) -> dict[str
     Args:
         normalize: The arguments that a preset for any environment has.
         space: Observation space.
+
+    >>> fit_normalize({"gamma": 0.99}, spaces.Dict(pose=spaces.Box(-1, 1, (3,)), gear=spaces.Discrete(4)))
+    {'gamma': 0.99, 'norm_obs_keys': ['pose']}
     """
     parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
     vectors = [name for name, part in parts.items() if isinstance(part, spaces.Box) and not is_image_space(part)]

@@ -99,6 +99,9 @@ def parse(text: str) -> Any:
 
     Raises:
         ValueError: If it holds anything else.
+
+    >>> parse("dict(net_arch=[64, 64], log_std_init=-2)")
+    {'net_arch': [64, 64], 'log_std_init': -2}
     """
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
