@@ -46,13 +46,13 @@ from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
 from spikeloop.agents.silence import Coverage
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.engine.sequences import dense_layers
+from spikeloop.spiking.gradients import gradient_for
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import Normalizer
 from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.stateless import StatelessWarning
-from spikeloop.spiking.surrogate import Surrogate
 from spikeloop.spiking.threads import torch_on_one_thread
 
 # Rows times weights of the critic and the like, up to which a pass through them gains next to nothing from threads.
@@ -61,7 +61,7 @@ ONE_THREAD_UP_TO = 16_000_000
 LSNN_OPTIONS = tuple(
     name
     for name in inspect.signature(LSNN.__init__).parameters
-    if name not in ("self", "encoder", "n_neurons", "surrogate", "generator")
+    if name not in ("self", "encoder", "n_neurons", "gradient", "generator")
 )
 
 _RANGES = {
@@ -109,8 +109,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             :meth:`to_network` wants the environments that have them.
         obs_scale: What a vector observation is multiplied by, one factor or one per value, instead of VecNormalize. Its
             running statistics move on while a policy drifts, and what was learnt moves with them; fixed factors do not.
-        surrogate: Name of the surrogate derivative, ``fast_sigmoid``, ``triangle`` or ``arctan``.
-        surrogate_kwargs: Its ``damping`` and ``width``.
+        gradient: How gradients reach the weights, one of :data:`~spikeloop.spiking.gradients.GRADIENTS`.
+        gradient_kwargs: Its arguments; of ``"surrogate"`` these are ``shape`` (``fast_sigmoid``, ``triangle`` or
+            ``arctan``), ``damping`` and ``width``.
         critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
             whose observation does not tell the state.
         net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]);
@@ -141,8 +142,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         encoder_kwargs: Mapping[str, Any] | None = None,
         obs_scale: float | Sequence[float] | None = None,
         trained_behind: Sequence[str] = (),
-        surrogate: str = "fast_sigmoid",
-        surrogate_kwargs: Mapping[str, Any] | None = None,
+        gradient: str = "surrogate",
+        gradient_kwargs: Mapping[str, Any] | None = None,
         critic_reads_actor: bool = False,
         net_arch: dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -158,8 +159,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             encoder=encoder,
             encoder_kwargs=dict(encoder_kwargs or {}),
             obs_scale=obs_scale,
-            surrogate=surrogate,
-            surrogate_kwargs=dict(surrogate_kwargs or {}),
+            gradient=gradient,
+            gradient_kwargs={**_former_surrogate(gradient, kwargs), **(gradient_kwargs or {})},
             critic_reads_actor=critic_reads_actor,
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
@@ -210,8 +211,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         self.critic_reads_actor = arguments.pop("critic_reads_actor")
         self._scaler = _scaler(arguments.pop("obs_scale"), self.observation_space)
         encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
-        surrogate = Surrogate(arguments.pop("surrogate"), **arguments.pop("surrogate_kwargs"))
-        self.lstm_actor = LSNN(encoder, surrogate=surrogate, **arguments)
+        gradient = gradient_for(arguments.pop("gradient"), arguments.pop("gradient_kwargs"))
+        self.lstm_actor = LSNN(encoder, gradient=gradient, **arguments)
         # contrib sizes its LSTM buffers by these; SpikingPPO keeps the packed state in a buffer of its own
         self.lstm_actor.num_layers = self.lstm_actor.hidden_size = 0  # type: ignore[assignment]
         super()._build(lr_schedule)
@@ -476,6 +477,22 @@ class LifPolicy(LsnnPolicy):
     """The same policy without recurrence: feed-forward layers of spiking neurons, state still carried."""
 
     recurrent_default = False
+
+
+def _former_surrogate(gradient: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take the former words ``surrogate`` and ``surrogate_kwargs`` out of a policy's arguments.
+
+    Returns:
+        The ``gradient_kwargs`` that they say.
+
+    Raises:
+        ValueError: If they are given for another gradient.
+    """
+    former = {name: kwargs.pop(name) for name in ("surrogate", "surrogate_kwargs") if name in kwargs}
+    if former and gradient != "surrogate":
+        raise ValueError(f"{next(iter(former))} goes with gradient='surrogate', got gradient={gradient!r}")
+    shape = {"shape": former["surrogate"]} if "surrogate" in former else {}
+    return {**shape, **(former.get("surrogate_kwargs") or {})}
 
 
 def _scaler(scale: float | Sequence[float] | None, space: spaces.Space) -> Normalizer | None:

@@ -197,12 +197,12 @@ class SpikingPPO(RecurrentPPO):
         first = {k: _rows(v) for k, v in seen.items()} if isinstance(seen, dict) else _rows(seen)
         with th.no_grad():
             self.policy.coverage.warn_of_rollout(self.policy._features(obs_as_tensor(first, self.device))[0])
-        if not self.policy.lstm_actor.graded:
+        if not self.policy.lstm_actor.layers.graded:
             warn_of_silence(*self.policy.rollout_counts)
 
     def _log_spikes(self) -> None:
         actor, (counts, n_counted) = self.policy.lstm_actor, self.policy.rollout_counts
-        if actor.graded:  # nothing spikes, so there is nothing to count
+        if actor.layers.graded:  # nothing spikes, so there is nothing to count
             return
         rates = [count.mean() / n_counted for count in counts]
         operations = accumulates(

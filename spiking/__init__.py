@@ -17,7 +17,7 @@ _HOME = {
     "ObservationPart": "observation",
     "Reorder": "observation",
     "Readout": "readout",
-    "Surrogate": "surrogate",
+    "Surrogate": "gradients.surrogate",
     "Simulator": "simulator",
     "Monitor": "monitor",
     "LSNN": "module",

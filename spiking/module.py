@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking import checks, reference
+from spikeloop.spiking import checks
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import Encoder, encode, values
 from spikeloop.spiking.engine import lsnn_kernels, sequences
-from spikeloop.spiking.gradients.engine_sequence import EngineCall, EngineSequence
-from spikeloop.spiking.gradients.equations import run_equations
+from spikeloop.spiking.gradients import Gradient, Surrogate
+from spikeloop.spiking.gradients.base import Run
 from spikeloop.spiking.gradients.penalty import Attach
 from spikeloop.spiking.gradients.population import Population
 from spikeloop.spiking.initial import drawn_neurons, lsnn_neurons, neuron_kind, normal_weights
@@ -31,7 +31,6 @@ from spikeloop.spiking.neurons import Neurons
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.spiking_layer import SpikingLayers
-from spikeloop.spiking.surrogate import Surrogate
 
 _FORMER_NAME = re.compile(r"(w_in|w_rec|bias|tau_m|v_th|tau_a|beta|refractory)_(\d+)")
 
@@ -73,7 +72,7 @@ class LSNN(nn.Module):
         dt: Length of a tick in ms.
         tau_out: Time constant of the readout filter in ms.
         count: Read the mean number of spikes per tick of the step instead.
-        surrogate: Surrogate derivative of the spike.
+        gradient: How gradients reach the weights.
         learn_encoder: Train centres and widths of a ``population`` encoder.
         rate_coef: Weight of the rate penalty, >= 0; 0 for graded neurons, which do not spike.
         target_rate: Spikes per tick above which it acts.
@@ -81,7 +80,6 @@ class LSNN(nn.Module):
 
     Attributes:
         layers: The layers, one :class:`~spikeloop.spiking.spiking_layer.SpikingLayer` each.
-        graded: Whether a layer's output is graded: a number, not a spike.
         state_shape: ``(n_rows, width)`` of the packed state (see :mod:`spikeloop.spiking.network`).
         spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,); zeros where
             neurons are graded.
@@ -115,7 +113,7 @@ class LSNN(nn.Module):
         dt: float = 1.0,
         tau_out: float = 0.0,
         count: bool = False,
-        surrogate: Surrogate = Surrogate(),  # noqa: B008 - frozen
+        gradient: Gradient = Surrogate(),  # noqa: B008 - frozen
         learn_encoder: bool = False,
         rate_coef: float = 0.0,
         target_rate: float = 0.0,
@@ -132,9 +130,8 @@ class LSNN(nn.Module):
         if fault := encoder.blind(int(n_ticks), float(dt)):
             raise ValueError(fault)
         self.n_layers = len(self.n_neurons)
-        self.n_ticks, self.latency, self.dt = int(n_ticks), int(latency), float(dt)
-        self.tau_out, self.count = float(tau_out), bool(count)
-        self.surrogate, self.rate_coef, self.target_rate = surrogate, float(rate_coef), float(target_rate)
+        self.timing = sequences.Timing(int(n_ticks), float(dt), int(latency), float(tau_out), bool(count), encoder.held)
+        self.gradient, self.rate_coef, self.target_rate = gradient, float(rate_coef), float(target_rate)
         self._encoder, self._n_memory = encoder, len(encoder.memory_rows)
         self.centers: nn.Parameter | None = None
         self.log_widths: nn.Parameter | None = None
@@ -161,15 +158,37 @@ class LSNN(nn.Module):
     def _hold(self, layers: Sequence[Layer]) -> None:
         """Take these layers for one's own."""
         self.layers = SpikingLayers(layers)
-        self._on_engine = all(layer.kind is NeuronParameters for layer in self.layers)  # which knows LSNN neurons only
-        self.graded = any(layer.kind.graded for layer in self.layers)
-        if self.graded and self.rate_coef:
+        if self.layers.graded and self.rate_coef:
             raise ValueError(f"rate_coef must be 0 for graded neurons, which do not spike, got {self.rate_coef}")
-        self._table: tuple[Any, ...] | None = None  # and the weights, constants and counts whose addresses it holds
         self.spike_counts: tuple[np.ndarray, ...] = ()
         self.reset_counts()
         self.state_shape = packed_shape(self._encoder, [layer.neurons for layer in layers])
         self._network(layers)  # validates what the constructor took on trust
+
+    @property
+    def n_ticks(self) -> int:
+        """Ticks per env step."""
+        return self.timing.n_ticks
+
+    @property
+    def dt(self) -> float:
+        """Length of a tick in ms."""
+        return self.timing.dt
+
+    @property
+    def latency(self) -> int:
+        """Ticks a spike takes between layers and to the readout."""
+        return self.timing.latency
+
+    @property
+    def tau_out(self) -> float:
+        """Time constant of the readout filter in ms."""
+        return self.timing.tau_out
+
+    @property
+    def count(self) -> bool:
+        """Whether the readout is the mean number of spikes per tick of a step."""
+        return self.timing.count_spikes
 
     @property
     def encoder(self) -> Encoder:
@@ -216,12 +235,12 @@ class LSNN(nn.Module):
         return self.layers.values
 
     @classmethod
-    def from_network(cls, network: Network, surrogate: Surrogate = Surrogate(), **kwargs: Any) -> LSNN:  # noqa: B008
+    def from_network(cls, network: Network, gradient: Gradient = Surrogate(), **kwargs: Any) -> LSNN:  # noqa: B008
         """Return a module that computes what ``network`` computes up to its readout trace.
 
         Args:
             network: The network; its layers need not be of one kind.
-            surrogate: Surrogate derivative for training.
+            gradient: How gradients reach the weights.
             kwargs: ``learn_encoder``, ``rate_coef``, ``target_rate``.
 
         Raises:
@@ -235,7 +254,7 @@ class LSNN(nn.Module):
             dt=network.dt,
             tau_out=network.readout.tau_out,
             count=network.readout.count,
-            surrogate=surrogate,
+            gradient=gradient,
             generator=torch.Generator(),  # what it draws is not kept
             **kwargs,
         )
@@ -261,69 +280,31 @@ class LSNN(nn.Module):
         Raises:
             ValueError: If a shape or a dtype is wrong, or features or state are not finite.
         """
+        run = self.run(features, state, episode_start)
+        return run.y, run.state
+
+    def run(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> Run:
+        """Do as :meth:`forward` does, whose arguments it takes, and return all that the gradient tells of the run."""
         self._check(3, features.shape, state.shape, episode_start.shape)
         self._check_values(features, state, episode_start)
         x, memory = self._encode(features, state, episode_start)
-        fits = self._on_engine and state.device.type == "cpu" and state.dtype in (torch.float32, torch.float64)
-        run = self._forward_engine if fits else self._forward_equations
-        y, new = run(x, state[len(memory) :].detach(), episode_start)
-        if not _finite(new):
-            raise ValueError(f"the sequence left the range of {new.dtype}: its features or weights are too large")
-        return y, torch.cat((memory, new)) if len(memory) else new
-
-    def _forward_engine(
-        self, x: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        batch_first = x.permute(2, 0, 1, 3).flatten(1, 2) if not self._encoder.held else x.transpose(0, 1)
-        call = EngineCall(
-            self.layers.engine_weights(),
-            self.layers.engine_constants(self._timing(), self.surrogate),
-            batch_first.detach().clone(memory_format=torch.contiguous_format).numpy(),  # it may change before backward
-            state.contiguous().numpy(),
-            _starts(episode_start.detach().numpy()),
-            self.rate_coef,
-            self.target_rate,
-        )
-        parameters = [p for layer in self.layers for p in (layer.w_in, layer.bias, layer.w_rec) if p is not None]
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
-            y = EngineSequence.apply(call, x, *parameters)
-        else:
-            arguments = (call.weights, call.constants, call.x, call.state, call.start, call.counts)
-            array, call.new_state, _ = sequences.forward(*arguments, n_threads=call.n_threads)
-            y = torch.from_numpy(array).transpose(0, 1)
-        for total, count in zip(self.spike_counts, call.counts, strict=True):
-            lsnn_kernels.add_counts(count, total)
-        self._count(call.n_counted)
-        return y, torch.from_numpy(call.new_state)
+        run = self.gradient.run(self.layers, x, state[len(memory) :].detach(), episode_start, self.timing)
+        if not _finite(run.state):
+            raise ValueError(f"the sequence left the range of {state.dtype}: its features or weights are too large")
+        n = episode_start.numel() * self.n_ticks
+        for total, rate in zip(self.spike_counts, run.rates, strict=True):
+            lsnn_kernels.add_counts(np.rint(rate.detach().cpu().numpy() * n).astype(np.int64), total)
+        self._count(n)
+        y = run.y
+        if self.rate_coef and y.requires_grad:
+            excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in run.rates]
+            y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
+        return run._replace(y=y, state=torch.cat((memory, run.state)) if len(memory) else run.state)
 
     def _count(self, n: int) -> None:
         """Add to ``n_counted``; written so that no other Python thread comes between reading and writing it."""
         counts = self.__dict__
         counts["n_counted"] += n
-
-    def _forward_equations(
-        self, x: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        y, new, rates = run_equations(
-            x,
-            state,
-            episode_start,
-            [layer.weights() for layer in self.layers],
-            [layer.kind for layer in self.layers],
-            [layer.constants(self.dt) for layer in self.layers],
-            self.surrogate,
-            self._unit_readout(),
-            self._timing(),
-        )
-        n = episode_start.numel() * self.n_ticks
-        for layer, total, rate in zip(self.layers, self.spike_counts, rates, strict=True):
-            if not layer.kind.graded:
-                total += (rate.detach() * n).cpu().numpy().round().astype(np.int64)
-        self._count(n)
-        if self.rate_coef and torch.is_grad_enabled():
-            excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in rates]
-            y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
-        return y, new
 
     def _check(self, n_dims: int, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
         """Refuse shapes that do not fit: the kernels read and write without looking at bounds."""
@@ -391,65 +372,29 @@ class LSNN(nn.Module):
         self._check(2, features.shape, state.shape, episode_start.shape)
         if episode_start.dtype.kind not in "biuf":
             checks.real("episode_start", episode_start)
-        weights = self.layers.engine_weights()
+        # self.layers, less the search that torch makes for the attributes of a module
+        layers: SpikingLayers = self._modules["layers"]  # type: ignore[assignment]
+        timing = self.timing
+        weights = layers.engine_weights()
         dtype, n_memory = weights[0].bias.dtype, self._n_memory
         if self._encoder.identity:
             x = sequences.writable("features", features, dtype)[:, None]  # (B, 1, F)
         else:
             memory = state[:n_memory]
             x, memory = encode(
-                self.current_encoder(), features[None], memory, episode_start[None], self.n_ticks, self.dt
+                self.current_encoder(), features[None], memory, episode_start[None], timing.n_ticks, timing.dt
             )
             x = sequences.batch_first(x).astype(dtype, copy=False)
-        starts = (np.reshape(episode_start, (-1, 1)) != 0).view(np.uint8)
+        starts = (episode_start.reshape(-1, 1) != 0).view(np.uint8)
         whole = state
         state = sequences.writable("state", state[n_memory:] if n_memory else state, dtype)
-        self._count(len(starts) * self.n_ticks)
-        run = self._step_engine if self._on_engine else self._step_equations
-        y, new, finite = run(weights, x, state, starts)
+        self._count(len(starts) * timing.n_ticks)
+        y, new, finite = layers.step(weights, x, state, starts, timing, self.spike_counts)
         if not finite:
             sequences.refuse_step("features", x[:, 0], whole, starts[:, 0] != 0)
         if n_memory:
             new = np.concatenate((memory, new), dtype=dtype)
         return y, new
-
-    def _step_engine(
-        self, weights: list[sequences.Weights], x: np.ndarray, state: np.ndarray, starts: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        layers, counts, table = (
-            self.layers.engine_constants(self._timing(), self.surrogate),
-            self.spike_counts,
-            self._table,
-        )
-        if table is None or table[1] is not weights or table[2] is not layers or table[3] is not counts:
-            table = self._table = sequences.address_table(weights, layers, counts), weights, layers, counts
-        return sequences.step(weights, layers, table[0], x, state, starts, counts)
-
-    def _step_equations(
-        self, weights: list[sequences.Weights], x: np.ndarray, state: np.ndarray, starts: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Run one env step by the equations in numpy; arguments and result are those of the engine's step."""
-        network = self._network(self.network_layers())
-        rested = np.where(starts != 0, 0, state)  # (n_rows, B, width)
-        first, states = 0, []
-        for layer in network.layers:
-            n_rows = len(layer.neurons.rows)
-            states.append(tuple(rested[first : first + n_rows, :, : layer.n_neurons]))
-            first += n_rows
-        per_tick = np.broadcast_to(x, (len(x), self.n_ticks, x.shape[2])).swapaxes(0, 1)
-        trace = rested[first, :, : self.n_neurons[-1]]
-        _, states, y, outputs = reference.step(network, per_tick, states, trace)
-        new = np.zeros_like(state)
-        for into, row in zip(new, [*(row for rows in states for row in rows), y], strict=True):
-            into[:, : row.shape[1]] = row
-        for module, count, z in zip(self.layers, self.spike_counts, outputs, strict=True):
-            if not module.kind.graded:
-                count += z.sum((0, 1)).astype(np.int64)
-        return y, new, bool(np.isfinite(new).all())
-
-    def _timing(self) -> sequences.Timing:
-        held = self._encoder.held
-        return sequences.Timing(self.n_ticks, self.dt, self.latency, self.tau_out, self.count, held)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load, also what was saved when all layers were one module: ``w_in_0`` is then ``layers.0.w_in``."""
@@ -458,18 +403,10 @@ class LSNN(nn.Module):
                 state_dict[f"{prefix}layers.{former[2]}.{former[1]}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_table": None}  # addresses mean nothing in a copy
-
 
 def _finite(tensor: torch.Tensor) -> bool:
     """Return whether a tensor holds neither NaN nor infinity; a sum that is finite tells so in one pass."""
     return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
-
-
-def _starts(episode_start: np.ndarray) -> np.ndarray:
-    """Return (L, B) flags as the kernels want them: (B, L), uint8."""
-    return np.ascontiguousarray((episode_start != 0).T).view(np.uint8)
 
 
 def _maker(

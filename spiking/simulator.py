@@ -16,7 +16,6 @@ from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
 from spikeloop.spiking.readout_kernels import drive
 from spikeloop.spiking.stateless import StatelessWarning
-from spikeloop.spiking.surrogate import Surrogate
 
 _NO_START = np.zeros((1, 1), np.uint8)
 
@@ -102,7 +101,7 @@ class Simulator:
             pass  # the input reaches the output units
         elif self._has_engine:
             self._constants = [
-                sequences.constants(neurons, timing, i, self._n_memory, i == last, Surrogate(), self.dtype)
+                sequences.constants(neurons, timing, i, self._n_memory, i == last, None, self.dtype)
                 for i, neurons in enumerate(all_neurons)
             ]
             self._table = self._step_table(normalizer)

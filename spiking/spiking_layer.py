@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking.engine import sequences
+from spikeloop.spiking.engine import any_kernels, sequences
 from spikeloop.spiking.initial import per_neuron
 from spikeloop.spiking.network import Layer
 from spikeloop.spiking.neurons import Neurons
-from spikeloop.spiking.surrogate import Surrogate
+from spikeloop.spiking.neurons.lsnn import NeuronParameters
+
+if TYPE_CHECKING:
+    from spikeloop.spiking.gradients.surrogate import Surrogate
 
 
 class SpikingLayer(nn.Module):
@@ -44,8 +48,9 @@ class SpikingLayer(nn.Module):
         self.register_parameter("w_rec", None if layer.w_rec is None else _by_input(layer.w_rec))
         self.bias = nn.Parameter(torch.tensor(layer.bias))
         for name in self.array_names:
-            value = torch.tensor(np.asarray(getattr(layer.neurons, name)), dtype=self.bias.dtype)
-            self.register_buffer(name, value)
+            value = torch.tensor(getattr(layer.neurons, name))
+            # whole numbers too, such as refractory ticks, meet the state, which is of the weights' type
+            self.register_buffer(name, value if value.is_floating_point() else value.to(self.bias.dtype))
 
     @property
     def n_neurons(self) -> int:
@@ -87,12 +92,19 @@ class SpikingLayers(nn.ModuleList):
 
     Args:
         layers: What they are at first.
+
+    Attributes:
+        on_engine: Whether the numba kernels run them, which know LSNN neurons only.
+        graded: Whether an output of theirs is a number, not a spike.
     """
 
-    def __init__(self, layers: Sequence[Layer] = ()):
+    def __init__(self, layers: Sequence[Layer]):
         super().__init__(SpikingLayer(layer) for layer in layers)
+        self.on_engine = all(layer.kind is NeuronParameters for layer in self)
+        self.graded = any(layer.kind.graded for layer in self)
         self._views: tuple[list[int], list[sequences.Weights]] | None = None
-        self._prepared: tuple[list[Any], list[sequences.Constants], list[Any]] | None = None
+        self._prepared: tuple[list[Any], list[int], Any, Any] | None = None
+        self._table: tuple[Any, ...] | None = None  # and the weights, constants and counts whose addresses it holds
 
     def __iter__(self) -> Iterator[SpikingLayer]:
         return iter(self._modules.values())  # type: ignore[arg-type]
@@ -124,24 +136,68 @@ class SpikingLayers(nn.ModuleList):
             views = self._views = key, layers
         return views[1]
 
-    def engine_constants(self, timing: sequences.Timing, surrogate: Surrogate) -> list[sequences.Constants]:
-        """Return the constants for the kernels, rebuilt when a buffer, the timing or the surrogate has changed."""
-        buffers = [buffer for layer in self for buffer in layer._buffers.values()]
-        key: list[Any] = [(id(buffer), buffer._version) for buffer in buffers]  # type: ignore[union-attr]
-        key += (timing, surrogate)
-        prepared = self._prepared
-        if prepared is None or prepared[0] != key:
-            last = len(self) - 1
-            layers = [
-                sequences.constants(layer.neurons, timing, i, 0, i == last, surrogate, _numpy(layer.bias).dtype)
+    def engine_constants(self, timing: sequences.Timing, surrogate: Surrogate | None) -> list[sequences.Constants]:
+        """Return the constants for the kernels of LSNN neurons.
+
+        Args:
+            timing: Ticks, latency and readout.
+            surrogate: What stands in for the spike's derivative; None where nothing goes backward.
+        """
+
+        def make() -> list[sequences.Constants]:
+            last, dtype = len(self) - 1, self.engine_weights()[0].bias.dtype
+            return [
+                sequences.constants(layer.neurons, timing, i, 0, i == last, surrogate, dtype)
                 for i, layer in enumerate(self)
             ]
-            # holding the buffers keeps their ids from being given to others
-            prepared = self._prepared = key, layers, buffers
-        return prepared[1]
+
+        return self._kept((timing, surrogate), make)
+
+    def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` makes of the numbers of the neurons, anew when they or the key have changed."""
+        buffers = [buffer for layer in self for buffer in layer._buffers.values()]
+        versions = [buffer._version for buffer in buffers]  # type: ignore[union-attr]  # no buffer is None
+        known = self._prepared
+        if known is None or known[1] != versions or known[2] != key or not all(map(operator.is_, known[0], buffers)):
+            known = self._prepared = buffers, versions, key, make()
+        return known[3]
+
+    def step(
+        self,
+        weights: list[sequences.Weights],
+        x: np.ndarray,
+        state: np.ndarray,
+        start: np.ndarray,
+        timing: sequences.Timing,
+        counts: Sequence[np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Run one env step without gradients.
+
+        Args:
+            weights: :meth:`engine_weights`.
+            x: Input, shape (B, 1 or n_ticks, n_inputs).
+            state: Packed state of the layers and the readout, shape (n_rows, B, width).
+            start: 1 where the state is cleared first, uint8, shape (B, 1).
+            timing: Ticks, latency and readout.
+            counts: Spike counts that are added to, one per layer, int64, shape (N,).
+
+        Returns:
+            The readout trace, shape (B, N of the last layer), the new state, and whether that is finite.
+        """
+        if not self.on_engine:
+
+            def make() -> any_kernels.Prepared:
+                return any_kernels.prepare([layer.neurons for layer in self], timing, 0, weights[0].bias.dtype)
+
+            y, new, _, finite = any_kernels.run(self._kept(timing, make), weights, x, state, start, counts)
+            return y[:, 0], new, finite
+        constants, table = self.engine_constants(timing, None), self._table
+        if table is None or table[1] is not weights or table[2] is not constants or table[3] is not counts:
+            table = self._table = sequences.address_table(weights, constants, counts), weights, constants, counts
+        return sequences.step(weights, constants, table[0], x, state, start, counts)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_views": None, "_prepared": None}  # addresses mean nothing in a copy
+        return {**self.__dict__, "_views": None, "_prepared": None, "_table": None}  # addresses mean nothing in a copy
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -72,7 +72,8 @@ def kind(request, monkeypatch):
 def lsnn_of(encoder, sizes=(6, 5), **options):
     kwargs = {"tau": (2.0, 20.0), **options.pop("neuron_kwargs", {})}
     generator = torch.Generator().manual_seed(0)
-    return LSNN(encoder, sizes, neurons="mine", neuron_kwargs=kwargs, n_ticks=3, generator=generator, **options)
+    options = {"n_ticks": 3, **options}
+    return LSNN(encoder, sizes, neurons="mine", neuron_kwargs=kwargs, generator=generator, **options)
 
 
 @pytest.mark.parametrize("latency", [0, 1])
@@ -88,14 +89,12 @@ def test_steps_follow_the_sequence_and_both_the_equations(kind, encoder, latency
         row, state = lsnn.step(x, state, cleared)
         np.testing.assert_allclose(row, expected, atol=1e-6)
     np.testing.assert_allclose(state, end.numpy(), atol=1e-5)
-    counts = sum(count.sum() for count in lsnn.spike_counts)
     assert lsnn.n_counted == 2 * 4 * 7 * 3
-    assert counts == 0 if kind.graded else counts > 0
+    assert kind.graded or sum(count.sum() for count in lsnn.spike_counts) > 0
 
 
 def test_one_tick_of_one_layer_is_the_models_own(kind):
-    lsnn = lsnn_of(ENCODERS[0], [5], recurrent=False, count=False)
-    lsnn.n_ticks = 1
+    lsnn = lsnn_of(ENCODERS[0], [5], recurrent=False, n_ticks=1)
     layer, features = lsnn.network_layers()[0], np.ones((1, 3), np.float32)
     _, state = lsnn.step(features, lsnn.initial_state(1), np.zeros(1))
     rest = tuple(np.zeros((1, 5), np.float32) for _ in kind.rows)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from spikeloop.spiking import compiling, reference
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import lsnn_kernels, products, sequences, step_kernels, vectors
+from spikeloop.spiking.gradients.surrogate import Surrogate
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.simulator import Simulator
-from spikeloop.spiking.surrogate import Surrogate
 
 
 def dyadic(rng, shape, scale, bits=4):

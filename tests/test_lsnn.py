@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.spiking.encoders import Encoder, encode
+from spikeloop.spiking.gradients.equations import run_equations
+from spikeloop.spiking.gradients.surrogate import SHAPES, Surrogate
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.simulator import Simulator
-from spikeloop.spiking.surrogate import SHAPES, Surrogate
 
 N_OBS = 3
 LOW, HIGH = -np.ones(N_OBS), np.ones(N_OBS)
@@ -50,7 +52,7 @@ OPTIONS = {
         "hold": True,
         "rate_coef": 0.1,
     },
-    **{shape: {"surrogate": Surrogate(shape, 0.7, 0.8)} for shape in SHAPES},
+    **{shape: {"gradient": Surrogate(shape, 0.7, 0.8)} for shape in SHAPES},
 }
 
 
@@ -80,9 +82,15 @@ def make_sequence(lsnn, n_steps=9, n_envs=11, seed=1, warm=5):
 
 def equations(lsnn, features, state, start):
     """What ``forward`` computes where the kernels do not run."""
-    x, memory = lsnn._encode(features, state, start)
-    y, new = lsnn._forward_equations(x, state[len(memory) :], start)
-    return y, torch.cat((memory, new))
+    with by_equations(lsnn):
+        return lsnn(features, state, start)
+
+
+@contextmanager
+def by_equations(lsnn):
+    lsnn.layers.on_engine = False
+    yield
+    lsnn.layers.on_engine = True
 
 
 def gradients(run, lsnn, features, state, start):
@@ -154,7 +162,7 @@ def test_population_encoder_learns_by_the_gradient_of_its_formula(dtype):
     def formula(features, state, start):
         u = (features[..., None] - lsnn.centers) / lsnn.log_widths.exp()
         x = torch.exp(-0.5 * u.square()).flatten(2)
-        return lsnn._forward_equations(x, state, start)
+        return run_equations(lsnn.layers, x, state, start, lsnn.timing, lsnn.gradient.spike)[:2]
 
     expected = gradients(formula, lsnn, features, state, start)
     found = gradients(lsnn, lsnn, features, state, start)

@@ -6,10 +6,10 @@ import pytest
 
 from spikeloop.spiking import reference
 from spikeloop.spiking.encoders import Encoder
+from spikeloop.spiking.gradients.surrogate import SHAPES, Surrogate
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.surrogate import SHAPES, Surrogate
 
 LayerState = namedtuple("LayerState", NeuronParameters.rows)
 

@@ -54,6 +54,7 @@ _MOVED = {
         "spiking.lsnn": "spiking.module",
         "spiking.plastic": "spiking.rules.plastic_network",
         "spiking.plasticity": "spiking",
+        "spiking.surrogate": "spiking.gradients.surrogate",
         "spiking.tile_coding": "spiking.encoders.tile_coding",
         "spiking.winner_take_all": "spiking.rules.winner_take_all",
     }.items()

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numba
 import numpy as np
@@ -21,7 +21,9 @@ from spikeloop.spiking.engine import lsnn_kernels, products, step_kernels, vecto
 from spikeloop.spiking.neurons import Neurons
 from spikeloop.spiking.neurons.lsnn import NeuronParameters, only_lsnn
 from spikeloop.spiking.readout import ACTIVATIONS, Dense
-from spikeloop.spiking.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from spikeloop.spiking.gradients.surrogate import Surrogate
 
 # Below this work, neurons^2 x ticks x sequences, one thread is done before a second has started.
 SERIAL_BELOW = 2_000_000
@@ -76,9 +78,12 @@ class Tape(NamedTuple):
 
 
 def constants(
-    neurons: Neurons, timing: Timing, layer: int, n_memory: int, last: bool, surrogate: Surrogate, dtype: Any
+    neurons: Neurons, timing: Timing, layer: int, n_memory: int, last: bool, surrogate: Surrogate | None, dtype: Any
 ) -> Constants:
-    """Return the constants of layer number ``layer``, whose rows of the state follow ``n_memory`` encoder rows."""
+    """Return the constants of layer number ``layer``, whose rows of the state follow ``n_memory`` encoder rows.
+
+    Without a surrogate there is no way back: the derivative of a spike is zero.
+    """
     neurons = only_lsnn(neurons, "the engine")
     n = neurons.n_neurons
     rows = np.zeros((len(lsnn_kernels.CONSTANTS), padded_size(n, dtype)), dtype=dtype)
@@ -88,8 +93,9 @@ def constants(
     rows[2, :n] = neurons.v_th
     rows[3, :n] = neurons.beta
     rows[4, :n] = neurons.refractory
-    rows[5, :n] = surrogate.damping / neurons.v_th.astype(np.float64)
-    rows[6, :n] = 1 / (surrogate.width * neurons.v_th.astype(np.float64))
+    if surrogate is not None:
+        rows[5, :n] = surrogate.damping / neurons.v_th.astype(np.float64)
+        rows[6, :n] = 1 / (surrogate.width * neurons.v_th.astype(np.float64))
     kappa = float(decay(timing.tau_out, timing.dt))
     rows[7, :2] = kappa, 1 / timing.n_ticks if timing.count_spikes else 1 - kappa
     options = dict(
@@ -99,7 +105,7 @@ def constants(
         reset_zero=neurons.reset == "zero",
         ahp=neurons.adaptation == "ahp",
         refractory=int(np.any(neurons.refractory)) * (1 + neurons.hold),
-        surrogate=surrogate.code,
+        surrogate=0 if surrogate is None else surrogate.code,
         latency=timing.latency,
         count=timing.count_spikes,
         last=last,
@@ -306,7 +312,7 @@ def warm_up(dtype: Any = np.float32) -> None:
     """
     ones = np.ones(2)
     neurons = NeuronParameters(ones, ones, ones, ones, ones)
-    layers = [constants(neurons, Timing(1, 1.0, 0, 0.0, False, True), 0, 0, True, Surrogate(), dtype)]
+    layers = [constants(neurons, Timing(1, 1.0, 0, 0.0, False, True), 0, 0, True, None, dtype)]
     weights = [padded(Weights(*(np.ones(n, dtype) for n in ((1, 2), 2, (2, 2)))), layers[0].rows.shape[1])]
     x, state, counts = np.ones((2, 1, 1), dtype), np.zeros((5, 2, 2), dtype), [np.zeros(2, np.int64)]
     start = np.zeros((2, 1), np.uint8)

@@ -2,75 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
 from spikeloop.spiking.engine import lsnn_kernels, sequences
+from spikeloop.spiking.gradients.base import Run
+from spikeloop.spiking.spiking_layer import SpikingLayers
 from spikeloop.spiking.threads import kernel_threads
+
+if TYPE_CHECKING:
+    from spikeloop.spiking.gradients.surrogate import Surrogate
+
+
+def run_engine(
+    layers: SpikingLayers,
+    x: torch.Tensor,
+    state: torch.Tensor,
+    start: torch.Tensor,
+    timing: sequences.Timing,
+    surrogate: Surrogate,
+) -> Run:
+    """Run a sequence of LSNN layers on the CPU; the arguments are those of a gradient's ``run``."""
+    batch_first = x.transpose(0, 1) if timing.held else x.permute(2, 0, 1, 3).flatten(1, 2)
+    call = EngineCall(
+        layers.engine_weights(),
+        layers.engine_constants(timing, surrogate),
+        batch_first.detach().clone(memory_format=torch.contiguous_format).numpy(),  # it may change before backward
+        state.contiguous().numpy(),
+        np.ascontiguousarray((start.detach().numpy() != 0).T).view(np.uint8),  # (B, L)
+    )
+    parameters = [p for layer in layers for p in (layer.w_in, layer.bias, layer.w_rec) if p is not None]
+    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
+        y, *rates = EngineSequence.apply(call, x, *parameters)
+    else:
+        array, call.new_state, _ = sequences.forward(*call.arguments, n_threads=call.n_threads)
+        y, rates = torch.from_numpy(array).transpose(0, 1), call.rates()
+    return Run(y, torch.from_numpy(call.new_state), rates)
+
+
+class EngineCall:
+    """Arguments of one :class:`EngineSequence`; weights and state are views of torch's memory."""
+
+    def __init__(
+        self,
+        weights: list[sequences.Weights],
+        constants: list[sequences.Constants],
+        x: np.ndarray,
+        state: np.ndarray,
+        start: np.ndarray,
+    ):
+        self.counts = [np.zeros(layer.n_neurons, np.int64) for layer in constants]
+        self.state, self.start = state, start
+        self.arguments = weights, constants, x, state, start, self.counts
+        self.n_counted = start.size * int(constants[0].options[1])  # pairs of environment and tick
+        self.new_state = state
+        self.n_threads = kernel_threads()
+
+    def rates(self) -> list[torch.Tensor]:
+        """Return the spikes per tick of each neuron, per layer."""
+        return [torch.from_numpy(count / max(self.n_counted, 1)) for count in self.counts]
 
 
 class EngineSequence(torch.autograd.Function):
-    """One sequence through the engine; ``parameters`` are (w_in, bias[, w_rec]) of each layer."""
+    """One sequence through the engine; ``parameters`` are (w_in, bias[, w_rec]) of each layer.
+
+    It returns the readout trace and the rates of each layer.
+    """
 
     @staticmethod
-    def forward(ctx: Any, call: EngineCall, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        y, call.new_state, ctx.tapes = sequences.forward(
-            call.weights,
-            call.constants,
-            call.x,
-            call.state,
-            call.start,
-            call.counts,
-            lsnn_kernels.KEEP_TAPE,
-            call.n_threads,
-        )
+    def forward(ctx: Any, call: EngineCall, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y, call.new_state, ctx.tapes = sequences.forward(*call.arguments, lsnn_kernels.KEEP_TAPE, call.n_threads)
         ctx.call = call
+        ctx.set_materialize_grads(False)  # most losses do not look at the rates
         # The tape views the memory of the weights; torch refuses to go back where one was changed in place since.
         ctx.save_for_backward(*(parameter for parameter in parameters if parameter.ndim == 2))
-        return torch.from_numpy(y).transpose(0, 1)  # (L, B, N)
+        return torch.from_numpy(y).transpose(0, 1), *call.rates()  # (L, B, N), and (N,) each
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor | None, *grad_rates: torch.Tensor | None) -> tuple[Any, ...]:
         if ctx.tapes is None:
             raise RuntimeError("the graph of this sequence was already used by backward(); run the sequence again")
         _ = ctx.saved_tensors  # raises where one was changed
         call, tapes, ctx.tapes = ctx.call, ctx.tapes, None
         want_x = ctx.needs_input_grad[1]
-        grad_y = grad.transpose(0, 1).contiguous().numpy()
-        grads, grad_x = sequences.backward(tapes, grad_y, call.rate_grads(), want_x, call.n_threads)
+        if grad is None:  # only the rates are in the loss
+            grad_y = np.zeros((*call.start.shape, tapes[-1].constants.n_neurons), call.state.dtype)
+        else:
+            grad_y = grad.transpose(0, 1).contiguous().numpy()
+        # a rate is the mean of the spikes, so each spike has its share of the gradient
+        by_spike = [None if grad is None else grad.numpy() / call.n_counted for grad in grad_rates]
+        grads, grad_x = sequences.backward(tapes, grad_y, by_spike, want_x, call.n_threads)
         # the kernels' (pre, post) memory is that of the parameters, seen transposed
         flat = [torch.from_numpy(g).t() for weights in grads for g in weights if len(g)]
         return None, torch.from_numpy(grad_x).transpose(0, 1) if want_x else None, *flat
-
-
-class EngineCall:
-    """Arguments of one :class:`EngineSequence`, and the rate penalty; weights and state are views of torch's memory."""
-
-    def __init__(
-        self,
-        weights: Sequence[sequences.Weights],
-        constants: Sequence[sequences.Constants],
-        x: np.ndarray,
-        state: np.ndarray,
-        start: np.ndarray,
-        rate_coef: float,
-        target_rate: float,
-    ):
-        self.weights, self.constants, self.x, self.state, self.start = weights, constants, x, state, start
-        self.rate_coef, self.target_rate = rate_coef, target_rate
-        self.counts = [np.zeros(layer.n_neurons, np.int64) for layer in constants]
-        self.n_counted = start.size * int(constants[0].options[1])
-        self.new_state = state
-        self.n_threads = kernel_threads()
-
-    def rate_grads(self) -> list[np.ndarray | None]:
-        """Return the gradient of the rate penalty by each spike of a neuron, per layer."""
-        if not self.rate_coef or not self.n_counted:
-            return [None] * len(self.counts)
-        scale = self.rate_coef / (len(self.counts) * self.n_counted)
-        return [scale * np.maximum(count / self.n_counted - self.target_rate, 0) for count in self.counts]

@@ -1,4 +1,4 @@
-"""Surrogate derivatives of the spike, by name: what stands in for the derivative of a step function.
+"""Surrogate gradients: a smooth function stands in for the derivative of the spike, which is a step.
 
 A neuron spikes when ``v`` passes its effective threshold. With ``u = (v - threshold) / v_th`` the backward pass uses
 
@@ -17,12 +17,23 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from spikeloop.spiking.engine.sequences import Timing
+from spikeloop.spiking.gradients.base import Run
+from spikeloop.spiking.gradients.engine_sequence import run_engine
+from spikeloop.spiking.gradients.equations import Spike, run_equations
+from spikeloop.spiking.spiking_layer import SpikingLayers
+
 SHAPES = ("triangle", "fast_sigmoid", "arctan")
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A surrogate derivative.
+    """A surrogate gradient: the spike's derivative is that of a smooth function around the threshold.
+
+    Layers of LSNN neurons run on the CPU in the numba kernels, forward and backward; all others, and on other devices,
+    by their equations under autograd.
 
     Args:
         shape: One of ``SHAPES``.
@@ -31,6 +42,9 @@ class Surrogate:
 
     Raises:
         ValueError: If a field is out of range.
+
+    >>> Surrogate("triangle", damping=0.3, width=1.0).derivative(torch.tensor([-1.0, -0.5, 0.0, 0.5]))
+    tensor([0.0000, 0.1500, 0.3000, 0.1500])
     """
 
     shape: str = "fast_sigmoid"
@@ -59,3 +73,15 @@ class Surrogate:
         if self.shape == "fast_sigmoid":
             return self.damping / (1.0 + x) ** 2
         return self.damping / (1.0 + (0.5 * math.pi * x) ** 2)
+
+    def spike(self, u: torch.Tensor) -> torch.Tensor:
+        """Return 1 where ``u > 0``, else 0; backward its derivative is :meth:`derivative`."""
+        return Spike.apply(u, self.derivative)
+
+    def run(
+        self, layers: SpikingLayers, x: torch.Tensor, state: torch.Tensor, start: torch.Tensor, timing: Timing
+    ) -> Run:
+        """Run a sequence (see :class:`~spikeloop.spiking.gradients.base.Gradient`)."""
+        if layers.on_engine and state.device.type == "cpu" and state.dtype in (torch.float32, torch.float64):
+            return run_engine(layers, x, state, start, timing, self)
+        return run_equations(layers, x, state, start, timing, self.spike)
