@@ -12,6 +12,8 @@ GROUP sequences at a time, from their last tick to their first.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import prange
 
@@ -22,6 +24,7 @@ from spikeloop.spiking.engine.vectors import (
     add_atomically,
     bits_of,
     fma,
+    get,
     lanes_of,
     load,
     lowest_bit,
@@ -38,9 +41,52 @@ DENSE_RATE = 0.31  # above it a dense product beats the scatter into the recurre
 # tick the membrane where reset "zero" needs it, for the backward pass; the membrane after each tick, to look at.
 KEEP_NOTHING, KEEP_TAPE, KEEP_MEMBRANE = 0, 1, 2
 
-CONSTANTS = ("alpha", "rho", "v_th", "beta", "refractory", "psi_scale", "psi_inverse_width", "kappa")
-# refractory: 0 none, 1 the membrane integrates meanwhile, 2 it is held at 0
-OPTIONS = ("n", "n_ticks", "row", "reset_zero", "ahp", "refractory", "surrogate", "latency", "count", "last", "held")
+
+class LsnnRows(NamedTuple):
+    """What each neuron has of its own: the rows of an array (9, N padded), or where each begins in its memory."""
+
+    alpha: Any
+    rho: Any
+    v_th: Any
+    beta: Any
+    refractory: Any
+    psi_scale: Any  # damping / v_th
+    psi_inverse_width: Any
+    kappa: Any  # what the readout trace keeps in a tick: in the first column only
+    share: Any  # and what it takes of a spike
+
+
+class LsnnOptions(NamedTuple):
+    """What a layer has for all its neurons: integers, in an array of their own in this order."""
+
+    n: int  # neurons
+    n_ticks: int  # of an env step
+    row: int  # of the packed state, its first
+    reset_zero: int
+    ahp: int
+    refractory: int  # 0 none, 1 the membrane integrates meanwhile, 2 it is held at 0
+    surrogate: int  # its code
+    latency: int
+    count: int  # the readout is a mean over the step
+    last: int  # the readout follows
+    held: int  # the input is one row per step, not one per tick
+
+
+# Kernels take both as arrays, which single steps find by their addresses: a tuple handed over from Python would be
+# taken apart at each call, at 0.1 us a field. Inside, the names cost nothing.
+
+
+@kernel(forceinline=True)
+def rows_at(width):
+    """Return where each of the rows begins."""
+    w = width
+    return LsnnRows(0, w, 2 * w, 3 * w, 4 * w, 5 * w, 6 * w, 7 * w, 8 * w)
+
+
+@kernel(forceinline=True)
+def options_of(o):
+    """Return the integers of a layer by their names."""
+    return LsnnOptions(o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7], o[8], o[9], o[10])
 
 
 # ---- forward
@@ -61,8 +107,8 @@ def forward_rows(
         w_in: Shape (n_inputs, N padded), pre x post.
         bias: Shape (N padded,).
         w_rec: Shape (N, N padded), pre x post, zero diagonal; (0, N padded) for none.
-        constants: The rows named in CONSTANTS, shape (8, N padded).
-        options: The integers named in OPTIONS.
+        constants: The rows of :class:`LsnnRows`, shape (9, N padded).
+        options: The integers of :class:`LsnnOptions`.
         below: Spike lists of the layer below, flat; n_inputs > 0 leaves them unread.
         below_ptr: Their limits, shape (B, T + 2).
         state: Packed state, shape (n_rows, B, width).
@@ -75,18 +121,19 @@ def forward_rows(
         ptr: Written: their limits, shape (B, T + 2).
     """
     lanes = lanes_of(constants)
-    n, n_ticks, row, surrogate, latency = options[0], options[1], options[2], options[6], options[7]
-    reset_zero, ahp, refractory = options[3] != 0, options[4] != 0, options[5] != 0
-    hold = options[5] == 2
-    count, last, held = options[8] != 0, options[9] != 0, options[10] != 0
     width, n_batch, n_row = constants.shape[1], state.shape[1], state.shape[2]
+    at, option = rows_at(width), options_of(options)
+    n, n_ticks, row, surrogate, latency = option.n, option.n_ticks, option.row, option.surrogate, option.latency
+    reset_zero, ahp, refractory = option.reset_zero != 0, option.ahp != 0, option.refractory != 0
+    hold = option.refractory == 2
+    count, last, held = option.count != 0, option.last != 0, option.held != 0
     n_steps, n_x, n_inputs = start.shape[1], x.shape[1], x.shape[2]
     n_t = n_steps * n_ticks
     dense, recurrent = n_inputs > 0, w_rec.shape[0] > 0
     number = constants.dtype.type
     zero, one, half_pi = splat(number(0)), splat(number(1)), splat(number(np.pi / 2))
     minus_one, free = splat(number(-1)), one > zero
-    share = splat(constants[7, 1])
+    share = splat(get(constants, at.share))
     # rows of the scratch: the state, the current, a block of projected inputs
     v0, a0, z0, r0, y0, i0, proj0 = 0, width, 2 * width, 3 * width, 4 * width, 5 * width, 6 * width
     s = np.empty((6 + GROUP) * width, constants.dtype)
@@ -129,28 +176,28 @@ def forward_rows(
             if recurrent and hi > lo:
                 gather(s, current, w_rec, spikes, lo, hi, s, i0, width)
                 current = i0
-            decay_y = splat(number(0 if tick == 0 else 1) if count else constants[7, 0])
+            decay_y = splat(number(0 if tick == 0 else 1) if count else get(constants, at.kappa))
             psi0 = (b * n_t + t) * width
             if keep == KEEP_TAPE and reset_zero:
                 copy_row(s, v0, membrane, psi0, width)
             lo = hi
             for j in range(0, width, lanes):
                 z = load(s, z0 + j)
-                v_th = load(constants, 2 * width + j)
-                beta = load(constants, 3 * width + j)
-                a = fma(load(constants, width + j), load(s, a0 + j), z)
+                v_th = load(constants, at.v_th + j)
+                beta = load(constants, at.beta + j)
+                a = fma(load(constants, at.rho + j), load(s, a0 + j), z)
                 v = load(s, v0 + j)
                 if reset_zero:
-                    v = fma(load(constants, j), v * (one - z), load(s, current + j))
+                    v = fma(load(constants, at.alpha + j), v * (one - z), load(s, current + j))
                 else:
-                    v = fma(load(constants, j), v, load(s, current + j)) - v_th * z
+                    v = fma(load(constants, at.alpha + j), v, load(s, current + j)) - v_th * z
                 if ahp:
                     v = v - beta * a
                     over = v - v_th
                 else:
                     over = v - v_th - beta * a
                 fired = over > zero
-                slope = load(constants, 5 * width + j)
+                slope = load(constants, at.psi_scale + j)
                 if refractory:
                     r = load(s, r0 + j)
                     free = one > r  # r counts whole ticks
@@ -158,7 +205,7 @@ def forward_rows(
                     slope = select(free, slope, zero)
                     if hold:
                         v = select(free, v, zero)
-                    store(s, r0 + j, select(fired, load(constants, 4 * width + j), select(free, zero, r - one)))
+                    store(s, r0 + j, select(fired, load(constants, at.refractory + j), select(free, zero, r - one)))
                 new_z = select(fired, one, zero)
                 store(s, v0 + j, v)
                 store(s, a0 + j, a)
@@ -168,7 +215,7 @@ def forward_rows(
                         z = new_z
                     store(s, y0 + j, fma(decay_y, load(s, y0 + j), share * z))
                 if keep == KEEP_TAPE:
-                    u = magnitude(over) * load(constants, 6 * width + j)
+                    u = magnitude(over) * load(constants, at.psi_inverse_width + j)
                     if surrogate == 0:
                         u = one - u
                         slope = select(u > zero, slope * u, zero)
@@ -288,7 +335,8 @@ def _add_gradients(
         grad_bias: Added to.
         grad_w_rec: Added to.
     """
-    n, latency, held = options[0], options[7], options[10] != 0
+    option = options_of(options)
+    n, latency, held = option.n, option.latency, option.held != 0
     width, n_x, n_inputs = grad_bias.shape[0], x.shape[1], x.shape[2]
     dense, recurrent = n_inputs > 0, grad_w_rec.shape[0] > 0
     j0, j1, part, n_parts = window[0], window[1], window[2], window[3]
@@ -385,18 +433,19 @@ def backward_rows(
         grad_w_rec: Added to; the caller masks the diagonal.
     """
     lanes = lanes_of(constants)
-    n, n_ticks, latency = options[0], options[1], options[7]
-    reset_zero, ahp, hold = options[3] != 0, options[4] != 0, options[5] == 2
-    count, last, held = options[8] != 0, options[9] != 0, options[10] != 0
+    option = options_of(options)
+    n, n_ticks, latency = option.n, option.n_ticks, option.latency
+    reset_zero, ahp, hold = option.reset_zero != 0, option.ahp != 0, option.refractory == 2
+    count, last, held = option.count != 0, option.last != 0, option.held != 0
     width, n_batch, n_steps, n_x, n_inputs = constants.shape[1], start.shape[0], start.shape[1], x.shape[1], x.shape[2]
-    n_t = n_steps * n_ticks
+    at, n_t = rows_at(width), n_steps * n_ticks
     dense, recurrent, fused = n_inputs > 0, w_rec.shape[0] > 0, len(currents) == 0
     summed = dense and held and n_ticks > 1  # the input is held: one gradient row per step
     from_above, want_below = grad_z.shape[0] > 0, grad_below.shape[0] > 0
     below_width = w_in.shape[0] * w_in.shape[2]
     number = constants.dtype.type
     zero, one, minus_half = splat(number(0)), splat(number(1)), splat(number(-0.5))
-    share = splat(constants[7, 1])
+    share = splat(get(constants, at.share))
     step_width = PANEL_VECTORS * lanes
     # rows of the scratch, GROUP of each: adjoints of v, a, z, y; gradient of the current, its sum over a step, spikes
     block = GROUP * width
@@ -412,7 +461,7 @@ def backward_rows(
                 fill(grad_below, ((g0 + r) * n_t + n_t - 1) * below_width, below_width, number(0))
         step, tick = n_steps - 1, n_ticks - 1
         for t in range(n_t - 1, -1, -1):
-            decay_y = splat(number(0 if tick == 0 else 1) if count else constants[7, 0])
+            decay_y = splat(number(0 if tick == 0 else 1) if count else get(constants, at.kappa))
             if not fused:
                 i0 = (t * n_batch + g0) * width
             for r in range(n_rows):
@@ -446,21 +495,21 @@ def backward_rows(
                         slope, gv = select(free, slope, zero), select(free, gv, zero)
                     through = gz * slope
                     gv = gv + through
-                    beta = load(constants, 3 * width + j)
+                    beta = load(constants, at.beta + j)
                     if ahp:
                         through = gv
                     ga = load(s, a0 + o + j) - beta * through
                     store(current, i0 + o + j, gv)
-                    store(s, a0 + o + j, load(constants, width + j) * ga)
+                    store(s, a0 + o + j, load(constants, at.rho + j) * ga)
                     gz = ga
                     if last and latency == 1:
                         gz = gz + gy
-                    back = load(constants, j) * gv
+                    back = load(constants, at.alpha + j) * gv
                     if reset_zero:
                         gz = gz - load(membrane, row + j) * back
                         back = back * (one - load(s, dense0 + o + j))
                     else:
-                        gz = gz - load(constants, 2 * width + j) * gv
+                        gz = gz - load(constants, at.v_th + j) * gv
                     store(s, v0 + o + j, back)
                     store(s, z0 + o + j, gz)
                 if reset_zero:
@@ -479,8 +528,8 @@ def backward_rows(
                 )  # fmt: skip
             if want_below and (t >= latency or dense) and (tick == 0 or not summed):
                 n_below = n_x if dense else n_t
-                at = t - latency if not dense else step if held else t
-                o, row = (g0 * n_below + at) * below_width, n_below * below_width
+                below_t = t - latency if not dense else step if held else t
+                o, row = (g0 * n_below + below_t) * below_width, n_below * below_width
                 for r in range(n_rows):
                     fill(grad_below, o + r * row, below_width, number(0))
                 product(
@@ -508,7 +557,8 @@ def _weight_gradients(
 
     The arguments are its own.
     """
-    n_ticks, held = options[1], options[10] != 0
+    option = options_of(options)
+    n_ticks, held = option.n_ticks, option.held != 0
     n_batch, n_t, width = start.shape[0], start.shape[1] * n_ticks, grad_bias.shape[0]
     summed = x.shape[2] > 0 and held and n_ticks > 1
     sum0, dense0 = 0, GROUP * width

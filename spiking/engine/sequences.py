@@ -18,6 +18,7 @@ import numpy as np
 from spikeloop.spiking import checks
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.engine import lsnn_kernels, products, step_kernels, vectors
+from spikeloop.spiking.engine.lsnn_kernels import LsnnOptions, LsnnRows
 from spikeloop.spiking.neurons import Neurons
 from spikeloop.spiking.neurons.lsnn import NeuronParameters, only_lsnn
 from spikeloop.spiking.readout import ACTIVATIONS, Dense
@@ -42,8 +43,13 @@ class Constants(NamedTuple):
     """Constants of one layer as the kernels read them."""
 
     n_neurons: int
-    rows: np.ndarray  # (len(kernels.CONSTANTS), padded N)
-    options: np.ndarray  # (len(kernels.OPTIONS),)
+    rows: np.ndarray  # those of LsnnRows, (9, padded N)
+    options: np.ndarray  # those of LsnnOptions, integers
+
+    @property
+    def named(self) -> LsnnOptions:
+        """The options by their names."""
+        return LsnnOptions(*self.options.tolist())
 
 
 class Timing(NamedTuple):
@@ -86,19 +92,20 @@ def constants(
     """
     neurons = only_lsnn(neurons, "the engine")
     n = neurons.n_neurons
-    rows = np.zeros((len(lsnn_kernels.CONSTANTS), padded_size(n, dtype)), dtype=dtype)
-    rows[2] = 1  # a padding neuron has a threshold, and never a current
-    rows[0, :n] = decay(neurons.tau_m, timing.dt)
-    rows[1, :n] = decay(neurons.tau_a, timing.dt)
-    rows[2, :n] = neurons.v_th
-    rows[3, :n] = neurons.beta
-    rows[4, :n] = neurons.refractory
+    block = np.zeros((len(LsnnRows._fields), padded_size(n, dtype)), dtype)
+    rows = LsnnRows(*block)
+    rows.v_th[:] = 1  # a padding neuron has a threshold, and never a current
+    rows.alpha[:n] = decay(neurons.tau_m, timing.dt)
+    rows.rho[:n] = decay(neurons.tau_a, timing.dt)
+    rows.v_th[:n] = neurons.v_th
+    rows.beta[:n] = neurons.beta
+    rows.refractory[:n] = neurons.refractory
     if surrogate is not None:
-        rows[5, :n] = surrogate.damping / neurons.v_th.astype(np.float64)
-        rows[6, :n] = 1 / (surrogate.width * neurons.v_th.astype(np.float64))
+        rows.psi_scale[:n] = surrogate.damping / neurons.v_th.astype(np.float64)
+        rows.psi_inverse_width[:n] = 1 / (surrogate.width * neurons.v_th.astype(np.float64))
     kappa = float(decay(timing.tau_out, timing.dt))
-    rows[7, :2] = kappa, 1 / timing.n_ticks if timing.count_spikes else 1 - kappa
-    options = dict(
+    rows.kappa[0], rows.share[0] = kappa, 1 / timing.n_ticks if timing.count_spikes else 1 - kappa
+    options = LsnnOptions(
         n=n,
         n_ticks=timing.n_ticks,
         row=n_memory + len(NeuronParameters.rows) * layer,
@@ -111,7 +118,7 @@ def constants(
         last=last,
         held=timing.held,
     )
-    return Constants(n, rows, np.array([options[name] for name in lsnn_kernels.OPTIONS], dtype=np.intp))
+    return Constants(n, block, np.array(options, np.intp))
 
 
 def forward(
@@ -143,10 +150,10 @@ def forward(
         whose entries hold spikes in any case.
     """
     dtype, n_batch = state.dtype, state.shape[1]
-    n_t = start.shape[1] * int(layers[0].options[1])
+    first = layers[0].named
+    n_t = start.shape[1] * first.n_ticks
     new_state = np.zeros_like(state)
-    n_memory = int(layers[0].options[2])
-    new_state[:n_memory] = state[:n_memory]
+    new_state[: first.row] = state[: first.row]  # of the encoder
     below = Spikes(_NO_SPIKES, _NO_PTR)
     tapes = []
     y = np.empty((n_batch, start.shape[1], layers[-1].rows.shape[1]), dtype)
@@ -156,7 +163,7 @@ def forward(
         weight = padded(weight, width)
         whole, none = (n_batch, n_t, width), (0, 0, 0)
         psi = _take(whole if keep == lsnn_kernels.KEEP_TAPE else none, dtype)
-        wanted = layer.options[3] if keep == lsnn_kernels.KEEP_TAPE else keep == lsnn_kernels.KEEP_MEMBRANE
+        wanted = layer.named.reset_zero if keep == lsnn_kernels.KEEP_TAPE else keep == lsnn_kernels.KEEP_MEMBRANE
         membrane = _take(whole if wanted else none, dtype)
         spikes = Spikes(_take((n_batch * (n_t + 1) * n,), np.uint16), np.empty((n_batch, n_t + 2), np.int64))
         arguments = (

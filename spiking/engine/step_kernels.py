@@ -6,9 +6,18 @@ import numpy as np
 from numba import carray
 
 from spikeloop.spiking.compiling import kernel
-from spikeloop.spiking.engine.lsnn_kernels import CONSTANTS, KEEP_NOTHING, OPTIONS, count_spikes, forward_rows
+from spikeloop.spiking.engine.lsnn_kernels import (
+    KEEP_NOTHING,
+    LsnnOptions,
+    LsnnRows,
+    count_spikes,
+    forward_rows,
+    options_of,
+)
 from spikeloop.spiking.engine.products import all_finite, linear_rows
 from spikeloop.spiking.engine.vectors import pointer_to
+
+N_OPTIONS, N_ROWS = len(LsnnOptions._fields), len(LsnnRows._fields)
 
 
 @kernel
@@ -33,8 +42,8 @@ def step_layers(table, x, state, start, new_state, y):
     below, below_ptr = np.empty(0, np.uint16), np.empty((0, 0), np.int64)
     for i in range(table.shape[0]):
         n_inputs, width = table[i, 0], table[i, 7]
-        options = carray(pointer_to(table[i, 5]), (len(OPTIONS),), np.intp)
-        n, n_ticks = options[0], options[1]
+        options = carray(pointer_to(table[i, 5]), (N_OPTIONS,), np.intp)
+        n, n_ticks = options_of(options).n, options_of(options).n_ticks
         spikes, ptr = np.empty(n_batch * (n_ticks + 1) * n, np.uint16), np.empty((n_batch, n_ticks + 2), np.int64)
         # nothing is kept: y only stands in for the arrays that would be written
         forward_rows(
@@ -42,7 +51,7 @@ def step_layers(table, x, state, start, new_state, y):
             carray(pointer_to(table[i, 1]), (n_inputs, width), dtype),
             carray(pointer_to(table[i, 2]), (width,), dtype),
             carray(pointer_to(table[i, 3]), (n if table[i, 3] != 0 else 0, width), dtype),
-            carray(pointer_to(table[i, 4]), (len(CONSTANTS), width), dtype),
+            carray(pointer_to(table[i, 4]), (N_ROWS, width), dtype),
             options, below, below_ptr, state, start, new_state, y, y, y, spikes, ptr,
         )  # fmt: skip
         count_spikes(spikes, ptr, carray(pointer_to(table[i, 6]), (n,), np.int64))
