@@ -14,7 +14,7 @@ from test_neurons import neurons_of
 
 from spikeloop.spiking import reference
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import any_kernels, sequences
 from spikeloop.spiking.network import Layer, Network, state_rows
 from spikeloop.spiking.neurons import NEURONS
@@ -76,11 +76,11 @@ def run_reference(network, x, start):
 def test_any_network_follows_the_equations(network, seed):
     rng = np.random.default_rng(seed)
     start = rng.random((4, 3)) < 0.3
-    n_t = network.n_ticks if network.encoder.per_tick else 1
+    n_t = 1 if network.encoder.held else network.n_ticks
     x = rng.normal(0.3, 1.0, (4, n_t, 3, network.encoder.n_channels))
     timing = sequences.Timing(
         network.n_ticks, network.dt, network.latency, network.readout.tau_out, network.readout.count,
-        not network.encoder.per_tick,
+        network.encoder.held,
     )  # fmt: skip
     expected, sent = run_reference(network, np.broadcast_to(x, (4, network.n_ticks, *x.shape[2:])), start)
     prepared = any_kernels.prepare([layer.neurons for layer in network.layers], timing, 0, np.float64)

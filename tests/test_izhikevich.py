@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.izhikevich import Izhikevich
 from spikeloop.spiking.readout import Readout

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.spiking import reference
-from spikeloop.spiking.encoders.encoder import Encoder
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import any_kernels, sequences
 from spikeloop.spiking.gradients.equations import Spike
 from spikeloop.spiking.initial import per_neuron

@@ -1,0 +1,80 @@
+"""A neuron model takes one file and one line: the README's example, and every other, goes through the whole library."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import test_neurons
+from test_any_kernels import network_of, run_reference
+
+from spikeloop.agents import SpikingPPO
+from spikeloop.spiking.network import Network
+from spikeloop.spiking.neurons import NEURONS
+from spikeloop.spiking.simulator import Simulator
+
+README = Path(__file__).parents[1] / "spiking" / "README.md"
+
+
+@pytest.fixture
+def quadratic(tmp_path, monkeypatch):
+    """Register the README's model from a file of its own, and return its name."""
+    section = README.read_text("utf-8").partition("## A neuron model of your own\n")[2].partition("\n## ")[0]
+    (source,) = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (tmp_path / "quadratic.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(NEURONS, "quadratic", importlib.import_module("quadratic").Quadratic)
+    yield "quadratic"
+    del sys.modules["quadratic"]
+
+
+def test_the_readmes_model_passes_the_tests_of_the_others(quadratic):
+    for name, test in vars(test_neurons).items():
+        if name.startswith("test_") and not name.endswith(("kept", "loaded")):
+            test(quadratic)
+    test_neurons.test_all_zeros_is_rest_and_the_dtype_is_kept(quadratic, np.float32)
+
+
+def test_the_readmes_model_runs_by_the_equations_and_from_a_file(quadratic, tmp_path):
+    network_of([quadratic, "lsnn"], [20, 10], n_ticks=3).save(tmp_path / "network.safetensors")
+    network = Network.load(tmp_path / "network.safetensors")
+    obs, start = np.random.default_rng(0).normal(1.0, 1.0, (6, 2, 3)), np.zeros((6, 2), bool)
+    obs = obs.astype(np.float32).astype(np.float64)
+    outputs, _ = Simulator(network).run(obs, None, start)
+    expected, sent = run_reference(network, np.broadcast_to(obs[:, None], (6, 3, 2, 3)), start)
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    assert sent[0].any()
+
+
+def train(name):
+    options = {"n_neurons": [8], "n_ticks": 2, "neurons": name}
+    ppo = {"n_steps": 16, "batch_size": 16, "seq_len": 8, "n_epochs": 2, "seed": 0}
+    model = SpikingPPO("LsnnPolicy", gym.make("CartPole-v1"), policy_kwargs=options, **ppo)
+    before = [p.detach().clone() for p in model.policy.lstm_actor.parameters()]
+    model.learn(32)
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+    assert any((p != q).any() for p, q in zip(before, model.policy.lstm_actor.parameters(), strict=True))
+    return model
+
+
+def check_actions(model):
+    """Compare what a simulator of the trained network does with the policy, over some steps of an episode."""
+    simulator, state, mirrored = Simulator(model.to_network()), None, None
+    obs = np.random.default_rng(0).normal(0, 1, (30, 3, 4)).astype(np.float32)
+    for t, row in enumerate(obs):
+        start = np.array([t == 0, t % 7 == 0, t % 11 == 0])
+        action, state = model.predict(row, state, start, deterministic=True)
+        found, mirrored = simulator.predict(row, mirrored, start)
+        np.testing.assert_array_equal(found, action)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_a_simulator_acts_as_the_trained_policy(name):
+    check_actions(train(name))
+
+
+def test_the_readmes_model_is_trained_and_simulated(quadratic):
+    check_actions(train(quadratic))
