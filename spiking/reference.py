@@ -45,7 +45,7 @@ def tick(
 
 def rest(network: Network, n_envs: int = 1) -> list[State]:
     """Return the state of each layer at rest."""
-    dtype = network.layers[0].w_in.dtype
+    dtype = network.dtype
     return [tuple(np.zeros((n_envs, layer.n_neurons), dtype) for _ in layer.neurons.rows) for layer in network.layers]
 
 

@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 MODULES = [
+    "agents.encoders",
     "agents.environment",
     "agents.faithful_pickle",
     "agents.guarded_env",
@@ -21,6 +22,7 @@ MODULES = [
     "hardware.loihi.chip",
     "hardware.loihi.emulator",
     "hardware.loihi.lowered",
+    "hardware.loihi.lowering",
     "hardware.loihi.machine",
     "hardware.loihi.plan",
     "hardware.loihi.program",
@@ -40,6 +42,10 @@ MODULES = [
     "scripts.plain_data",
     "scripts.players",
     "spiking.checks",
+    "spiking.encoders.base",
+    "spiking.encoders.spikes",
+    "spiking.encoders.tile_coding",
+    "spiking.encoders.values",
     "spiking.fields",
     "spiking.gradients",
     "spiking.gradients.equations",
@@ -49,6 +55,8 @@ MODULES = [
     "spiking.neurons.fitzhugh_nagumo",
     "spiking.neurons.izhikevich",
     "spiking.observation",
+    "spiking.readout",
+    "spiking.readout_kinds",
     "spiking.simulator",
     "spiking.storage",
 ]
