@@ -110,8 +110,8 @@ def action_agreement(
         seed: Seed of the start keys of a ``rate`` encoder; all players have the same keys.
 
     Returns:
-        ``chip`` and ``baseline``, and what they ``measure``: the share of steps with the same action, or of a box
-        the mean absolute difference, as a share of the range where it has one.
+        ``chip`` and ``baseline`` (None if the network has no membranes), and what they ``measure``: the share of steps
+        with the same action, or of a box the mean absolute difference, as a share of the range where it has one.
     """
     from spikeloop.hardware.deployed import DeployedPolicy
     from spikeloop.spiking.simulator import Simulator
@@ -126,7 +126,7 @@ def action_agreement(
     return {
         "measure": measure[0],
         "chip": measure[1](chip, exact),
-        "baseline": measure[1](disturbed, exact),
+        "baseline": measure[1](disturbed, exact) if network.layers else None,
         "steps": len(steps),
         "perturbation": PERTURBATION,
     }

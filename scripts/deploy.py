@@ -266,9 +266,11 @@ def _print(args: argparse.Namespace, results: dict[str, Any], figures: Report, d
         print(f"{name:<8} return {np.mean(values):9.2f} +/- {np.std(values):.2f} over {len(values)} episodes")
     print(f"kept     {kept_in_words(results)}")
     agreement = results["agreement"]
+    baseline = agreement["baseline"]
+    disturbed = "" if baseline is None else f", the float network slightly disturbed {baseline:.2%}"
     print(
         f"actions  {agreement['measure']}, over {agreement['steps']} steps of the float network: chip "
-        f"{agreement['chip']:.2%}, the float network slightly disturbed {agreement['baseline']:.2%}"
+        f"{agreement['chip']:.2%}{disturbed}"
     )
     print(f"modelled {figures.energy()}")
     if results["checked_steps"]:
