@@ -8,15 +8,17 @@ chips in :data:`TARGETS` and knows no more of them than stands here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from spikeloop.hardware.energy import CostModel
-from spikeloop.hardware.figures import ChipFigures
-from spikeloop.hardware.host import Compiled, Host
 from spikeloop.hardware.loihi.target import LOIHI1, LOIHI2
-from spikeloop.spiking.network import Network
+
+if TYPE_CHECKING:
+    from spikeloop.hardware.figures import ChipFigures
+    from spikeloop.hardware.host import Compiled, Host
+    from spikeloop.spiking.network import Network
 
 
 class Machine(Protocol):

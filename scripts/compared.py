@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeloop.scripts.players import Act
-from spikeloop.spiking.neurons.lsnn import only_lsnn
 
 if TYPE_CHECKING:
     from gymnasium import Space
 
     from spikeloop.hardware.deployment import Deployment
-    from spikeloop.spiking.neurons.lsnn import only_lsnn
-from spikeloop.spiking.network import Network
+    from spikeloop.spiking.network import Network
 
 RESAMPLES, CHUNK = 10_000, 100
 COVERED = (2.5, 97.5)  # percentiles: an interval of 95 %
@@ -135,6 +133,7 @@ def action_agreement(
 def raise_membranes(network: Network, state: np.ndarray) -> np.ndarray:
     """Return a packed state, (n_rows, B, width), in which each membrane is higher by 1e-3 of its threshold."""
     from spikeloop.spiking.network import state_rows
+    from spikeloop.spiking.neurons.lsnn import only_lsnn
 
     rows, new = state_rows(network), state.copy()
     for i, layer in enumerate(network.layers):

@@ -9,8 +9,7 @@ import numpy as np
 from spikeloop.hardware.calibration import observe
 from spikeloop.hardware.host import Compiled, Host
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES, Profile
-from spikeloop.hardware.loihi.lower_lsnn import NEURON_PROGRAMS
-from spikeloop.hardware.loihi.lowered import APPROXIMATIONS, NEEDS_CONSENT, Lowered
+from spikeloop.hardware.loihi.lowered import APPROXIMATIONS, NEEDS_CONSENT, NEURON_PROGRAMS, Lowered
 from spikeloop.hardware.loihi.lowering import check_neurons, lower
 from spikeloop.hardware.loihi.placement import place
 from spikeloop.hardware.loihi.plan import Integers, Plan

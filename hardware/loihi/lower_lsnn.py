@@ -28,8 +28,6 @@ from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import only_lsnn
 
-NEURON_PROGRAMS = ("lsnn", "slayer_alif")  # on loihi2: ours, and lava-dl's
-
 
 def lsnn_on_loihi1(index: int, network: Network, mean_adaptation: np.ndarray, program: str) -> LoweredLayer:
     """Return one layer of LSNN neurons as ``cuba`` compartments: the chip's own neurons, whatever ``program`` says.

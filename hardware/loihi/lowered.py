@@ -16,6 +16,7 @@ APPROXIMATIONS = {
     "layer's spikes leave the chip",
 }
 NEEDS_CONSENT = ("membrane held while refractory",)  # it has cost 89 % of a return
+NEURON_PROGRAMS = ("lsnn", "slayer_alif")  # what runs a neuron on loihi2: our program, and lava-dl's
 INPUT, READOUT, ADAPTATION = "input", "readout", "adaptation"
 
 

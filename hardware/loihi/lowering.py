@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from spikeloop.hardware.loihi.chip import CHIPS
-from spikeloop.hardware.loihi.lower_lsnn import NEURON_PROGRAMS, lsnn_on_loihi1, lsnn_on_loihi2
-from spikeloop.hardware.loihi.lowered import INPUT, READOUT, Group, Link, Lowered, LoweredLayer
+from spikeloop.hardware.loihi.lower_lsnn import lsnn_on_loihi1, lsnn_on_loihi2
+from spikeloop.hardware.loihi.lowered import INPUT, NEURON_PROGRAMS, READOUT, Group, Link, Lowered, LoweredLayer
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 

@@ -129,7 +129,7 @@ class Plan:
         return _MARGIN * self.seen.largest_input
 
     def synapses(self, link: Link) -> Synapses:
-        """Return a link's weights, and how often each source sends: never 0, as calibration does not see everything."""
+        """Return a link's weights and the mean square of what each source sends: never 0, calibration may miss some."""
         graded = link.pre == INPUT and self.graded
         sent = self.seen.mean_squares if link.pre == INPUT else self.seen.rates[self.lowered.sources.index(link.pre)]
         return Synapses(np.asarray(link.weights, np.float64), sent + (0.05 * sent.mean() or 1.0), graded)

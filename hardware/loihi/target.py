@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spikeloop.hardware.energy import COSTS, CostModel
-from spikeloop.hardware.host import Compiled, Host
 from spikeloop.hardware.loihi.chip import PROFILES
-from spikeloop.hardware.loihi.lower_lsnn import NEURON_PROGRAMS
-from spikeloop.hardware.loihi.lowered import APPROXIMATIONS
+from spikeloop.hardware.loihi.lowered import APPROXIMATIONS, NEURON_PROGRAMS
 from spikeloop.hardware.loihi.program import PARTS, Program
 from spikeloop.hardware.loihi.quantize import quantizer
 from spikeloop.spiking.fields import shown
-from spikeloop.spiking.network import Network
 
 if TYPE_CHECKING:
+    from spikeloop.hardware.host import Compiled, Host
     from spikeloop.hardware.loihi.machine import LoihiMachine
+    from spikeloop.spiking.network import Network
 
 
 @dataclass(frozen=True)
