@@ -131,14 +131,16 @@ def action_agreement(
 
 
 def raise_membranes(network: Network, state: np.ndarray) -> np.ndarray:
-    """Return a packed state, (n_rows, B, width), in which each membrane is higher by 1e-3 of its threshold."""
+    """Return a packed state, (n_rows, B, width), in which each membrane is higher by 1e-3 of its threshold.
+
+    Where neurons have no threshold, it is higher by 1e-3. The membrane is the first of their rows.
+    """
     from spikeloop.spiking.network import state_rows
-    from spikeloop.spiking.neurons.lsnn import only_lsnn
 
     rows, new = state_rows(network), state.copy()
     for i, layer in enumerate(network.layers):
-        v_th = only_lsnn(layer.neurons, "the comparison").v_th
-        new[rows.index(f"{i}.v"), :, : layer.n_neurons] += PERTURBATION * v_th
+        membrane = rows.index(f"{i}.{layer.neurons.rows[0]}")
+        new[membrane, :, : layer.n_neurons] += PERTURBATION * getattr(layer.neurons, "v_th", 1.0)
     return new
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from spikeloop.hardware.compile import compile_network, quantizer
 from spikeloop.hardware.deployed import DeployedPolicy
 from spikeloop.hardware.deployment import Deployment
+from spikeloop.hardware.loihi import plan
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.fixed_point import bias_to_register
 from spikeloop.hardware.loihi.program import MODELS
@@ -473,6 +474,14 @@ def test_what_quantisation_costs_each_projection_is_kept_and_a_large_cost_warned
     assert cost.largest_over_median == pytest.approx(abs(w_in).max() / np.median(abs(w_in)))
     found.save(tmp_path / "d.safetensors")
     assert Deployment.load(tmp_path / "d.safetensors").quantization == found.quantization
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_weights_are_stored_once_for_a_choice_of_scales(chip, monkeypatch):
+    calls = []
+    monkeypatch.setattr(plan, "quantize_weights", lambda *args: calls.append(args) or quantize_weights(*args))
+    deployment = compile_network(exact_network(sizes=(12, 9)), chip, calibration=observations()[0])
+    assert len(calls) == len(deployment.program.projections) == len(deployment.quantization)
 
 
 def test_weights_on_the_chips_grid_cost_nothing():

@@ -20,6 +20,7 @@ from spikeloop.hardware.recording import record
 from spikeloop.hardware.report import report
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts import deploy, rollout, verify
+from spikeloop.scripts.compared import PERTURBATION, raise_membranes
 from spikeloop.spiking import NeuronParameters, Simulator
 from spikeloop.spiking.neurons import NEURONS
 
@@ -141,6 +142,8 @@ def test_neurons_that_a_chip_cannot_hold_are_refused_by_name_and_run_where_they_
         value, state = policy.step(x, state)
         values.append(value)
     np.testing.assert_allclose(values, simulator.run(obs)[0], atol=1e-4)
+    raised = raise_membranes(network, simulator.initial_state())  # as deploy does, to tell chaos from the chip
+    assert np.count_nonzero(raised) == 12 and raised.max() == np.float32(PERTURBATION)
 
 
 def test_the_command_line_deploys_to_a_chip_of_another_family(tmp_path, monkeypatch, capsys):
