@@ -75,6 +75,7 @@ class DeployedPolicy:
         self.n_steps = 0
         self._lock, self._told = threading.Lock(), False
         self._n_frames = n_frames(host.preprocessing)
+        self._n_obs, self._memory_shape = host.n_obs, host.memory_shape
         self._n_read = host.readout.n_neurons  # whose spikes the host receives
         self._b_out = host.readout.b_out.astype(np.float64)
         self._rest = self.machine.initial_state(1)
@@ -96,7 +97,7 @@ class DeployedPolicy:
     def initial_state(self, n_envs: int = 1) -> State:
         """Return the resting state of ``n_envs`` chips and encoders."""
         host, chip = self.deployment.host, self.machine.initial_state(n_envs)
-        n_rows, width = host.memory_shape
+        n_rows, width = self._memory_shape
         memory = np.zeros((n_rows, n_envs, width), np.float32)
         if n_rows > self._n_frames:
             memory[self._n_frames :, :, : host.encoder.n_obs] = host.encoder.initial_memory(n_envs, self.rng)
@@ -153,9 +154,8 @@ class DeployedPolicy:
                 as the largest input that the chip takes.
         """
         obs = np.asarray(obs)
-        n_obs = self.deployment.host.n_obs
-        if obs.ndim != 2 or obs.shape[1] != n_obs or not len(obs):
-            raise ValueError(f"observations must have {n_obs} values, got shape {obs.shape}")
+        if obs.ndim != 2 or obs.shape[1] != self._n_obs or not len(obs):
+            raise ValueError(f"observations must have {self._n_obs} values, got shape {obs.shape}")
         if obs.dtype.kind not in "fiub":
             raise ValueError(f"observations must be numbers, got {obs.dtype}")
         n_batch = len(obs)
@@ -186,7 +186,7 @@ class DeployedPolicy:
 
     def _checked(self, state: State, n_batch: int) -> State:
         """Return the state if its parts have the shapes of this policy and batch; the machine checks its own part."""
-        n_rows, width = self.deployment.host.memory_shape
+        n_rows, width = self._memory_shape
         shapes = (n_batch, self._rest.shape[1]), (n_rows, n_batch, width), (n_batch, self._n_read)
         try:
             chip, memory, trace = state

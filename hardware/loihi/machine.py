@@ -67,6 +67,7 @@ class LoihiMachine:
             assert host.w_in is not None and host.bias is not None
             self._w = np.ascontiguousarray(host.w_in.T, np.float64) * host.input_scale
             self._b = host.bias.astype(np.float64) * host.input_scale
+            self._program_bias = program.compartments.bias
             self._targets = slice(host.first_target, host.first_target + len(host.bias))
 
     @property
@@ -146,7 +147,8 @@ class LoihiMachine:
         if not abs(current).max() <= MAX_BIAS:  # larger, or no number
             current = _finite(x) @ self._w + self._b
             self._count(BIAS, int((abs(current) > MAX_BIAS).sum()))
-        bias = np.repeat(self.program.compartments.bias[None], len(x), axis=0)
+        bias = np.empty((len(x), self._program_bias.size), np.int32)
+        bias[:] = self._program_bias
         bias[:, self._targets] = quantize_bias(current)
         return None, bias
 
