@@ -129,11 +129,12 @@ class Cost(NamedTuple):
     network: float
     static: float
     time: float
+    learning: float = 0.0
 
     @property
     def dynamic(self) -> float:
         """Energy that events cost, in J."""
-        return self.neurons + self.synapses + self.network
+        return self.neurons + self.synapses + self.network + self.learning
 
 
 def learning_cost(updates_per_core: npt.ArrayLike, model: CostModel) -> EventCost:
@@ -142,6 +143,11 @@ def learning_cost(updates_per_core: npt.ArrayLike, model: CostModel) -> EventCos
     Args:
         updates_per_core: Synapses computed at the ends of learning epochs, one number for each core that learns.
         model: The constants.
+
+    Example:
+        >>> cost = learning_cost([300, 100], COSTS["davies2018"])  # 120 pJ each; 6.1 ns, one after the other on a core
+        >>> f"{cost.energy * 1e9:.0f} nJ, {cost.time * 1e6:.2f} us"
+        '48 nJ, 1.83 us'
     """
     updates = np.asarray(updates_per_core, np.float64)
     return EventCost(float(updates.sum()) * model.learn.energy, float(updates.max()) * model.learn.time)

@@ -1,13 +1,17 @@
 """What the learning engine did is counted and costs what was published; impulses lie on the registers' grid."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from spikeloop.hardware import Compartments, Emulator, Learning, Program, Projection
 from spikeloop.hardware.energy import COSTS, learning_cost
 from spikeloop.hardware.learning.actor_critic import actor_rule
 from spikeloop.hardware.learning.engine import Learner
 from spikeloop.hardware.learning.rule import LearningRule, Trace
 from spikeloop.hardware.learning.winner_take_all import ChipWinnerTakeAll
+from spikeloop.hardware.loihi.cost import learned_per_core, modelled_cost
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
 
 EVERY, NONE = np.arange(3, dtype=np.int32), np.zeros(0, np.int32)
@@ -56,3 +60,24 @@ def test_impulses_of_shipped_rules_lie_on_the_grid():
     rule = actor_rule(0.1, 256.0, 0.1, tau_y=2.0, k=2, extended=False)
     for name in ("x1", "x2", "y1", "y2", "y3", "r1"):
         assert (getattr(rule, name).impulse * 128).is_integer()
+
+
+def test_learning_of_a_program_is_counted_reset_and_paid_for():
+    """Two lines spike, with two targets each on core 0 and one on core 1: it computes 4 synapses there, and 2 here."""
+    rule = LearningRule(dw="x0")
+    synapse = Projection("in", True, range(5), range(3), np.full((3, 5), 2), learning=Learning(rule))
+    program = Program("loihi1", "nengo", 5, Compartments.build(3, core=[0, 0, 1], v_th=64000), (synapse,), [])
+    emulator = Emulator(program)
+    state = emulator.initial_state()
+    emulator.run(state, 1, [[[1, 0, 0, 1, 0]]])
+    counts = emulator.counts
+    assert counts.learned.tolist() == [6] and learned_per_core(program, counts).tolist() == [4, 2]
+    plain = dataclasses.replace(counts, learned=np.zeros(1, int))
+    for model in COSTS.values():
+        cost, without = modelled_cost(program, counts, model), modelled_cost(program, plain, model)
+        assert cost.learning == pytest.approx(6 * 120e-12) and without.learning == 0
+        assert cost.dynamic - without.dynamic == pytest.approx(6 * 120e-12)
+        assert without.time < cost.time <= without.time + 4 * 6.1e-9 + 1e-15
+    emulator.reset_counts()
+    assert emulator.counts.learned.tolist() == [0]
+    assert Emulator(dataclasses.replace(program, projections=())).counts.learned.size == 0

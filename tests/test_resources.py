@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spikeloop.hardware import CHIPS, Compartments, Program, Projection
+from spikeloop.hardware import CHIPS, Compartments, Learning, LearningRule, Program, Projection
 from spikeloop.hardware.loihi.figures import core_figures
 from spikeloop.hardware.loihi.resources import check_limits, list_words, use
 
@@ -90,3 +90,27 @@ def test_profiles_and_thresholds_are_counted_once_each_and_thresholds_where_some
 def test_what_fits_exactly_is_taken(program):
     check_limits(program)
     assert core_figures(use(program), CHIPS["loihi1"])[0].share == 1.0
+
+
+def learning(rule=None, **fields):
+    return one_projection(weights=np.full((14, 1), 4), n_post=14, **fields, learning=Learning(rule or PLAIN))
+
+
+PLAIN = LearningRule(dw="x0")
+
+
+def test_a_learned_synapse_takes_two_axons_a_tag_and_room_for_what_it_may_learn():
+    plain, tagged = use(one_projection(weights=np.full((14, 1), 4), n_post=14))[0], use(learning())[0]
+    assert (plain.input_axons, tagged.input_axons) == (1, 2)
+    assert (plain.memory_words, tagged.memory_words) == (2, 4)  # dense: 10 + 14 x 8, and 10 + 14 x (8 + 9)
+    assert use(learning(LearningRule(dw="x0", residue_bits=4)))[0].memory_words == 5  # 10 + 14 x (12 + 9)
+    delayed = use(learning(LearningRule(dd="x0")))[0]
+    assert delayed.memory_words == 6 and delayed.delay_slots == 64  # 10 + 14 x (8 + 9 + 6), 62 ticks at most
+
+
+def test_a_core_has_one_learning_epoch():
+    rules = LearningRule(dw="x0", epoch=2), LearningRule(dw="x0", epoch=4)
+    parts = [Projection(f"w{i}", True, [0], [i], [[2]], learning=Learning(rule)) for i, rule in enumerate(rules)]
+    with pytest.raises(ValueError, match="one learning epoch; core 0 needs 2 ticks for 'w0' and 4 ticks for 'w1'"):
+        check_limits(Program("loihi1", "nengo", 1, Compartments.build(2), tuple(parts), []))
+    check_limits(Program("loihi1", "nengo", 1, Compartments.build(2, core=[0, 1]), tuple(parts), []))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikeloop.hardware.energy import Cost, CostModel, EventCost
+from spikeloop.hardware.energy import Cost, CostModel, EventCost, learning_cost
 from spikeloop.hardware.loihi.emulator import Counts
 from spikeloop.hardware.loihi.program import Program
 from spikeloop.hardware.loihi.resources import lists
@@ -47,7 +47,21 @@ def modelled_cost(program: Program, counts: Counts, model: CostModel) -> Cost:
         ),
         model.static_power * time,
         time,
+        learning_cost(learned_per_core(program, counts), model).energy,
     )
+
+
+def learned_per_core(program: Program, counts: Counts) -> np.ndarray:
+    """Return the synapses that learning computed on each core, up to the last core in use, shape (n_cores,).
+
+    An input that holds a trace or a tag is computed with all of its targets; these may lie on several cores.
+    """
+    core = program.compartments.core
+    n_cores = int(core.max()) + 1
+    per_core = np.zeros(n_cores)
+    for p, learned in zip(program.projections, counts.learned, strict=program.learns):
+        per_core += learned * np.bincount(core[p.post], minlength=n_cores) / p.post.size
+    return per_core
 
 
 def _barrier(program: Program, model: CostModel) -> float:
@@ -73,6 +87,7 @@ def _busiest(program: Program, counts: Counts, model: CostModel) -> float:
         busy[destination] += sizes @ sent * model.synapse.time + packets.sum() * model.arrival.time
         if not p.from_input:
             busy += np.bincount(core[p.pre], packets, n_cores) * model.packet.time
+    busy += learned_per_core(program, counts) * model.learn.time
     read = program.spike_outputs
     busy += np.bincount(core[read], counts.spikes[read], n_cores) * model.packet.time
     return float(busy.max()) / counts.n_ticks

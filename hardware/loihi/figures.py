@@ -42,6 +42,7 @@ def chip_figures(program: Program, counts: Counts, graded: bool, clipped: Mappin
             "compartment updates": counts.updates,
             "packets to cores": counts.packets + counts.input_packets,
             "packets to the host": spikes_read,
+            **({"synapses learned": counts.learned.sum()} if program.learns else {}),
         },
         overflows={**counts.overflows, **clipped},
         modelled={name: modelled_cost(program, counts, model) for name, model in COSTS.items()},

@@ -123,7 +123,7 @@ def use(program: Program) -> tuple[CoreUse, ...]:
     for p, core, targets, sizes in lists(program):
         slots = 1 + p.plastic
         input_axons[core] += slots * int(np.count_nonzero(sizes))
-        delays = 0 if p.delays is None else int(p.delays[targets].max())
+        delays = _longest_delay(program, p, targets)
         longest[core] = max(longest[core], delays)
         key = (p.bits, p.sign_mode, p.exponent, delays.bit_length(), p.plastic)
         formats[core].add(key)
@@ -149,10 +149,19 @@ def use(program: Program) -> tuple[CoreUse, ...]:
     )
 
 
+def _longest_delay(program: Program, p: Projection, targets: np.ndarray) -> int:
+    """Return the longest delay of a projection's synapses onto some targets, or the longest that they may learn."""
+    if p.learns_delays:
+        return program.longest_delay(p)
+    return 0 if p.delays is None else int(p.delays[targets].max())
+
+
 def list_words(p: Projection, sizes: np.ndarray, n_targets: int, longest_delay: int) -> int:
     """Return 64-bit words of lists of these sizes, each stored dense or sparse, whichever is shorter."""
     index_bits = max(6, (n_targets - 1).bit_length())
-    rest = {"delay_bits": longest_delay.bit_length(), "tag_bits": TAG_BITS * p.plastic, "weight_bits": p.bits}
+    residue = 0 if p.learning is None else p.learning.rule.residue_bits  # of a second synapse, beside the weight
+    bits = {"weight_bits": p.bits + residue, "tag_bits": TAG_BITS * p.plastic}
+    rest = {"delay_bits": longest_delay.bit_length(), **bits}
     total = 0
     found, how_many = np.unique(sizes, return_counts=True)
     for size, n in zip(found.tolist(), how_many.tolist(), strict=True):
@@ -187,6 +196,19 @@ def check_limits(program: Program) -> None:
                     f"{', '.join(here[:3])}{more}"
                 )
         _check_offsets(program, one.core)
+        _check_epochs(program, one.core)
+
+
+def _check_epochs(program: Program, core: int) -> None:
+    """Refuse learning epochs of several lengths on one core, which has one."""
+    epochs = {
+        p.learning.rule.epoch: p.name
+        for p in program.projections
+        if p.learning is not None and np.any(program.compartments.core[p.post] == core)
+    }
+    if len(epochs) > 1:
+        asked = " and ".join(f"{n} ticks for {name!r}" for n, name in sorted(epochs.items()))
+        raise ValueError(f"a core of {program.chip} has one learning epoch; core {core} needs {asked}")
 
 
 def _check_offsets(program: Program, core: int) -> None:
