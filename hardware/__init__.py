@@ -11,7 +11,7 @@ _HOME = {
     "Trace": "learning.rule",
     "actor_rule": "learning.actor_critic",
     "critic_rule": "learning.actor_critic",
-    "ChipWinnerTakeAll": "learning.winner_take_all",
+    "ChipWinnerTakeAll": "loihi.winner_take_all",
     "CHIPS": "loihi.chip",
     "PROFILES": "loihi.chip",
     "Compartments": "loihi.program",

@@ -165,7 +165,7 @@ class Experiment(ExperimentManager):
         """Return the argument that makes a local learner learn on the emulated chip; none for the float simulator."""
         if self.settings.get("core") != "chip":
             return {}
-        from spikeloop.hardware.learning.winner_take_all import ChipWinnerTakeAll
+        from spikeloop.hardware.loihi.winner_take_all import ChipWinnerTakeAll
 
         return {"core": ChipWinnerTakeAll}
 

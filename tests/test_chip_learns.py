@@ -3,6 +3,7 @@
 import copy
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from spikeloop.hardware.loihi.learners import conversion
 from spikeloop.hardware.loihi.program import LEARNING_PROFILES
 from spikeloop.hardware.loihi.synapse_table import actual_weights
 
+GOLDEN = Path(__file__).parent / "golden"
 N = 6  # compartments, and input lines
 FACTORS = {"nengo": "x1 x2 y1 y2 y3 r1 w t d", "lava": "x1 x2 y1 y2 y3 r1 w t d", "brian": "x1 x2 y1 y2 y3 w"}
 
@@ -156,7 +158,7 @@ def learning_program(profile="nengo", delays=None, n=N, **rule):
     one = LearningRule(**texts, **traces, profile=LEARNING_PROFILES[profile])
     other = one if profile == "brian" else replace(one, dt="x1*y0 - 2^-2*u0*t", dw="2^-3*u0*r1*t", epoch=2)
     rng = np.random.default_rng(1)
-    weights = rng.integers(0, 60, (n, n)) * 2
+    weights = rng.integers(-40, 50, (n, n)) * 2
     parts = (
         Projection("in", True, np.arange(n), np.arange(n), weights, delays=delays, learning=Learning(one, 5)),
         Projection("rec", False, np.arange(n), rng.permutation(n), weights[::-1], -1, learning=Learning(other, 6)),
@@ -280,6 +282,25 @@ def test_a_learned_weight_adds_what_the_profile_says(profile):
                 expected = actual_weights(program, p, mantissas[:, None])[:, 0]
                 np.testing.assert_array_equal(engine.table_weights[0], expected, err_msg=f"{mode} {bits} {exponent}")
                 assert conversion(program, p).dtype == np.int32
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_recorded_learning_is_bit_for_bit_what_it_was(profile):
+    """The interpreter wrote the files: a program of each profile, spikes, weights, tags and delays of 200 ticks."""
+    with np.load((GOLDEN / "chip_learning").with_suffix(".npz")) as file:
+        inputs, rewards, spikes = file["inputs"], file["rewards"], file[f"{profile}_spikes"]
+        recorded = file[f"{profile}_w"], file[f"{profile}_t"], file[f"{profile}_d"]
+    emulator = Emulator(Program.load(GOLDEN / f"learning-{profile}.safetensors"))
+    state = emulator.initial_state()
+    for t, x in enumerate(inputs):
+        _, state = emulator.run(state, 1, x[None, None], rewards=rewards[t : t + 1])
+        np.testing.assert_array_equal(emulator.read(state, "z")[0], spikes[t])
+        for i in range(2):
+            found = [getattr(emulator.learner(i), name) for name in ("w", "t", "d")]
+            np.testing.assert_array_equal(found, [array[t, i] for array in recorded])
+    again = Emulator(emulator.program)
+    again.run(again.initial_state(), len(inputs), inputs[:, None], rewards=rewards)
+    np.testing.assert_array_equal(again.weights(1), recorded[0][-1, 1])
 
 
 def synapses(rule=None, seed=0, tags=None, **fields):

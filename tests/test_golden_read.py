@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-READERS = ("test_chip_fixed_point", "test_chip_golden", "test_learning_golden")
+READERS = ("test_chip_fixed_point", "test_chip_golden", "test_learning_golden", "test_chip_learns")
 
 
 def words(function, seen):

@@ -10,8 +10,8 @@ from spikeloop.hardware.energy import COSTS, learning_cost
 from spikeloop.hardware.learning.actor_critic import actor_rule
 from spikeloop.hardware.learning.engine import Learner
 from spikeloop.hardware.learning.rule import LearningRule, Trace
-from spikeloop.hardware.learning.winner_take_all import ChipWinnerTakeAll
 from spikeloop.hardware.loihi.cost import learned_per_core, modelled_cost
+from spikeloop.hardware.loihi.winner_take_all import ChipWinnerTakeAll
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
 
 EVERY, NONE = np.arange(3, dtype=np.int32), np.zeros(0, np.int32)

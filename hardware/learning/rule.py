@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from spikeloop.hardware.learning.rule_text import Product, parse
-from spikeloop.hardware.loihi.fixed_point import impulse_to_register
 
 PRE_TRACES, POST_TRACES = ("x1", "x2"), ("y1", "y2", "y3")
 TRACES = (*PRE_TRACES, *POST_TRACES)
@@ -198,6 +200,16 @@ def decay_per_epoch(trace: Trace, rule: LearningRule) -> float:
     if rule.profile == "brian":
         return 1 - 1 / trace.tau
     return math.exp(-(rule.epoch if rule.profile == "nengo" else 1) / trace.tau)
+
+
+def impulse_to_register(impulse: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole part and fraction, in 1/128 rounded down, that the registers of a trace's impulse hold (NGO).
+
+    Args:
+        impulse: What a spike adds to a trace, 0 to below 128.
+    """
+    parts = np.floor(np.asarray(impulse, dtype=np.float64) * 128).astype(np.int64)
+    return parts >> 7, parts & 127
 
 
 class Grid(NamedTuple):

@@ -1,4 +1,4 @@
-"""Integer arithmetic of the chips, vectorised in numpy: decays, wraps, weight and bias formats, synaptic memory.
+"""Formats of the chips in numpy: biases, thresholds and weights in their registers, synaptic memory in bits.
 
 Every function takes and returns integers and is exact for any value its docstring allows.
 """
@@ -16,43 +16,6 @@ _RANGES = {"mixed": (-256, 255), "excitatory": (0, 255), "inhibitory": (-256, 0)
 _FIELD_BITS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 8}  # the register's codes for weight bits
 _INDEX_BITS = {0: 0, 1: 6, 2: 7, 3: 8, 4: 9, 5: 10, 6: 11, 7: 12}  # and for bits of a sparse index
 _WORD = 64
-
-
-def decay(x: npt.ArrayLike, e: npt.ArrayLike) -> np.ndarray:
-    """Return ``x * (4096 - e) / 4096`` rounded towards zero: ``D(x, e)``, the chip's exponential decay.
-
-    Args:
-        x: Integers, |x| < 2^50.
-        e: Effective decays, 0 (keeps) to 4096 (forgets); 4097 flips the sign, as LAVA's adaptive neuron does.
-    """
-    product = np.asarray(x, dtype=np.int64) * (4096 - np.asarray(e, dtype=np.int64))
-    return np.sign(product) * (np.abs(product) >> 12)
-
-
-def wrap(x: npt.ArrayLike, bits: int) -> np.ndarray:
-    """Return ``x`` wrapped in two's complement at ``bits`` bits and a sign: into [-2^bits, 2^bits - 1]."""
-    return ((np.asarray(x, dtype=np.int64) + (1 << bits)) & ((1 << (bits + 1)) - 1)) - (1 << bits)
-
-
-def wrap_once(x: npt.ArrayLike) -> np.ndarray:
-    """Return ``x`` corrected once by 2^24 if it lies outside (-2^23, 2^23], as LAVA wraps u."""
-    x = np.asarray(x, dtype=np.int64)
-    return x - (x > 2**23) * 2**24 + (x <= -(2**23)) * 2**24
-
-
-def shift_to_zero(x: npt.ArrayLike, bits: npt.ArrayLike) -> np.ndarray:
-    """Return ``x / 2^bits`` rounded towards zero."""
-    x = np.asarray(x, dtype=np.int64)
-    return np.sign(x) * (np.abs(x) >> np.asarray(bits, dtype=np.int64))
-
-
-def noise(draw: npt.ArrayLike, exponent: int, mantissa: int) -> np.ndarray:
-    """Return noise ``trunc((U + 64 mantissa) * 2^(exponent - 7))`` of uniform draws U from -127..127 (NGO)."""
-    x = np.asarray(draw, dtype=np.int64) + 64 * mantissa
-    return x << (exponent - 7) if exponent >= 7 else shift_to_zero(x, 7 - exponent)
-
-
-# --- registers
 
 
 def bias_fits(bias: npt.ArrayLike) -> np.ndarray:
@@ -92,16 +55,6 @@ def threshold_to_register(v_th: npt.ArrayLike) -> np.ndarray:
         bad = mantissa.flat[np.argmax(np.abs(mantissa))] * 64
         raise ValueError(f"a threshold must be within [0, {131071 * 64}], got {bad:g}")
     return mantissa.astype(np.int64)
-
-
-def impulse_to_register(impulse: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return whole part and fraction, in 1/128 rounded down, that the registers of a trace's impulse hold (NGO).
-
-    Args:
-        impulse: What a spike adds to a trace, 0 to below 128.
-    """
-    parts = np.floor(np.asarray(impulse, dtype=np.float64) * 128).astype(np.int64)
-    return parts >> 7, parts & 127
 
 
 # --- weights

@@ -27,7 +27,7 @@ from spikeloop.agents.closed_loop import ClosedLoop
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.rstdp import RSTDP
 from spikeloop.envs import ChangeBody
-from spikeloop.hardware.learning.winner_take_all import ChipWinnerTakeAll
+from spikeloop.hardware.loihi.winner_take_all import ChipWinnerTakeAll
 from spikeloop.scripts.bench.local import EPISODES, SEEDS, solved_at
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.scripts.cli import UsageError, did_you_mean

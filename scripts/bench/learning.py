@@ -4,6 +4,9 @@ Dense: 256 -> 256 synapses, 5 % of the neurons spike on a tick. Event-driven: 60
 the actor of a tile-coded task; "tiles" keeps most inputs from one tick to the next as a task does, "random" none. Every
 tick ends an epoch and every epoch evaluates the whole rule. "tick" is one call per tick from Python, "run" one call for
 all, its spikes given as a dense array; "every input" is "tick" of the same rule with a product that none escapes.
+
+In the emulator's loop: a program whose 256 -> 256 synapses learn by the dense rule, the spikes of its targets sent by
+the host; what the same program takes frozen, and what the same learning epochs take outside of it.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spikeloop.hardware import Learner, LearningRule, Trace
+from spikeloop.hardware import Compartments, Emulator, Learner, Learning, LearningRule, Program, Projection, Trace
 from spikeloop.scripts.bench.tables import print_times
-from spikeloop.scripts.bench.timing import Case, Contenders, alternate
+from spikeloop.scripts.bench.timing import Case, Contenders, alternate, ratio
 
 N_TICKS = 500
 DENSE = LearningRule(
@@ -31,6 +34,7 @@ ACTOR = LearningRule(
     y1=Trace(50, 2),
     y2=Trace(127, 0),
 )
+TOGETHER, ALONE, FROZEN = "program that learns", "learning epochs alone", "the same program, frozen"
 EVERY_INPUT = " + 0*u0*w"  # asks for no trace and no tag, so that no input can be left out
 
 
@@ -48,6 +52,14 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{title}: {learner.active_rows} of {pre.shape[1]} inputs hold a trace or a tag at the end")
         print_times({name: values / N_TICKS for name, values in times.items()}, "tick", 1e-6, "us/epoch")
         print(f"{N_TICKS / np.median(times['tick']):.0f} epochs/s, best block {N_TICKS / times['tick'].min():.0f}")
+    for delayed in (False, True):
+        times = alternate(_in_a_program(delayed), args.blocks, args.seconds)
+        print(f"\n256 -> 256 in the emulator's loop, 5 % spikes, {'delays 0 to 3' if delayed else 'no delays'}")
+        print_times({name: values / N_TICKS for name, values in times.items()}, TOGETHER, 1e-6, "us/tick")
+        apart = times[ALONE] + times[FROZEN]
+        print(
+            f"run and learning epoch together: {ratio(times[TOGETHER], to=apart):.2f} x the time that both take apart"
+        )
 
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
@@ -93,4 +105,21 @@ def _ours(rule: LearningRule, pre: np.ndarray, post: np.ndarray) -> tuple[Learne
         "tick": lambda: ticks(learner),
         "run": lambda: by_run.run(pre, post, rewards),
         "tick, every input": lambda: ticks(of_every),
+    }
+
+
+def _in_a_program(delayed: bool) -> Contenders:
+    """Return a program that learns on each tick, the same without learning, and its learning epochs without it."""
+    rng, n = np.random.default_rng(0), 256
+    pre, post = rng.random((N_TICKS, n)) < 0.05, rng.random((N_TICKS, n)) < 0.05
+    rewards = rng.integers(-20, 21, N_TICKS)
+    delays = rng.integers(0, 4, (n, n)) if delayed else None
+    synapses = Projection("w", True, range(n), range(n), np.zeros((n, n)), delays=delays, learning=Learning(DENSE))
+    targets = Compartments.build(n, decay_v=4096, fires=0)
+    emulator = Emulator(Program("loihi1", "nengo", n, targets, (synapses,), []))
+    learner, state, lines = Learner(DENSE, np.zeros((n, n), int)), emulator.initial_state(), pre[:, None].astype(int)
+    return {
+        TOGETHER: lambda: emulator.run(state, N_TICKS, lines, rewards=rewards, post_spikes=post),
+        FROZEN: lambda: emulator.run(state, N_TICKS, lines, learning=False),
+        ALONE: lambda: learner.run(pre, post, rewards),
     }
