@@ -19,3 +19,17 @@ def key_of_the_tests(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPIKELOOP_KEY", str(tmp_path_factory.mktemp("key") / "key"))
         yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The run folder of a short training, which tests must leave as it is."""
+    pytest.importorskip("rl_zoo3")
+    from shell import ENV, SMALL, start
+
+    from spikeloop.scripts import train
+
+    logs = tmp_path_factory.mktemp("trained") / "logs"
+    budget = ["-n", 256, "--eval-freq", 128, "--verbose", 0, "-f", logs]
+    assert start(train, "--env", ENV, "--seed", 3, *budget, "--hyperparams", *SMALL) == 0
+    return logs / "spiking_ppo" / "spikeloop-CartPoleNoVel-v0_1"
