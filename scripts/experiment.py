@@ -32,9 +32,10 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoa
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from spikeloop.agents.callbacks import Checkpoints, EpisodeLog, clean_up
 from spikeloop.agents.check_finite import CheckFinite
+from spikeloop.agents.checkpoints import Checkpoints, clean_up
 from spikeloop.agents.environment import EnvDescription, check_statistics
+from spikeloop.agents.episodes import EpisodeLog
 from spikeloop.agents.guarded_env import guarded
 from spikeloop.agents.machine import differences
 from spikeloop.agents.quantization import QuantizeWeights

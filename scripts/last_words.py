@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
-from spikeloop.agents.callbacks import read_episodes
+from spikeloop.agents.episodes import read_episodes
 from spikeloop.scripts.pictures import SMOOTHED_OVER
 from spikeloop.scripts.run_folder import EPISODES
 

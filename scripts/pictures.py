@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spikeloop.agents.callbacks import read_episodes
+from spikeloop.agents.episodes import read_episodes
 from spikeloop.spiking.plotting import learning_curve, new_axes, raster
 from spikeloop.spiking.storage import write_atomically
 
@@ -25,7 +25,7 @@ def draw_learning_curve(episodes: Path, picture: Path) -> None:
     """Draw the mean return of the latest episodes; nothing if no episode has ended.
 
     Args:
-        episodes: File of :class:`~spikeloop.agents.callbacks.EpisodeLog`.
+        episodes: File of :class:`~spikeloop.agents.episodes.EpisodeLog`.
         picture: File to write.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from spikeloop.agents.callbacks import Checkpoints, TrainingStopped
+from spikeloop.agents.checkpoints import Checkpoints, TrainingStopped
 from spikeloop.agents.failures import EnvironmentFailed, NonFiniteError
 
 

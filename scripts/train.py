@@ -111,7 +111,7 @@ def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, 
 
 def _resumed_run(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
     """Return what the checkpoints of a run keep, RL Zoo's arguments, and its checkpoint."""
-    from spikeloop.agents.callbacks import newest_checkpoint
+    from spikeloop.agents.checkpoints import newest_checkpoint
     from spikeloop.agents.seals import is_sealed
     from spikeloop.scripts.experiment import seed_after
     from spikeloop.scripts.saving import sweep

@@ -10,7 +10,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 pytest.importorskip("rl_zoo3")
 
-from spikeloop.agents.callbacks import EpisodeLog, read_checkpoint
+from spikeloop.agents.checkpoints import read_checkpoint
+from spikeloop.agents.episodes import EpisodeLog
 from spikeloop.scripts import train
 
 NET = "policy_kwargs:dict(n_neurons=[8])"

@@ -16,8 +16,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 pytest.importorskip("rl_zoo3")
 
-from spikeloop.agents import SpikingPPO, callbacks
-from spikeloop.agents.callbacks import read_checkpoint, read_episodes
+from spikeloop.agents import SpikingPPO, checkpoints
+from spikeloop.agents.checkpoints import read_checkpoint
+from spikeloop.agents.episodes import EpisodeLog, read_episodes
 from spikeloop.scripts import experiment, train
 
 N_ENVS, N_STEPS, BUDGET = 2, 32, 512
@@ -117,13 +118,13 @@ def test_schedules_and_optimizer_go_on_where_they_were(cut):
 def test_monitors_keep_no_list_that_grows_with_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kept = []
-    on_step = callbacks.EpisodeLog._on_step
+    on_step = EpisodeLog._on_step
 
     def look(self):
         kept.append(self.training_env.env_method("get_wrapper_attr", "episode_returns"))
         return on_step(self)
 
-    monkeypatch.setattr(callbacks.EpisodeLog, "_on_step", look)
+    monkeypatch.setattr(EpisodeLog, "_on_step", look)
     assert start(*arguments()) == 0
     assert all(len(one) > 0 and one.maxlen == 100 for one in kept[-1])
 
@@ -214,9 +215,9 @@ def test_the_checkpoint_alone_is_enough_to_go_on(cut, capsys):
 def test_a_log_is_put_where_the_checkpoint_was(found, left, told, tmp_path, capsys):
     log = tmp_path / "log.csv"
     log.write_bytes(b"head\n1\n2\n")
-    state = {"log.csv": callbacks.log_state(log)}
+    state = {"log.csv": checkpoints.log_state(log)}
     log.unlink() if found is None else log.write_bytes(found)
-    callbacks.clean_up(tmp_path, state)
+    checkpoints.clean_up(tmp_path, state)
     assert log.read_bytes() == left
     assert ("had lost rows" in capsys.readouterr().err) == told
 
@@ -242,7 +243,7 @@ def test_a_signal_that_asks_to_end_saves_first(name, tmp_path, monkeypatch, caps
 
 def test_a_signal_amid_a_slow_rollout_saves_its_beginning(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(callbacks, "WITHIN", 0.0)
+    monkeypatch.setattr(checkpoints, "WITHIN", 0.0)
     assert start(*arguments("SIGTERM", 75)) == 128 + signal.SIGTERM
     assert "holds step 128" in capsys.readouterr().err
     assert start("--resume", RUN) == 0
@@ -272,7 +273,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch, capsys):
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write, calls = callbacks.write_atomically, []
+    write, calls = checkpoints.write_atomically, []
 
     def full_from_the_third(path, data, *previous):
         calls.extend([path] * (path.name == "checkpoint.zip"))
@@ -280,7 +281,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, data, *previous)
 
-    monkeypatch.setattr(callbacks, "write_atomically", full_from_the_third)
+    monkeypatch.setattr(checkpoints, "write_atomically", full_from_the_third)
     assert start(*arguments()) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "checkpoint.zip not written" in line]
     assert len(lines) == len(calls) - 2
@@ -293,7 +294,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(tmp_path, mo
 
 def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    on_start, kept = callbacks.Checkpoints._on_rollout_start, []
+    on_start, kept = checkpoints.Checkpoints._on_rollout_start, []
 
     def poisoned(self):
         if self.model.num_timesteps >= 3 * ROLLOUT:
@@ -302,7 +303,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path, monkeypatch, c
             self.saved_at = 0  # so that one is due
         on_start(self)
 
-    monkeypatch.setattr(callbacks.Checkpoints, "_on_rollout_start", poisoned)
+    monkeypatch.setattr(checkpoints.Checkpoints, "_on_rollout_start", poisoned)
     assert start(*arguments()) == 1
     assert "led to nan" in capsys.readouterr().err
     assert (RUN / "checkpoint.zip").read_bytes() == kept[0]
@@ -310,9 +311,9 @@ def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path, monkeypatch, c
 
 def test_checkpoints_are_due_by_time_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write, steps = callbacks.Checkpoints._write, []
+    write, steps = checkpoints.Checkpoints._write, []
     monkeypatch.setattr(
-        callbacks.Checkpoints, "_write", lambda self, step, data: steps.append(step) or write(self, step, data)
+        checkpoints.Checkpoints, "_write", lambda self, step, data: steps.append(step) or write(self, step, data)
     )
     assert start(*arguments(), "--checkpoint-freq", 10**6, "--checkpoint-minutes", 1e-9) == 0
     assert steps == [*range(0, BUDGET + 1, ROLLOUT)]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from shell import ENV, SMALL, assert_one_line, start
 
-from spikeloop.agents.callbacks import read_episodes
+from spikeloop.agents.episodes import read_episodes
 from spikeloop.agents.registry import ALGOS, hyperparams_file, load_algorithm
 from spikeloop.scripts import cli, rollout, train
 from spikeloop.spiking import Network

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
-from spikeloop.agents.callbacks import read_checkpoint
+from spikeloop.agents.checkpoints import read_checkpoint
 from spikeloop.agents.environment import EnvDescription
 from spikeloop.agents.registry import load_algorithm
 from spikeloop.hardware.deployment import Deployment

@@ -41,6 +41,7 @@ def __dir__() -> list[str]:
 _MOVED = {
     f"{__name__}.{before}": f"{__name__}.{now}"
     for before, now in {
+        "agents.callbacks": "agents.checkpoints",
         "hardware.chip": "hardware.loihi.chip",
         "hardware.compiler": "hardware.compile",
         "hardware.core": "hardware.loihi.emulator",

@@ -25,7 +25,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from spikeloop.agents.callbacks import read_episodes
+from spikeloop.agents.episodes import read_episodes
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.rstdp import RSTDP
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row

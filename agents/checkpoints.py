@@ -1,4 +1,4 @@
-"""What a training run keeps on disk: checkpoints that resume exactly and the return of every episode.
+"""Checkpoints of a training run, from which it goes on exactly as if it had never been cut.
 
 A checkpoint is taken where a rollout begins: the last update is complete, nothing of the next is begun. It is one file,
 a model that ``Algorithm.load`` reads as it is, with one entry more for what SB3 does not save.
@@ -6,7 +6,6 @@ a model that ``Algorithm.load`` reads as it is, with one entry more for what SB3
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import os
@@ -346,36 +345,3 @@ def _set_random_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         th.cuda.set_rng_state_all([th.from_numpy(one) for one in state["cuda"]])
     for name, rng in own_generators(model.policy).items():
         rng.bit_generator.state = state["policy"][name]
-
-
-class EpisodeLog(BaseCallback):
-    """Writes the return and length of every training episode to a CSV file, a row when the episode ends.
-
-    Args:
-        path: The file.
-        resume: Continue the file instead of starting it.
-    """
-
-    def __init__(self, path: Path, resume: bool = False):
-        super().__init__()
-        self.path = path
-        self.resume = resume
-
-    def _on_training_start(self) -> None:
-        if not self.resume:
-            write_atomically(self.path, b"timesteps,episode_return,episode_length\n")
-
-    def _on_step(self) -> bool:
-        episodes = [info["episode"] for info in self.locals["infos"] if "episode" in info]
-        if episodes:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows((self.num_timesteps, episode["r"], episode["l"]) for episode in episodes)
-        return True
-
-
-def read_episodes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the env steps and returns of the episodes in a file of :class:`EpisodeLog`, each of shape (n,)."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 3 and row[2]][1:]  # a full disk cuts the last one
-    steps, returns, _ = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-    return steps, returns
