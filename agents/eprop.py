@@ -28,7 +28,8 @@ from spikeloop.agents.seeding import reseed
 from spikeloop.agents.silence import warn_of_silence
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.rules import eprop_kernels
-from spikeloop.spiking.rules.eprop import RewardEprop, no_memory, rest
+from spikeloop.spiking.rules.eprop import rest
+from spikeloop.spiking.rules.reward_eprop import TAU_RATE, RewardEprop, no_memory
 
 Self = TypeVar("Self", bound="EProp")
 
@@ -213,7 +214,7 @@ class EProp(BaseAlgorithm):
         """Warn, after the first rollout, of neurons that say nothing; ``rate`` is their running mean before it."""
         self._looked = True
         n_ticks = n_steps * self.policy.n_ticks
-        kept = (1 - 1 / self._rule().tau_rate) ** n_ticks  # of the running mean before
+        kept = (1 - 1 / TAU_RATE) ** n_ticks  # of the running mean before
         mean = (self.policy.rate.numpy() - kept * rate) / (1 - kept)
         warn_of_silence([np.maximum(mean, 0.0) * n_ticks], n_ticks)
 

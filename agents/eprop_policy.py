@@ -31,8 +31,9 @@ from spikeloop.spiking.encoders.values import Direct
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.rules.eprop import eprop_neurons, initial_weights
+from spikeloop.spiking.rules.eprop import eprop_neurons
 from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropWeights
+from spikeloop.spiking.rules.reward_eprop import initial_weights
 from spikeloop.spiking.simulator import Simulator
 
 FEEDBACK = ("symmetric", "random")

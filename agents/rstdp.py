@@ -145,7 +145,7 @@ class RSTDP(BaseAlgorithm):
         parameters = WinnerTakeAllParameters(
             learning_rate=self._nominal_rate,
             value_learning_rate=self.value_learning_rate,
-            tag_decay=self.gamma * self.trace_lambda,
+            eligibility_decay=self.gamma * self.trace_lambda,
             noise=self.noise,
             value_offset=self.initial_value,
         )

@@ -26,20 +26,25 @@ _HOME = {
     "Tiles": "encoders.tile_coding",
     "PlaceCells": "encoders.tile_coding",
     "STDP": "rules.stdp",
-    "RSTDP": "rules.rstdp",
+    "RewardSTDP": "rules.rstdp",
     "stdp": "rules.stdp",
-    "rstdp": "rules.rstdp",
-    "RewardEprop": "rules.eprop",
-    "reward_eprop": "rules.eprop",
+    "reward_stdp": "rules.rstdp",
+    "SignalEprop": "rules.eprop",
+    "RewardEprop": "rules.reward_eprop",
+    "reward_eprop": "rules.reward_eprop",
+    "RULES": "rules",
     "WinnerTakeAll": "rules.winner_take_all",
     "WinnerTakeAllParameters": "rules.winner_take_all",
 }
 
 __all__ = sorted(_HOME)
 
+_FORMER = {"RSTDP": "RewardSTDP", "rstdp": "reward_stdp"}  # names of before, which scripts may still use
+
 
 def __getattr__(name: str) -> Any:
     """Import the module that holds ``name`` and return it."""
+    name = _FORMER.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

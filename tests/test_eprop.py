@@ -12,19 +12,11 @@ from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.rules import eprop_kernels, reference
-from spikeloop.spiking.rules.eprop import (
-    EpropNeurons,
-    EpropState,
-    EpropWeights,
-    RewardEprop,
-    eprop,
-    eprop_neurons,
-    initial_weights,
-    no_memory,
-    rest,
-    reward_eprop,
-)
+from spikeloop.spiking.rules import eprop_kernels
+from spikeloop.spiking.rules.base import Post, run
+from spikeloop.spiking.rules.eprop import SignalEprop, eprop, eprop_neurons, rest
+from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropState, EpropWeights
+from spikeloop.spiking.rules.reward_eprop import TAU_RATE, RewardEprop, initial_weights, no_memory, reward_eprop
 
 
 def parameters(n, beta=0.3, refractory=0, **kwargs):
@@ -44,10 +36,26 @@ def small_layer(rng, n=5, n_in=4, **kwargs):
     return Layer(rng.normal(0, 0.9, (n, n_in)), np.zeros(n), parameters(n, **kwargs), w_rec)
 
 
-def reference_constants(neurons):
-    alpha, kappa, damping, width = (float(value) for value in neurons.scalars)
-    arrays = {name: getattr(neurons, name) for name in ("rho", "beta", "v_th", "refractory")}
-    return {"alpha": alpha, "kappa": kappa, "damping": damping, "width": width, **arrays}
+class Running:
+    """LSNN neurons that run by their own equations, and note what synapses see of them."""
+
+    def __init__(self, neurons, tau_out=0.0):
+        self.c, self.kappa = neurons.constants(1.0, np.float64), float(decay(tau_out))
+        self.z, self.y = np.zeros(neurons.n_neurons), np.zeros(neurons.n_neurons)
+        self.state = tuple(np.zeros((3, neurons.n_neurons)))  # v, a, refractory
+
+    def tick(self, x, w):
+        """Advance by one tick; return what arrived at the synapses, and the neurons behind them."""
+        seen, free = [], self.state[2] == 0
+
+        def spike(u):
+            seen.append(u)
+            return (u > 0) * 1.0
+
+        arrived = np.concatenate((x, self.z))
+        self.z, self.state = NeuronParameters.tick(w @ arrived, self.z, self.state, self.c, spike)
+        self.y = self.kappa * self.y + (1 - self.kappa) * self.z
+        return arrived, Post(self.z, seen[0], free)
 
 
 @settings(max_examples=40)
@@ -57,17 +65,19 @@ def test_eprop_is_its_equations(seed, n_t, tau_out, refractory):
     layer = small_layer(rng, refractory=refractory)
     x, signal = (rng.random((n_t, 4)) < 0.4) * 1.0, rng.normal(size=(n_t, 5))
     result = eprop(x, layer, signal, tau_out)
-    constants = reference_constants(eprop_neurons(layer.neurons, tau_out, np.float64))
-    w, dw = np.concatenate((layer.w_in, layer.w_rec), axis=1), np.zeros((5, 9))
-    state = reference.EpropTick(*rest(5, 9, np.float64))
-    for t in range(n_t):
-        state = reference.eprop_tick(x[t], w, state, **constants)
-        np.testing.assert_array_equal(result.spikes[t], state.z)
-        dw += signal[t][:, None] * state.e_bar
+    running, w = Running(layer.neurons, tau_out), np.concatenate((layer.w_in, layer.w_rec), axis=1)
+    ticks = [running.tick(now, w) for now in x]
+    pre = np.reshape([arrived for arrived, _ in ticks], (n_t, 9))
+    post = Post(*(np.reshape([getattr(p, name) for _, p in ticks], (n_t, 5)) for name in Post._fields))
+    np.testing.assert_array_equal(result.spikes, post.z)
+    rule = SignalEprop(learning_rate=1.0, tau_out=tau_out)
+    dw, traces = run(rule, pre, post, signal, np.zeros_like(w), neurons=layer.neurons)
     np.testing.assert_allclose(result.dw_in, dw[:, :4], atol=1e-12)
     np.fill_diagonal(dw[:, 4:], 0)
     np.testing.assert_allclose(result.dw_rec, dw[:, 4:], atol=1e-12)
-    for one, other in zip(result.state, state, strict=True):
+    v, a, left = running.state
+    expected = EpropState(v, a, running.z, left, running.y, *traces)
+    for one, other in zip(result.state, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
 
 
@@ -128,49 +138,35 @@ def some_weights(rng, n=5, n_in=4, n_actions=3, symmetric=True):
     return EpropWeights(w, w_out, w_out if symmetric else rng.normal(size=w_out.shape), np.full(n, 0.1))
 
 
+def probabilities(preferences):
+    exponentials = np.exp(preferences - preferences.max())
+    return exponentials / exponentials.sum()
+
+
 def reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks):
     """Actor-critic e-prop over whole episodes in plain numpy."""
-    w, w_out, feedback, rate = (array.copy() for array in weights)
-    n, m = w.shape
-    returns, constants = np.zeros(len(x)), reference_constants(neurons)
-
-    def change(delta):
-        nonlocal w, w_out
-        if rule.learning_rate > 0:
-            pull = rule.rate_coef * (rule.target_rate - rate)[:, None] * state.e_bar
-            w = w + rule.learning_rate * (delta * trace + pull)
-            np.fill_diagonal(w[:, m - n :], 0)
-        rates = np.full(len(w_out), rule.actor_rate)
-        rates[-1] = rule.value_rate
-        w_out = w_out + rates[:, None] * delta * trace_out
-
+    weights = weights._replace(rate=weights.rate.copy())
+    n, m = weights.w.shape
+    returns, tau_out = np.zeros(len(x)), 6.0
+    c = SignalEprop(tau_out=tau_out).constants(1.0, np.float64, neurons)
     for episode in range(len(x)):
-        reward, state, last = 0.0, reference.EpropTick(*rest(n, m, float)), None
-        trace, trace_out = np.zeros_like(w), np.zeros_like(w_out)
+        running, reward, last = Running(neurons, tau_out), 0.0, None
+        traces, memory = SignalEprop().begin(n, m, np.float64), no_memory(len(weights.w_out), n, m, float)
         for t in range(x.shape[1]):
             for _ in range(n_ticks):
-                state = reference.eprop_tick(x[episode, t], w, state, **constants)
-                rate += (state.z - rate) / rule.tau_rate
-            outputs = w_out @ state.y
+                arrived, post = running.tick(x[episode, t], weights.w)
+                traces = SignalEprop.tick(arrived, post, traces, c)
+                weights.rate[:] += (post.z - weights.rate) / TAU_RATE
+            outputs = weights.w_out @ running.y
             if last is not None:
-                change(reward + rule.gamma * outputs[-1] - last)
-            pi = reference.action_probabilities(outputs[:-1])
+                weights = rule.change(reward + rule.gamma * outputs[-1] - last, traces.e_bar, weights, memory)
+            pi = probabilities(outputs[:-1])
             action = min(np.searchsorted(np.cumsum(pi), uniform[episode, t], side="right"), len(pi) - 1)
-            trace, trace_out = reference.reward_eprop_traces(
-                action,
-                pi,
-                state.y,
-                state.e_bar,
-                w_out if weights.feedback is weights.w_out else feedback,
-                trace,
-                trace_out,
-                trace_decay=rule.gamma * rule.trace_lambda,
-                value_coef=rule.value_coef,
-            )
+            memory = rule.remember(action, pi, running.y, traces.e_bar, weights, memory)
             reward, last = rewards[episode, t, action], outputs[-1]
             returns[episode] += reward
-        change(reward - last)
-    return w, w_out, rate, returns
+        weights = rule.change(reward - last, traces.e_bar, weights, memory)
+    return weights, returns
 
 
 @settings(max_examples=25)
@@ -184,14 +180,14 @@ def reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks):
 def test_reward_eprop_is_its_equations(seed, symmetric, trace_lambda, learning_rate, n_ticks):
     rng = np.random.default_rng(seed)
     weights = some_weights(rng, symmetric=symmetric)
-    neurons = eprop_neurons(parameters(5, refractory=1), 6.0, np.float64)
-    rule = RewardEprop(trace_lambda=trace_lambda, learning_rate=learning_rate, rate_coef=0.5, tau_rate=50)
+    neurons = parameters(5, refractory=1)
+    rule = RewardEprop(trace_lambda=trace_lambda, learning_rate=learning_rate, rate_coef=0.5)
     x, rewards, uniform = (rng.random((3, 6, 4)) < 0.4) * 1.0, rng.normal(size=(3, 6, 3)), rng.random((3, 6))
-    new, returns = reward_eprop(x, rewards, uniform, weights, neurons, rule, n_ticks)
-    w, w_out, rate, expected = reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks)
-    np.testing.assert_allclose(new.w, w, atol=1e-10)
-    np.testing.assert_allclose(new.w_out, w_out, atol=1e-10)
-    np.testing.assert_allclose(new.rate, rate, atol=1e-12)
+    new, returns = reward_eprop(x, rewards, uniform, weights, eprop_neurons(neurons, 6.0, np.float64), rule, n_ticks)
+    right, expected = reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks)
+    np.testing.assert_allclose(new.w, right.w, atol=1e-10)
+    np.testing.assert_allclose(new.w_out, right.w_out, atol=1e-10)
+    np.testing.assert_allclose(new.rate, right.rate, atol=1e-12)
     np.testing.assert_allclose(returns, expected, atol=1e-12)
     assert (new.feedback is new.w_out) == symmetric
     assert learning_rate > 0 or np.array_equal(new.w, weights.w)
@@ -338,7 +334,7 @@ def test_reward_eprop_refuses_arrays_that_do_not_fit(name, change):
     ("part", "name"), [("weights", n) for n in EpropWeights._fields] + [("neurons", n) for n in EpropNeurons._fields]
 )
 @pytest.mark.parametrize(
-    "change", [lambda a: a[:-1], lambda a: a[None], lambda a: a * np.inf, lambda a: a.astype(complex)]
+    "change", [lambda a: np.atleast_1d(a)[:-1], lambda a: a[None], lambda a: a * np.inf, lambda a: a.astype(complex)]
 )
 def test_reward_eprop_refuses_weights_and_neurons_that_do_not_fit(part, name, change):
     arguments = reward_arguments()

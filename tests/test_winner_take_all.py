@@ -1,5 +1,7 @@
 """The winner-take-all learner: its kernels compute what the plain rule says, in the rows that are active."""
 
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 
 from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
 from spikeloop.spiking.rules import winner_take_all_kernels
+from spikeloop.spiking.rules.base import Post
 from spikeloop.spiking.rules.plastic_network import PlasticNetwork
-from spikeloop.spiking.rules.winner_take_all import Reference, WinnerTakeAll, WinnerTakeAllParameters
+from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters, WinnerTakeAllRule
 
 N_INPUTS, N_OUTPUTS = 12, 3
 
@@ -17,38 +20,60 @@ parameters = st.builds(
     WinnerTakeAllParameters,
     learning_rate=st.floats(0, 2),
     value_learning_rate=st.floats(0, 1),
-    tag_decay=st.floats(0, 1),
+    eligibility_decay=st.floats(0, 1),
     noise=st.floats(0, 1),
     value_offset=st.floats(-1, 1),
     w_max=st.floats(0.01, 1),
-    tag_floor=st.sampled_from([1e-6, 1e-3, 0.3]),
+    eligibility_floor=st.sampled_from([1e-6, 1e-3, 0.3]),
 )
-epochs = st.lists(
+steps = st.lists(
     st.tuples(st.sets(st.integers(0, N_INPUTS - 1), max_size=4), st.floats(-3, 3), st.booleans()), max_size=30
 )
 
 
-@given(parameters=parameters, epochs=epochs, n_ticks=st.integers(1, 7), seed=st.integers(0, 2**32))
-def test_kernels_compute_what_the_rule_says(parameters, epochs, n_ticks, seed):
+def run_plainly(w, x, n_ticks, parameters, rng):
+    """Return the spikes of an env step, shape (n_ticks, n_actions), and its value, in plain numpy over all lines."""
+    z = np.zeros((n_ticks, len(w) - 1))
+    for tick in range(n_ticks):
+        u = w[:-1] @ x + parameters.noise * rng.standard_normal(len(w) - 1)
+        z[tick, np.argmax(u)] = 1
+    return z, parameters.value_offset + float(w[-1] @ x)
+
+
+@given(parameters=parameters, steps=steps, n_ticks=st.integers(1, 7), seed=st.integers(0, 2**32))
+def test_kernels_compute_what_the_rule_says(parameters, steps, n_ticks, seed):
     network = WinnerTakeAll(N_INPUTS, N_OUTPUTS, parameters, np.random.default_rng(seed))
-    reference = Reference(N_INPUTS, N_OUTPUTS, parameters, np.random.default_rng(seed))
-    for lines, modulator, ends in epochs:
+    rule, rng = WinnerTakeAllRule(parameters, n_ticks), np.random.default_rng(seed)
+    size = N_OUTPUTS + 1, N_INPUTS  # the critic is the last
+    c, w, traces = rule.constants(1.0, np.float64), np.zeros(size), rule.begin(*size, np.float64)
+    for lines, modulator, ends in steps:
         x = np.isin(np.arange(N_INPUTS), list(lines)).astype(float)
         counts, last, value = network.run(np.flatnonzero(x), n_ticks)
-        expected = reference.run(x, n_ticks)
-        np.testing.assert_array_equal(counts, expected[0])
-        np.testing.assert_array_equal(last, expected[1])
-        assert value == pytest.approx(expected[2], abs=1e-9)
+        z, expected = run_plainly(w, x, n_ticks, parameters, rng)
+        np.testing.assert_array_equal(counts, z.sum(axis=0))
+        np.testing.assert_array_equal(last, z[-1])
+        assert value == pytest.approx(expected, abs=1e-9)
+        for tick in z:
+            traces = rule.tick(x, Post(np.append(tick, 0)), traces, c)
         network.reinforce(modulator)
-        reference.reinforce(modulator)
-        np.testing.assert_allclose(network.state_dict()["w"], reference.w, atol=1e-9)
-        np.testing.assert_allclose(network.state_dict()["v"], reference.v, atol=1e-9)
-        np.testing.assert_allclose(network.arrays.tag_w.T, reference.e, atol=1e-9)
+        w = rule.change(w, traces, modulator, c)
+        np.testing.assert_allclose(network.state_dict()["w"], w[:-1], atol=1e-9)
+        np.testing.assert_allclose(network.state_dict()["v"], w[-1], atol=1e-9)
+        e = rule.tick(x, Post(np.zeros(N_OUTPUTS + 1)), traces, c).e  # the network counts the step in at once
+        np.testing.assert_allclose(network.arrays.e_w.T, e[:-1], atol=1e-9)
         live = network.arrays.live[: network.arrays.n_live[0]]
-        assert sorted(live) == sorted(np.flatnonzero(reference.f))
+        assert sorted(live) == sorted(np.flatnonzero(e[-1]))
         if ends:
             network.reset()
-            reference.reset()
+            traces = rule.begin(*size, np.float64)
+
+
+def test_parameters_of_before_are_taken_from_their_pickle():
+    former = {"learning_rate": 0.2, "value_learning_rate": 0.1, "tag_decay": 0.5, "noise": 0.1, "value_offset": 1.0}
+    found = object.__new__(WinnerTakeAllParameters)
+    found.__setstate__({**former, "w_max": 2.0, "tag_floor": 0.01})
+    assert found == WinnerTakeAllParameters(0.2, 0.1, 0.5, 0.1, 1.0, 2.0, 0.01)
+    assert pickle.loads(pickle.dumps(found)) == found
 
 
 def learned(seed=0):
@@ -104,9 +129,9 @@ def test_without_noise_all_ticks_are_won_by_the_largest_weight():
     ("wrong", "answer"),
     [
         ({"learning_rate": -1}, "learning_rate must be a number >= 0, got -1"),
-        ({"tag_decay": 2}, "tag_decay must be between 0 and 1, got 2"),
+        ({"eligibility_decay": 2}, "eligibility_decay must be between 0 and 1, got 2"),
         ({"w_max": 0}, "w_max must be > 0, got 0"),
-        ({"tag_floor": 0}, "tag_floor"),
+        ({"eligibility_floor": 0}, "eligibility_floor"),
         ({"value_offset": np.nan}, "value_offset"),
     ],
 )

@@ -51,7 +51,7 @@ class ChipWinnerTakeAll:
     Args:
         n_inputs: Number of input lines.
         n_outputs: Number of actions.
-        parameters: The rule's numbers; ``w_max`` and ``tag_floor`` do not apply.
+        parameters: The rule's numbers; ``w_max`` and ``eligibility_floor`` do not apply.
         rng: Source of the noise, of the modulator's rounding and of the learning engines' seeds.
         n_ticks: Ticks per epoch, a power of 2 from 2 to 64: the rules act on every 2^k-th.
         residue: Whether each weight has a second synapse with four more bits. No Loihi has.
@@ -94,8 +94,8 @@ class ChipWinnerTakeAll:
         k, p = n_ticks.bit_length() - 1, parameters
         common: dict[str, Any] = {"k": k, "extended": wide_shift}
         lr, value_lr = p.learning_rate / w_max, p.value_learning_rate
-        actor = actor_rule(lr or 1.0, r1_scale, 1 - p.tag_decay, tau_y=tau_y, **common)
-        critic = critic_rule(value_lr or 1.0, r1_scale, 1 - p.tag_decay, value_unit, **common)
+        actor = actor_rule(lr or 1.0, r1_scale, 1 - p.eligibility_decay, tau_y=tau_y, **common)
+        critic = critic_rule(value_lr or 1.0, r1_scale, 1 - p.eligibility_decay, value_unit, **common)
         rules = (
             replace(rule, residue_bits=4 if residue else 0) if rate else replace(rule, residue_bits=0, dw="")
             for rule, rate in ((actor, lr), (critic, value_lr))

@@ -96,8 +96,8 @@ class TabularActorCritic:
         p = self.parameters
         self.w += p.learning_rate * modulator * self.traces
         self.v += p.value_learning_rate * modulator * self.v_traces
-        self.traces *= p.tag_decay
-        self.v_traces *= p.tag_decay
+        self.traces *= p.eligibility_decay
+        self.v_traces *= p.eligibility_decay
         self.traces[self.lines] += self.score
         self.v_traces[self.lines] = 1.0
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from spikeloop.scripts.bench.timing import ask, in_turn, ratio
-from spikeloop.spiking.rules.rstdp import RSTDP, rstdp
+from spikeloop.spiking.rules.rstdp import RewardSTDP, reward_stdp
 
 N, PRE_RATE, POST_RATE = 256, 0.07, 0.065
 RULE = {
@@ -101,17 +101,17 @@ def _compare(form: str, trains: dict[str, np.ndarray], path: Path, args: argpars
 
 def _ours(form: str, trains: dict[str, np.ndarray]) -> tuple[Callable[[], float], np.ndarray]:
     """Return our measurement and the weight changes to compare."""
-    rule = RSTDP(
+    rule = RewardSTDP(
         **(RULE if form == "bounded" else {k: v for k, v in RULE.items() if k not in ("w_min", "w_max", "e_max")})
     )
 
     def measure() -> float:
         begin = time.process_time()
         for _ in range(repeats):
-            rstdp(trains["pre"], trains["post"], trains["reward"], trains["w"], rule)
+            reward_stdp(trains["pre"], trains["post"], trains["reward"], trains["w"], rule)
         return (time.process_time() - begin) / repeats
 
-    w, _ = rstdp(trains["pre"], trains["post"], trains["reward"], trains["w"], rule)
+    w, _ = reward_stdp(trains["pre"], trains["post"], trains["reward"], trains["w"], rule)
     repeats = 20  # so that a block of ours takes about as long as one of theirs
     return measure, (w - trains["w"]).astype(np.float64).ravel()[::SAMPLE]
 

@@ -1,7 +1,7 @@
 """Numba kernels of e-prop, with a given learning signal and in its reward-based form.
 
-The equations stand in :mod:`spikeloop.spiking.rules.reference`, the public functions in
-:mod:`spikeloop.spiking.rules.eprop`.
+The equations and the public functions stand in :mod:`spikeloop.spiking.rules.eprop` and
+:mod:`spikeloop.spiking.rules.reward_eprop`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from spikeloop.spiking.compiling import kernel
 class EpropNeurons(NamedTuple):
     """Constants of an LSNN layer under e-prop, in the dtype of the weights."""
 
-    rho: np.ndarray  # (N,)
+    rho: np.ndarray  # exp(-dt / tau_a), (N,)
     beta: np.ndarray  # (N,)
     v_th: np.ndarray  # (N,)
     refractory: np.ndarray  # (N,)
-    scalars: np.ndarray  # alpha, kappa, damping, width
+    alpha: float  # exp(-dt / tau_m), the same for all neurons
+    kappa: float  # exp(-dt / tau_out)
+    damping: float  # height of the pseudo-derivative
+    width: float  # its half-width
 
 
 class EpropState(NamedTuple):
@@ -53,17 +56,18 @@ class EpropWeights(NamedTuple):
     rate: np.ndarray  # running mean of the spikes per tick, (N,)
 
 
-REWARD_CONSTANTS = (
-    "gamma",
-    "trace_decay",
-    "learning_rate",
-    "actor_rate",
-    "value_rate",
-    "value_coef",
-    "rate_coef",
-    "target_rate",
-    "rate_step",
-)
+class RewardConstants(NamedTuple):
+    """Constants of reward-based e-prop, numbers in the dtype of the weights."""
+
+    gamma: float
+    trace_decay: float  # gamma lambda
+    learning_rate: float  # of the hidden weights; 0 freezes the hidden layer
+    actor_rate: float
+    value_rate: float
+    value_coef: float
+    rate_coef: float
+    target_rate: float
+    rate_step: float  # step of the running means of the firing rates, per tick
 
 
 @kernel
@@ -80,7 +84,7 @@ def _drive(x, w, drive):
 @kernel
 def _eprop_tick(x, drive, w, neurons, state, eligible):
     """Advance layer and eligibilities by one tick."""
-    alpha, kappa, damping, width = neurons.scalars[0], neurons.scalars[1], neurons.scalars[2], neurons.scalars[3]
+    alpha, kappa, damping, width = neurons.alpha, neurons.kappa, neurons.damping, neurons.width
     v, a, z, refractory, y, eps, eps_a, e_bar = state
     n, m = w.shape
     n_in = m - n
@@ -144,12 +148,12 @@ def eprop(x, signal, w, neurons, state, dw, spikes):
 @kernel
 def _forward(x, n_ticks, weights, neurons, state, c, drive, outputs):
     """Run one env step on input held over its ticks and write action preferences and value."""
-    eligible = c[2] != 0
+    eligible = c.learning_rate != 0
     _drive(x, weights.w, drive)
     for _ in range(n_ticks):
         _eprop_tick(x, drive, weights.w, neurons, state, eligible)
         for j in range(len(drive)):
-            weights.rate[j] += c[8] * (state.z[j] - weights.rate[j])
+            weights.rate[j] += c.rate_step * (state.z[j] - weights.rate[j])
     for k in range(len(outputs)):
         total = outputs.dtype.type(0)
         for j in range(len(drive)):
@@ -162,14 +166,15 @@ def _apply(delta, weights, state, memory, c):
     """Change the weights by the TD error ``delta`` of the last step."""
     n, m = weights.w.shape
     n_out = len(weights.w_out)
-    if c[2] != 0:
+    if c.learning_rate != 0:
         for j in range(n):
-            by_reward, by_rate = c[2] * delta, c[2] * c[6] * (c[7] - weights.rate[j])
+            by_reward = c.learning_rate * delta
+            by_rate = c.learning_rate * c.rate_coef * (c.target_rate - weights.rate[j])
             for i in range(m):
                 weights.w[j, i] += by_reward * memory.trace[j, i] + by_rate * state.e_bar[j, i]
             weights.w[j, m - n + j] = 0
     for k in range(n_out):
-        step = (c[4] if k == n_out - 1 else c[3]) * delta
+        step = (c.value_rate if k == n_out - 1 else c.actor_rate) * delta
         for j in range(n):
             weights.w_out[k, j] += step * memory.trace_out[k, j]
 
@@ -186,15 +191,15 @@ def _remember(action, outputs, weights, state, memory, c):
         elif k == action:
             error += 1
         for j in range(n):
-            memory.trace_out[k, j] = c[1] * memory.trace_out[k, j] + error * state.y[j]
-    if c[2] == 0:
+            memory.trace_out[k, j] = c.trace_decay * memory.trace_out[k, j] + error * state.y[j]
+    if c.learning_rate == 0:
         return
     for j in range(n):
-        signal = c[5] * weights.feedback[n_actions, j]
+        signal = c.value_coef * weights.feedback[n_actions, j]
         for k in range(n_actions):
             signal += weights.feedback[k, j] * ((1 if k == action else 0) - outputs[k])
         for i in range(m):
-            memory.trace[j, i] = c[1] * memory.trace[j, i] + signal * state.e_bar[j, i]
+            memory.trace[j, i] = c.trace_decay * memory.trace[j, i] + signal * state.e_bar[j, i]
 
 
 @kernel
@@ -210,13 +215,13 @@ def reward_eprop_act(x, reward, uniform, n_ticks, weights, neurons, state, memor
         neurons: Constants.
         state: State of the layer, changed in place.
         memory: Traces, changed in place.
-        c: ``REWARD_CONSTANTS``, in the dtype of the weights; learning_rate 0 freezes the hidden layer.
+        c: Constants.
         outputs: Written with the action probabilities and the value, shape (n_actions + 1,).
     """
     n_actions = len(outputs) - 1
     _forward(x, n_ticks, weights, neurons, state, c, np.empty_like(state.v), outputs)
     if memory.last[1] != 0:
-        _apply(reward + c[0] * outputs[n_actions] - memory.last[0], weights, state, memory, c)
+        _apply(reward + c.gamma * outputs[n_actions] - memory.last[0], weights, state, memory, c)
     highest, total = outputs[:n_actions].max(), outputs.dtype.type(0)
     for k in range(n_actions):
         outputs[k] = np.exp(outputs[k] - highest)
@@ -247,13 +252,13 @@ def reward_eprop_end(x, reward, truncated, n_ticks, weights, neurons, state, mem
         neurons: Constants.
         state: State of the layer, cleared.
         memory: Traces, cleared.
-        c: ``REWARD_CONSTANTS``.
+        c: Constants.
         outputs: Scratch, shape (n_actions + 1,).
     """
     delta = reward - memory.last[0]
     if truncated:
         _forward(x, n_ticks, weights, neurons, state, c, np.empty_like(state.v), outputs)
-        delta += c[0] * outputs[len(outputs) - 1]
+        delta += c.gamma * outputs[len(outputs) - 1]
     _apply(delta, weights, state, memory, c)
     for array in (state.v, state.a, state.z, state.refractory, state.y, state.eps, memory.last):
         array[:] = 0
@@ -274,7 +279,7 @@ def reward_eprop_episodes(x, rewards, uniform, n_ticks, weights, neurons, state,
         neurons: Constants.
         state: State of the layer at rest; at rest again afterwards.
         memory: Traces, likewise.
-        c: ``REWARD_CONSTANTS``.
+        c: Constants.
         returns: Written with the sum of the rewards of each episode, shape (E,).
     """
     n_episodes, n_steps = uniform.shape

@@ -28,7 +28,7 @@ def check_rule(
             raise ValueError(f"{name}.{field.name} must be {sign}, got {value}")
         if math.isinf(value) and field.name not in infinite:
             raise ValueError(f"{name}.{field.name} must be finite, got {value}")
-    if not rule.w_min < rule.w_max:
+    if hasattr(rule, "w_min") and not rule.w_min < rule.w_max:
         raise ValueError(f"{name}.w_min must be below w_max={rule.w_max}, got {rule.w_min}")
 
 
@@ -60,9 +60,3 @@ def by_pre(name: str, array: np.ndarray, dtype: npt.DTypeLike, bounds: tuple[flo
     rows = stdp_kernels.aligned(array.shape[1], np.empty(array.shape[0], dtype))
     rows[:] = checks.within(name, array.astype(np.float64), *map(float, bounds)).T
     return rows
-
-
-def packed(constants: dict[str, float], names: tuple[str, ...], dtype: np.dtype) -> np.ndarray:
-    """Return constants in the order of the kernels' names."""
-    with np.errstate(over="ignore"):  # a bound that float32 cannot hold is none
-        return np.array([constants[name] for name in names], dtype)

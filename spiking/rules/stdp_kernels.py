@@ -1,30 +1,48 @@
-"""Numba kernels of pair STDP, and of R-STDP in two exact forms.
+"""Numba kernels of pair STDP, and of reward-modulated STDP in two exact forms.
 
-The equations stand in :mod:`spikeloop.spiking.rules.reference`.
+The equations stand in :mod:`spikeloop.spiking.rules.stdp` and :mod:`spikeloop.spiking.rules.rstdp`.
 
 Given whole spike trains, no synapse depends on another. The STDP and R-STDP kernels therefore go through time in short
-blocks and, within a block, synapse row by synapse row, which keeps a row's weights and tags in the first cache. Their
-arrays are (n_pre, n_post), transposed to the rest of the library, so that a presynaptic spike meets a contiguous row.
+blocks and, within a block, row of synapses by row, which keeps the weights and eligibilities of a row in the first
+cache. Their arrays are (n_pre, n_post), transposed to the rest of the library: a presynaptic spike meets
+a contiguous row.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from spikeloop.spiking.compiling import kernel
 
-STDP_CONSTANTS = ("decay_pre", "decay_post", "a_plus", "a_minus", "mu", "w_min", "w_max")
-RSTDP_CONSTANTS = (
-    "decay_pre",
-    "decay_post",
-    "decay_tag",
-    "a_plus",
-    "a_minus",
-    "learning_rate",
-    "w_min",
-    "w_max",
-    "e_max",
-)
+
+class StdpConstants(NamedTuple):
+    """Constants of a tick of pair STDP, numbers in the dtype of the weights."""
+
+    decay_pre: float
+    decay_post: float
+    a_plus: float
+    a_minus: float
+    mu: float
+    w_min: float
+    w_max: float
+
+
+class RewardStdpConstants(NamedTuple):
+    """Constants of a tick of reward-modulated STDP, numbers in the dtype of the weights."""
+
+    decay_pre: float
+    decay_post: float
+    decay_e: float
+    a_plus: float
+    a_minus: float
+    learning_rate: float
+    w_min: float
+    w_max: float
+    e_max: float
+
+
 BLOCK = 64  # ticks; what a block keeps of each tick must stay in the second cache
 
 
@@ -41,11 +59,11 @@ def stdp(pre, post, w, x, y, c):
         w: Weights.
         x: Presynaptic trace.
         y: Postsynaptic trace.
-        c: ``STDP_CONSTANTS``, in the dtype of w.
+        c: Constants.
     """
     n_t, n_pre = pre.shape
     n_post = post.shape[1]
-    decay_pre, decay_post, a_plus, a_minus, mu, w_min, w_max = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    decay_pre, decay_post, a_plus, a_minus, mu, w_min, w_max = c
     span = w_max - w_min
     additive, linear = mu == 0, mu == 1
     traces = np.empty((BLOCK, n_post), w.dtype)  # y as a presynaptic spike of the tick finds it
@@ -109,22 +127,21 @@ def aligned(rows, like):
 
 @kernel
 def rstdp_bounded(pre, post, reward, w, e, x, y, c):
-    """Run R-STDP with hard bounds on weights and tags at every tick: a dense pass over all synapses.
+    """Run R-STDP with hard bounds on weights and eligibilities at every tick: a dense pass over all synapses.
 
     Args:
         pre: Spikes, uint8, shape (T, n_pre).
         post: Spikes, uint8, shape (T, n_post).
         reward: Third factor of each tick, in the dtype of w, shape (T,).
         w: Weights, shape (n_pre, n_post); like e, x and y changed in place.
-        e: Tags, shape (n_pre, n_post).
+        e: Eligibilities, shape (n_pre, n_post).
         x: Presynaptic trace, shape (n_pre,).
         y: Postsynaptic trace, shape (n_post,).
-        c: ``RSTDP_CONSTANTS``, in the dtype of w.
+        c: Constants.
     """
     n_t, n_pre = pre.shape
     n_post = post.shape[1]
-    decay_pre, decay_post, decay_tag, a_plus, a_minus = c[0], c[1], c[2], c[3], c[4]
-    learning_rate, w_min, w_max, e_max = c[5], c[6], c[7], c[8]
+    decay_pre, decay_post, decay_e, a_plus, a_minus, learning_rate, w_min, w_max, e_max = c
     block = BLOCK // 4  # a row meets each tick of the block: its spikes and traces belong into the first cache
     traces, spikes = aligned(block, y), aligned(block, y)
     for begin in range(0, n_t, block):
@@ -142,38 +159,38 @@ def rstdp_bounded(pre, post, reward, w, e, x, y, c):
                 up, step = a_plus * x[i], learning_rate * reward[begin + k]
                 if pre[begin + k, i]:
                     for j in range(n_post):
-                        tag = decay_tag * e[i, j] + up * spikes[k, j] - a_minus * traces[k, j]
-                        tag = e_max if tag > e_max else tag
-                        tag = -e_max if tag < -e_max else tag
-                        e[i, j] = tag
-                        weight = w[i, j] + step * tag
+                        e_ij = decay_e * e[i, j] + up * spikes[k, j] - a_minus * traces[k, j]
+                        e_ij = e_max if e_ij > e_max else e_ij
+                        e_ij = -e_max if e_ij < -e_max else e_ij
+                        e[i, j] = e_ij
+                        weight = w[i, j] + step * e_ij
                         weight = w_max if weight > w_max else weight
                         w[i, j] = w_min if weight < w_min else weight
                     x[i] += 1
                     k += 1
                 elif k + 1 < n and not pre[begin + k + 1, i]:
-                    # Two ticks without a presynaptic spike in one pass; a tag can then only pass its upper bound.
+                    # Two ticks without a presynaptic spike in one pass: e can only pass its upper bound.
                     x[i] *= decay_pre
                     next_up, next_step = a_plus * x[i], learning_rate * reward[begin + k + 1]
                     for j in range(n_post):
-                        tag = decay_tag * e[i, j] + up * spikes[k, j]
-                        tag = e_max if tag > e_max else tag
-                        weight = w[i, j] + step * tag
+                        e_ij = decay_e * e[i, j] + up * spikes[k, j]
+                        e_ij = e_max if e_ij > e_max else e_ij
+                        weight = w[i, j] + step * e_ij
                         weight = w_max if weight > w_max else weight
                         weight = w_min if weight < w_min else weight
-                        tag = decay_tag * tag + next_up * spikes[k + 1, j]
-                        tag = e_max if tag > e_max else tag
-                        e[i, j] = tag
-                        weight = weight + next_step * tag
+                        e_ij = decay_e * e_ij + next_up * spikes[k + 1, j]
+                        e_ij = e_max if e_ij > e_max else e_ij
+                        e[i, j] = e_ij
+                        weight = weight + next_step * e_ij
                         weight = w_max if weight > w_max else weight
                         w[i, j] = w_min if weight < w_min else weight
                     k += 2
                 else:
                     for j in range(n_post):
-                        tag = decay_tag * e[i, j] + up * spikes[k, j]
-                        tag = e_max if tag > e_max else tag
-                        e[i, j] = tag
-                        weight = w[i, j] + step * tag
+                        e_ij = decay_e * e[i, j] + up * spikes[k, j]
+                        e_ij = e_max if e_ij > e_max else e_ij
+                        e[i, j] = e_ij
+                        weight = w[i, j] + step * e_ij
                         weight = w_max if weight > w_max else weight
                         w[i, j] = w_min if weight < w_min else weight
                     k += 1
@@ -186,30 +203,30 @@ def rstdp_unbounded(pre, post, reward, w, e, x, y, c):
     Without bounds the rule is linear, so what a presynaptic spike of tick k does until the block ends depends on the
     postsynaptic spikes z and on the reward alone, and is the same for every row. With n the last tick,
 
-        paid(k) = rate sum_{t >= k} reward(t) decay_tag^(t-k)       what a unit of tag at tick k brings in
-        to_tag_k = a_plus sum_{t > k} decay_pre^(t-k) decay_tag^(n-t) z(t) - a_minus decay_tag^(n-k) y(k)
+        paid(k) = rate sum_{t >= k} reward(t) decay_e^(t-k)       what a unit of eligibility at tick k brings in
+        to_e_k = a_plus sum_{t > k} decay_pre^(t-k) decay_e^(n-t) z(t) - a_minus decay_e^(n-k) y(k)
         to_w_k   = a_plus sum_{t > k} decay_pre^(t-k) paid(t) z(t) - a_minus paid(k) y(k)
 
-    These come from one pass back through the block, and a row adds up those of its own spikes. The trace x and the tag
-    from before the block count likewise.
+    These come from one pass back through the block, and a row adds up those of its own spikes. The trace x and the
+    eligibility from before the block count likewise.
 
     Args:
         pre: Spikes, uint8, shape (T, n_pre).
         post: Spikes, uint8, shape (T, n_post).
         reward: Third factor of each tick, in the dtype of w, shape (T,).
         w: Weights, shape (n_pre, n_post); like e, x and y changed in place.
-        e: Tags, shape (n_pre, n_post).
+        e: Eligibilities, shape (n_pre, n_post).
         x: Presynaptic trace, shape (n_pre,).
         y: Postsynaptic trace, shape (n_post,).
-        c: ``RSTDP_CONSTANTS``, in the dtype of w; the bounds are not looked at.
+        c: Constants; the bounds are not looked at.
     """
     n_t, n_pre = pre.shape
     n_post = post.shape[1]
-    decay_pre, decay_post, decay_tag, a_plus, a_minus, rate = c[0], c[1], c[2], c[3], c[4], c[5]
+    decay_pre, decay_post, decay_e, a_plus, a_minus, rate = c[:6]
     # Row 0 of what reaches the end of the block is for x from before it, row k + 1 for tick k, the last one is nothing.
-    to_tag, to_w = aligned(BLOCK + 2, y), aligned(BLOCK + 2, y)
+    to_e, to_w = aligned(BLOCK + 2, y), aligned(BLOCK + 2, y)
     traces, fired = aligned(BLOCK, y), aligned(BLOCK, y)
-    tag_ahead, w_ahead = np.empty(n_post, w.dtype), np.empty(n_post, w.dtype)
+    e_ahead, w_ahead = np.empty(n_post, w.dtype), np.empty(n_post, w.dtype)
     x_before = np.empty(n_pre, w.dtype)
     spikes, n_spikes = np.empty((n_pre, BLOCK + 4), np.int64), np.empty(n_pre, np.int64)
     for begin in range(0, n_t, BLOCK):
@@ -227,33 +244,33 @@ def rstdp_unbounded(pre, post, reward, w, e, x, y, c):
                 n_spikes[i] += pre[begin + k, i]
             for i in range(n_pre):
                 x[i] = decay_pre * x[i] + w.dtype.type(pre[begin + k, i])
-        tag_ahead[:] = 0
+        e_ahead[:] = 0
         w_ahead[:] = 0
         kept, paid = w.dtype.type(1), w.dtype.type(0)
         for k in range(n - 1, -1, -1):
-            paid = rate * reward[begin + k] + decay_tag * paid
-            tag_down, w_down = a_minus * kept, a_minus * paid
+            paid = rate * reward[begin + k] + decay_e * paid
+            e_down, w_down = a_minus * kept, a_minus * paid
             for j in range(n_post):
                 trace, s = traces[k, j], fired[k, j]
-                to_tag[k + 1, j] = a_plus * tag_ahead[j] - tag_down * trace
+                to_e[k + 1, j] = a_plus * e_ahead[j] - e_down * trace
                 to_w[k + 1, j] = a_plus * w_ahead[j] - w_down * trace
-                tag_ahead[j] = decay_pre * (tag_ahead[j] + kept * s)
+                e_ahead[j] = decay_pre * (e_ahead[j] + kept * s)
                 w_ahead[j] = decay_pre * (w_ahead[j] + paid * s)
-            kept *= decay_tag
-        paid *= decay_tag
+            kept *= decay_e
+        paid *= decay_e
         for j in range(n_post):
-            to_tag[0, j], to_w[0, j] = a_plus * tag_ahead[j], a_plus * w_ahead[j]
+            to_e[0, j], to_w[0, j] = a_plus * e_ahead[j], a_plus * w_ahead[j]
         for i in range(n_pre):
             spikes[i, n_spikes[i] : n_spikes[i] + 4] = BLOCK + 1
             k0, k1, k2, k3 = spikes[i, 0], spikes[i, 1], spikes[i, 2], spikes[i, 3]
             x0 = x_before[i]
             for j in range(n_post):
-                tag = e[i, j]
-                w[i, j] += paid * tag + x0 * to_w[0, j] + (to_w[k0, j] + to_w[k1, j] + to_w[k2, j] + to_w[k3, j])
-                before = kept * tag + x0 * to_tag[0, j]
-                e[i, j] = before + (to_tag[k0, j] + to_tag[k1, j] + to_tag[k2, j] + to_tag[k3, j])
+                e_ij = e[i, j]
+                w[i, j] += paid * e_ij + x0 * to_w[0, j] + (to_w[k0, j] + to_w[k1, j] + to_w[k2, j] + to_w[k3, j])
+                before = kept * e_ij + x0 * to_e[0, j]
+                e[i, j] = before + (to_e[k0, j] + to_e[k1, j] + to_e[k2, j] + to_e[k3, j])
             for q in range(4, n_spikes[i], 4):
                 k0, k1, k2, k3 = spikes[i, q], spikes[i, q + 1], spikes[i, q + 2], spikes[i, q + 3]
                 for j in range(n_post):
                     w[i, j] += to_w[k0, j] + to_w[k1, j] + to_w[k2, j] + to_w[k3, j]
-                    e[i, j] += to_tag[k0, j] + to_tag[k1, j] + to_tag[k2, j] + to_tag[k3, j]
+                    e[i, j] += to_e[k0, j] + to_e[k1, j] + to_e[k2, j] + to_e[k3, j]

@@ -1,11 +1,11 @@
 """R-STDP that solves tasks: a winner-take-all actor and a graded critic, taught by one modulator.
 
-An env step is an epoch of K ticks with the same input lines active on each of them, x_i = 1, all others silent. In code
-order, for weights w_ji of line i onto action neuron j, critic weights v_i, and Gaussian noise ξ of variance 1:
+An env step is K ticks with the same input lines active on each of them, x_i = 1, all others silent. In code order, for
+weights w_ji of line i onto action neuron j, critic weights v_i, and Gaussian noise ξ of variance 1:
 
     run         u_j = Σ_i w_ji x_i + σ ξ        on every tick; the largest u_j spikes and inhibits the others
                 V   = V0 + Σ_i v_i x_i
-                y_j = spikes of j in the epoch / K,   z_j = 1 for the last tick's winner, which is the action
+                y_j = spikes of j in the env step / K,   z_j = 1 for the last tick's winner, which is the action
     reinforce   w_ji <- clip(w_ji + η M e_ji, -w_max, w_max)        M: the modulator of the action before
                 v_i  <- v_i + η_v M f_i
                 e_ji <- d e_ji,  f_i <- d f_i;  both 0 where f_i < floor
@@ -15,7 +15,7 @@ order, for weights w_ji of line i onto action neuron j, critic weights v_i, and 
 Three factors change a weight: a spike before, a spike after, and a modulator that all synapses share (Florian 2007,
 Izhikevich 2007); with a TD error for the modulator it is an actor-critic (Barto, Sutton & Anderson 1983; Frémaux,
 Sprekeler & Gerstner 2013). For independent ticks the mean of z_j - y_j given the action is the softmax score up to a
-factor, (1 - 1/K) (1[action = j] - π_j), so K = 1 cannot learn. Tags that saturate and depression are both needed: tags
+factor, (1 - 1/K) (1[action = j] - π_j), so K = 1 cannot learn. Saturation and depression are both needed: eligibilities
 that add up without bound, or potentiation alone, fail. |e_ji| <= f_i at all times, so one floor serves both.
 """
 
@@ -25,13 +25,16 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from spikeloop.spiking import checks
 from spikeloop.spiking.encoders import tile_kernels
+from spikeloop.spiking.neurons.base import Neurons
 from spikeloop.spiking.rules import winner_take_all_kernels
+from spikeloop.spiking.rules.base import Post, typed
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,12 @@ class WinnerTakeAllParameters:
     Args:
         learning_rate: η, step of the actor's weights.
         value_learning_rate: η_v, step of the critic's weights.
-        tag_decay: d, decay of the tags per epoch; γ λ in an actor-critic.
+        eligibility_decay: d, decay of the eligibilities per env step; γ λ in an actor-critic.
         noise: σ, standard deviation of the noise of a tick, in units of u.
         value_offset: V0, the value where nothing was learnt; the best attainable one makes the critic optimistic.
         w_max: Bound of the actor's weights.
-        tag_floor: Below it a tag is zero; what keeps the rows that cost something few.
+        eligibility_floor: What decays below it becomes zero. The time of an env step grows with the number of input
+            lines whose eligibility is not zero, so a floor keeps it short.
 
     Raises:
         ValueError: If a number is out of range.
@@ -53,32 +57,129 @@ class WinnerTakeAllParameters:
 
     learning_rate: float = 0.1
     value_learning_rate: float = 0.0375
-    tag_decay: float = 0.8
+    eligibility_decay: float = 0.8
     noise: float = 0.3
     value_offset: float = 0.0
     w_max: float = 1.0
-    tag_floor: float = 1e-3
+    eligibility_floor: float = 1e-3
 
     def __post_init__(self) -> None:
         """Validate the fields."""
         for name in ("learning_rate", "value_learning_rate", "noise"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
-        if not 0 <= self.tag_decay <= 1:
-            raise ValueError(f"tag_decay must be between 0 and 1, got {self.tag_decay}")
+        if not 0 <= self.eligibility_decay <= 1:
+            raise ValueError(f"eligibility_decay must be between 0 and 1, got {self.eligibility_decay}")
         if not np.isfinite(self.value_offset):
             raise ValueError(f"value_offset must be finite, got {self.value_offset}")
         if not self.w_max > 0:
             raise ValueError(f"w_max must be > 0, got {self.w_max}")
-        if not 0 < self.tag_floor < 1:
-            raise ValueError(f"tag_floor must be between 0 and 1, got {self.tag_floor}")
+        if not 0 < self.eligibility_floor < 1:
+            raise ValueError(f"eligibility_floor must be between 0 and 1, got {self.eligibility_floor}")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over the fields of a pickle; those of earlier versions called the eligibilities tags."""
+        former = {"tag_decay": "eligibility_decay", "tag_floor": "eligibility_floor"}
+        vars(self).update({former.get(name, name): value for name, value in state.items()})
+
+
+class WinnerTakeAllTraces(NamedTuple):
+    """What the synapses of the rule remember; the last of their neurons is the critic."""
+
+    e: np.ndarray
+    """Eligibilities, those of the critic in the last row, shape (n_actions + 1, n_inputs)."""
+    x: np.ndarray
+    """Lines that spike in the latest env step, shape (n_inputs,)."""
+    n_spikes: np.ndarray
+    """Spikes of each neuron in the latest env step, shape (n_actions + 1,)."""
+    z: np.ndarray
+    """Spikes of the last tick, shape (n_actions + 1,)."""
+    tick: int
+    """Ticks of the latest env step, 0 where the next one begins."""
+
+
+class WinnerTakeAllConstants(NamedTuple):
+    """Constants of the rule's equations."""
+
+    learning_rate: float
+    value_learning_rate: float
+    eligibility_decay: float
+    eligibility_floor: float
+    w_max: float
+    n_ticks: int
+
+
+@dataclass(frozen=True)
+class WinnerTakeAllRule:
+    """The rule's equations on one projection: from the input lines onto the action neurons and, last, the critic.
+
+    The signal is the modulator, given on the last tick of an env step, 0 on all others. It concerns the env steps
+    before the latest, which is counted in when the next one begins.
+
+    Args:
+        parameters: The rule's numbers.
+        n_ticks: Ticks K of an env step.
+
+    >>> rule = WinnerTakeAllRule(n_ticks=2)
+    >>> c, traces = rule.constants(1.0, np.float64), rule.begin(3, 1, np.float64)  # two actions, the critic, one line
+    >>> for z in ([1, 0, 0], [0, 1, 0], [0, 1, 0]):  # an env step that the second neuron ends, and the next one's begin
+    ...     traces = rule.tick(np.ones(1), Post(np.array(z)), traces, c)
+    >>> traces.e.T
+    array([[-0.5,  0.5,  1. ]])
+    """
+
+    n_factors: ClassVar[int] = 3
+
+    parameters: WinnerTakeAllParameters = WinnerTakeAllParameters()
+    n_ticks: int = 5
+
+    def constants(self, dt: float, dtype: npt.DTypeLike, neurons: Neurons | None = None) -> WinnerTakeAllConstants:
+        """Return the constants; a decay per env step does not depend on the length of a tick."""
+        c = typed(WinnerTakeAllConstants, {**vars(self.parameters), "n_ticks": self.n_ticks}, dtype)
+        return c._replace(n_ticks=self.n_ticks)
+
+    def begin(self, n_post: int, n_pre: int, dtype: npt.DTypeLike) -> WinnerTakeAllTraces:
+        """Return the traces where an episode begins."""
+        e, x, n_spikes, z = (np.zeros(shape, dtype) for shape in ((n_post, n_pre), n_pre, n_post, n_post))
+        return WinnerTakeAllTraces(e, x, n_spikes, z, 0)
+
+    @staticmethod
+    def tick(
+        pre: np.ndarray, post: Post, traces: WinnerTakeAllTraces, c: WinnerTakeAllConstants
+    ) -> WinnerTakeAllTraces:
+        """Count the spikes of a tick and, on the first of an env step, the step before into the eligibilities.
+
+        e_ji <- d e_ji;  0 where d f_i < floor                      f: the critic's row of e
+        e_ji <- clip(e_ji + x_i (z_j - y_j), -1, 1)                 y_j = spikes of j in the step before / K
+        f_i  <- min(f_i + x_i, 1)
+        """
+        if traces.tick > 0:
+            return traces._replace(
+                x=pre, n_spikes=traces.n_spikes + post.z, z=post.z, tick=(traces.tick + 1) % c.n_ticks
+            )
+        decayed = c.eligibility_decay * traces.e
+        kept = np.where(decayed[-1] >= c.eligibility_floor, decayed, 0)
+        surprise = traces.z - traces.n_spikes / c.n_ticks
+        surprise[-1] = 1  # the critic does not spike: whatever it values is eligible
+        e = np.clip(kept + surprise[:, None] * traces.x, -1, 1)
+        return WinnerTakeAllTraces(e, pre, 0 + post.z, post.z, 1 % c.n_ticks)
+
+    @staticmethod
+    def change(w: np.ndarray, traces: WinnerTakeAllTraces, signal: float, c: WinnerTakeAllConstants) -> np.ndarray:
+        """Return the weights after the modulator M.
+
+        w_ji <- clip(w_ji + η M e_ji, -w_max, w_max)
+        v_i  <- v_i + η_v M f_i                                     v: the critic's row of w
+        """
+        actor = np.clip(w[:-1] + c.learning_rate * signal * traces.e[:-1], -c.w_max, c.w_max)
+        return np.concatenate((actor, w[-1:] + c.value_learning_rate * signal * traces.e[-1:]))
 
 
 class WinnerTakeAll:
     """The rule's network, in float64: a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`.
 
-    Its cost per epoch grows with the lines that are active and the tags that are not zero, not with ``n_inputs``.
-    Several Python threads may use one network: one call waits for another.
+    The time of an env step grows with the lines that are active and the eligibilities that are not zero, not with
+    ``n_inputs``. Several Python threads may use one network: one call waits for another.
 
     Args:
         n_inputs: Number of input lines.
@@ -87,7 +188,7 @@ class WinnerTakeAll:
         rng: Source of the noise.
 
     Attributes:
-        arrays: Weights and tags; the weights are ``arrays.w``, shape (n_inputs, n_outputs), and ``arrays.v``.
+        arrays: Weights and eligibilities; the weights are ``arrays.w``, shape (n_inputs, n_outputs), and ``arrays.v``.
         constants: The rule's numbers as the kernels take them.
     """
 
@@ -100,8 +201,8 @@ class WinnerTakeAll:
         self.arrays = winner_take_all_kernels.State(
             w=np.zeros((n_inputs, n_outputs)),
             v=np.zeros(n_inputs),
-            tag_w=np.zeros((n_inputs, n_outputs)),
-            tag_v=np.zeros(n_inputs),
+            e_w=np.zeros((n_inputs, n_outputs)),
+            e_v=np.zeros(n_inputs),
             live=np.zeros(n_inputs, np.int64),
             n_live=np.zeros(1, np.int64),
             latest=np.zeros(n_inputs, np.int64),
@@ -121,20 +222,20 @@ class WinnerTakeAll:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def reset(self, mask: np.ndarray | None = None) -> None:
-        """Set all tags to zero, as an episode begins; the only environment may be spared by ``mask``."""
+        """Set all eligibilities to zero, as an episode begins; the only environment may be spared by ``mask``."""
         if mask is None or np.all(mask):
             with self._lock:
                 winner_take_all_kernels.reset(self.arrays)
 
     def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Run one epoch.
+        """Run one env step.
 
         Args:
             x: The lines that spike on every tick, each once, int64, shape (n_active,).
-            n_ticks: Ticks K of the epoch.
+            n_ticks: Ticks K of the env step.
 
         Returns:
-            Spikes of each action neuron in the epoch, its spikes on the last tick, and the value.
+            Spikes of each action neuron in the env step, its spikes on the last tick, and the value.
 
         Raises:
             ValueError: If a line does not exist or stands there twice, or there is no tick.
@@ -160,7 +261,7 @@ class WinnerTakeAll:
         return counts, last, value
 
     def reinforce(self, modulator: float) -> None:
-        """Learn from the modulator of the action before, and tag the synapses of the latest one.
+        """Learn from the modulator of the action before, and make the synapses of the latest one eligible.
 
         Raises:
             ValueError: If the modulator is not finite.
@@ -226,7 +327,7 @@ class WinnerTakeAll:
         return {"w": self.arrays.w.T.copy(), "v": self.arrays.v.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over weights; the tags are not among them.
+        """Take over weights; the eligibilities are not among them.
 
         Raises:
             ValueError: If the shapes are not those of this network, or a weight is not finite.
@@ -237,44 +338,3 @@ class WinnerTakeAll:
             raise ValueError(f"weights must be for {n_inputs} lines and {n_outputs} actions, got {w.shape}, {v.shape}")
         with self._lock:
             self.arrays.w[:], self.arrays.v[:] = w.T, v
-
-
-class Reference:
-    """The same rule in plain numpy over all lines, as the equations above have it: what the kernels are tested against.
-
-    Args:
-        n_inputs: Number of input lines.
-        n_outputs: Number of actions.
-        parameters: The rule's numbers.
-        rng: Source of the noise.
-    """
-
-    def __init__(self, n_inputs: int, n_outputs: int, parameters: WinnerTakeAllParameters, rng: np.random.Generator):
-        self.parameters, self.rng = parameters, rng
-        self.w, self.v = np.zeros((n_outputs, n_inputs)), np.zeros(n_inputs)
-        self.reset()
-
-    def reset(self) -> None:
-        """Set all tags to zero."""
-        self.e, self.f = np.zeros_like(self.w), np.zeros_like(self.v)
-
-    def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Run one epoch; ``x`` is 1 where a line spikes, shape (n_inputs,)."""
-        p = self.parameters
-        z = np.zeros((n_ticks, len(self.w)), np.int64)
-        for tick in range(n_ticks):
-            u = self.w @ x + p.noise * self.rng.standard_normal(len(self.w))
-            z[tick, np.argmax(u)] = 1
-        self.latest = np.outer(z[-1] - z.mean(axis=0), x)
-        self.latest_x = x
-        return z.sum(axis=0), z[-1], p.value_offset + float(self.v @ x)
-
-    def reinforce(self, modulator: float) -> None:
-        """Change the weights, then the tags."""
-        p = self.parameters
-        self.w = np.clip(self.w + p.learning_rate * modulator * self.e, -p.w_max, p.w_max)
-        self.v = self.v + p.value_learning_rate * modulator * self.f
-        kept = p.tag_decay * self.f >= p.tag_floor
-        self.e, self.f = p.tag_decay * self.e * kept, p.tag_decay * self.f * kept
-        self.e = np.clip(self.e + self.latest, -1.0, 1.0)
-        self.f = np.minimum(self.f + self.latest_x, 1.0)

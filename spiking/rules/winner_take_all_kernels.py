@@ -1,8 +1,8 @@
-"""The winner-take-all learner's numba kernels: encode, run an epoch, reinforce, and all of it in a closed loop.
+"""The winner-take-all learner's numba kernels: encode, run an env step, reinforce, and all of it in a closed loop.
 
-Only what is active costs anything: the rows of the few input lines that spike, and the rows whose tags are not zero,
-which stand in a list. A row is ``w[i]``, the weights of line i onto all actions, next to one another in memory.
-:mod:`spikeloop.spiking.rules.winner_take_all` has the equations, and in plain numpy what these kernels compute.
+Only what is active costs anything: the rows of the few input lines that spike, and the rows whose eligibilities are not
+zero, which stand in a list. A row is ``w[i]``, the weights of line i onto all actions, next to one another in memory.
+:mod:`spikeloop.spiking.rules.winner_take_all` has the equations.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Constants(NamedTuple):
 
     learning_rate: float
     value_learning_rate: float
-    tag_decay: float
-    tag_floor: float
+    eligibility_decay: float
+    eligibility_floor: float
     w_max: float
     value_offset: float
     noise: float
@@ -34,19 +34,19 @@ class State(NamedTuple):
 
     w: np.ndarray  # (n_inputs, n_actions)
     v: np.ndarray  # (n_inputs,)
-    tag_w: np.ndarray  # (n_inputs, n_actions)
-    tag_v: np.ndarray  # (n_inputs,) zero exactly for the rows that are not in `live`
-    live: np.ndarray  # (n_inputs,) int64, rows with tags
+    e_w: np.ndarray  # (n_inputs, n_actions)
+    e_v: np.ndarray  # (n_inputs,) zero exactly for the rows that are not in `live`
+    live: np.ndarray  # (n_inputs,) int64, rows with eligibilities
     n_live: np.ndarray  # (1,) int64
-    latest: np.ndarray  # (n_inputs,) int64, lines of the latest epoch
+    latest: np.ndarray  # (n_inputs,) int64, lines of the latest env step
     n_latest: np.ndarray  # (1,) int64
-    surprise: np.ndarray  # (n_actions,) z - y of the latest epoch
+    surprise: np.ndarray  # (n_actions,) z - y of the latest env step
     counts: np.ndarray  # (n_actions,) int64, spikes of the latest run
 
 
 @kernel
 def run(state, constants, active, n_ticks, noise, learning):
-    """Run an epoch with the given lines active; return the last tick's winner and the value.
+    """Run an env step with the given lines active; return the last tick's winner and the value.
 
     ``noise`` has shape (n_ticks, n_actions), or (0, n_actions) for none.
     """
@@ -83,45 +83,45 @@ def run(state, constants, active, n_ticks, noise, learning):
 
 @kernel
 def reinforce(state, constants, modulator):
-    """Change the weights by the tags there are, then decay the tags and add those of the latest epoch."""
+    """Change the weights by the eligibilities there are, then let these decay and count the latest env step in."""
     n_actions = state.w.shape[1]
     dw = constants.learning_rate * modulator
     dv = constants.value_learning_rate * modulator
     n_kept = 0
     for k in range(state.n_live[0]):
         i = state.live[k]
-        state.v[i] += dv * state.tag_v[i]
-        state.tag_v[i] *= constants.tag_decay
-        dies = state.tag_v[i] < constants.tag_floor
+        state.v[i] += dv * state.e_v[i]
+        state.e_v[i] *= constants.eligibility_decay
+        dies = state.e_v[i] < constants.eligibility_floor
         if dies:
-            state.tag_v[i] = 0.0
+            state.e_v[i] = 0.0
         else:
             state.live[n_kept] = i
             n_kept += 1
         for j in range(n_actions):
-            w = state.w[i, j] + dw * state.tag_w[i, j]
+            w = state.w[i, j] + dw * state.e_w[i, j]
             state.w[i, j] = min(max(w, -constants.w_max), constants.w_max)
-            state.tag_w[i, j] = 0.0 if dies else state.tag_w[i, j] * constants.tag_decay
+            state.e_w[i, j] = 0.0 if dies else state.e_w[i, j] * constants.eligibility_decay
     for k in range(state.n_latest[0]):
         i = state.latest[k]
-        if state.tag_v[i] == 0.0:
+        if state.e_v[i] == 0.0:
             state.live[n_kept] = i
             n_kept += 1
-        state.tag_v[i] = min(state.tag_v[i] + 1.0, 1.0)
+        state.e_v[i] = min(state.e_v[i] + 1.0, 1.0)
         for j in range(n_actions):
-            state.tag_w[i, j] = min(max(state.tag_w[i, j] + state.surprise[j], -1.0), 1.0)
+            state.e_w[i, j] = min(max(state.e_w[i, j] + state.surprise[j], -1.0), 1.0)
     state.n_live[0] = n_kept
     state.n_latest[0] = 0
 
 
 @kernel
 def reset(state):
-    """Set all tags to zero."""
+    """Set all eligibilities to zero."""
     for k in range(state.n_live[0]):
         i = state.live[k]
-        state.tag_v[i] = 0.0
+        state.e_v[i] = 0.0
         for j in range(state.w.shape[1]):
-            state.tag_w[i, j] = 0.0
+            state.e_w[i, j] = 0.0
     state.n_live[0] = state.n_latest[0] = 0
 
 
