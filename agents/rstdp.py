@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, safe_mean
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 
-from spikeloop.agents.check_finite import NonFiniteError, check_first, check_learnt, check_step, is_checked
+from spikeloop.agents.check_finite import NonFiniteError, check_step
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, Range, check_ranges
-from spikeloop.agents.closed_loop import ClosedLoop
-from spikeloop.agents.export import model_to_network, note_wrappers
+from spikeloop.agents.compiled_episodes import ClosedLoop
+from spikeloop.agents.export import note_wrappers
+from spikeloop.agents.local_learning import LocalLearning
 from spikeloop.agents.modulators import Modulator
-from spikeloop.agents.seeding import reseed
-from spikeloop.agents.wta_policy import Core, WtaPolicy
-from spikeloop.spiking.network import Network
+from spikeloop.agents.wta_policy import Backend, WtaPolicy
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
-Self = TypeVar("Self", bound="RSTDP")
-
-CORES: dict[str, Core] = {"float": WinnerTakeAll}
+BACKENDS: dict[str, Backend] = {"float": WinnerTakeAll}
 _RANGES = {
     **COMMON,
     "value_learning_rate": NOT_NEGATIVE,
@@ -40,13 +36,13 @@ _RANGES = {
 }
 
 
-class RSTDP(BaseAlgorithm):
+class RSTDP(LocalLearning):
     """Reward-modulated STDP: an actor-critic of spiking neurons that learns by local rules while it acts.
 
-    Every env step is an epoch of a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`; the equations
-    stand in :mod:`spikeloop.spiking.rules.winner_take_all`. Where the task's dynamics are compiled
-    (:mod:`spikeloop.envs.dynamics`) and nothing else stands in the way, whole episodes run in one kernel, and callbacks
-    are then called for their steps when it returns: once for each step, in order, as otherwise.
+    Every env step is one of a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`; the equations stand in
+    :mod:`spikeloop.spiking.rules.winner_take_all`. Where the task is compiled (:mod:`spikeloop.envs.compiled`) and
+    nothing else stands in the way, whole episodes run in one kernel, and callbacks are then called for their steps when
+    it returns: once for each step, in order, as otherwise.
 
     Args:
         policy: ``"WtaPolicy"``.
@@ -55,26 +51,36 @@ class RSTDP(BaseAlgorithm):
         value_learning_rate: The critic's; under a schedule, that at the beginning, or at the highest learning rate
             where it begins with 0.
         gamma: Discount factor.
-        trace_lambda: λ: tags decay by gamma λ per env step.
+        trace_lambda: λ: eligibilities decay by gamma λ per env step.
         n_ticks: Ticks per env step.
         noise: Standard deviation of the noise that explores.
         reward_scale: Factor of the reward.
         initial_value: Value of what was never seen; the best attainable one makes the critic optimistic.
         modulator: ``td_error``, ``reward_baseline`` or ``reward`` (:mod:`spikeloop.agents.modulators`).
         baseline_rate: Rate of the running mean of ``reward_baseline``.
-        n_episodes: Learning also stops at the end of this many episodes; None for no such limit.
-        core: ``float``, or what builds another network, such as one on a chip.
-        core_kwargs: Further arguments of what builds the network, by name.
+        n_episodes: Learning also stops at the end of this many episodes; None for no such limit. ``log_interval`` of
+            ``learn`` counts episodes.
+        backend: Where the network learns: ``float``, or what builds another network, such as one on a chip.
+        backend_kwargs: Further arguments of what builds the network, by name.
         policy_kwargs: Further arguments of the policy: ``encoder``, ``encoder_kwargs``.
         stats_window_size: Episodes over which return and length are averaged in the log.
         tensorboard_log: Folder for TensorBoard; None for none.
         verbose: 0, 1 or 2.
-        device: Only ``cpu`` makes sense.
+        device: Only the CPU.
         seed: Seed of all random numbers.
+        core: Former name of ``backend``.
+        core_kwargs: Former name of ``backend_kwargs``.
         _init_setup_model: Whether to build the network now.
 
     Raises:
         ValueError: If there is more than one environment, its spaces are others, or a number is out of range.
+
+    >>> encoder = {"n_tiles": 3, "low": [-2.4, -3.0, -0.2, -3.0], "high": [2.4, 3.0, 0.2, 3.0]}
+    >>> model = RSTDP("WtaPolicy", "CartPole-v1", n_episodes=5, seed=0, policy_kwargs={"encoder_kwargs": encoder})
+    >>> model = model.learn(10_000)  # stops where the fifth episode ends
+    >>> len(model.ep_info_buffer)
+    5
+    >>> action, _ = model.predict(np.zeros(4, np.float32), deterministic=True)
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"WtaPolicy": WtaPolicy}
@@ -95,14 +101,16 @@ class RSTDP(BaseAlgorithm):
         modulator: str = "td_error",
         baseline_rate: float = 0.01,
         n_episodes: int | None = None,
-        core: str | Core = "float",
-        core_kwargs: dict[str, Any] | None = None,
+        backend: str | Backend = "float",
+        backend_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         verbose: int = 0,
-        device: th.device | str = "cpu",
+        device: th.device | str = "auto",
         seed: int | None = None,
+        core: str | Backend | None = None,
+        core_kwargs: dict[str, Any] | None = None,
         _init_setup_model: bool = True,
     ):
         super().__init__(
@@ -113,29 +121,26 @@ class RSTDP(BaseAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device="cpu",
-            support_multi_env=True,  # refused below in our words
+            device=device,
             seed=seed,
         )
-        if isinstance(core, str) and core not in CORES:
-            raise ValueError(f"core must be one of {', '.join(CORES)} or build a network, got {core!r}")
+        backend = backend if core is None else core
+        if isinstance(backend, str) and backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {backend!r}")
         self.value_learning_rate, self.gamma, self.trace_lambda = value_learning_rate, gamma, trace_lambda
         self.n_ticks, self.noise, self.initial_value = n_ticks, noise, initial_value
-        self.reward_scale, self.n_episodes, self.core = reward_scale, n_episodes, core
-        self.core_kwargs = core_kwargs
+        self.reward_scale, self.n_episodes, self.backend = reward_scale, n_episodes, backend
+        self.backend_kwargs = backend_kwargs if core_kwargs is None else core_kwargs
         self.modulator, self.baseline_rate = modulator, baseline_rate
         self._action, self._value = 0, 0.0  # of the last observation
         self._outcome: dict[str, Any] = {}  # of the last step, for callbacks
-        self._checks = True  # whether nobody else looks for NaN in what the environment returns
-        self._check_env()
         if _init_setup_model:
             self._setup_model()
 
-    def _check_env(self) -> None:
-        if self.env is not None and self.env.num_envs != 1:
-            raise ValueError(f"R-STDP learns in one environment at a time, got {self.env.num_envs}; set n_envs to 1")
-
     def _setup_model(self) -> None:
+        for former in ("core", "core_kwargs"):  # in models that were saved before
+            if former in vars(self):
+                setattr(self, former.replace("core", "backend"), vars(self).pop(former))
         check_ranges(vars(self), _RANGES)
         self.set_random_seed(self.seed)
         self.lr_schedule = schedule = FloatSchedule(self.learning_rate)
@@ -153,8 +158,8 @@ class RSTDP(BaseAlgorithm):
             self.observation_space,
             self.action_space,
             self.lr_schedule,
-            core=CORES[self.core] if isinstance(self.core, str) else self.core,
-            core_kwargs=self.core_kwargs,
+            backend=BACKENDS[self.backend] if isinstance(self.backend, str) else self.backend,
+            backend_kwargs=self.backend_kwargs,
             parameters=parameters,
             modulator=modulator,
             n_ticks=self.n_ticks,
@@ -162,105 +167,45 @@ class RSTDP(BaseAlgorithm):
         )
         note_wrappers(self)
 
-    def to_network(self, metadata: Mapping[str, str] | None = None) -> Network:
-        """Return the trained actor as a value, with all that stands between it and the environment.
-
-        Its actions are those of ``predict(..., deterministic=True)``. Normalisation and the like become parts of the
-        network; its metadata names the environment.
-
-        Args:
-            metadata: Text pairs to keep with the network.
-
-        Raises:
-            ValueError: If something has no place in a Network.
-        """
-        return model_to_network(self, metadata)
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed all random numbers, those of the policy too."""
-        super().set_random_seed(seed)
-        if seed is not None and hasattr(self, "policy"):
-            reseed(self.policy, seed)
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Learn in another environment from now on; the arguments are SB3's."""
-        env = self._wrap_env(env, self.verbose)
-        if env.num_envs != 1:
-            raise ValueError(f"R-STDP learns in one environment at a time, got {env.num_envs}")
-        super().set_env(env, force_reset)
-        note_wrappers(self)
-
-    def learn(
-        self: Self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 10,
-        tb_log_name: str = "RSTDP",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Learn for ``total_timesteps`` env steps, or to the end of the last of ``n_episodes`` if that comes first.
-
-        The arguments are SB3's; ``log_interval`` counts episodes.
-        """
-        note_wrappers(self, learns=True)
-        total, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+    @contextmanager
+    def _session(self) -> Iterator[ClosedLoop | None]:
         assert self.env is not None
         network = self.policy.network
-        loop = ClosedLoop.of(self.env, network, self.policy.coder)
-        self._checks = not is_checked(self.env)
-        check_first(self.env, self._last_obs)
         network.learning = network.exploring = True
-        callback.on_training_start(locals(), globals())
         try:
-            while self.num_timesteps < total and not self._budget_is_spent():
-                callback.on_rollout_start()
-                if not self._episode(callback, loop, total):
-                    break
-                callback.on_rollout_end()
-                if log_interval and self._episode_num % log_interval == 0:
-                    self.dump_logs()
+            yield ClosedLoop.of(self.env, network, self.policy.coder)
         finally:
             network.learning = network.exploring = False
-        check_learnt(self.policy.state_dict().items(), "learning")
-        callback.on_training_end()
-        return self
 
-    def dump_logs(self) -> None:
-        """Write what the log holds."""
-        if self.ep_info_buffer:
-            for name, key in (("ep_rew_mean", "r"), ("ep_len_mean", "l")):
-                self.logger.record(f"rollout/{name}", safe_mean([info[key] for info in self.ep_info_buffer]))
-        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
-        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
-        self.logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
+    @property
+    def _n_rollouts(self) -> int:
+        return self._episode_num
 
-    def _budget_is_spent(self) -> bool:
+    def _is_spent(self) -> bool:
         return self.n_episodes is not None and self._episode_num >= self.n_episodes
 
-    def _learning_rate_scale(self, total: int) -> float:
+    def _progress(self, total_timesteps: int) -> tuple[int, int]:
         if self.n_episodes is not None:
-            self._update_current_progress_remaining(self._episode_num, self.n_episodes)
-        else:
-            self._update_current_progress_remaining(self.num_timesteps, total)
+            return self._episode_num, self.n_episodes
+        return super()._progress(total_timesteps)
+
+    def _own_logs(self) -> Iterator[tuple[str, Any]]:
+        yield "time/episodes", self._episode_num
+
+    def _rollout(self, callback: BaseCallback, total_timesteps: int, compiled: ClosedLoop | None) -> bool:
+        """Learn to the end of an episode, or of the budget; return False if a callback wants to stop."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         self.logger.record("train/learning_rate", learning_rate)
-        return learning_rate / self._nominal_rate if self._nominal_rate else 0.0
-
-    def _episode(self, callback: BaseCallback, loop: ClosedLoop | None, total: int) -> bool:
-        """Learn to the end of an episode, or of the budget; return False if a callback wants to stop."""
-        scale = self._learning_rate_scale(total)
+        scale = learning_rate / self._nominal_rate if self._nominal_rate else 0.0
         assert self._last_obs is not None and self._last_episode_starts is not None
         if self._last_episode_starts[0]:
             self.policy.network.reset()
-            self._action, self._value = self.policy.epoch(self._last_obs[0])  # type: ignore[index]
+            self._action, self._value = self.policy.step(self._last_obs[0])  # type: ignore[index]
             self.policy.network.reinforce(0.0)
         done = False
-        while not done and self.num_timesteps < total:
-            if loop is not None and not self._run_ahead(callback, loop, scale, total - self.num_timesteps - 1):
+        while not done and self.num_timesteps < total_timesteps:
+            left = total_timesteps - self.num_timesteps - 1
+            if compiled is not None and not self._run_ahead(callback, compiled, scale, left):
                 return False
             done = self._step(scale)
             callback.update_locals(self._outcome)
@@ -281,7 +226,7 @@ class RSTDP(BaseAlgorithm):
         done = bool(dones[0])
         terminated = done and not infos[0].get("TimeLimit.truncated", False)
         obs = infos[0]["terminal_observation"] if done else new_obs[0]  # type: ignore[index]
-        self._action, value = self.policy.epoch(obs)
+        self._action, value = self.policy.step(obs)
         modulator = self.policy.modulator(self.reward_scale * float(rewards[0]), self._value, value, terminated)
         if not np.isfinite(modulator):
             raise NonFiniteError(f"learning led to a modulator of {modulator}: a lower value_learning_rate may help")

@@ -26,7 +26,7 @@ from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAll
 
 # What builds a network: of so many input lines and actions, with these numbers and this source of noise, and options
 # of its own by name.
-Core = Callable[..., PlasticNetwork]
+Backend = Callable[..., PlasticNetwork]
 
 LINE_ENCODERS: dict[str, type[Tiles] | type[PlaceCells]] = {"tiles": Tiles, "places": PlaceCells}
 _LARGEST_END = 1e6  # beyond, the end of a range stands for none
@@ -39,8 +39,8 @@ class WtaPolicy(BasePolicy):
         observation_space: A vector.
         action_space: Discrete.
         lr_schedule: Not used: what learns are the network's own rules.
-        core: What builds the network: called with the numbers of lines and actions, ``parameters`` and a generator.
-        core_kwargs: Its further arguments, by name.
+        backend: What builds the network: called with the numbers of lines and actions, ``parameters`` and a generator.
+        backend_kwargs: Its further arguments, by name.
         parameters: Numbers of the rule.
         modulator: Reward to modulator, whose running mean is saved along.
         n_ticks: Ticks per env step.
@@ -49,6 +49,8 @@ class WtaPolicy(BasePolicy):
             their ``Dimensions``; ends that are left out are those of the observation space.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
             and :meth:`to_network` wants the environments that have them.
+        core: Former name of ``backend``, in files of policies.
+        core_kwargs: Former name of ``backend_kwargs``.
 
     Raises:
         ValueError: If the spaces are others, or an argument is unknown or missing.
@@ -59,14 +61,16 @@ class WtaPolicy(BasePolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule | None = None,
-        core: Core = WinnerTakeAll,
-        core_kwargs: Mapping[str, Any] | None = None,
+        backend: Backend = WinnerTakeAll,
+        backend_kwargs: Mapping[str, Any] | None = None,
         parameters: WinnerTakeAllParameters | None = None,
         modulator: Modulator | None = None,
         n_ticks: int = 5,
         encoder: str = "tiles",
         encoder_kwargs: Mapping[str, Any] | None = None,
         trained_behind: Sequence[str] = (),
+        core: Backend | None = None,
+        core_kwargs: Mapping[str, Any] | None = None,
     ):
         super().__init__(observation_space, action_space)
         self.trained_behind = tuple(trained_behind)
@@ -84,15 +88,16 @@ class WtaPolicy(BasePolicy):
         self.modulator = modulator or Modulator()
         self.coder = coder_for(encoder, encoder_kwargs or {}, observation_space)
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
+        backend, backend_kwargs = core or backend, core_kwargs or backend_kwargs
         numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
         try:
-            self.network = core(*numbers, **(core_kwargs or {}))
+            self.network = backend(*numbers, **(backend_kwargs or {}))
         except TypeError as error:  # an argument it does not know
-            raise ValueError(f"core_kwargs: {error}") from None
+            raise ValueError(f"backend_kwargs: {error}") from None
         self.network.learning = self.network.exploring = False
         self._arguments = {
-            "core": core,
-            "core_kwargs": dict(core_kwargs or {}),
+            "backend": backend,
+            "backend_kwargs": dict(backend_kwargs or {}),
             "n_ticks": n_ticks,
             "encoder": encoder,
             "encoder_kwargs": dict(encoder_kwargs or {}),
@@ -138,7 +143,7 @@ class WtaPolicy(BasePolicy):
             metadata=metadata or {},
         )
 
-    def epoch(self, obs: np.ndarray) -> tuple[int, float]:
+    def step(self, obs: np.ndarray) -> tuple[int, float]:
         """Run the network for one env step; return the number of the neuron that won the last tick, and the value."""
         _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
         return int(last.argmax()), value
@@ -171,7 +176,7 @@ class WtaPolicy(BasePolicy):
         network.learning, network.exploring = False, not deterministic
         start = int(self.action_space.start)  # type: ignore[attr-defined]
         try:
-            actions = np.array([start + self.epoch(row)[0] for row in obs])
+            actions = np.array([start + self.step(row)[0] for row in obs])
         finally:
             network.learning, network.exploring = before
         return actions[0] if single else actions, state

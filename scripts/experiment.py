@@ -61,14 +61,19 @@ def seed_after(seed: int, num_timesteps: int) -> int:
     return int(np.random.SeedSequence((seed, num_timesteps)).generate_state(1)[0] >> 1)
 
 
+def _backend_of(settings: Mapping[str, Any]) -> str | None:
+    """Return what a local learner runs on; runs of before called it a core."""
+    return settings.get("backend", settings.get("core"))
+
+
 class Experiment(ExperimentManager):
     """One training run.
 
     Args:
         args: RL Zoo's arguments.
         settings: What the checkpoint keeps to build the run again: its ``argv``, ``checkpoint_freq``,
-            ``checkpoint_minutes``, ``chip_ready``, ``quantize`` and ``core``; this adds ``seed``, ``hyperparams`` and
-            ``files``, the texts that the run folder shows of them.
+            ``checkpoint_minutes``, ``chip_ready``, ``quantize`` and ``backend``; this adds ``seed``,
+            ``hyperparams`` and ``files``, the texts that the run folder shows of them.
         folder: Run folder to go on with, whose lock is held.
         checkpoint: Its checkpoint, the file and what it holds.
         begin: Called when all checks are over and the work begins (:func:`~spikeloop.scripts.cli.before_any_work`).
@@ -91,7 +96,7 @@ class Experiment(ExperimentManager):
         super().__init__(*args, **kwargs)
         self.is_preset = not kwargs.get("config") and self.algo in ALGOS
         if self.is_preset:
-            self.config = str(hyperparams_file(self.algo + "_chip" * (settings.get("core") == "chip")))
+            self.config = str(hyperparams_file(self.algo + "_chip" * (_backend_of(settings) == "chip")))
             self._is_atari = False  # else RL Zoo reads the entry "atari", which our presets do not have
         if self.trained_agent:
             beside = Path(self.trained_agent).parent
@@ -117,7 +122,7 @@ class Experiment(ExperimentManager):
         """Return the hyperparameters to be used and those to be saved; a run that goes on keeps its own."""
         if self.state is not None:
             saved = self.settings["hyperparams"]
-            return {**deepcopy(saved), **self._core()}, saved
+            return {**deepcopy(saved), **self._backend()}, saved
         hyperparams, saved = self._read_config()
         check_hyperparameters(ZOO_ALGOS[self.algo], hyperparams)
         if self.is_preset and "normalize" not in (self.custom_hyperparams or {}):
@@ -126,7 +131,7 @@ class Experiment(ExperimentManager):
             hyperparams = chip_ready(hyperparams)
             saved["policy_kwargs"] = hyperparams["policy_kwargs"]
         self.settings["hyperparams"] = deepcopy(dict(saved))
-        return {**hyperparams, **self._core()}, saved
+        return {**hyperparams, **self._backend()}, saved
 
     def _read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
@@ -162,13 +167,13 @@ class Experiment(ExperimentManager):
             print(f"The default preset normalises vectors only: of {space} it leaves the rest as it is, {fitted}")
             hyperparams["normalize"] = saved["normalize"] = fitted
 
-    def _core(self) -> dict[str, Any]:
+    def _backend(self) -> dict[str, Any]:
         """Return the argument that makes a local learner learn on the emulated chip; none for the float simulator."""
-        if self.settings.get("core") != "chip":
+        if _backend_of(self.settings) != "chip":
             return {}
         from spikeloop.hardware.loihi.winner_take_all import ChipWinnerTakeAll
 
-        return {"core": ChipWinnerTakeAll}
+        return {"backend": ChipWinnerTakeAll}
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Build the model and its environments, and put them where the checkpoint was if the run goes on."""

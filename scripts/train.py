@@ -71,7 +71,7 @@ def train(argv: list[str]) -> int:
 
 def _check_resume(args: argparse.Namespace, zoo_argv: list[str]) -> None:
     """Refuse options that contradict the run, all but a new budget."""
-    names = ("algo", "env", "gym_packages", "chip_ready", "quantize", "core")
+    names = ("algo", "env", "gym_packages", "chip_ready", "quantize", "backend")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
     if given or zoo_argv:
         raise UsageError(f"--resume takes all settings but -n from the run, remove {[*given, *zoo_argv][0]!r}")
@@ -87,8 +87,10 @@ def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, 
     algo = args.algo or DEFAULT_ALGO
     if algo not in known:
         raise UsageError(did_you_mean("algorithm", algo, known))
-    if args.core and algo not in LEARN_ON_CHIP:
-        raise UsageError(f"--core is for --algo {' or '.join(LEARN_ON_CHIP)}, which learns where it runs, not {algo}")
+    if args.backend and algo not in LEARN_ON_CHIP:
+        raise UsageError(
+            f"--backend is for --algo {' or '.join(LEARN_ON_CHIP)}, which learns where it runs, not {algo}"
+        )
     if args.checkpoint_freq and algo not in ALGOS and not issubclass(known[algo], OnPolicyAlgorithm):
         raise UsageError(f"--checkpoint-freq: {algo} has no checkpoints, they would hold its replay buffer")
     import_modules("--gym-packages", args.gym_packages)
@@ -104,7 +106,7 @@ def _new_run(args: argparse.Namespace, zoo_argv: list[str], known: Mapping[str, 
         "checkpoint_minutes": args.checkpoint_minutes or math.inf,
         "chip_ready": args.chip_ready or args.quantize is not None,
         "quantize": args.quantize,
-        "core": args.core,
+        "backend": args.backend,
     }
     return settings, argv
 
@@ -187,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"train chip-ready, with the weights that the chip can hold: {', '.join(TARGETS)}",
     )
     parser.add_argument(
-        "--core",
+        "--backend",
+        "--core",  # its former name
         choices=("float", "chip"),
         help=f"where {' or '.join(LEARN_ON_CHIP)} learns (default: float); chip: on an emulated chip",
     )

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
 
 from spikeloop.agents import RSTDP
-from spikeloop.agents.closed_loop import ClosedLoop
+from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.hardware import ChipWinnerTakeAll, Emulator
 from spikeloop.hardware.learning.reference import ReferenceLearner
@@ -39,7 +39,7 @@ def chip(n_inputs=20, n_outputs=3, seed=0, parameters=None, **options):
 
 def model(name="CartPole-v1", seed=0, env=None, **changes):
     hyperparams = {key: value for key, value in {**PRESETS[name], **changes}.items() if key != "n_timesteps"}
-    return RSTDP(env=Monitor(env or gym.make(name)), seed=seed, core=ChipWinnerTakeAll, **hyperparams)
+    return RSTDP(env=Monitor(env or gym.make(name)), seed=seed, backend=ChipWinnerTakeAll, **hyperparams)
 
 
 def weights(learner):
@@ -258,8 +258,8 @@ def test_lines_and_ticks_that_do_not_fit_are_refused():
         chip().run(np.array([1]), 5)
     with pytest.raises(ValueError, match="at most 129 lines"):
         chip(200).run(np.arange(130), N_TICKS)
-    with pytest.raises(ValueError, match=r"core_kwargs: .*residu"):
-        model(core_kwargs={"residu": 1})
+    with pytest.raises(ValueError, match=r"backend_kwargs: .*residu"):
+        model(backend_kwargs={"residu": 1})
 
 
 # ---- the scripts
@@ -272,7 +272,7 @@ def start(script, *args):
         return end.code if isinstance(end.code, int) else 1
 
 
-FAULTY = ["--algo", "rstdp", "--core", "chip", "--env", "Faulty-v0", "--gym-packages", "faulty_env"]
+FAULTY = ["--algo", "rstdp", "--backend", "chip", "--env", "Faulty-v0", "--gym-packages", "faulty_env"]
 ENCODER = "policy_kwargs:dict(encoder_kwargs=dict(n_tiles=4, low=[-2, -2], high=[2, 2]))"
 
 
@@ -298,9 +298,18 @@ def test_a_killed_run_goes_on_and_twice_to_the_same_bits_and_rolls_out(tmp_path,
     assert '"policy": "rstdp on Faulty-v0"' in capsys.readouterr().out
 
 
-def test_the_core_is_for_what_learns_where_it_runs(capsys):
-    assert start(train, "--algo", "spiking_ppo", "--core", "chip") == 2
-    assert "--core is for --algo rstdp" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--backend", "--core"])  # its former name
+def test_the_backend_is_for_what_learns_where_it_runs(option, capsys):
+    assert start(train, "--algo", "spiking_ppo", option, "chip") == 2
+    assert "--backend is for --algo rstdp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [{"backend": "chip"}, {"core": "chip"}])
+def test_a_run_goes_on_where_it_learnt_whatever_its_checkpoint_calls_that(settings):
+    pytest.importorskip("rl_zoo3")
+    from spikeloop.scripts.experiment import _backend_of
+
+    assert _backend_of(settings) == "chip" and _backend_of({}) is None
 
 
 def test_the_benchmark_keeps_finished_seeds(tmp_path, capsys):

@@ -141,7 +141,7 @@ def test_callbacks_can_stop_it_and_logs_are_kept(tmp_path):
     model.learn(900, callback=StopTrainingOnMaxEpisodes(5), log_interval=1)
     assert model.num_timesteps == 45
     assert model.logger.name_to_value == {}  # dumped
-    model._log()
+    model.dump_logs()
 
 
 def test_same_seed_gives_the_same_bits():
@@ -158,7 +158,7 @@ def test_same_seed_gives_the_same_bits():
         ({"policy_kwargs": {"feedback": "none"}}, "feedback"),
         ({"policy_kwargs": {"adaptive_fraction": 2.0}}, "adaptive_fraction"),
         ({"policy_kwargs": {"tau_m": -1.0}}, "tau_m"),
-        ({"env": make_vec_env("CartPole-v1", n_envs=2)}, "multiple envs"),
+        ({"env": make_vec_env("CartPole-v1", n_envs=2)}, "one environment at a time, got 2; set n_envs to 1"),
         ({"env": make_vec_env("Pendulum-v1")}, "action space"),
     ],
 )

@@ -100,13 +100,24 @@ def test_a_seed_reaches_the_keys_of_a_rate_encoder():
     assert np.array_equal(keys[0], keys[1]) and not np.array_equal(keys[0], keys[2])
 
 
-class OtherCore(WinnerTakeAll):
+class OtherBackend(WinnerTakeAll):
     """Another network behind the same protocol."""
 
 
-def test_a_policy_on_another_core_comes_back_on_it(tmp_path):
-    policy = make("rstdp", core=OtherCore).learn(40).policy
-    assert type(by_file(policy, tmp_path).network) is OtherCore
+def test_a_policy_on_another_backend_comes_back_on_it(tmp_path):
+    policy = make("rstdp", backend=OtherBackend).learn(40).policy
+    assert type(by_file(policy, tmp_path).network) is OtherBackend
+
+
+def test_a_backend_may_be_called_core_as_in_models_and_files_of_before(tmp_path):
+    model = make("rstdp", core=OtherBackend, core_kwargs={})
+    for name in ("backend", "backend_kwargs"):
+        setattr(model, name.replace("backend", "core"), vars(model).pop(name))
+    model.save(tmp_path / "model")
+    assert type(RSTDP.load(tmp_path / "model").policy.network) is OtherBackend
+    arguments = model.policy._get_constructor_parameters()
+    former = {name.replace("backend", "core"): value for name, value in arguments.items()}
+    assert type(type(model.policy)(**former).network) is OtherBackend
 
 
 @pytest.mark.parametrize("learner", LEARNERS)

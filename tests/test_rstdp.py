@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from spikeloop.agents import RSTDP
-from spikeloop.agents.closed_loop import ClosedLoop
+from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.modulators import Modulator
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.envs import ChangeBody
@@ -162,7 +162,7 @@ class Slow(WinnerTakeAll):
 
 
 def test_any_plastic_network_is_driven():
-    model, other = make(), make(core=Slow)
+    model, other = make(), make(backend=Slow)
     assert ClosedLoop.of(other.get_env(), other.policy.network, other.policy.coder) is None
     model.learn(300)
     other.learn(300)
@@ -214,7 +214,11 @@ def test_set_env_goes_on_elsewhere():
         (lambda: make_vec_env("CartPole-v1", 2), {}, "one environment at a time, got 2; set n_envs to 1"),
         (lambda: gym.make("Pendulum-v1"), {"policy_kwargs": {}}, "discrete actions"),
         (lambda: gym.make("FrozenLake-v1"), {}, "vector observation"),
-        (lambda: gym.make("CartPole-v1"), {"core": "chip"}, "core must be one of float or build a network, got 'chip'"),
+        (
+            lambda: gym.make("CartPole-v1"),
+            {"backend": "chip"},
+            "backend must be one of float or build a network, got 'chip'",
+        ),
         (lambda: gym.make("CartPole-v1"), {"n_episodes": 0}, "n_episodes must be a whole number >= 1 or None, got 0"),
         (lambda: gym.make("CartPole-v1"), {"n_ticks": 0}, "n_ticks must be a whole number >= 1, got 0"),
         (lambda: gym.make("CartPole-v1"), {"modulator": "joy"}, "modulator must be one of .*'joy'"),

@@ -251,10 +251,10 @@ def test_numbers_of_the_design_for_classic_control():
 
 
 def test_the_closed_loop_does_what_single_calls_do():
-    from spikeloop.envs.dynamics import dynamics_of
+    from spikeloop.envs.compiled import compiled_of
 
     env = gym.make("CartPole-v1").unwrapped
-    dynamics = dynamics_of(env)
+    compiled = compiled_of(env)
     tiles = Tiles(Dimensions((-2.4, -2.5, -0.2095, -2.5), (2.4, 2.5, 0.2095, 2.5)), (3, 3, 6, 6))
     networks = [WinnerTakeAll(tiles.n_inputs, 2, WinnerTakeAllParameters(), np.random.default_rng(1)) for _ in range(2)]
     for seed in range(20):
@@ -264,9 +264,9 @@ def test_the_closed_loop_does_what_single_calls_do():
             network.reinforce(0.0)
         state, rewards, baseline = np.array(env.state), np.empty(5000), np.zeros(1)
         n, action, value = networks[0].closed_loop(
-            dynamics.step,
+            compiled.step,
             state,
-            dynamics.body(env),
+            compiled.body(env),
             obs.copy(),
             tiles.table,
             5,

@@ -42,6 +42,8 @@ _MOVED = {
     f"{__name__}.{before}": f"{__name__}.{now}"
     for before, now in {
         "agents.callbacks": "agents.checkpoints",
+        "agents.closed_loop": "agents.compiled_episodes",
+        "envs.dynamics": "envs.compiled",
         "hardware.chip": "hardware.loihi.chip",
         "hardware.compiler": "hardware.compile",
         "hardware.core": "hardware.loihi.emulator",

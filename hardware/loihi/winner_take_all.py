@@ -37,6 +37,7 @@ from spikeloop.hardware.loihi import winner_take_all_kernels as kernels
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.program import Compartments, Program, Projection
 from spikeloop.hardware.loihi.resources import check_limits
+from spikeloop.spiking.rules.plastic_network import runs_compiled_tasks
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
 
 CHIP = "loihi1"
@@ -45,6 +46,7 @@ _STREAM = [TICK, SEED]  # of a learner's scalars: where its counter-based random
 _MOST_ACTIVE = 2 ** (PROFILES[CHIPS[CHIP].profile].input_bits - 6) // _WEIGHT_MAX  # lines whose sum cannot wrap
 
 
+@runs_compiled_tasks
 class ChipWinnerTakeAll:
     """The rule's network on the chip: a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`.
 

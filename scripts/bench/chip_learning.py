@@ -23,7 +23,7 @@ import yaml
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from spikeloop.agents.closed_loop import ClosedLoop
+from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.rstdp import RSTDP
 from spikeloop.envs import ChangeBody
@@ -120,7 +120,7 @@ class Lab:
 
     def from_scratch(self, env_id: str, synapses: str, seed: int) -> Result:
         """Train on the chip, and play at the end."""
-        settings = self.settings("rstdp_chip", env_id, core_kwargs=SYNAPSES[synapses][env_id])
+        settings = self.settings("rstdp_chip", env_id, backend_kwargs=SYNAPSES[synapses][env_id])
 
         def train() -> list[float]:
             model = chip(gym.make(env_id), seed, settings)
@@ -158,12 +158,12 @@ class Lab:
 
 def chip(env: gym.Env, seed: int, settings: Mapping[str, Any]) -> RSTDP:
     """Return a learner on the chip."""
-    return RSTDP(env=Monitor(env), seed=seed, core=ChipWinnerTakeAll, **settings)
+    return RSTDP(env=Monitor(env), seed=seed, backend=ChipWinnerTakeAll, **settings)
 
 
 def learn(model: RSTDP) -> tuple[np.ndarray, np.ndarray]:
     """Train for the preset's episodes; return steps and returns at the ends of the episodes."""
-    model.learn(_NO_LIMIT, log_interval=None)  # type: ignore[arg-type]
+    model.learn(_NO_LIMIT, log_interval=None)
     monitor = model.get_env().envs[0]  # type: ignore[union-attr]
     return np.cumsum(monitor.get_episode_lengths()), np.array(monitor.get_episode_rewards())
 
@@ -177,7 +177,7 @@ def play(model: RSTDP, env: gym.Env, seed: int, deterministic: bool = True) -> f
     policy.network.learning, policy.network.exploring = False, not deterministic
     obs, returns = venv.reset(), []
     for _ in range(EPISODES):
-        action, value = policy.epoch(obs[0])  # type: ignore[index]
+        action, value = policy.step(obs[0])  # type: ignore[index]
         rewards, _, action, _ = loop.advance(
             obs[0],  # type: ignore[index]
             action,

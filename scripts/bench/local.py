@@ -113,7 +113,7 @@ class TabularActorCritic:
 LEARNERS: dict[str, dict[str, Any]] = {
     "rstdp": {},
     "no learning": NO_LEARNING,
-    "tabular": {"core": TabularActorCritic, "learning_rate": 0.3},  # of 0.3, 1 and 3, on seeds 0 to 7
+    "tabular": {"backend": TabularActorCritic, "learning_rate": 0.3},  # of 0.3, 1 and 3, on seeds 0 to 7
 }
 
 

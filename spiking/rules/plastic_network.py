@@ -1,20 +1,34 @@
-"""The contract between a learner that acts and a network whose weights change where it runs, in float or on a chip."""
+"""What a learner that acts drives: a network whose weights change where it runs, in float or on a chip."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+
+Class = TypeVar("Class", bound=type)
+
+RUNS_COMPILED_TASKS: set[type] = set()
+"""Networks with a ``closed_loop`` that does in a compiled task what ``run`` and ``reinforce`` do, step by step."""
+
+
+def runs_compiled_tasks(network: Class) -> Class:
+    """Add a class to :data:`RUNS_COMPILED_TASKS`, as its decorator.
+
+    It holds for this very class: what a subclass changes, the loop of its base does not know of.
+    """
+    RUNS_COMPILED_TASKS.add(network)
+    return network
 
 
 @runtime_checkable
 class PlasticNetwork(Protocol):
     """A network that learns by itself from its spikes and a modulator.
 
-    An env step is one epoch of ``n_ticks`` ticks: :meth:`run`, whose last spikes are the action, and, if the network is
-    learning, :meth:`reinforce`. What the action was worth is known one epoch later, from the reward and the value that
-    this next epoch reads out, so a modulator concerns all epochs before the latest:
+    An env step is ``n_ticks`` ticks: :meth:`run`, whose last spikes are the action, and, if the network is learning,
+    :meth:`reinforce`. What the action was worth is known one env step later, from the reward and the value that is read
+    out then, so a modulator concerns all env steps before the latest:
 
         reset(); run(x_0); reinforce(0); run(x_1); reinforce(M_0); ... run(x_T); reinforce(M_(T-1)); reset(); ...
 
@@ -35,20 +49,20 @@ class PlasticNetwork(Protocol):
         ...
 
     def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Run one epoch.
+        """Run one env step.
 
         Args:
             x: Input of the env step; the numbers of the input lines that spike on every tick, shape (n_active,).
             n_ticks: Number of ticks.
 
         Returns:
-            Spikes of each output neuron in the epoch, its spikes on the last tick, both of shape (n_outputs,), and the
-            value that the critic reads out.
+            Spikes of each output neuron in the env step, its spikes on the last tick, both of shape (n_outputs,), and
+            the value that the critic reads out.
         """
         ...
 
     def reinforce(self, modulator: float) -> None:
-        """Change the weights by the modulator and the eligibilities of earlier epochs, then count the latest in."""
+        """Change the weights by the modulator and the eligibilities of earlier env steps, then count the latest in."""
         ...
 
     def state_dict(self) -> dict[str, np.ndarray]:

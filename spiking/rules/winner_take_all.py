@@ -35,6 +35,7 @@ from spikeloop.spiking.encoders import tile_kernels
 from spikeloop.spiking.neurons.base import Neurons
 from spikeloop.spiking.rules import winner_take_all_kernels
 from spikeloop.spiking.rules.base import Post, typed
+from spikeloop.spiking.rules.plastic_network import runs_compiled_tasks
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ class WinnerTakeAllRule:
         return np.concatenate((actor, w[-1:] + c.value_learning_rate * signal * traces.e[-1:]))
 
 
+@runs_compiled_tasks
 class WinnerTakeAll:
     """The rule's network, in float64: a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`.
 

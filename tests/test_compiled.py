@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.envs import ChangeBody
-from spikeloop.envs.dynamics import DYNAMICS, dynamics_of
+from spikeloop.envs.compiled import COMPILED, compiled_of
 from spikeloop.spiking.compiling import kernel
 
 TASKS = {"CartPole-v1": 2, "MountainCar-v0": 3, "Acrobot-v1": 3}
@@ -21,9 +21,9 @@ def take_step(step, state, action, body, obs):
 
 def compare(env, state, action):
     """Take one step from the same state in both, and return the largest difference."""
-    task, dynamics = env.unwrapped, dynamics_of(env)
-    mine, obs = np.array(state, float), np.empty(dynamics.n_obs)
-    reward, terminated = take_step(dynamics.step, mine, action, dynamics.body(env), obs)
+    task, compiled = env.unwrapped, compiled_of(env)
+    mine, obs = np.array(state, float), np.empty(compiled.n_obs)
+    reward, terminated = take_step(compiled.step, mine, action, compiled.body(env), obs)
     task.reset(seed=0)
     task.state = np.array(state, float)
     seen, expected, ended, _, _ = task.step(action)
@@ -33,7 +33,7 @@ def compare(env, state, action):
 
 
 def test_every_task_is_here():
-    assert {gym.spec(name).entry_point.rpartition(":")[2] for name in TASKS} == {task.__name__ for task in DYNAMICS}
+    assert {gym.spec(name).entry_point.rpartition(":")[2] for name in TASKS} == {task.__name__ for task in COMPILED}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -53,7 +53,7 @@ def test_one_step_on_a_changed_body_equals_gymnasiums(name, part, factor):
     env.reset(seed=0)
     state = [0.3 * span for span in SPANS[name]]
     assert compare(env, state, 1) <= 1e-12
-    assert not np.array_equal(dynamics_of(env).body(env), dynamics_of(plain).body(plain))
+    assert not np.array_equal(compiled_of(env).body(env), compiled_of(plain).body(plain))
 
 
 def test_variants_of_a_task_are_not_taken_for_it():
@@ -61,7 +61,7 @@ def test_variants_of_a_task_are_not_taken_for_it():
     nips.unwrapped.book_or_nips, noisy.unwrapped.torque_noise_max = "nips", 0.1
     other = gym.make("CartPole-v1")
     other.unwrapped.kinematics_integrator = "semi-implicit euler"
-    assert [dynamics_of(env) for env in (nips, noisy, other, gym.make("Pendulum-v1"))] == [None] * 4
+    assert [compiled_of(env) for env in (nips, noisy, other, gym.make("Pendulum-v1"))] == [None] * 4
     assert compare(gym.make("CartPole-v1", sutton_barto_reward=True), (0.0, 0.0, 0.2094, 3.0), 1) == 0
 
 

@@ -1,16 +1,16 @@
-"""Classic control compiled: ``step(state, action)`` of Gymnasium's tasks for learners whose whole loop is compiled.
+"""Tasks in a form that a compiled learner can run: a step for its kernel, or whole episodes at once.
 
-A step is a C function, so that a kernel takes it as an argument, is compiled once for all tasks, and is cached on disk
-whatever the task. It computes what Gymnasium's computes, in the same order, and reads the same constants, collected
-from an environment by :func:`dynamics_of` whenever an episode begins: a body changed in mid-life is changed here too.
+A compiled step is a C function, so that a kernel takes it as an argument, is compiled once for all tasks, and is cached
+on disk whatever the task. It computes what Gymnasium's computes, in the same order, and reads the same constants,
+which :meth:`Compiled.body` collects from an environment whenever a stretch of steps begins: a body that changes between
+episodes changes here too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -53,7 +53,7 @@ _ACROBOT = (
 )
 
 
-def _compiled(function: Callable) -> Any:
+def _compile(function: Callable) -> Any:
     try:
         return cfunc(STEP, cache=True)(function)
     except Exception:  # numba finds no place for a cache that it may write to, or a damaged one
@@ -138,41 +138,72 @@ def _step_acrobot(state, action, body, obs):  # type: ignore[no-untyped-def]
     return (0.0 if terminated else -1.0), terminated
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """A task whose step is compiled.
+class Compiled(NamedTuple):
+    """A task whose step is compiled."""
 
-    Args:
-        environment: Gymnasium's class.
-        step: The compiled step, of signature :data:`STEP`.
-        constants: Attributes of the environment that make up ``body``, in order.
-        n_state: Length of the state.
-        n_obs: Length of the observation.
-    """
-
-    environment: type[gym.Env]
     step: Any
+    """The step, a C function of signature :data:`STEP`."""
     constants: tuple[str, ...]
+    """Attributes of the environment that the step reads as its ``body``, in order."""
     n_state: int
+    """Length of the state, which the environment holds as ``state``."""
     n_obs: int
+    """Length of the observation."""
 
     def body(self, env: gym.Env) -> np.ndarray:
         """Return the constants of an environment as they are now, shape (n_constants,), float64."""
         return np.array([getattr(env.unwrapped, name) for name in self.constants], dtype=np.float64)
 
 
-DYNAMICS = {
-    CartPoleEnv: Dynamics(CartPoleEnv, _compiled(_step_cartpole), _CARTPOLE, 4, 4),
-    MountainCarEnv: Dynamics(MountainCarEnv, _compiled(_step_mountain_car), _MOUNTAIN_CAR, 2, 2),
-    AcrobotEnv: Dynamics(AcrobotEnv, _compiled(_step_acrobot), _ACROBOT, 4, 6),
+COMPILED: dict[type[gym.Env], Compiled] = {
+    CartPoleEnv: Compiled(_compile(_step_cartpole), _CARTPOLE, 4, 4),
+    MountainCarEnv: Compiled(_compile(_step_mountain_car), _MOUNTAIN_CAR, 2, 2),
+    AcrobotEnv: Compiled(_compile(_step_acrobot), _ACROBOT, 4, 6),
+}
+
+# What the compiled steps take for granted: an environment that was set to something else is another task.
+_VARIANT = {
+    "kinematics_integrator": "euler",
+    "torque_noise_max": 0.0,
+    "book_or_nips": "book",
+    "AVAIL_TORQUE": [-1.0, 0.0, +1],
 }
 
 
-def dynamics_of(env: gym.Env) -> Dynamics | None:
-    """Return the compiled dynamics of an environment, or None if it has none or was set to something else."""
+def compiled_of(env: gym.Env) -> Compiled | None:
+    """Return the compiled form of an environment; None if it has none or was set to something else.
+
+    >>> compiled_of(gym.make("CartPole-v1")).n_obs
+    4
+    >>> compiled_of(gym.make("Pendulum-v1")) is None
+    True
+    """
     task = env.unwrapped
-    variant = {"kinematics_integrator": "euler", "torque_noise_max": 0.0, "book_or_nips": "book"}
-    variant["AVAIL_TORQUE"] = [-1.0, 0.0, +1]
-    if any(getattr(task, name, value) != value for name, value in variant.items()):
+    if any(getattr(task, name, value) != value for name, value in _VARIANT.items()):
         return None
-    return DYNAMICS.get(type(task))
+    return COMPILED.get(type(task))
+
+
+@runtime_checkable
+class DrawsEpisodes(Protocol):
+    """An environment that hands out whole episodes, because what it shows does not depend on the actions.
+
+    :class:`~spikeloop.envs.tmaze.TMaze` is one. A learner can then take many episodes in one call of a kernel.
+
+    Attributes:
+        n_steps: Steps of each episode.
+    """
+
+    n_steps: int
+
+    def draw_episodes(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw whole episodes, the same ones in the same order as ``n`` resets would.
+
+        Args:
+            rng: Source of randomness.
+            n: Number of episodes.
+
+        Returns:
+            Observations, shape (n, n_steps, ...), and the reward of each action on each step, (n, n_steps, n_actions).
+        """
+        ...

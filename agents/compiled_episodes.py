@@ -1,0 +1,208 @@
+"""The fast path of local learners: stretches of episodes, or whole ones, in one call of a kernel.
+
+There are two kinds of tasks for it. Where a task's step is compiled (:data:`spikeloop.envs.compiled.COMPILED`), a
+:class:`ClosedLoop` runs task, input code and network up to the step that would end the episode; that one is left to the
+environment itself, as are resets. Where a task hands out whole episodes
+(:class:`~spikeloop.envs.compiled.DrawsEpisodes`), they are drawn beforehand. Either way monitors, time limits and
+random starts are the real ones, and anything out of the ordinary, such as a wrapper that is not known here, leads back
+to the ordinary loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from spikeloop.agents.check_finite import CheckFinite, NonFiniteError
+from spikeloop.agents.guarded_env import GuardedEnv, call_guarded
+from spikeloop.agents.modulators import Modulator
+from spikeloop.envs.bodies import ChangeBody
+from spikeloop.envs.compiled import Compiled, DrawsEpisodes, compiled_of
+from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
+from spikeloop.spiking.rules.plastic_network import RUNS_COMPILED_TASKS
+
+_MOST_STEPS = 10_000  # of a task without a time limit, so that Python gets a turn now and then
+
+
+def _only_env(venv: VecEnv | None) -> gym.Env | None:
+    """Return the one environment in this process; None if there are others, or something changes what it shows."""
+    while type(venv) is CheckFinite:
+        venv = venv.venv
+    return venv.envs[0] if type(venv) is DummyVecEnv else None
+
+
+# ---- compiled steps
+
+
+def _move_clock(limit: Any, rewards: np.ndarray) -> None:
+    limit._elapsed_steps = (limit._elapsed_steps or 0) + len(rewards)  # Gymnasium's clock has no public hand
+
+
+def _note_rewards(monitor: Any, rewards: np.ndarray) -> None:
+    monitor.rewards.extend(rewards.tolist())
+    monitor.total_steps += len(rewards)
+
+
+def _count_steps(guard: Any, rewards: np.ndarray) -> None:
+    guard.n_steps += len(rewards)
+
+
+def _nothing(wrapper: Any, rewards: np.ndarray) -> None:
+    pass
+
+
+# Wrappers that change nothing between the first step of an episode and its last, and how each is told of steps that it
+# has not seen.
+TRANSPARENT: dict[type[gym.Wrapper], Callable[[Any, np.ndarray], None]] = {
+    TimeLimit: _move_clock,
+    Monitor: _note_rewards,
+    GuardedEnv: _count_steps,
+    OrderEnforcing: _nothing,
+    PassiveEnvChecker: _nothing,
+    ChangeBody: _nothing,
+}
+
+
+def _telling(wrapper: gym.Env) -> Callable[[Any, np.ndarray], None] | None:
+    if type(wrapper) is gym.wrappers.TimeLimit:  # RL Zoo puts a class of its own there
+        return _move_clock
+    return TRANSPARENT.get(type(wrapper))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedLoop:
+    """Runs stretches of episodes of a compiled task in one kernel.
+
+    Args:
+        task: The task under its wrappers.
+        wrappers: Those wrappers, and how each is told of steps.
+        compiled: The task's compiled form.
+        network: The network, one of :data:`~spikeloop.spiking.rules.plastic_network.RUNS_COMPILED_TASKS`.
+        coder: Its input code.
+    """
+
+    task: Any
+    wrappers: tuple[tuple[gym.Wrapper, Callable[[Any, np.ndarray], None]], ...]
+    compiled: Compiled
+    network: Any
+    coder: Tiles | PlaceCells
+
+    @staticmethod
+    def of(venv: VecEnv, network: Any, coder: Tiles | PlaceCells) -> ClosedLoop | None:
+        """Return the fast path for an environment and a network; None if anything about them is out of the ordinary."""
+        env: Any = _only_env(venv)
+        if env is None or type(network) not in RUNS_COMPILED_TASKS:
+            return None
+        wrappers = []
+        while (told := _telling(env)) is not None:
+            wrappers.append((env, told))
+            env = env.env
+        compiled = compiled_of(env) if env is env.unwrapped and env.render_mode != "human" else None
+        return None if compiled is None else ClosedLoop(env, tuple(wrappers), compiled, network, coder)
+
+    def advance(
+        self,
+        obs: np.ndarray,
+        action: int,
+        value: float,
+        n_ticks: int,
+        modulator: Modulator,
+        reward_scale: float,
+        scale: float,
+        most_steps: int,
+    ) -> tuple[np.ndarray, np.ndarray, int, float]:
+        """Take steps until the next one would end the episode.
+
+        Args:
+            obs: Current observation, shape (n_obs,).
+            action: Action chosen for it.
+            value: Its value.
+            n_ticks: Ticks per step.
+            modulator: Reward to modulator.
+            reward_scale: Factor of the reward.
+            scale: Factor of the modulator.
+            most_steps: Number of steps not to go beyond.
+
+        Returns:
+            The rewards, shape (n_steps,), and observation, action and value after these steps.
+        """
+        limits = [wrapper for wrapper, _ in self.wrappers if isinstance(wrapper, TimeLimit)]
+        left = [limit._max_episode_steps - (limit._elapsed_steps or 0) - 1 for limit in limits]
+        rewards = np.empty(max(0, min(most_steps, _MOST_STEPS, *left)))
+        state, seen = np.array(self.task.state, np.float64), np.array(obs, np.float64)
+        n_steps, action, value = self.network.closed_loop(
+            self.compiled.step,
+            state,
+            self.compiled.body(self.task),
+            seen,
+            self.coder.table,
+            n_ticks,
+            (*modulator.numbers, float(reward_scale), float(scale)),
+            modulator.baseline,
+            action,
+            value,
+            rewards,
+        )
+        rewards = rewards[:n_steps]
+        if n_steps:
+            self.task.state = state
+        for wrapper, tell in self.wrappers:
+            tell(wrapper, rewards)
+        return rewards, seen.astype(obs.dtype), action, value
+
+
+# ---- drawn episodes
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnEpisodes:
+    """Takes whole episodes from a task that hands them out.
+
+    Args:
+        task: The task, an environment that :class:`~spikeloop.envs.compiled.DrawsEpisodes`.
+        monitor: The monitor whose file their returns go to, if there is one.
+    """
+
+    task: Any
+    monitor: Monitor | None
+
+    @staticmethod
+    def of(venv: VecEnv | None) -> DrawnEpisodes | None:
+        """Return the fast path for an environment; None if anything about it is out of the ordinary."""
+        env: Any = _only_env(venv)
+        while isinstance(env, GuardedEnv):
+            env = env.env
+        monitor = env if isinstance(env, Monitor) else None
+        while isinstance(env, (Monitor, OrderEnforcing, PassiveEnvChecker)):
+            env = env.env
+        if env is None or env is not env.unwrapped or not isinstance(env, DrawsEpisodes):
+            return None
+        return DrawnEpisodes(env, monitor)
+
+    def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the observations of the next n episodes, and the reward of each action on each step.
+
+        Raises:
+            NonFiniteError: If a number is not finite.
+        """
+        drawn = call_guarded(type(self.task).__name__, self.task.draw_episodes, self.task.np_random, n)
+        for what, array in zip(("observations", "rewards"), drawn, strict=True):
+            if not np.isfinite(array).all():
+                raise NonFiniteError(f"draw_episodes() returned {what} that are not all finite")
+        return drawn
+
+    def log(self, episode_return: float, length: int) -> dict[str, Any]:
+        """Return the record of an episode that no step of the environment has seen; it goes to the monitor's file."""
+        since = time.time() - self.monitor.t_start if self.monitor is not None else 0.0
+        episode = {"r": round(episode_return, 6), "l": length, "t": round(since, 6)}
+        if self.monitor is not None and self.monitor.results_writer is not None:
+            self.monitor.results_writer.write_row(episode)
+        return episode
