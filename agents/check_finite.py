@@ -30,6 +30,12 @@ class CheckFinite(VecEnvWrapper):
     Args:
         venv: The environments, before any normalisation.
         name: What to call them in the message.
+
+    >>> import gymnasium as gym
+    >>> from stable_baselines3.common.vec_env import DummyVecEnv
+    >>> venv = CheckFinite(DummyVecEnv([lambda: gym.make("CartPole-v1")]), "CartPole-v1")
+    >>> venv.reset().shape
+    (1, 4)
     """
 
     def __init__(self, venv: VecEnv, name: str = ""):

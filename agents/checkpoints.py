@@ -72,6 +72,10 @@ class Checkpoints(BaseCallback):
     Attributes:
         saved_at: Env step of the checkpoint on disk; None if there is none yet.
         why_not_exact: Why a run that resumes will differ from one that was never cut; None if it will not.
+
+    >>> checkpoints = Checkpoints(Path("checkpoint.zip"), every=10_000, run={"seed": 0})  # a callback for learn()
+    >>> checkpoints.saved_at is None
+    True
     """
 
     def __init__(
@@ -242,7 +246,11 @@ class Checkpoints(BaseCallback):
 
 
 def to_device(value: Any, device: th.device | str) -> Any:
-    """Return a value with its tensors on a device; containers are made anew."""
+    """Return a value with its tensors on a device; containers are made anew.
+
+    >>> to_device({"state": (th.zeros(2), 3)}, "cpu")
+    {'state': (tensor([0., 0.]), 3)}
+    """
     if isinstance(value, th.Tensor):
         return value.to(device)
     if isinstance(value, dict):

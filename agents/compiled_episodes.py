@@ -87,6 +87,12 @@ class ClosedLoop:
         compiled: The task's compiled form.
         network: The network, one of :data:`~spikeloop.spiking.rules.plastic_network.RUNS_COMPILED_TASKS`.
         coder: Its input code.
+
+    >>> from spikeloop.agents import RSTDP
+    >>> encoder = {"n_tiles": 3, "low": [-2.4, -3.0, -0.2, -3.0], "high": [2.4, 3.0, 0.2, 3.0]}
+    >>> model = RSTDP("WtaPolicy", "CartPole-v1", policy_kwargs={"encoder_kwargs": encoder})
+    >>> ClosedLoop.of(model.env, model.policy.network, model.policy.coder).compiled.n_obs
+    4
     """
 
     task: Any
@@ -169,6 +175,11 @@ class DrawnEpisodes:
     Args:
         task: The task, an environment that :class:`~spikeloop.envs.compiled.DrawsEpisodes`.
         monitor: The monitor whose file their returns go to, if there is one.
+
+    >>> from spikeloop.envs.tmaze import TMaze
+    >>> observations, rewards = DrawnEpisodes.of(DummyVecEnv([TMaze])).draw(3)
+    >>> observations.shape, rewards.shape
+    ((3, 26, 60), (3, 26, 2))
     """
 
     task: Any

@@ -17,6 +17,8 @@ class EpisodeLog(BaseCallback):
     Args:
         path: The file.
         resume: Continue the file instead of starting it.
+
+    >>> log = EpisodeLog(Path("learning_curve.csv"))  # a callback for ``model.learn(10_000, callback=log)``
     """
 
     def __init__(self, path: Path, resume: bool = False):
@@ -37,7 +39,15 @@ class EpisodeLog(BaseCallback):
 
 
 def read_episodes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the env steps and returns of the episodes in a file of :class:`EpisodeLog`, each of shape (n,)."""
+    r"""Return the env steps and returns of the episodes in a file of :class:`EpisodeLog`, each of shape (n,).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "learning_curve.csv")
+    ...     _ = path.write_text("timesteps,episode_return,episode_length\n20,20.0,20\n51,31.0,31\n")
+    ...     read_episodes(path)
+    (array([20., 51.]), array([20., 31.]))
+    """
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if len(row) == 3 and row[2]][1:]  # a full disk cuts the last one
     steps, returns, _ = np.array(rows, dtype=np.float64).reshape(-1, 3).T

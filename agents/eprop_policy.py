@@ -57,7 +57,7 @@ class EpropPolicy(BasePolicy):
         n_ticks: Ticks per env step.
         tau_m: Membrane time constant in ms.
         tau_a: Time constant of adaptation in ms.
-        beta: Adaptation strength; 0 takes the network its memory.
+        beta: Adaptation strength; with 0 no neuron adapts, and the network forgets within a few ticks.
         tau_out: Time constant of the readout trace in ms.
         refractory: Ticks a neuron is held silent after a spike.
         w_in_scale: Standard deviation of the input weights at first, times sqrt(inputs).
@@ -68,6 +68,12 @@ class EpropPolicy(BasePolicy):
 
     Raises:
         ValueError: If an argument is out of range or a space is of another kind.
+
+    >>> policy = EpropPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), n_neurons=10)
+    >>> action, state = policy.predict(np.zeros(4, np.float32), deterministic=True)
+    >>> action, state = policy.predict(np.ones(4, np.float32), state, deterministic=True)  # goes on from that state
+    >>> policy.to_network().layers[0].n_neurons
+    10
     """
 
     def __init__(
@@ -131,6 +137,7 @@ class EpropPolicy(BasePolicy):
         self.w, self.w_out, self.rate = (_parameter(array) for array in (first.w, first.w_out, first.rate))
         self.feedback = None if symmetric else _parameter(first.feedback)
         self._simulator: Simulator | None = None
+        self._simulated: tuple[np.ndarray, ...] = ()  # the weights that it has
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -141,15 +148,18 @@ class EpropPolicy(BasePolicy):
 
     def plastic(self) -> tuple[EpropWeights, EpropNeurons]:
         """Return what the kernels learn, in the memory of the policy's own parameters, and the neurons' constants."""
-        self._simulator = None  # whoever asks is about to change the weights
         w, w_out, rate = (parameter.detach().numpy() for parameter in (self.w, self.w_out, self.rate))
         feedback = w_out if self.feedback is None else self.feedback.detach().numpy()
         return EpropWeights(w, w_out, feedback, rate), eprop_neurons(self.neurons, self.tau_out, w.dtype)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Take over parameters, as torch does."""
-        self._simulator = None
-        return super().load_state_dict(*args, **kwargs)
+    def _simulator_of_now(self) -> Simulator:
+        """Return a simulator with the weights of now, which any rule may have changed in place since the last call."""
+        now = self.w.detach().numpy(), self.w_out.detach().numpy()
+        if self._simulator is None or not all(map(np.array_equal, now, self._simulated)):
+            self._simulated = tuple(array.copy() for array in now)
+            # of rows: a single row of a space of shape (1, n) would be taken for one observation, not for a batch
+            self._simulator = Simulator(self._network(Inputs((), ())))
+        return self._simulator
 
     def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the actor as a value; the critic's row of the readout is left out.
@@ -205,19 +215,17 @@ class EpropPolicy(BasePolicy):
         Raises:
             ValueError: If a shape is wrong or an observation is not finite.
         """
-        if self._simulator is None:
-            # of rows: a single row of a space of shape (1, n) would be taken for one observation, not for a batch
-            self._simulator = Simulator(self._network(Inputs((), ())))
+        simulator = self._simulator_of_now()
         obs, one = rows_of(observation, self.observation_space)
         check_predicted(obs)
         rows = np.asarray(obs, np.float32).reshape(len(obs), self.n_inputs)
         packed = None if state is None else np.asarray(state[0])
-        check_carried(packed, self._simulator.network.state_shape, episode_start, len(rows))
+        check_carried(packed, simulator.network.state_shape, episode_start, len(rows))
         if deterministic:
-            actions, new = self._simulator.predict(rows, packed, episode_start)
+            actions, new = simulator.predict(rows, packed, episode_start)
         else:
             starts = None if episode_start is None else np.reshape(episode_start, (1, -1))
-            preferences, new = self._simulator.run(rows[None], packed, starts)
+            preferences, new = simulator.run(rows[None], packed, starts)
             noise = self.rng.gumbel(size=preferences[0].shape)  # its largest sum with x is drawn by softmax(x)
             actions = (preferences[0] + noise).argmax(axis=1) + int(self.action_space.start)  # type: ignore[attr-defined]
         return actions[0] if one else actions, (new,)

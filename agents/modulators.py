@@ -33,6 +33,12 @@ class Modulator:
 
     Raises:
         ValueError: If the kind is unknown or a number out of range.
+
+    >>> modulator = Modulator("td_error", gamma=0.5)
+    >>> modulator(1.0, value=3.0, next_value=2.0, terminated=False)  # 1 + 0.5 * 2 - 3
+    -1.0
+    >>> modulator(1.0, value=3.0, next_value=2.0, terminated=True)
+    -2.0
     """
 
     def __init__(self, kind: str = "td_error", gamma: float = 0.99, baseline_rate: float = 0.01):

@@ -122,7 +122,7 @@ class WtaPolicy(BasePolicy):
         Raises:
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
-        check_unchanged(self, WtaPolicy, ("predict", "epoch"))
+        check_unchanged(self, WtaPolicy, ("predict", "step"))
         space = self.observation_space
         inputs = inputs_of(space, env, (), self.trained_behind)
         if any(isinstance(step, FrameStack) for step in inputs.preprocessing) and space.dtype == np.float64:

@@ -120,6 +120,16 @@ def test_actions_are_drawn_by_their_probabilities():
     assert state[0].shape[1] == 2000
 
 
+def test_weights_changed_in_place_show_in_the_next_prediction():
+    model, obs = small_model(), np.ones(60, np.float32)
+    weights, _ = model.policy.plastic()
+    before = model.predict(obs, deterministic=True)[1][0]
+    weights.w[:] *= -1
+    assert not np.array_equal(before, model.predict(obs, deterministic=True)[1][0])
+    weights.w_out[:2] = [[-1.0], [1.0]]
+    assert model.predict(obs, deterministic=True)[0] == 1
+
+
 def test_learning_shows_in_predictions_at_once():
     model = small_model()
     obs = np.ones(60, np.float32)

@@ -57,6 +57,16 @@ class SignalEprop:
 
     Raises:
         ValueError: If a value is out of range; with :meth:`constants`, if the neurons have what e-prop does not know.
+
+    >>> neurons = NeuronParameters(*(np.full(2, number) for number in (4.0, 1.0, 100.0, 0.0, 0)))
+    >>> rule = SignalEprop(tau_out=10.0)
+    >>> c, traces = rule.constants(1.0, np.float64, neurons), rule.begin(2, 3, np.float64)
+    >>> near, far = 0.0, -2.0  # a membrane at its threshold and one that no small change of a weight brings there
+    >>> post = Post(np.zeros(2), np.array([near, far]), np.ones(2, bool))
+    >>> traces = rule.tick(np.array([1.0, 0.0, 1.0]), post, traces, c)
+    >>> traces.e_bar > 0  # where both sides were active
+    array([[ True, False,  True],
+           [False, False, False]])
     """
 
     n_factors: ClassVar[int] = 3
@@ -145,6 +155,13 @@ def eprop(
 
     Raises:
         ValueError: If shapes disagree, a number is not finite or the layer has what e-prop does not know.
+
+    >>> rng = np.random.default_rng(0)
+    >>> neurons = NeuronParameters(*(np.full(5, number) for number in (4.0, 1.0, 100.0, 0.2, 0)))
+    >>> layer = Layer(rng.normal(size=(5, 3)), np.zeros(5), neurons, np.zeros((5, 5)))
+    >>> result = eprop(rng.random((20, 3)), layer, signal=np.ones((20, 5)), tau_out=10.0)
+    >>> result.dw_in.shape, result.dw_rec.shape, result.spikes.shape
+    ((5, 3), (5, 5), (20, 5))
     """
     dtype, n = layer.w_in.dtype, layer.n_neurons
     if layer.w_rec is None or np.any(layer.bias):

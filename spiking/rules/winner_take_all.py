@@ -54,6 +54,10 @@ class WinnerTakeAllParameters:
 
     Raises:
         ValueError: If a number is out of range.
+
+    >>> WinnerTakeAllParameters(eligibility_decay=2)
+    Traceback (most recent call last):
+    ValueError: eligibility_decay must be between 0 and 1, got 2
     """
 
     learning_rate: float = 0.1
@@ -192,6 +196,14 @@ class WinnerTakeAll:
     Attributes:
         arrays: Weights and eligibilities; the weights are ``arrays.w``, shape (n_inputs, n_outputs), and ``arrays.v``.
         constants: The rule's numbers as the kernels take them.
+
+    >>> network = WinnerTakeAll(10, 2, WinnerTakeAllParameters(), np.random.default_rng(0))
+    >>> spikes, last, value = network.run(np.array([3, 7]), n_ticks=5)  # lines 3 and 7 spike on each of five ticks
+    >>> network.reinforce(0.0)  # no action before this one
+    >>> _ = network.run(np.array([3, 8]), n_ticks=5)
+    >>> network.reinforce(1.0)  # the first action was good
+    >>> np.flatnonzero(network.state_dict()["v"])
+    array([3, 7])
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, parameters: WinnerTakeAllParameters, rng: np.random.Generator):
