@@ -11,7 +11,7 @@ from spikeloop.hardware.host import Host
 from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.hardware.target import TARGETS, Target, target_of
 from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
-from spikeloop.spiking.network import FORMER, HOST_PARTS
+from spikeloop.spiking.network import FORMER, host_parts
 from spikeloop.spiking.storage import load_parts, save_parts
 
 FORMAT_VERSION = 4
@@ -96,7 +96,7 @@ class Deployment:
             FileNotFoundError: If there is no such file.
         """
         of_chips = (part for target in TARGETS.values() for part in target.parts)
-        classes = (*of_chips, Deployment, Host, *HOST_PARTS, QuantizationCost)
+        classes = (*of_chips, Deployment, Host, *host_parts(), QuantizationCost)
         deployment = load_parts(path, KIND, FORMAT_VERSION, classes, former=FORMER, checksums_since=3)
         if not isinstance(deployment, Deployment):
             raise ValueError(f"{path} does not describe a deployment")

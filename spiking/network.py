@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders import ENCODER_PARTS, ENCODERS, Encoder
+from spikeloop.spiking.encoders import ENCODERS, Dimensions, Encoder
 from spikeloop.spiking.fields import (
     array_of,
     check_part,
@@ -228,7 +228,7 @@ class Network:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid network.
             FileNotFoundError: If there is no such file.
         """
-        parts = (*NEURONS.values(), Layer, *HOST_PARTS, Network)  # asked now: a model may have been added since
+        parts = (*NEURONS.values(), Layer, *host_parts(), Network)
         network = load_parts(path, "spikeloop.network", FORMAT_VERSION, parts, FORMER, checksums_since=3)
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
@@ -306,7 +306,11 @@ def state_rows(network: Network) -> tuple[str, ...]:
     return (*frames, *network.encoder.memory_rows, *layers, "y")
 
 
-# what stands before the encoder and after the spikes: what a chip's host holds too
-HOST_PARTS = (ObservationPart, Normalizer, FrameStack, Reorder, *ENCODER_PARTS, Dense, Readout, ActionHead)
+def host_parts() -> tuple[type, ...]:
+    """Return the classes of what stands before and after the layers, which a chip's host holds too."""
+    encoders = (*ENCODERS.values(), Dimensions)  # the registry is asked now: a member may have been added since
+    return (ObservationPart, Normalizer, FrameStack, Reorder, *encoders, Dense, Readout, ActionHead)
+
+
 # what the names of parts stood for in older versions of the format
 FORMER = {version: {"Encoder": Encoder} for version in (2, 3)}

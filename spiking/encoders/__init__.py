@@ -7,10 +7,8 @@ from spikeloop.spiking.encoders.spikes import Delta, Latency, Rate
 from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
 from spikeloop.spiking.encoders.values import Direct, Population
 
-__all__ = ["ENCODERS", "ENCODER_PARTS", "Encoder", "encode"]
+__all__ = ["ENCODERS", "Dimensions", "Encoder", "encode"]
 
 ENCODERS: dict[str, type[Encoder]] = {
     encoder.kind: encoder for encoder in (Direct, Population, Rate, Latency, Delta, Tiles, PlaceCells)
 }
-# what a file of a network may hold of them: the encoders, and the parts that these have
-ENCODER_PARTS = (*ENCODERS.values(), Dimensions)
