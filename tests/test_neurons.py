@@ -12,11 +12,11 @@ from spikeloop.spiking import reference
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import any_kernels, sequences
 from spikeloop.spiking.gradients.equations import Spike
+from spikeloop.spiking.gradients.surrogate import Surrogate
 from spikeloop.spiking.initial import per_neuron
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons import NEURONS
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.surrogate import Surrogate
 
 # Between what values the fields of a model are drawn; those of a model that is not here have their defaults.
 DRAWN = {
@@ -129,7 +129,7 @@ def test_gradients_are_finite_and_reach_the_currents(name):
     constants = constants._make(torch.from_numpy(c) if isinstance(c, np.ndarray) else c for c in constants)
     currents = torch.randn(30, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     currents = (0.5 + 2 * currents).requires_grad_()
-    recorded = run(kind, constants, currents, lambda u: Spike.apply(u, SURROGATE), torch.zeros_like)
+    recorded = run(kind, constants, currents, lambda u: Spike.apply(u, SURROGATE.derivative), torch.zeros_like)
     sum(z.mean() for z, *_ in recorded).backward()
     assert currents.grad.isfinite().all() and (currents.grad[0] != 0).any()
 

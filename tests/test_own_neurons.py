@@ -69,6 +69,7 @@ def check_actions(model):
         action, state = model.predict(row, state, start, deterministic=True)
         found, mirrored = simulator.predict(row, mirrored, start)
         np.testing.assert_array_equal(found, action)
+        np.testing.assert_array_equal(mirrored, state[0])
 
 
 @pytest.mark.parametrize("name", NEURONS)

@@ -57,7 +57,7 @@ class EngineCall:
         self.counts = [np.zeros(layer.n_neurons, np.int64) for layer in constants]
         self.state, self.start = state, start
         self.arguments = weights, constants, x, state, start, self.counts
-        self.n_counted = start.size * int(constants[0].options[1])  # pairs of environment and tick
+        self.n_counted = start.size * constants[0].named.n_ticks  # pairs of environment and tick
         self.new_state = state
         self.n_threads = kernel_threads()
 
