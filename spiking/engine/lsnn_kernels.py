@@ -457,10 +457,12 @@ def backward_rows(
         n_rows = min(GROUP, b1 - g0)
         fill(s, 0, 6 * block, number(0))
         if want_below and not dense and latency == 1:
+            # what the layer below sends on the last tick arrives after the sequence, where gradients are cut off
             for r in range(n_rows):
                 fill(grad_below, ((g0 + r) * n_t + n_t - 1) * below_width, below_width, number(0))
         step, tick = n_steps - 1, n_ticks - 1
         for t in range(n_t - 1, -1, -1):
+            # a mean over the step begins anew with its first tick, and otherwise forgets nothing
             decay_y = splat(number(0 if tick == 0 else 1) if count else get(constants, at.kappa))
             if not fused:
                 i0 = (t * n_batch + g0) * width
@@ -469,13 +471,16 @@ def backward_rows(
                 o = r * width
                 lo, hi = ptr[b, t], ptr[b, t + 1]
                 if tick == 0 and start[b, step]:
-                    hi = lo
+                    hi = lo  # the state was cleared, so that no spike came before
                 if reset_zero:
+                    # who spiked on the tick before was reset, and through its membrane no gradient passes: below,
+                    # one vector operation with zeros and ones takes the place of a branch for each neuron
                     for k in range(lo, hi):
                         s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 1
                 row = (b * n_t + t) * width
                 step_row = (b * n_steps + step) * width
                 for j in range(0, width, lanes):
+                    # all that this tick's spike acted on: the next tick, the rate penalty, the trace, the layer above
                     gz = load(s, z0 + o + j) + load(rate_grad, j)
                     gy = one
                     if last:
@@ -485,27 +490,34 @@ def backward_rows(
                         store(s, y0 + o + j, decay_y * gy)
                         gy = share * gy
                         if latency == 0:
-                            gz = gz + gy
+                            gz = gz + gy  # with latency 1 the trace read the spike of the tick before: see below
                     if from_above:
                         gz = gz + load(grad_z, row + j)
                     slope = load(psi, row + j)
                     gv = load(s, v0 + o + j)
                     if hold:
+                        # held at 0 the membrane depends on nothing, which psi says by -1: neither its spike nor its
+                        # past gets a gradient; slopes are never negative, so that any bound between would do
                         free = slope > minus_half
                         slope, gv = select(free, slope, zero), select(free, gv, zero)
                     through = gz * slope
                     gv = gv + through
                     beta = load(constants, at.beta + j)
                     if ahp:
+                        # beta a enters the membrane itself, so that a gets all of the membrane's gradient; in a
+                        # threshold it acts on the spike only
                         through = gv
                     ga = load(s, a0 + o + j) - beta * through
+                    # the current enters v with factor 1: its gradient is that of v
                     store(current, i0 + o + j, gv)
                     store(s, a0 + o + j, load(constants, at.rho + j) * ga)
+                    # from here on, gz is that of the spike before, which entered this tick's a with factor 1
                     gz = ga
                     if last and latency == 1:
                         gz = gz + gy
                     back = load(constants, at.alpha + j) * gv
                     if reset_zero:
+                        # v = alpha v (1 - z) + i: by z it is -alpha v, by v it is alpha (1 - z)
                         gz = gz - load(membrane, row + j) * back
                         back = back * (one - load(s, dense0 + o + j))
                     else:
@@ -516,6 +528,7 @@ def backward_rows(
                     for k in range(lo, hi):
                         s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 0
             if recurrent:
+                # all sequences of the group at once: each row of weights is loaded once for them
                 product(current, i0, width, n_rows, n, w_rec, n * step_width, step_width, s, z0, width, width)
             gradient, from_ = current, i0
             if summed:
@@ -526,6 +539,7 @@ def backward_rows(
                     g0, n_rows, t, step, tick, window, current, i0, gradient, from_, s, dense0, x, options, below,
                     below_ptr, start, spikes, ptr, grad_w_in, grad_bias, grad_w_rec,
                 )  # fmt: skip
+            # with latency 1, what acted on tick t was sent on t - 1; an input that is held gets its sum over the step
             if want_below and (t >= latency or dense) and (tick == 0 or not summed):
                 n_below = n_x if dense else n_t
                 below_t = t - latency if not dense else step if held else t
@@ -537,11 +551,11 @@ def backward_rows(
                 )
                 if not dense and latency == 1 and tick == 0:
                     for r in range(n_rows):
-                        if start[g0 + r, step]:
+                        if start[g0 + r, step]:  # where the state was cleared, what was on its way was too
                             fill(grad_below, o + r * row, below_width, number(0))
             if tick == 0:
                 for r in range(n_rows):
-                    if start[g0 + r, step]:
+                    if start[g0 + r, step]:  # nothing before a cleared state acted on what came after
                         for k in range(4):
                             fill(s, k * block + r * width, width, number(0))
                 step -= 1
