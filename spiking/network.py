@@ -115,6 +115,15 @@ class Network:
 
     Raises:
         ValueError: If the parts do not fit together.
+
+    >>> ones = np.ones(3)
+    >>> neurons = NEURONS["lsnn"](tau_m=4 * ones, v_th=ones, tau_a=100 * ones, beta=0.2 * ones, refractory=0 * ones)
+    >>> layer = Layer(np.ones((3, 2)), np.zeros(3), neurons)  # two inputs, three neurons
+    >>> network = Network(Encoder("direct", 2), (layer,), Readout(np.ones((1, 3)), np.zeros(1)), n_ticks=5)
+    >>> state_rows(network)
+    ('0.v', '0.a', '0.z', '0.refractory', 'y')
+    >>> network.initial_state(n_envs=4).shape
+    (5, 4, 3)
     """
 
     encoder: Encoder

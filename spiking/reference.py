@@ -82,6 +82,14 @@ def step(
 
     Returns:
         Output values (B, n_outputs), new states, new trace, and per layer the spikes (n_ticks, B, N).
+
+    >>> from spikeloop.spiking import Encoder, Layer, Network, Readout
+    >>> from spikeloop.spiking.neurons.izhikevich import Izhikevich
+    >>> layer = Layer(np.ones((1, 1)), np.zeros(1), Izhikevich(a=np.array([0.02])))
+    >>> network = Network(Encoder("direct", 1), (layer,), Readout(np.ones((1, 1)), np.zeros(1)), n_ticks=60)
+    >>> outputs, states, y, spikes = step(network, np.ones((60, 1, 1)), rest(network), np.zeros((1, 1)))
+    >>> np.flatnonzero(spikes[0])  # regular spiking in a current of 10
+    array([ 4, 27])
     """
     states = list(states)
     recorded: list[list[np.ndarray]] = [[] for _ in states]

@@ -57,7 +57,18 @@ def prepare(neurons: Sequence[Neurons], timing: Timing, n_memory: int, dtype: An
 
     Raises:
         TypeError: If the ``tick`` of a class does what a model may not.
-        ValueError: If neurons cannot be run in ticks of that length.
+        ValueError: If neurons cannot be run in ticks of that length, or do not name their output and membrane.
+
+    >>> from spikeloop.spiking.neurons.izhikevich import Izhikevich
+    >>> timing = Timing(n_ticks=20, dt=1.0, latency=0, tau_out=0.0, count_spikes=True, held=True)
+    >>> prepared = prepare([Izhikevich(gain=np.ones(3))], timing, 0, np.float32)
+    >>> w_in = np.array([[0.0, 10.0, 20.0]], np.float32)  # currents of the three neurons, for an input of 1
+    >>> weights = [Weights(w_in, np.zeros(3, np.float32), np.empty((0, 3), np.float32))]
+    >>> state, counts = np.zeros((4, 1, 3), np.float32), [np.zeros(3, np.int64)]
+    >>> x, start = np.ones((1, 2, 1), np.float32), np.zeros((1, 2), np.uint8)  # one environment, two env steps
+    >>> y, state, tapes, finite = run(prepared, weights, x, state, start, counts)
+    >>> counts, y.shape
+    ([array([0, 2, 4])], (1, 2, 3))
     """
     layers, row = [], n_memory
     for i, of_layer in enumerate(neurons):
@@ -77,6 +88,8 @@ def _prepared_layer(neurons: Neurons, timing: Timing, row: int, last: bool, dtyp
     rows = np.stack([np.pad(array, (0, width - n), "edge") for array in arrays or [np.zeros(n)]]).astype(dtype)
     flags = np.array([c for c, kind in zip(constants, kinds, strict=True) if kind != "row"], np.int64)
     names = neurons.rows
+    if not {"z", "v"} <= set(names):
+        raise ValueError(f"{type(neurons).__name__}.rows must name the output 'z' and the membrane 'v', got {names}")
     options = LayerOptions(
         n=n,
         n_ticks=timing.n_ticks,

@@ -9,6 +9,7 @@ layer itself in ascending order``, without those that are 0.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -249,5 +250,7 @@ def _digest(neurons: type[Neurons], source: str) -> str:
     if file is None or not Path(file).is_file() or Path(code.co_filename) != Path(file):
         return ""
     digest = hashlib.sha256(Path(file).read_bytes())
-    digest.update(repr((source, neurons.__qualname__, code.co_code, code.co_freevars)).encode())
+    outside = inspect.getclosurevars(neurons.tick)  # numbers from elsewhere that numba makes constants of
+    numbers = sorted((k, v) for k, v in {**outside.globals, **outside.nonlocals}.items() if isinstance(v, (int, float)))
+    digest.update(repr((source, neurons.__qualname__, numbers)).encode())
     return digest.hexdigest()[:16]

@@ -46,6 +46,11 @@ class NeuronParameters:
 
     Raises:
         ValueError: If a field has a wrong shape or a value out of range.
+
+    >>> fields = dict(tau_m=[4.0, 4.0], v_th=[1.0, 1.0], tau_a=[100.0, 100.0], refractory=[0, 0])
+    >>> neurons = NeuronParameters(beta=[0.0, 0.2], **fields)  # the second one adapts
+    >>> neurons.constants(1.0, "f8").alpha.round(3).tolist()
+    [0.779, 0.779]
     """
 
     rows: ClassVar[tuple[str, ...]] = ("v", "a", "z", "refractory")
