@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,77 +16,36 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    MlpExtractor,
-    NatureCNN,
-)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from spikeloop.agents.actor import SpikingActor, fixed_scaler, head_for
 from spikeloop.agents.check_finite import check_predicted
-from spikeloop.agents.checks import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    UNIT,
-    WHOLE,
-    Range,
-    check_carried,
-    check_not_empty,
-    check_ranges,
-    in_words,
-)
+from spikeloop.agents.checks import check_carried, check_not_empty, check_ranges
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
+from spikeloop.agents.policy_arguments import (
+    LSNN_OPTIONS,
+    RANGES,
+    check_axes,
+    default_extractor,
+    former_surrogate,
+    from_zero,
+    mlp_layers,
+    sizes_of,
+)
 from spikeloop.agents.silence import Coverage
-from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.engine.sequences import dense_layers
 from spikeloop.spiking.gradients import gradient_for
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.observation import Normalizer
-from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.threads import torch_on_one_thread
 
 # Rows times weights of the critic and the like, up to which a pass through them gains next to nothing from threads.
 ONE_THREAD_UP_TO = 16_000_000
-
-LSNN_OPTIONS = tuple(
-    name
-    for name in inspect.signature(LSNN.__init__).parameters
-    if name not in ("self", "encoder", "n_neurons", "gradient", "generator")
-)
-
-_RANGES = {
-    **dict.fromkeys(("beta", "tau_out", "rate_coef"), NOT_NEGATIVE),
-    **dict.fromkeys(("v_th", "dt"), POSITIVE),
-    **dict.fromkeys(("adaptive_fraction", "target_rate"), UNIT),
-    "n_ticks": WHOLE,
-    "refractory": Range(0, whole=True),
-    "latency": Range(0, 1, whole=True),
-}
-
-
-_ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Identity: "identity"}
-
-
-def _default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
-    if isinstance(space, spaces.Dict):
-        return CombinedExtractor
-    return NatureCNN if is_image_space(space) else FlattenExtractor
-
-
-def _check_axes(space: spaces.Space) -> None:
-    """Refuse a bare number as observation, which SB3's extractors find nothing to flatten in."""
-    for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
-        if isinstance(part, spaces.Box) and part.shape == ():
-            raise ValueError(f"the observation space must have an axis, such as shape (1,), got {in_words(space)}")
 
 
 class LsnnPolicy(RecurrentActorCriticPolicy):
@@ -130,6 +88,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
     recurrent_default = True
     lstm_actor: LSNN  # type: ignore[assignment]  # under the name contrib's algorithm looks for
+    actor: SpikingActor
 
     def __init__(
         self,
@@ -153,20 +112,20 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     ):
         check_not_empty("observation", observation_space)
         check_not_empty("action", action_space)
-        _check_axes(observation_space)
+        check_axes(observation_space)
         self._own_arguments = dict(
-            n_neurons=_sizes("n_neurons", n_neurons),
+            n_neurons=sizes_of("n_neurons", n_neurons),
             encoder=encoder,
             encoder_kwargs=dict(encoder_kwargs or {}),
             obs_scale=obs_scale,
             gradient=gradient,
-            gradient_kwargs={**_former_surrogate(gradient, kwargs), **(gradient_kwargs or {})},
+            gradient_kwargs={**former_surrogate(gradient, kwargs), **(gradient_kwargs or {})},
             critic_reads_actor=critic_reads_actor,
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
         self._own_arguments.setdefault("recurrent", self.recurrent_default)
         self.trained_behind = tuple(trained_behind)
-        check_ranges(self._own_arguments, _RANGES)
+        check_ranges(self._own_arguments, RANGES)
         if self._own_arguments.get("learn_encoder") and encoder != "population":
             raise ValueError(f"learn_encoder needs encoder='population', whose centres it trains, got {encoder!r}")
         if optimizer_kwargs is None:
@@ -177,14 +136,13 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=_layers(net_arch),
-            features_extractor_class=features_extractor_class or _default_extractor(observation_space),
+            net_arch=mlp_layers(net_arch),
+            features_extractor_class=features_extractor_class or default_extractor(observation_space),
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             **kwargs,
         )
         self.reset_rollout_counts()
-        self._head = _action_head(action_space, squash=self.squash_output)
         self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
         self._note_state = StatelessWarning("model")
         self.coverage = Coverage(self.lstm_actor.encoder)
@@ -209,7 +167,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     def _build_parts(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
         self.critic_reads_actor = arguments.pop("critic_reads_actor")
-        self._scaler = _scaler(arguments.pop("obs_scale"), self.observation_space)
+        scaler = fixed_scaler(arguments.pop("obs_scale"), self.observation_space)
+        if scaler is not None and self.features_extractor_class is not FlattenExtractor:
+            raise ValueError(f"obs_scale is for observations as they are, not for {self.features_extractor_class}")
         encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
         gradient = gradient_for(arguments.pop("gradient"), arguments.pop("gradient_kwargs"))
         self.lstm_actor = LSNN(encoder, gradient=gradient, **arguments)
@@ -224,6 +184,14 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             rows = RowLinear(self.action_net.in_features, self.action_net.out_features)
             rows.weight, rows.bias = self.action_net.weight, self.action_net.bias
             self.action_net = rows
+        # Its parts are registered above, under the names that SB3 and saved models have for them, so it is not itself.
+        self.__dict__["actor"] = SpikingActor(
+            self.lstm_actor,
+            self.mlp_extractor.policy_net,
+            self.action_net,
+            head_for(self.action_space, squash=self.squash_output),
+            scaler,
+        )
 
     def one_thread(self, n_rows: int) -> AbstractContextManager[None]:
         """Return a context in which a pass of so many observations has the same bits whatever torch's thread count.
@@ -253,15 +221,6 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         """Return the actor's resting packed state, shape (n_rows, n_envs, width)."""
         return self.lstm_actor.initial_state(n_envs, self._key_rng)
 
-    def _advance(self, features: th.Tensor, state: th.Tensor, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Run the actor for one env step without gradients: features (B, F) -> trace (B, N) and the new state."""
-        if features.device.type == "cpu":
-            y, new = self.lstm_actor.step(features.detach().numpy(), state.numpy(), episode_starts.numpy())
-            return th.from_numpy(y), th.from_numpy(new)
-        with th.no_grad():
-            y, new = self.lstm_actor(features[None], state, episode_starts[None])
-        return y[0], new
-
     def reset_rollout_counts(self) -> None:
         """Begin to count the spikes of a rollout."""
         self.rollout_counts = tuple(np.zeros(n, np.int64) for n in self.lstm_actor.n_neurons), 0
@@ -288,12 +247,10 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
     def _features(self, obs: Any) -> tuple[th.Tensor, th.Tensor]:
         """Return the features of actor and critic, each (B, F)."""
-        features = self.extract_features(_from_zero(obs, self.observation_space))
+        features = self.extract_features(from_zero(obs, self.observation_space))
         actor, critic = (features, features) if isinstance(features, th.Tensor) else features
-        if self._scaler is None:
-            return actor, critic
-        unit = th.tensor(self._scaler.std, device=actor.device)  # float64, as a Network does it
-        return (actor / unit).float(), (critic / unit).float()
+        scaled = self.actor.scaled(actor)
+        return scaled, scaled if critic is actor else self.actor.scaled(critic)
 
     def forward(
         self,
@@ -316,7 +273,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         with self.one_thread(len(episode_starts)):
             pi_features, vf_features = self._features(obs)
             with self._counting_rollout():
-                y, state = self._advance(pi_features, lstm_states.pi[0], episode_starts)
+                y, state = self.actor.step(pi_features, lstm_states.pi[0], episode_starts)
             distribution = self._act(y)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
@@ -329,7 +286,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         self, obs: Any, lstm_states: tuple[th.Tensor, ...], episode_starts: th.Tensor
     ) -> tuple[Distribution, tuple[th.Tensor, ...]]:
         """Return the action distribution and the new state, without gradients."""
-        y, state = self._advance(self._features(obs)[0], lstm_states[0], episode_starts)
+        y, state = self.actor.step(self._features(obs)[0], lstm_states[0], episode_starts)
         return self._act(y), (state,)
 
     def predict_values(self, obs: Any, lstm_states: tuple[th.Tensor, ...], episode_starts: th.Tensor) -> th.Tensor:
@@ -338,7 +295,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             pi_features, vf_features = self._features(obs)
             if not self.critic_reads_actor:
                 return self._value(vf_features, vf_features)
-            return self._value(vf_features, self._advance(pi_features, lstm_states[0], episode_starts)[0])
+            return self._value(vf_features, self.actor.step(pi_features, lstm_states[0], episode_starts)[0])
 
     def evaluate_actions(
         self, obs: Any, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
@@ -358,7 +315,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         state = lstm_states.pi[0]
         n_seq = state.shape[1]
         sequences = pi_features.reshape(n_seq, -1, pi_features.shape[-1]).transpose(0, 1)  # (L, n_seq, F)
-        y, _ = self.lstm_actor(sequences, state, episode_starts.reshape(n_seq, -1).transpose(0, 1))
+        y, _ = self.actor(sequences, state, episode_starts.reshape(n_seq, -1).transpose(0, 1))
         y = y.transpose(0, 1).flatten(0, 1)  # (n_seq * L, N)
         distribution = self._act(y)
         values = self._value(vf_features, y)
@@ -397,26 +354,14 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             packed = self.initial_state(n_envs) if state is None else np.asarray(state[0], np.float32)
             check_carried(packed, self.lstm_actor.state_shape, episode_start, n_envs)
             starts = np.zeros(n_envs) if episode_start is None else np.asarray(episode_start)
-            y, new = self._advance(
+            y, new = self.actor.step(
                 features,
                 th.from_numpy(packed).to(features.device),
                 th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(features.device),
             )
-            if deterministic:
-                # what the head reads off the parameters is the mode of the distribution, which need not be built
-                actions = self._head(self.action_net(self._after_actor(y)).cpu().numpy())
-            else:
-                actions = self._sample(y)
+            # what the head reads off the outputs is the mode of the distribution, which need not be built
+            actions = self.actor.best(y) if deterministic else self._sample(y)
         return actions if vectorized else actions.squeeze(axis=0), (new.cpu().numpy(),)
-
-    def _after_actor(self, y: th.Tensor) -> th.Tensor:
-        """Return what the MLP after the actor makes of traces (B, N), with a Network's arithmetic where it has that."""
-        if not len(self.mlp_extractor.policy_net):
-            return y
-        layers = _dense_layers(self.mlp_extractor.policy_net)
-        if layers is None:
-            return self.mlp_extractor.forward_actor(y)
-        return th.from_numpy(dense_layers(layers, y.cpu().numpy())).to(y.device)
 
     def _sample(self, y: th.Tensor) -> np.ndarray:
         """Return actions drawn from the distribution of readout traces (B, N), within the action space."""
@@ -427,12 +372,6 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         if not isinstance(space, spaces.Box):
             return actions
         return np.clip(self.unscale_action(actions) if self.squash_output else actions, space.low, space.high)
-
-    def readout_weights(self) -> np.ndarray | None:
-        """Return the weights that the last layer's spikes meet, shape (n_outputs, N); None if an MLP follows."""
-        if len(self.mlp_extractor.policy_net) or not isinstance(self.action_net, nn.Linear):
-            return None
-        return self.action_net.weight.detach().cpu().numpy()
 
     def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the actor as a value: what it observes, encoder, neurons, readout and action head.
@@ -446,115 +385,12 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             ValueError: If a part of the policy or a wrapper has no place in a Network, or ``env`` lacks wrappers that
                 the policy was trained behind.
         """
-        check_unchanged(self, LsnnPolicy, ("predict", "extract_features", "obs_to_tensor", "_features", "_advance"))
-        layers = _dense_layers(self.mlp_extractor.policy_net)
-        if layers is None or type(self.action_net) is not RowLinear:
-            raise ValueError(
-                f"a Network takes tanh and ReLU layers after the actor and a linear map, this policy has "
-                f"{in_words(self.mlp_extractor.policy_net)} and {in_words(self.action_net)}"
-            )
-        own_steps = (*policy_steps(self), *([] if self._scaler is None else [self._scaler]))
-        inputs = inputs_of(self.observation_space, env, own_steps, self.trained_behind)
-        lsnn = self.lstm_actor
-        weight, bias = (
-            parameter.detach().cpu().numpy() for parameter in (self.action_net.weight, self.action_net.bias)
-        )
-        return Network(
-            encoder=lsnn.current_encoder(),
-            layers=lsnn.network_layers(),
-            readout=Readout(weight, bias, tau_out=lsnn.tau_out, count=lsnn.count, dense=layers),
-            head=self._head,
-            preprocessing=inputs.preprocessing,
-            observation=inputs.observation,
-            n_ticks=lsnn.n_ticks,
-            dt=lsnn.dt,
-            latency=lsnn.latency,
-            metadata=metadata or {},
-        )
+        check_unchanged(self, LsnnPolicy, ("predict", "extract_features", "obs_to_tensor", "_features"))
+        inputs = inputs_of(self.observation_space, env, policy_steps(self), self.trained_behind)
+        return self.actor.to_network(inputs.preprocessing, inputs.observation, metadata)
 
 
 class LifPolicy(LsnnPolicy):
     """The same policy without recurrence: feed-forward layers of spiking neurons, state still carried."""
 
     recurrent_default = False
-
-
-def _former_surrogate(gradient: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take the former words ``surrogate`` and ``surrogate_kwargs`` out of a policy's arguments.
-
-    Returns:
-        The ``gradient_kwargs`` that they say.
-
-    Raises:
-        ValueError: If they are given for another gradient.
-    """
-    former = {name: kwargs.pop(name) for name in ("surrogate", "surrogate_kwargs") if name in kwargs}
-    if former and gradient != "surrogate":
-        raise ValueError(f"{next(iter(former))} goes with gradient='surrogate', got gradient={gradient!r}")
-    shape = {"shape": former["surrogate"]} if "surrogate" in former else {}
-    return {**shape, **(former.get("surrogate_kwargs") or {})}
-
-
-def _scaler(scale: float | Sequence[float] | None, space: spaces.Space) -> Normalizer | None:
-    """Return fixed factors on a vector observation as a normaliser; None for none."""
-    if scale is None:
-        return None
-    if not isinstance(space, spaces.Box) or is_image_space(space):
-        raise ValueError(f"obs_scale is for a vector observation, the policy takes {in_words(space)}")
-    n, factors = spaces.flatdim(space), np.atleast_1d(np.asarray(scale, np.float64))
-    if factors.shape not in ((1,), (n,)) or not (np.isfinite(factors).all() and (factors > 0).all()):
-        raise ValueError(f"obs_scale must be > 0, one number or {n}, got {scale!r}")
-    return Normalizer(np.zeros(n), np.broadcast_to(1.0 / factors, (n,)), rounds=True)
-
-
-def _from_zero(obs: Any, space: spaces.Space) -> Any:
-    """Return observations whose choices count from 0, as SB3's one-hot preprocessing expects them."""
-    if isinstance(space, spaces.Dict):
-        return {key: _from_zero(obs[key], part) for key, part in space.spaces.items()}
-    start = getattr(space, "start", 0)
-    return obs - th.as_tensor(start, device=obs.device) if np.any(start) else obs
-
-
-def _dense_layers(mlp: nn.Sequential) -> tuple[Dense, ...] | None:
-    """Return an MLP as parts of a Network; None if it has others than linear maps each followed by an activation."""
-    modules, layers = list(mlp), []
-    for linear, activation in zip(modules[::2], modules[1::2], strict=False):
-        if type(linear) is not nn.Linear or type(activation) not in _ACTIVATIONS:
-            return None
-        w, b = (p.detach().cpu().numpy() for p in (linear.weight, linear.bias))
-        layers.append(Dense(w, b, _ACTIVATIONS[type(activation)]))
-    return tuple(layers) if len(modules) == 2 * len(layers) else None
-
-
-def _action_head(space: spaces.Space, squash: bool) -> ActionHead:
-    if isinstance(space, spaces.Discrete):
-        return ActionHead("discrete", (int(space.n),), start=(int(space.start),))
-    if isinstance(space, spaces.MultiDiscrete):
-        return ActionHead("multi_discrete", tuple(space.nvec.ravel()), space.shape, start=tuple(space.start.ravel()))
-    if isinstance(space, spaces.MultiBinary):
-        return ActionHead("multi_binary", (2,) * int(np.prod(space.shape)), space.shape)
-    assert isinstance(space, spaces.Box)
-    if space.dtype not in (np.float32, np.float64):
-        raise ValueError(f"continuous actions are float32 or float64, the environment takes {in_words(space)}")
-    return ActionHead("box", (1,) * int(np.prod(space.shape)), space.shape, space.low, space.high, bool(squash))
-
-
-def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    """Return sizes of layers, of which a number is one."""
-    listed = sizes if isinstance(sizes, (list, tuple)) else [sizes]
-    if not listed or not all(WHOLE.holds(size) for size in listed):
-        raise ValueError(f"{name} must be whole numbers >= 1, such as [64], got {sizes!r}")
-    return tuple(int(size) for size in listed)
-
-
-def _layers(net_arch: Any) -> dict[str, list[int]]:
-    """Return the MLP layers after the actor and of the critic."""
-    if net_arch is None:
-        net_arch = {}
-    if not isinstance(net_arch, Mapping) or not set(net_arch) <= {"pi", "vf"}:
-        raise ValueError(
-            "net_arch must say which layers follow the spiking actor and which are the critic's, "
-            f"such as dict(pi=[], vf=[64, 64]), got {net_arch!r}"
-        )
-    both = {"pi": [], "vf": [64, 64], **net_arch}
-    return {name: list(_sizes(f"net_arch[{name!r}]", sizes)) if sizes else [] for name, sizes in both.items()}

@@ -206,7 +206,7 @@ class SpikingPPO(RecurrentPPO):
             return
         rates = [count.mean() / n_counted for count in counts]
         operations = accumulates(
-            actor.network_layers(), counts, n_counted, n_ticks=actor.n_ticks, w_out=self.policy.readout_weights()
+            actor.network_layers(), counts, n_counted, n_ticks=actor.n_ticks, w_out=self.policy.actor.readout_weights()
         )
         for i, (rate, synops) in enumerate(zip(rates, operations, strict=True)):
             self.logger.record(f"spiking/firing_rate_{i}", float(rate))

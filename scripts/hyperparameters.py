@@ -14,7 +14,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 
 from spikeloop.agents.environment import arguments_of
-from spikeloop.agents.policies import LSNN_OPTIONS, LsnnPolicy
+from spikeloop.agents.policies import LsnnPolicy
+from spikeloop.agents.policy_arguments import LSNN_OPTIONS
 from spikeloop.agents.registry import DEFAULT_ALGO, load_algorithm
 from spikeloop.scripts.cli import did_you_mean
 from spikeloop.spiking.decay import decay

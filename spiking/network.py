@@ -16,7 +16,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any
 
@@ -242,6 +242,59 @@ class Network:
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network
+
+    def to_vector(self) -> np.ndarray:
+        """Return all weights and biases in one vector, of their dtype: what evolution and the like search in.
+
+        They come layer by layer, each ``w_in``, ``bias`` and, if there is one, ``w_rec`` less its diagonal, then from
+        the readout ``w`` and ``b`` of each dense layer, ``w_out`` and ``b_out``; matrices row by row.
+
+        >>> from spikeloop.spiking.neurons.izhikevich import Izhikevich
+        >>> layer = Layer(np.eye(3, 2), np.zeros(3), Izhikevich(a=np.full(3, 0.02)), np.zeros((3, 3)))
+        >>> network = Network(Encoder("direct", 2), (layer,), Readout(np.zeros((1, 3)), np.zeros(1)))
+        >>> network.to_vector().shape  # 3 x 2 and 3 of w_in and bias, 3 x 3 - 3 of w_rec, 3 and 1 of the readout
+        (19,)
+        >>> network.with_vector(np.ones(19)).layers[0].w_rec.tolist()
+        [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+        """
+        parts = []
+        for layer in self.layers:
+            parts += [layer.w_in.ravel(), layer.bias]
+            if layer.w_rec is not None:
+                parts.append(layer.w_rec[_off_diagonal(layer.n_neurons)])
+        for dense in self.readout.dense:
+            parts += [dense.w.ravel(), dense.b]
+        return np.concatenate([*parts, self.readout.w_out.ravel(), self.readout.b_out])
+
+    def with_vector(self, vector: np.ndarray) -> Network:
+        """Return the same network with the weights and biases of a vector in the order of :meth:`to_vector`.
+
+        Raises:
+            ValueError: If it has another length, holds what is not finite, or a membrane may leave its range with it.
+        """
+        # a network of a tile code and a readout has no layers
+        left = array_of("Network", "vector", vector, (self.to_vector().size,), self.readout.w_out.dtype)
+
+        def take(like: np.ndarray) -> np.ndarray:
+            nonlocal left
+            taken, left = left[: like.size], left[like.size :]
+            return taken.reshape(like.shape)
+
+        layers = []
+        for layer in self.layers:
+            w_in, bias, w_rec = take(layer.w_in), take(layer.bias), None
+            if layer.w_rec is not None:
+                free, w_rec = _off_diagonal(layer.n_neurons), np.zeros_like(layer.w_rec)
+                w_rec[free] = take(layer.w_rec[free])
+            layers.append(replace(layer, w_in=w_in, bias=bias, w_rec=w_rec))
+        dense = tuple(replace(one, w=take(one.w), b=take(one.b)) for one in self.readout.dense)
+        readout = replace(self.readout, w_out=take(self.readout.w_out), b_out=take(self.readout.b_out), dense=dense)
+        return replace(self, layers=tuple(layers), readout=readout)
+
+
+def _off_diagonal(n: int) -> np.ndarray:
+    """Return where an (n, n) matrix has no diagonal."""
+    return ~np.eye(n, dtype=bool)
 
 
 def _largest_sum(weights: np.ndarray) -> float:

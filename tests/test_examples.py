@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 MODULES = [
+    "agents.actor",
     "agents.check_finite",
     "agents.checkpoints",
     "agents.compiled_episodes",
@@ -17,6 +18,7 @@ MODULES = [
     "agents.faithful_pickle",
     "agents.guarded_env",
     "agents.modulators",
+    "agents.policy_arguments",
     "agents.quantization",
     "agents.registry",
     "agents.rstdp",

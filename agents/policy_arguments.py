@@ -1,0 +1,112 @@
+"""Arguments of spiking policies: ranges of options, sizes of layers, spaces, and former words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+
+from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, in_words
+from spikeloop.spiking.module import LSNN
+
+LSNN_OPTIONS = tuple(
+    name
+    for name in inspect.signature(LSNN.__init__).parameters
+    if name not in ("self", "encoder", "n_neurons", "gradient", "generator")
+)
+RANGES = {
+    **dict.fromkeys(("beta", "tau_out", "rate_coef", "w_rec_scale"), NOT_NEGATIVE),
+    **dict.fromkeys(("v_th", "dt"), POSITIVE),
+    "w_in_scale": POSITIVE._replace(optional=True),
+    **dict.fromkeys(("adaptive_fraction", "target_rate"), UNIT),
+    "n_ticks": WHOLE,
+    "refractory": Range(0, whole=True),
+    "latency": Range(0, 1, whole=True),
+}
+
+
+def former_surrogate(gradient: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take the former words ``surrogate`` and ``surrogate_kwargs`` out of a policy's arguments.
+
+    Returns:
+        The ``gradient_kwargs`` that they say.
+
+    Raises:
+        ValueError: If they are given for another gradient.
+
+    >>> former_surrogate("surrogate", {"surrogate": "triangle", "surrogate_kwargs": {"damping": 0.3}})
+    {'shape': 'triangle', 'damping': 0.3}
+    """
+    former = {name: kwargs.pop(name) for name in ("surrogate", "surrogate_kwargs") if name in kwargs}
+    if former and gradient != "surrogate":
+        raise ValueError(f"{next(iter(former))} goes with gradient='surrogate', got gradient={gradient!r}")
+    shape = {"shape": former["surrogate"]} if "surrogate" in former else {}
+    return {**shape, **(former.get("surrogate_kwargs") or {})}
+
+
+def sizes_of(name: str, sizes: Any) -> tuple[int, ...]:
+    """Return sizes of layers, of which a number is one.
+
+    Raises:
+        ValueError: If one is no whole number, or there are none.
+
+    >>> sizes_of("n_neurons", 64), sizes_of("n_neurons", [64, 32])
+    ((64,), (64, 32))
+    """
+    listed = sizes if isinstance(sizes, (list, tuple)) else [sizes]
+    if not listed or not all(WHOLE.holds(size) for size in listed):
+        raise ValueError(f"{name} must be whole numbers >= 1, such as [64], got {sizes!r}")
+    return tuple(int(size) for size in listed)
+
+
+def mlp_layers(net_arch: Any) -> dict[str, list[int]]:
+    """Return the MLP layers after the actor and of the critic.
+
+    Raises:
+        ValueError: If ``net_arch`` does not say which are which.
+
+    >>> mlp_layers({"vf": [32]})
+    {'pi': [], 'vf': [32]}
+    """
+    if net_arch is None:
+        net_arch = {}
+    if not isinstance(net_arch, Mapping) or not set(net_arch) <= {"pi", "vf"}:
+        raise ValueError(
+            "net_arch must say which layers follow the spiking actor and which are the critic's, "
+            f"such as dict(pi=[], vf=[64, 64]), got {net_arch!r}"
+        )
+    both = {"pi": [], "vf": [64, 64], **net_arch}
+    return {name: list(sizes_of(f"net_arch[{name!r}]", sizes)) if sizes else [] for name, sizes in both.items()}
+
+
+def default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
+    """Return SB3's features extractor for observations of a space."""
+    if isinstance(space, spaces.Dict):
+        return CombinedExtractor
+    return NatureCNN if is_image_space(space) else FlattenExtractor
+
+
+def check_axes(space: spaces.Space) -> None:
+    """Refuse a bare number as observation, which SB3's extractors find nothing to flatten in."""
+    for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
+        if isinstance(part, spaces.Box) and part.shape == ():
+            raise ValueError(f"the observation space must have an axis, such as shape (1,), got {in_words(space)}")
+
+
+def from_zero(obs: Any, space: spaces.Space) -> Any:
+    """Return observations whose choices count from 0, as SB3's one-hot preprocessing expects them."""
+    if isinstance(space, spaces.Dict):
+        return {key: from_zero(obs[key], part) for key, part in space.spaces.items()}
+    start = getattr(space, "start", 0)
+    return obs - th.as_tensor(start, device=obs.device) if np.any(start) else obs
