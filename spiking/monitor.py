@@ -129,4 +129,4 @@ def per_tick(x: np.ndarray, n_ticks: int) -> np.ndarray:
         n_ticks: Ticks per env step.
     """
     by_step = np.repeat(x[:, None], n_ticks, axis=1) if x.ndim == 3 else x
-    return by_step.reshape(-1, *x.shape[-2:])
+    return by_step.reshape(by_step.shape[0] * by_step.shape[1], *x.shape[-2:])

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import (
 from torch import nn
 
 import spikeloop.envs  # noqa: F401
-from spikeloop.agents import RSTDP, EProp, SpikingA2C, SpikingPPO
+from spikeloop.agents import EProp, SpikingA2C, SpikingPPO
 from spikeloop.agents.environment import EnvDescription, describe
 from spikeloop.scripts.rollout import record_episode
 from spikeloop.spiking import Network, Simulator
@@ -227,13 +227,11 @@ def test_what_has_no_place_in_a_network_is_refused_by_name():
         env = wrap(DummyVecEnv([lambda: Shown(space)]))
         return SpikingPPO("LsnnPolicy", env, policy_kwargs=policy_kwargs)
 
-    tiles = {"low": [-1] * 4, "high": [1] * 4, "n_tiles": 2}
     refused = {
         "Own": wrapped(box(3), features_extractor_class=Own),
         "NatureCNN": wrapped(SPACES["image"]),
         "Shifted": wrapped(box(3), Shifted),
         "GELU": wrapped(box(3), net_arch={"pi": [4]}, activation_fn=nn.GELU),
-        "winner-take-all": RSTDP("WtaPolicy", "CartPole-v1", policy_kwargs={"encoder_kwargs": tiles}),
     }
     for name, model in refused.items():
         with pytest.raises(ValueError, match=name) as refusal:

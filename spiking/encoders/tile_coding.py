@@ -12,14 +12,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from spikeloop.spiking import checks
-from spikeloop.spiking.encoders import tile_kernels
 from spikeloop.spiking.fields import check_part, set_fields, whole, wholes
 from spikeloop.spiking.observation import MAX_OBS
+
+if TYPE_CHECKING:
+    from spikeloop.spiking.encoders import tile_kernels
 
 MAX_LINES = 5_000_000  # beyond, a space has too many dimensions for grids over all of them
 
@@ -238,6 +240,8 @@ class Tiles:
     @cached_property
     def table(self) -> tile_kernels.Coder:
         """The tables of the kernel."""
+        from spikeloop.spiking.encoders import tile_kernels  # here: a network is a value without numba
+
         n = np.array(self.n_tiles)
         grids, dims = np.ogrid[: self.n_grids, : len(n)]
         offsets = (grids * (2 * dims + 1) % self.n_grids) / self.n_grids
@@ -357,6 +361,8 @@ class PlaceCells:
     @cached_property
     def table(self) -> tile_kernels.Coder:
         """The tables of the kernel."""
+        from spikeloop.spiking.encoders import tile_kernels  # here: a network is a value without numba
+
         n = len(self.dimensions.low)
         centers = np.random.default_rng(self.seed).random((self.n_inputs, n))
         sizes, offsets = np.empty(0, np.int64), np.empty((self.n_active, 0))
@@ -382,12 +388,16 @@ class PlaceCells:
 
 
 def _spikes(coder: Tiles | PlaceCells, obs: np.ndarray) -> np.ndarray:
+    from spikeloop.spiking.encoders import tile_kernels
+
     x = np.zeros((*obs.shape[:2], coder.n_channels), np.float32)
     tile_kernels.spikes(coder.table, obs.reshape(-1, obs.shape[2]), coder.n_active, x.reshape(-1, coder.n_channels))
     return x
 
 
 def _lines(coder: Tiles | PlaceCells, obs: np.ndarray) -> np.ndarray:
+    from spikeloop.spiking.encoders import tile_kernels
+
     obs = np.asarray(checks.real("an observation", obs), dtype=np.float64).reshape(-1)
     if np.isnan(obs).any() or (coder.dimensions.wraps and np.isinf(obs).any()):  # elsewhere infinity is an end
         checks.finite("an observation", obs)
