@@ -6,6 +6,7 @@ import copy
 import os
 import threading
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,9 @@ class DeployedPolicy:
         deployment: The compiled network.
         rng: Source of the start keys of a ``rate`` encoder; seeded with 0 if None.
         interpreted: Run the plain-Python interpreter instead of the emulator; slow.
+        learning: Whether the program's learning rules run. Such a policy steps one environment, keeps what it learns,
+            and is told after each env step what it was worth, by :meth:`reinforce`. If not, what a program with rules
+            does is bit for bit what it does without.
 
     Attributes:
         machine: What runs the program, a :class:`~spikeloop.hardware.target.Machine`.
@@ -67,11 +71,26 @@ class DeployedPolicy:
         (1, 1, [0.125])
     """
 
-    def __init__(self, deployment: Deployment, rng: np.random.Generator | None = None, interpreted: bool = False):
+    def __init__(
+        self,
+        deployment: Deployment,
+        rng: np.random.Generator | None = None,
+        interpreted: bool = False,
+        learning: bool = False,
+    ):
         self.deployment = deployment
         self.rng = rng if rng is not None else np.random.default_rng(0)
         host = deployment.host
         self.machine: Machine = deployment.target.load(deployment.program, host, interpreted)
+        self.reinforcement = deployment.reinforcement
+        self._winner: int | None = None
+        if learning:
+            if interpreted:
+                raise ValueError("learning=True needs the emulator, this policy is interpreted")
+            if self.reinforcement is None:
+                raise ValueError("learning=True needs a deployment with a learning rule, as Deployment.taught returns")
+            self.machine.learning = True  # type: ignore[attr-defined]
+        self.learning = learning
         self.n_steps = 0
         self._lock, self._told = threading.Lock(), False
         self._n_frames = n_frames(host.preprocessing)
@@ -133,6 +152,8 @@ class DeployedPolicy:
         rows, single = flatten(self.deployment.host.observation, observation)
         values, new = self.step(rows, state, episode_start)
         actions = head(values.astype(self.deployment.host.readout.b_out.dtype))
+        if self.learning and head.kind == "discrete":
+            self._winner = int(actions[0]) - (head.start[0] if head.start else 0)
         return (actions[0] if single else actions), new
 
     def step(
@@ -244,13 +265,47 @@ class DeployedPolicy:
         times = np.arange(1, len(read) + 1)[:, None, None] if readout.clears else 1
         return read * host.output_scale + times * self._b_out
 
+    def reinforce(self, reward: float, terminated: bool = False, truncated: bool = False) -> None:
+        """Tell a policy that learns what its latest action was worth.
+
+        The third factor (:class:`~spikeloop.hardware.reinforcement.Reinforcement`) reaches the learning engines on the
+        last tick of the next env step, the spike of the output that won on its first. At an episode's end as many ticks
+        run without spikes, and traces and tags are forgotten.
+
+        Args:
+            reward: The reward of the env step.
+            terminated: Whether the step ended in a terminal state, after which nothing can be expected.
+            truncated: Whether the episode was cut off.
+
+        Raises:
+            ValueError: If the policy does not learn, or the reward is no number.
+        """
+        if not self.learning or self.reinforcement is None:
+            raise ValueError("a policy learns if it is made with learning=True, of a deployment with a learning rule")
+        if not abs(reward) < np.inf:
+            raise ValueError(f"reward must be a finite number, got {reward}")
+        r1, value = self.reinforcement.after(float(reward), terminated)
+        self.reinforcement = replace(self.reinforcement, value=value)
+        machine: Any = self.machine
+        machine.reinforce(int(np.floor(r1 + self.rng.random())), self._winner)
+        if terminated or truncated:
+            machine.end_episode()
+            self._winner = None
+
+    def learned(self) -> Deployment:
+        """Return the deployment with what the policy has learned: weights, tags, delays and the host's critic."""
+        if not self.learning:
+            return self.deployment
+        machine: Any = self.machine
+        return replace(self.deployment, program=machine.program_now(), reinforcement=self.reinforcement)
+
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far."""
         return self.machine.firing_rates()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the deployment to one safetensors file."""
-        self.deployment.save(path)
+        """Write the deployment, with what has been learned, to one safetensors file."""
+        self.learned().save(path)
 
     @staticmethod
     def load(path: str | os.PathLike[str], rng: np.random.Generator | None = None) -> DeployedPolicy:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any
 
 from spikeloop.hardware.host import Host
 from spikeloop.hardware.quantization import QuantizationCost
+from spikeloop.hardware.reinforcement import Reinforcement
 from spikeloop.hardware.target import TARGETS, Target, target_of
 from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
 from spikeloop.spiking.network import FORMER, host_parts
@@ -29,6 +31,7 @@ class Deployment:
         approximations: In what the chip differs from the network, beside rounding: names that the target explains.
         metadata: Free text pairs, those of the network among them.
         quantization: What the weights of each projection lost; empty in files saved before this was recorded.
+        reinforcement: How the host turns rewards into the chip's, where the program has learning rules.
 
     Raises:
         ValueError: If program and host do not fit together.
@@ -56,6 +59,7 @@ class Deployment:
     approximations: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     quantization: tuple[QuantizationCost, ...] = ()
+    reinforcement: Reinforcement | None = None
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
@@ -63,6 +67,7 @@ class Deployment:
         check_part(me, "program", self.program, *dict.fromkeys(target.program for target in TARGETS.values()))
         check_part(me, "program", self.program, self.target.program)
         check_part(me, "host", self.host, Host)
+        check_part(me, "reinforcement", self.reinforcement, Reinforcement, NoneType)
         set_fields(
             self,
             approximations=parts_of(me, "approximations", self.approximations, str),
@@ -83,6 +88,33 @@ class Deployment:
         """The chip's target."""
         return target_of(self.chip)
 
+    def taught(
+        self,
+        rule: Any = "rstdp",
+        projection: str | None = None,
+        reinforcement: Reinforcement | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Deployment:
+        """Return a deployment in which the synapses of a projection go on learning where the policy is asked to.
+
+        Args:
+            rule: A learning rule; the text of one that changes weights, such as ``"2^-7*u0*r1*t"``; or ``"rstdp"``, for
+                the readout of a policy with discrete actions.
+            projection: Name of the projection; None for that of the readout.
+            reinforcement: How the host turns rewards into the rule's; None for the defaults.
+            seed: Of the random rounding of weights.
+            options: Other arguments of the rule, if it is given as text.
+
+        Raises:
+            ValueError: If the chip does not learn, has no such projection, or cannot hold the rule.
+        """
+        teach = getattr(self.target, "teach", None)
+        if teach is None:
+            raise ValueError(f"no synapse of {self.chip} learns")
+        program = teach(self.program, self.host, rule, projection, seed, **options)
+        return replace(self, program=program, reinforcement=reinforcement or Reinforcement())
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one safetensors file; it appears under its name only when it is complete."""
         save_parts(path, KIND, FORMAT_VERSION, self)
@@ -96,7 +128,7 @@ class Deployment:
             FileNotFoundError: If there is no such file.
         """
         of_chips = (part for target in TARGETS.values() for part in target.parts)
-        classes = (*of_chips, Deployment, Host, *host_parts(), QuantizationCost)
+        classes = (*of_chips, Deployment, Host, *host_parts(), QuantizationCost, Reinforcement)
         deployment = load_parts(path, KIND, FORMAT_VERSION, classes, former=FORMER, checksums_since=3)
         if not isinstance(deployment, Deployment):
             raise ValueError(f"{path} does not describe a deployment")

@@ -69,8 +69,14 @@ def deploy(argv: list[str]) -> int:
         need_folder(f"--out {args.out}", args.out)
         seen = observations(network, env, CALIBRATION_STEPS, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
+        if args.learn:
+            deployment = _taught(deployment, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
     results = _play(network, floating.predict, chip, env, args)
+    if args.learn:
+        learner = DeployedPolicy(deployment, np.random.default_rng(args.seed), learning=True)
+        results["returns"]["learning"] = play(env, learner.predict, args.n_episodes, args.seed, learner.reinforce)
+        deployment, chip = learner.learned(), learner
     figures = report(chip, args.control_period or control_period(env))
     results["checked_steps"] = _compare_actions(deployment, seen, args) if args.check_actions else None
     results |= {"seed": args.seed, "report": figures.to_dict()}
@@ -118,6 +124,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="time between env steps, for the energy of waiting (default: what the environment says, if it does)",
     )
+    add(
+        "--learn",
+        metavar="RULE",
+        help="let the chip go on learning, and play the episodes frozen and learning: 'rstdp', or a rule such as "
+        "'2^-7*u0*r1*t', what is added to each weight at the end of each learning epoch",
+    )
+    add("--learn-tag", metavar="RULE", default="", help="the same for each synapse's tag, t")
+    add(
+        "--learn-trace",
+        metavar="NAME=IMPULSE,TAU",
+        default=[],
+        nargs="+",
+        help="traces x1, x2, y1, y2, y3 and r1: what a spike, or a reward of 1, adds, and the time constant in ticks",
+    )
+    add("--learn-projection", metavar="NAME", help="whose synapses learn (default: the readout's)")
     add("--env", metavar="[MODULE:]ID", help="environment id (default: what the network was trained on)")
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
@@ -167,6 +188,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--{error}") from None
     if args.control_period is not None and not 0 < args.control_period < math.inf:
         raise UsageError(f"--control-period must be a number > 0 in seconds, got {args.control_period:g}")
+    if not args.learn and (args.learn_tag or args.learn_trace or args.learn_projection):
+        raise UsageError("--learn-tag, --learn-trace and --learn-projection go with --learn")
+    if args.learn == "rstdp" and (args.learn_tag or args.learn_trace):
+        raise UsageError("--learn rstdp has tags and traces of its own, remove --learn-tag and --learn-trace")
+    _traces(args)
     if args.strict and args.approximate:
         raise UsageError("--strict refuses what --approximate asks for, remove one")
     if args.seed < 0:
@@ -217,6 +243,31 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
     for warning in noted:
         print(f"spikeloop deploy: {warning.message}", file=sys.stderr)
     return deployment
+
+
+def _taught(deployment: Deployment, args: argparse.Namespace) -> Deployment:
+    """Return the deployment with a learning rule."""
+    options: dict[str, Any] = _traces(args) | ({"dt": args.learn_tag} if args.learn_tag else {})
+    try:
+        return deployment.taught(args.learn, args.learn_projection, seed=args.seed, **options)
+    except ValueError as error:
+        raise UsageError(f"--learn {args.learn}: {error}") from None
+
+
+def _traces(args: argparse.Namespace) -> dict[str, Any]:
+    from spikeloop.hardware.learning.rule import TRACES, Trace
+
+    traces = {}
+    for text in args.learn_trace:
+        name, _, numbers = text.partition("=")
+        try:
+            impulse, tau = map(float, numbers.split(","))
+            if name not in (*TRACES, "r1"):
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"--learn-trace takes NAME=IMPULSE,TAU, such as x1=32,4, got {text}") from None
+        traces[name] = Trace(impulse, tau)
+    return traces
 
 
 def _compare_actions(deployment: Deployment, seen: np.ndarray, args: argparse.Namespace) -> int:

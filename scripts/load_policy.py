@@ -114,7 +114,8 @@ def load_deployed(path: Path, place: Place) -> Policy:
     """Load the file of a network compiled for a chip; arguments and errors as in :func:`load_network`."""
     deployment = Deployment.load(path)
     env, env_id = environment_of(f"{path}", deployment, place)
-    chip = DeployedPolicy(deployment, np.random.default_rng(place.seed))
+    learns = deployment.reinforcement is not None
+    chip = DeployedPolicy(deployment, np.random.default_rng(place.seed), learning=learns)
     return Policy(chip, env, f"{path} on {deployment.chip}, {env_id}")
 
 

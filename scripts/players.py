@@ -29,7 +29,10 @@ def random_player(env: VecEnv, seed: int) -> Act:
     return lambda obs, state, starts: (np.stack([space.sample() for _ in starts]), state)
 
 
-def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
+Reinforce = Callable[[float, bool, bool], None]  # reward, whether the step ended in a terminal state, or was cut off
+
+
+def play(env: VecEnv, act: Act, n_episodes: int, seed: int, reinforce: Reinforce | None = None) -> list[float]:
     """Play episodes, each from a seed of its own, so that every player meets the same ones.
 
     Args:
@@ -37,6 +40,7 @@ def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
         act: Observation, state and episode start to actions and new state.
         n_episodes: How many.
         seed: Of the first; the next have the next.
+        reinforce: Called after each step, for a player that learns.
 
     Returns:
         The returns; those of a ``Monitor`` where the environment has one, as in ``evaluate_policy``.
@@ -50,6 +54,9 @@ def play(env: VecEnv, act: Act, n_episodes: int, seed: int) -> list[float]:
             actions, state = act(obs, state, start)
             obs, rewards, dones, infos = env.step(actions)
             start, done, total = dones, bool(dones[0]), total + float(rewards[0])
+            if reinforce is not None:
+                truncated = bool(infos[0].get("TimeLimit.truncated", False))
+                reinforce(float(rewards[0]), done and not truncated, truncated)
         returns.append(float(infos[0]["episode"]["r"]) if "episode" in infos[0] else total)
     return returns
 

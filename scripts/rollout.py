@@ -203,10 +203,16 @@ def _check_rendering(env: VecEnv, args: argparse.Namespace) -> None:
 def _evaluate(policy: Policy, args: argparse.Namespace) -> tuple[list[float], list[int]]:
     from stable_baselines3.common.evaluation import evaluate_policy
 
+    def reinforce(now: dict[str, Any], _: dict[str, Any]) -> None:
+        """Tell a deployed policy that learns what a step of ``evaluate_policy`` was worth."""
+        cut = bool(now["info"].get("TimeLimit.truncated", False))
+        policy.predictor.reinforce(float(now["reward"]), bool(now["done"]) and not cut, cut)
+
     returns, lengths = evaluate_policy(
         policy.predictor,
         policy.env,
         args.n_episodes,
+        callback=reinforce if getattr(policy.predictor, "learning", False) else None,
         deterministic=not args.stochastic,
         return_episode_rewards=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -342,6 +342,23 @@ class Emulator:
     def clear_learning(self) -> None:
         """Forget traces, tags and rewards, as at an episode's start; weights and delays stay."""
         self._learners.clear()
+
+    def program_now(self) -> Program:
+        """Return the program with the weights of now, and where a rule learns also tags and delays.
+
+        Traces begin anew from it, and the random rounding from another seed, so that no draw is used twice.
+        """
+        projections = []
+        for i, p in enumerate(self.program.projections):
+            learner = self._learners.of.get(i)
+            if learner is None or p.learning is None:
+                projections.append(replace(p, weights=self._weights[i]))
+                continue
+            longest = self.program.longest_delay(p)
+            learning = replace(p.learning, tags=learner.t, seed=(p.learning.seed + learner.ticks) % 2**63)
+            delays = np.minimum(learner.d, longest) if p.learns_delays else p.delays
+            projections.append(replace(p, weights=learner.w, delays=delays, learning=learning))
+        return replace(self.program, projections=tuple(projections))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of all that running changes in the emulator, less its counts.

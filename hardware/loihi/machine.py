@@ -32,6 +32,7 @@ class LoihiMachine:
 
     Attributes:
         emulator: What runs the program.
+        learning: Whether the program's learning rules run, one environment at a time; at first they do not.
         clipped: How many values were too large on their way to the chip: currents that a bias cannot hold, which are
             written as the largest, and inputs with which a sum on the chip could wrap. All channels of that environment
             are then scaled down by one factor.
@@ -55,6 +56,8 @@ class LoihiMachine:
         self.program, self.host = program, host
         self.emulator: Any = Interpreter(program) if interpreted else Emulator(program)
         self.clipped = {BIAS: 0, PAYLOAD: 0}
+        self.learning = False
+        self._reward: tuple[int, int | None] | None = None  # r1 and winner of the latest env step, for the next ticks
         self._any_clipped = False
         self._largest_payload = largest_payload(program) if host.input == "graded" else 1
         layout = layout_of(program)
@@ -102,10 +105,11 @@ class LoihiMachine:
             state[:, self._read_v] = 0
         if self._n_read:
             return self._tick_by_tick(state, inputs, bias, spikes)
+        signals = self._signals()
         if spikes is None:
-            v, state = self.emulator.run(state, self.host.n_ticks, inputs, bias)
+            v, state = self.emulator.run(state, self.host.n_ticks, inputs, bias, **signals)
         else:
-            v, state, recorded = self.emulator.run(state, self.host.n_ticks, inputs, bias, record=True)
+            v, state, recorded = self.emulator.run(state, self.host.n_ticks, inputs, bias, record=True, **signals)
             spikes.append(self._by_layer(recorded.z))
         n_parts = self.host.n_parts
         return (v if n_parts == 1 else v.reshape(*v.shape[:2], n_parts, -1).sum(axis=2)), state
@@ -120,16 +124,52 @@ class LoihiMachine:
         """Run the chip tick by tick; return the spikes that the host receives on each, and the state."""
         n_ticks, late, read_z, run = self.host.n_ticks, self.host.latency, self._read_z, self.emulator.run
         arrived = np.empty((n_ticks, len(state), self._n_read))
-        recorded = []
+        recorded, signals = [], self._signals()
         for t in range(n_ticks):
             before = state
-            state = run(state, 1, None if inputs is None else inputs[t : t + 1], bias)[1]
+            now = {name: signal if signal is False else signal[t : t + 1] for name, signal in signals.items()}
+            state = run(state, 1, None if inputs is None else inputs[t : t + 1], bias, **now)[1]
             arrived[t] = (before if late else state)[:, read_z]
             if spikes is not None:
                 recorded.append(self.emulator.read(state, "z").copy())
         if spikes is not None:
             spikes.append(self._by_layer(np.stack(recorded)))
         return arrived, state
+
+    def _signals(self) -> dict[str, Any]:
+        """Return what the learning engines get in an env step's ticks: the winner first, the reward last."""
+        if not self.learning:
+            return {"learning": False}
+        n_ticks = self.host.n_ticks
+        rewards = np.zeros(n_ticks, np.int64)
+        post_spikes = np.zeros((n_ticks, self.program.compartments.n), np.int32)
+        if self._reward is not None:
+            rewards[-1], winner = self._reward
+            if winner is not None and self.program.outputs.size:
+                post_spikes[0, self.program.outputs.reshape(self.host.n_parts, -1)[:, winner]] = 1
+            self._reward = None
+        return {"rewards": rewards, "post_spikes": post_spikes}
+
+    def reinforce(self, r1: int, winner: int | None) -> None:
+        """Keep what the latest env step was worth, and which output won it, for the ticks of the next."""
+        self._reward = r1, winner
+
+    def end_episode(self) -> None:
+        """Let the chip learn from the last env step in ticks without spikes, then forget traces and tags."""
+        if self._reward is not None:
+            quiet = np.zeros((1, self.program.compartments.n), np.int32)
+            self.emulator.run(self.initial_state(), self.host.n_ticks, None, quiet, **self._signals())
+        for learner in self._learners():
+            learner.clear()
+
+    def _learners(self) -> list[Any]:
+        if isinstance(self.emulator, Interpreter):
+            raise ValueError("only the emulator forgets, this program is interpreted")
+        return [self.emulator.learner(i) for i, p in enumerate(self.program.projections) if p.learning is not None]
+
+    def program_now(self) -> Program:
+        """Return the program with the weights of now."""
+        return self.emulator.program_now()
 
     def to_chip(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return what the chip gets for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C).

@@ -9,7 +9,7 @@ import numpy as np
 
 from spikeloop.hardware.loihi.chip import Chip
 from spikeloop.hardware.loihi.program import Program
-from spikeloop.hardware.loihi.resources import check_limits, list_words
+from spikeloop.hardware.loihi.resources import check_limits, list_words, longest_delay
 
 
 class _Load(NamedTuple):
@@ -117,7 +117,7 @@ class _Trees:
             rows = here[p.post]
             if rows.any():
                 lists = synapses[rows].sum(axis=0)
-                delay = 0 if p.delays is None else int(p.delays[rows].max())
+                delay = longest_delay(self.program, p, rows)
                 axons += (1 + p.plastic) * int(np.count_nonzero(lists))
                 words += list_words(p, lists, int(rows.sum()), delay)
                 formats.add((p.bits, p.sign_mode, p.exponent, delay.bit_length(), p.plastic))

@@ -123,7 +123,7 @@ def use(program: Program) -> tuple[CoreUse, ...]:
     for p, core, targets, sizes in lists(program):
         slots = 1 + p.plastic
         input_axons[core] += slots * int(np.count_nonzero(sizes))
-        delays = _longest_delay(program, p, targets)
+        delays = longest_delay(program, p, targets)
         longest[core] = max(longest[core], delays)
         key = (p.bits, p.sign_mode, p.exponent, delays.bit_length(), p.plastic)
         formats[core].add(key)
@@ -149,7 +149,7 @@ def use(program: Program) -> tuple[CoreUse, ...]:
     )
 
 
-def _longest_delay(program: Program, p: Projection, targets: np.ndarray) -> int:
+def longest_delay(program: Program, p: Projection, targets: np.ndarray) -> int:
     """Return the longest delay of a projection's synapses onto some targets, or the longest that they may learn."""
     if p.learns_delays:
         return program.longest_delay(p)

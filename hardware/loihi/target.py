@@ -90,6 +90,25 @@ class LoihiTarget:
 
         return LoihiMachine(program, host, interpreted)
 
+    def teach(
+        self, program: Program, host: Host, rule: Any, projection: str | None = None, seed: int = 0, **options: Any
+    ) -> Program:
+        """Return a program in which a projection learns; arguments are those of ``Deployment.taught``."""
+        from spikeloop.hardware.learning.rstdp import reward_modulated_rule
+        from spikeloop.hardware.learning.rule import LearningRule
+        from spikeloop.hardware.loihi.lowered import READOUT
+        from spikeloop.hardware.loihi.program import LEARNING_PROFILES
+        from spikeloop.hardware.loihi.teach import teach
+
+        profile = LEARNING_PROFILES[program.profile]
+        if rule == "rstdp":
+            if host.head is None or host.head.kind != "discrete":
+                raise ValueError("'rstdp' learns which of the discrete actions to take, this policy has none")
+            rule = reward_modulated_rule(profile, host.n_ticks)
+        elif isinstance(rule, str):
+            rule = LearningRule(dw=rule, profile=profile, **options)
+        return teach(program, rule, READOUT if projection is None else projection, seed)
+
     def quantizer(self, bits: int = 8) -> Callable[[np.ndarray], np.ndarray]:
         """Return the function that puts one weight matrix on the chip's grid; the weights of both chips are alike."""
         return quantizer(bits)
