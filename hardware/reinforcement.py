@@ -27,7 +27,8 @@ class Reinforcement:
         gamma: Discount, 0 to below 1.
         value_rate: Rate of the critic, 0 to 1.
         scale: r1 for a third factor of 1.
-        value: V.
+        value: V; None before the first env step, whose reward r makes it ``r / (1 - gamma)``: what rewards all alike are
+            worth, so that a policy does not first learn what to expect.
 
     Raises:
         ValueError: If a number is out of range.
@@ -43,7 +44,7 @@ class Reinforcement:
     gamma: float = 0.95
     value_rate: float = 0.01
     scale: float = 32.0
-    value: float = 0.0
+    value: float | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -53,11 +54,12 @@ class Reinforcement:
             gamma=number(me, "gamma", self.gamma, 0.0, 1 - 1e-6),
             value_rate=number(me, "value_rate", self.value_rate, 0.0, 1.0),
             scale=number(me, "scale", self.scale, 0.0, 1e6),
-            value=number(me, "value", self.value, -1e30, 1e30),
+            value=None if self.value is None else number(me, "value", self.value, -1e30, 1e30),
         )
 
     def after(self, reward: float, terminal: bool) -> tuple[float, float]:
         """Return r1 before it is rounded, and the critic, after one env step."""
-        delta = reward + (0.0 if terminal else self.gamma * self.value) - self.value
+        value = reward / (1.0 - self.gamma) if self.value is None else self.value
+        delta = reward + (0.0 if terminal else self.gamma * value) - value
         r1 = self.scale * (1.0 - self.gamma) * delta
-        return min(max(r1, -_MOST), _MOST), self.value + self.value_rate * delta
+        return min(max(r1, -_MOST), _MOST), value + self.value_rate * delta

@@ -379,7 +379,10 @@ class _Writer:
         self.add(4, f"{_synapse(z)} = new_{z}")
 
     def _store_brian(self, grid: Grid) -> None:
-        """Round away from zero to an integer, then towards zero to the grid (the draw never comes, see the spec)."""
+        """Round away from zero to an integer, then towards zero to the grid.
+
+        Brian2Loihi means to round at random there; under Brian2 2.9.0 its draw is folded into a constant, never.
+        """
         scale = grid.step.bit_length() - 1
         self.add(4, "size = acc_w if acc_w >= 0 else -acc_w")
         self.add(4, f"size = ((size + 127) >> 7) >> {scale} << {scale}")

@@ -7,9 +7,9 @@ Alone on spike trains::
     learner.run(pre_spikes, post_spikes)
     learner.w                                                            # (n_post, n_pre)
 
-or tick by tick beside an emulator: ``learner.tick(pre, post, reward)`` with lists of the neurons that spiked, then
-``emulator.update_weights(index, learner.w)``. The work per epoch is proportional to the inputs whose traces or tags are
-not zero, unless the rule has a product that needs none of them.
+or tick by tick, ``learner.tick(pre, post, reward)``, with lists of the neurons that spiked. An emulator does so with
+the spikes of its own ticks wherever a projection of its program has a rule. The work per learning epoch is proportional
+to the inputs whose traces or tags are not zero, unless the rule has a product that needs none of them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ Draws = Callable[[str, tuple[int, ...]], npt.ArrayLike]
 """Hands in random draws in [0, 1): called with what they are for and their shape, when they are needed.
 
 Profiles nengo and brian ask for "x1", "x2", "y1", "y2", "y3" (one draw per neuron, for traces with an impulse), then
-for "w", "t", "d", shape (n_pre, n_post), if the rule changes them in this epoch. Profile lava asks, with shape (), for
-"y_impulse_mid" on every tick and "x_decay", "x_impulse", "y_decay", "y_impulse", "synapse" at the end of an epoch.
+for "w", "t", "d", shape (n_pre, n_post), if the rule changes them in this learning epoch. Profile lava asks, with
+shape (), for "y_impulse_mid" on every tick and, at the end of one, "x_decay", "x_impulse", "y_decay", "y_impulse" and
+"synapse".
 """
 
 _LAVA_DRAWS = ("x_decay", "x_impulse", "y_decay", "y_impulse", "y_impulse_mid", "synapse")
@@ -64,11 +65,21 @@ class Learner:
         delays: First delays, the same shape; None: zeros.
         sign_mode: "mixed", "excitatory" or "inhibitory".
         bits: Weight bits, 1..8.
-        seed: Of the random numbers of rounding: one counter-based draw per synapse, variable and epoch.
+        seed: Of the random numbers of rounding: one counter-based draw per synapse, variable and learning epoch.
         draws: Random numbers instead, for instance those of another simulator.
 
     Raises:
         ValueError: If a shape or value does not fit.
+
+    Example:
+        Two inputs and one neuron; an input that spikes before the neuron gets a larger weight:
+
+        >>> import numpy as np
+        >>> rule = LearningRule(dw="2^-2*x1*y0", x1=Trace(impulse=64, tau=10))
+        >>> learner = Learner(rule, weights=[[0, 0]])
+        >>> learner.run(pre_spikes=[[1, 0], [0, 0]], post_spikes=[[0], [1]])
+        >>> int(learner.trace("x1")[0]), learner.w.tolist()
+        (58, [[14, 0]])
     """
 
     def __init__(
@@ -158,7 +169,7 @@ class Learner:
         ``kernel(*arrays, pre, pre_end, post, post_end, rewards, written, trace_draws, synapse_draws)`` runs as many
         ticks as ``pre_end`` (int64) has entries, each the end of that tick's part of ``pre`` (int32), and returns False
         if a spike index is out of range. ``rewards`` is int64 (n_ticks,); ``written`` int32 (3, n_post), or (0, 0).
-        ``no_draws(rule)`` gives the last two, unless draws are handed in. Layouts stand in learning_kernels.py.
+        ``no_draws(rule)`` gives the last two, unless draws are handed in. Layouts stand in kernels.py.
         """
         return self._synapses, self._x, self._y, self._hy, self._rows, self._scalars, self._traces
 
@@ -256,14 +267,14 @@ class Learner:
         reward: int = 0,
         post_traces: np.ndarray | None = None,
     ) -> None:
-        """Run one tick, with a learning phase if an epoch ends.
+        """Run one tick, with a learning phase if a learning epoch ends.
 
         Args:
             pre: Inputs that spiked, int32 indices without repetition.
             post: Neurons that spiked, likewise.
-            reward: Added to the rewards of the epoch, which enter r1 at its end.
+            reward: Added to the rewards of the learning epoch, which enter r1 at its end.
             post_traces: y1, y2, y3 as the neurons or the host write them on this tick, int32 (3, n_post), -128..127; on
-                the last tick of an epoch given, the traces neither decay nor take impulses.
+                the last tick of a learning epoch given, the traces neither decay nor take impulses.
 
         Raises:
             ValueError: If an index is out of range, or the reward is no integer.

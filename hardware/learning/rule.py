@@ -1,4 +1,4 @@
-"""What a learning rule is: texts, traces, epoch and arithmetic, checked against what a chip could hold."""
+"""What a learning rule is: texts, traces, learning epoch and arithmetic, checked against what a chip could hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trace:
     Args:
         impulse: What a spike adds, 0..127, with a fraction. For the reward trace: what one unit of reward adds. It is
             rounded down to what the registers hold, multiples of 1/128; profile ``lava`` has a grid of its own.
-        tau: Time constant in ticks; 0: the trace holds nothing but the impulses of its own epoch.
+        tau: Time constant in ticks; 0: the trace holds nothing but the impulses of its own learning epoch.
     """
 
     impulse: float = 0.0
@@ -84,6 +84,17 @@ class LearningRule:
 
     Raises:
         ValueError: If the chip could not hold the rule; the message names the term.
+
+    Example:
+        Pairwise STDP, which strengthens a synapse whose source fired before its target, and weakens the reverse:
+
+        >>> stdp = LearningRule(dw="2^-2*x1*y0 - 2^-2*y1*x0", x1=Trace(16, 10), y1=Trace(16, 10))
+        >>> sorted(stdp.variables())
+        ['w', 'x0', 'x1', 'y0', 'y1']
+        >>> LearningRule(dw="x1*y1")
+        Traceback (most recent call last):
+        ...
+        ValueError: dw, term 'x1*y1': no dependency; it needs x0, y0 or u0, u1, ...
     """
 
     dw: str = ""
@@ -151,12 +162,12 @@ class LearningRule:
         return WIDE_FRACTION if self.wide_shift else FRACTION
 
     def evaluates_u(self, tick: int) -> bool:
-        """Return whether products gated by u_k are evaluated when an epoch ends at ``tick``, counted from 1."""
+        """Return whether products gated by u_k are evaluated when a learning epoch ends at ``tick``, counted from 1."""
         now = tick - 1 if self.profile == "brian" else tick // self.epoch
         return now % 2**self.k == 0
 
     def changed_at(self, tick: int) -> list[str]:
-        """Return which of w, t, d may change when an epoch ends at ``tick``: those not waiting for their u_k."""
+        """Return which of w, t, d may change as a learning epoch ends at ``tick``: those not waiting for their u_k."""
         u = self.evaluates_u(tick)
         return [z for z in SYNAPSE_VARIABLES if any(v == z and (u or p.gate != "u") for v, p in self.products())]
 
@@ -194,7 +205,7 @@ class LearningRule:
 
 
 def decay_per_epoch(trace: Trace, rule: LearningRule) -> float:
-    """Return the factor by which a trace shrinks per decay: per tick in Lava and Brian2Loihi, per epoch in nengo."""
+    """Return the factor of a trace's decay: per tick in Lava and Brian2Loihi, per learning epoch in nengo."""
     if trace.tau == 0:
         return 0.0
     if rule.profile == "brian":

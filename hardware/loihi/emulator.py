@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,67 +13,17 @@ import numpy.typing as npt
 from spikeloop.hardware.learning.engine import Learner
 from spikeloop.hardware.loihi import emulator_kernels as k
 from spikeloop.hardware.loihi.chip import EMULATOR_MAX, MAX_REFRACTORY
+from spikeloop.hardware.loihi.counts import Counts, Recording, Work
+from spikeloop.hardware.loihi.integers import ids_of
 from spikeloop.hardware.loihi.interpreter import OVERFLOWS, check_run, resting_state, whole_numbers
 from spikeloop.hardware.loihi.kernel_arguments import constants_of, options_of, runs_of, stages_of
 from spikeloop.hardware.loihi.layout import VARIABLES, check_state, layout_of
 from spikeloop.hardware.loihi.learners import Learners
 from spikeloop.hardware.loihi.learning_kernels import run_and_learn
-from spikeloop.hardware.loihi.program import MODELS, Program, shortened
+from spikeloop.hardware.loihi.program import MODELS, Program
 from spikeloop.hardware.loihi.resources import routes
 from spikeloop.hardware.loihi.signals import signals_of
 from spikeloop.hardware.loihi.synapse_table import actual_weights, build_table
-
-
-class Recording(NamedTuple):
-    """Variables after each tick, each int32 of shape (n_ticks, B, C); ``z`` is 1 where a compartment spiked."""
-
-    u: np.ndarray
-    v: np.ndarray
-    a: np.ndarray
-    r: np.ndarray
-    z: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """What happened since the counts were reset, summed over ticks and copies of the chip.
-
-    Args:
-        n_ticks: Ticks, of all copies.
-        spikes: Per compartment, shape (C,).
-        input_spikes: Per input line, shape (n_inputs,).
-        synaptic_ops: Weights added, those of input spikes included.
-        updates: Compartment updates with something to do: v, bias or input not zero.
-        packets: Packets that compartments sent: one for each spike and each list of synapses that it reaches.
-        input_packets: The same of input lines.
-        hops_x: Tiles crossed east or west by packets from compartments.
-        hops_y: North or south.
-        overflows: How often each kind of value left its range: ``input``, ``u``, ``v input`` (wrapped), ``v above``,
-            ``v below`` and ``adaptation`` (saturated).
-        learned: Synapses of each projection that learning computed: those for which a product of the rule could be
-            other than zero. Empty where no projection has a rule.
-    """
-
-    n_ticks: int
-    spikes: np.ndarray
-    input_spikes: np.ndarray
-    synaptic_ops: int
-    updates: int
-    packets: int
-    input_packets: int
-    hops_x: int
-    hops_y: int
-    overflows: Mapping[str, int]
-    learned: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-
-
-class _Work(NamedTuple):
-    """Scratch arrays of one run at a time, and the sums of all runs that used them."""
-
-    scratch: np.ndarray  # (3, C)
-    sources: np.ndarray  # (2, n_inputs + C + 1)
-    counters: np.ndarray  # (N_COUNTERS,)
-    spikes: np.ndarray  # (n_inputs + C,)
 
 
 class Emulator:
@@ -123,8 +73,8 @@ class Emulator:
         self._table, self._views = build_table(program, self.layout, self._weights)
         self._learners = Learners(program, self._views)
         self._routes = routes(program)
-        self._all_work: list[_Work] = []
-        self._idle_work: list[_Work] = []  # a run takes one and puts it back, so that threads never share one
+        self._all_work: list[Work] = []
+        self._idle_work: list[Work] = []  # a run takes one and puts it back, so that threads never share one
         self.overflowed = False
         self._no_inputs = np.zeros((0, 0, 0), np.int32)
 
@@ -147,9 +97,9 @@ class Emulator:
             mine[:] = theirs
         self.overflowed = bool(work.counters[: len(OVERFLOWS)].any())
 
-    def _new_work(self) -> _Work:
+    def _new_work(self) -> Work:
         n, n_sources = self.program.compartments.n, self.program.n_inputs + self.program.compartments.n
-        work = _Work(
+        work = Work(
             np.zeros((3, n), np.int32),
             np.zeros((2, n_sources + 1), np.int32),
             np.zeros(k.N_COUNTERS, np.int64),
@@ -306,7 +256,7 @@ class Emulator:
         """Return compartments as an array of ids, shape (K,), if they and the variable exist."""
         if name not in VARIABLES:
             raise ValueError(f"name must be one of {VARIABLES}, got {name!r}")
-        return _ids("compartments", compartments, self.layout.n)
+        return ids_of("compartments", compartments, self.layout.n)
 
     def _range(self, name: str, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the least and the largest value that a variable of these compartments can have, each shape (K,)."""
@@ -399,7 +349,7 @@ class Emulator:
         p = self.program.projections[projection]
         if not p.plastic:
             raise ValueError(f"Projection {p.name!r} is not plastic")
-        columns = np.arange(p.pre.size) if pre is None else _ids("pre", pre, p.pre.size)
+        columns = np.arange(p.pre.size) if pre is None else ids_of("pre", pre, p.pre.size)
         new = np.asarray(weights)
         if new.shape != (p.post.size, columns.size):
             raise ValueError(f"weights must have shape {(p.post.size, columns.size)}, got {new.shape}")
@@ -446,13 +396,3 @@ class Emulator:
             work.spikes[:] = 0
         self._learners.reset_counts()
         self.overflowed = False
-
-
-def _ids(name: str, values: npt.ArrayLike, n: int) -> np.ndarray:
-    """Return ids from 0 to n - 1 as int64 of shape (K,), or raise ``ValueError``."""
-    ids = np.asarray(values)
-    if ids.size == 0:
-        return np.zeros(0, np.int64)
-    if ids.ndim > 1 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n:
-        raise ValueError(f"{name} must be ids within [0, {n - 1}], shape (K,), got {shortened(values)}")
-    return np.atleast_1d(ids).astype(np.int64)

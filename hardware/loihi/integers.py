@@ -44,3 +44,13 @@ def check_within(owner: str, name: str, array: np.ndarray, low: int, high: int) 
     if array.size and (array.min() < low or array.max() > high):
         found = array.min() if array.min() < low else array.max()
         raise ValueError(f"{owner}.{name} must be within [{low}, {high}], found {found}")
+
+
+def ids_of(name: str, values: npt.ArrayLike, n: int) -> np.ndarray:
+    """Return ids from 0 to n - 1 as int64 of shape (K,), or raise ``ValueError``."""
+    ids = np.asarray(values)
+    if ids.size == 0:
+        return np.zeros(0, np.int64)
+    if ids.ndim > 1 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n:
+        raise ValueError(f"{name} must be ids within [0, {n - 1}], shape (K,), got {shortened(values)}")
+    return np.atleast_1d(ids).astype(np.int64)

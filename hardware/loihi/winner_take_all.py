@@ -1,6 +1,6 @@
 """The winner-take-all actor-critic on the emulated chip: neuro-cores learn by rule text, the host forms the TD error.
 
-An env step is an epoch of 2^k ticks with the same input lines active on each. What happens where:
+An env step is 2^k ticks, with the same input lines active on each. What happens where:
 
 - Neuro-cores hold the synapses and learn (:mod:`spikeloop.hardware.learning.actor_critic` has the rules). A plastic
   synapse list takes two of a core's 4096 input axons, so the lines are split into parts of 2048; each part has a core
@@ -8,7 +8,7 @@ An env step is an epoch of 2^k ticks with the same input lines active on each. W
   weights.
 - The embedded CPU reads these partial sums on every tick, adds those of all parts, adds noise to the actions' (the sum
   of two uniform integers, its own: a compartment's noise would grow with the number of parts), and sends the spike of
-  the largest back to the actor's learning engines as the postsynaptic spike. At the end of the epoch it reads the
+  the largest back to the actor's learning engines as the postsynaptic spike. At the end of the env step it reads the
   critic, forms the TD error and sends it, rounded at random to r1's 8 bits, as the reward of the last tick.
 
 That the CPU can raise the posttraces of a compartment that does not fire is an assumption. All parts share one engine
@@ -55,7 +55,7 @@ class ChipWinnerTakeAll:
         n_outputs: Number of actions.
         parameters: The rule's numbers; ``w_max`` and ``eligibility_floor`` do not apply.
         rng: Source of the noise, of the modulator's rounding and of the learning engines' seeds.
-        n_ticks: Ticks per epoch, a power of 2 from 2 to 64: the rules act on every 2^k-th.
+        n_ticks: Ticks per env step, a power of 2 from 2 to 64: the rules act on every 2^k-th.
         residue: Whether each weight has a second synapse with four more bits. No Loihi has.
         wide_shift: Whether products keep all their bits. No Loihi does.
         w_max: Weight of the actor that is stored as 254, the largest.
@@ -152,14 +152,14 @@ class ChipWinnerTakeAll:
             self.critic.clear()
 
     def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Run one epoch.
+        """Run one env step.
 
         Args:
             x: The lines that spike on every tick, each once, shape (n_active,).
-            n_ticks: Ticks of the epoch; those that the rules are made for.
+            n_ticks: Ticks of the env step; those that the rules are made for.
 
         Returns:
-            Spikes of each action in the epoch, on its last tick, and the value.
+            Spikes of each action in the env step, on its last tick, and the value.
 
         Raises:
             ValueError: If a line does not exist, too many are active, or the number of ticks is another.

@@ -32,7 +32,7 @@ class Engine(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """The latest epoch, which waits for its modulator."""
+    """The latest env step, which waits for its modulator."""
 
     lines: np.ndarray  # (n_inputs,) int32
     n_lines: np.ndarray  # (1,) int64
@@ -51,7 +51,7 @@ class Host(NamedTuple):
 
 @kernel
 def run(actor, critic, epoch, host, lines, learning, exploring, rng):
-    """Run an epoch with the given lines active on every tick; return the last tick's winner and the value."""
+    """Run an env step with the given lines active on every tick; return the last tick's winner and the value."""
     n_actions, n_ticks = epoch.counts.shape[0], epoch.winners.shape[0]
     u, value = np.zeros(n_actions, np.int64), 0
     for k in range(lines.shape[0]):
@@ -107,7 +107,7 @@ def _ticks(learn, engine, lines, lines_end, winners, winners_end, rewards):
 
 @kernel
 def reinforce(learn_actor, learn_critic, actor, critic, epoch, host, modulator, rng):
-    """Run the learning engines over the latest epoch, with the modulator as the reward of its last tick."""
+    """Run the learning engines over the latest env step, with the modulator as the reward of its last tick."""
     n_ticks, n = epoch.winners.shape[0], epoch.n_lines[0]
     reward = math.floor(min(max(host.r1_scale * modulator, -128.0), 128.0) + rng.random())  # rounds at random
     rewards = np.zeros(n_ticks, np.int64)
