@@ -1,6 +1,6 @@
 """NaN, infinity and numbers beyond all use are refused: from environments, callers of ``predict`` and updates.
 
-Beyond all use is what has no square in float32, in which networks learn.
+A number is beyond all use if its square overflows float32, the dtype in which networks learn.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def check_step(
     normalized = unwrap_vec_normalize(env)
     if normalized is not None:
         _check("reward", normalized.old_reward, name)
-    check_first(env, obs, name)
+        _check("observation", normalized.old_obs, name)
+    _check("observation", obs, name)
     _check("reward", rewards, name)
     for index, done in enumerate(dones.tolist()):
         if done:
@@ -176,10 +177,10 @@ def _first(value: Any) -> tuple[int, str] | None:
         array = np.asarray(part)
         if array.dtype.kind != "f":
             continue
-        # in less time than a look at each number; other sums would warn
+        # A sum of squares takes less time than a look at each number; vdot does not warn where it overflows.
         if float(np.vdot(array, array)) < _LARGEST_SQUARE:
             continue
         bad = ~(np.abs(array) < LARGEST)
-        if bad.any():  # not only their sum
+        if bad.any():  # else it was only the sum that is too large
             return int(np.argwhere(bad)[0, 0]) if array.ndim else 0, str(array[bad].flat[0])
     return None

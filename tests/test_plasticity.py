@@ -129,6 +129,14 @@ def test_a_late_reward_pays_for_the_pair_before_it():
     assert w[0, 0] < 0.5 < w[0, 1]
 
 
+def test_former_names_are_found():
+    import spikeloop.spiking
+    from spikeloop.spiking import RSTDP, rstdp
+
+    assert RSTDP is RewardSTDP and rstdp is reward_stdp
+    assert "RSTDP" not in dir(spikeloop.spiking)  # one name of it is shown
+
+
 def test_inputs_are_not_modified():
     rng = np.random.default_rng(1)
     pre, post, w = rng.random((50, 3)) < 0.3, rng.random((50, 2)) < 0.3, np.full((2, 3), 0.5)

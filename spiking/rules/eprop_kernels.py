@@ -44,7 +44,7 @@ class RewardState(NamedTuple):
 
     trace: np.ndarray  # of the hidden weights, (N, M)
     trace_out: np.ndarray  # of the readout weights, (n_actions + 1, N)
-    last: np.ndarray  # value of the last step; 1 once there is one
+    last: np.ndarray  # value of the last step, and 1 once there was a step in this episode, (2,)
 
 
 class EpropWeights(NamedTuple):

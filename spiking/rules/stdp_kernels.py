@@ -223,7 +223,8 @@ def rstdp_unbounded(pre, post, reward, w, e, x, y, c):
     n_t, n_pre = pre.shape
     n_post = post.shape[1]
     decay_pre, decay_post, decay_e, a_plus, a_minus, rate = c[:6]
-    # Row 0 of what reaches the end of the block is for x from before it, row k + 1 for tick k, the last one is nothing.
+    # Row 0 of both tables is what the trace x from before the block brings in, row k + 1 what a spike of tick k does.
+    # The last row stays zero: unused places in the list of spikes point there.
     to_e, to_w = aligned(BLOCK + 2, y), aligned(BLOCK + 2, y)
     traces, fired = aligned(BLOCK, y), aligned(BLOCK, y)
     e_ahead, w_ahead = np.empty(n_post, w.dtype), np.empty(n_post, w.dtype)
