@@ -116,7 +116,7 @@ class LocalLearning(BaseAlgorithm, ABC):
             check_first(self.env, self._last_obs)
         with self._session() as compiled:
             callback.on_training_start(locals(), globals())
-            while self.num_timesteps < total_timesteps and not self._is_spent():
+            while self.num_timesteps < total_timesteps and not self.budget_is_spent():
                 callback.on_rollout_start()
                 self._update_current_progress_remaining(*self._progress(total_timesteps))
                 if not self._rollout(callback, total_timesteps, compiled):
@@ -141,8 +141,8 @@ class LocalLearning(BaseAlgorithm, ABC):
     def _n_rollouts(self) -> int:
         """Rollouts so far, as the log counts them."""
 
-    def _is_spent(self) -> bool:
-        """Return whether another budget than that of env steps is spent."""
+    def budget_is_spent(self) -> bool:
+        """Return whether a budget other than that of env steps is spent: R-STDP may be given one in episodes."""
         return False
 
     def _progress(self, total_timesteps: int) -> tuple[int, int]:

@@ -181,7 +181,8 @@ class RSTDP(LocalLearning):
     def _n_rollouts(self) -> int:
         return self._episode_num
 
-    def _is_spent(self) -> bool:
+    def budget_is_spent(self) -> bool:
+        """Return whether all of ``n_episodes`` are done."""
         return self.n_episodes is not None and self._episode_num >= self.n_episodes
 
     def _progress(self, total_timesteps: int) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from spikeloop.agents.checkpoints import Checkpoints, clean_up
 from spikeloop.agents.environment import EnvDescription, check_statistics
 from spikeloop.agents.episodes import EpisodeLog
 from spikeloop.agents.guarded_env import guarded
+from spikeloop.agents.local_learning import LocalLearning
 from spikeloop.agents.machine import differences
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.registry import ALGOS, hyperparams_file
@@ -349,9 +350,8 @@ class Experiment(ExperimentManager):
 
     def _nothing_left(self, model: Any) -> str:
         """Return why a resumed run is at its end already; empty if there is something left to train."""
-        n_episodes = getattr(model, "n_episodes", None)  # R-STDP may be given its budget in episodes
-        if n_episodes is not None and model._episode_num >= n_episodes:
-            return f": all of n_episodes={n_episodes} are done"
+        if isinstance(model, LocalLearning) and model.budget_is_spent():
+            return f": all of n_episodes={model.n_episodes} are done"  # type: ignore[attr-defined]
         more = f"; to extend the run: spikeloop train --resume {self.folder} -n N"
         return more if self.n_timesteps <= 0 else ""
 
