@@ -27,8 +27,8 @@ class Reinforcement:
         gamma: Discount, 0 to below 1.
         value_rate: Rate of the critic, 0 to 1.
         scale: r1 for a third factor of 1.
-        value: V; None before the first env step, whose reward r makes it ``r / (1 - gamma)``: what rewards all alike are
-            worth, so that a policy does not first learn what to expect.
+        value: V; None before the first env step, whose reward r makes it ``r / (1 - gamma)``: what rewards all alike
+            are worth, so that a policy does not first learn what to expect.
 
     Raises:
         ValueError: If a number is out of range.

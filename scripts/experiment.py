@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-import json
 import os
 import re
 import shutil
 import sys
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -49,12 +47,11 @@ from spikeloop.scripts.hyperparameters import check_hyperparameters, chip_ready,
 from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
 from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK, SETTINGS, need_folder, sole_writer
-from spikeloop.scripts.saving import model_bytes, statistics_bytes, write_lost, write_together
+from spikeloop.scripts.saving import model_bytes, monitor_start, statistics_bytes, write_lost, write_together
 from spikeloop.scripts.search import WORKER, fail_trials_of_the_dead, this_worker
 from spikeloop.scripts.stoppable import StoppableTraining, answering
 from spikeloop.scripts.trust import as_data, need_own
 from spikeloop.scripts.zoo_callbacks import saved_whole
-from spikeloop.spiking.storage import write_atomically
 
 
 def seed_after(seed: int, num_timesteps: int) -> int:
@@ -229,7 +226,8 @@ class Experiment(ExperimentManager):
         logged = not (eval_env or no_log)
         if logged:
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
-            starts = [self._monitor_start(self.folder / f"{i}.monitor.csv") for i in range(n_envs)]
+            about = self.env_name.gym_id, self.monitor_kwargs
+            starts = [monitor_start(self.folder / f"{i}.monitor.csv", *about) for i in range(n_envs)]
         wrapper = self.env_wrapper
         self.env_wrapper = partial(guarded, wrapper, self.vec_env_class is not DummyVecEnv)
         try:
@@ -249,15 +247,6 @@ class Experiment(ExperimentManager):
             for i, start in enumerate(starts):
                 env.env_method("set_wrapper_attr", "t_start", start, indices=i)
         return env
-
-    def _monitor_start(self, path: Path) -> float:
-        """Return the time from which a monitor file counts; a file that is missing is begun with its two head lines."""
-        if not path.is_file():
-            about = {"t_start": time.time(), "env_id": self.env_name.gym_id}
-            keywords = [*self.monitor_kwargs.get("reset_keywords", ()), *self.monitor_kwargs.get("info_keywords", ())]
-            write_atomically(path, f"#{json.dumps(about)}\n{','.join(['r', 'l', 't', *keywords])}\r\n".encode())
-        with path.open(encoding="utf-8") as file:
-            return json.loads(file.readline().lstrip("#"))["t_start"]
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         return super()._maybe_normalize(CheckFinite(env, self._name(eval_env)), eval_env)

@@ -13,9 +13,10 @@ import os
 import pickle
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spikeloop.agents.seals import sealed
 from spikeloop.spiking.storage import sync_folder, write_atomically, write_hidden
@@ -129,3 +130,13 @@ def model_bytes(model: BaseAlgorithm) -> bytes:
 def statistics_bytes(statistics: VecNormalize) -> bytes:
     """Return what ``VecNormalize.save`` writes, sealed as the user's own."""
     return sealed(pickle.dumps(statistics), ".pkl")
+
+
+def monitor_start(path: Path, env_id: str, monitor_kwargs: Mapping[str, Any]) -> float:
+    """Return the time from which a monitor file counts; a file that is missing is begun with its two head lines."""
+    if not path.is_file():
+        about = {"t_start": time.time(), "env_id": env_id}
+        keywords = [*monitor_kwargs.get("reset_keywords", ()), *monitor_kwargs.get("info_keywords", ())]
+        write_atomically(path, f"#{json.dumps(about)}\n{','.join(['r', 'l', 't', *keywords])}\r\n".encode())
+    with path.open(encoding="utf-8") as file:
+        return json.loads(file.readline().lstrip("#"))["t_start"]
