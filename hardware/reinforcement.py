@@ -20,15 +20,15 @@ class Reinforcement:
         r1    = scale (1 - gamma) delta    rounded at random to an integer, within -127..127
 
     A critic of one number tells an end from a step that goes on, where every step's reward is alike, and needs nothing
-    on the chip. With ``gamma`` 0 the third factor is the reward less its running mean, with ``value_rate`` 0 too the
-    reward itself.
+    on the chip. With ``gamma`` 0 the third factor is the reward less its running mean; with ``value_rate`` and
+    ``value`` 0 too, the reward itself.
 
     Args:
         gamma: Discount, 0 to below 1.
         value_rate: Rate of the critic, 0 to 1.
         scale: r1 for a third factor of 1.
-        value: V; None before the first env step, whose reward r makes it ``r / (1 - gamma)``: what rewards all alike
-            are worth, so that a policy does not first learn what to expect.
+        value: V; None before the first env step, whose reward r makes it ``r / (1 - gamma)``, what rewards all alike
+            are worth: a policy then does not learn from the critic's own learning.
 
     Raises:
         ValueError: If a number is out of range.

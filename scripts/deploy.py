@@ -192,7 +192,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--learn-tag, --learn-trace and --learn-projection go with --learn")
     if args.learn == "rstdp" and (args.learn_tag or args.learn_trace):
         raise UsageError("--learn rstdp has tags and traces of its own, remove --learn-tag and --learn-trace")
-    _traces(args)
+    _check_rule(args)
     if args.strict and args.approximate:
         raise UsageError("--strict refuses what --approximate asks for, remove one")
     if args.seed < 0:
@@ -250,6 +250,19 @@ def _taught(deployment: Deployment, args: argparse.Namespace) -> Deployment:
     options: dict[str, Any] = _traces(args) | ({"dt": args.learn_tag} if args.learn_tag else {})
     try:
         return deployment.taught(args.learn, args.learn_projection, seed=args.seed, **options)
+    except ValueError as error:
+        raise UsageError(f"--learn {args.learn}: {error}") from None
+
+
+def _check_rule(args: argparse.Namespace) -> None:
+    """Refuse texts that are no learning rule of any chip."""
+    from spikeloop.hardware.learning.rule_text import parse
+
+    _traces(args)
+    try:
+        if args.learn not in (None, "rstdp"):
+            parse(args.learn, "w")
+            parse(args.learn_tag, "t")
     except ValueError as error:
         raise UsageError(f"--learn {args.learn}: {error}") from None
 

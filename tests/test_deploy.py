@@ -12,7 +12,7 @@ import pytest
 from deployable import exact_network, observations
 from test_deployed import cartpole_network
 
-from spikeloop.hardware import CHIPS, DeployedPolicy, Deployment, compile_network
+from spikeloop.hardware import CHIPS, DeployedPolicy, Deployment, Trace, compile_network
 from spikeloop.hardware.recording import record
 from spikeloop.scripts import deploy, rollout, train, verify
 from spikeloop.scripts.players import play, record_deployed_episode
@@ -67,6 +67,29 @@ def test_the_table_says_what_was_kept_and_what_is_modelled(saved, tmp_path, caps
     assert "chip     return" in text and "random   return" in text
 
 
+def test_a_deployed_policy_goes_on_learning(saved, tmp_path, capsys):
+    """Its file holds the rule and what it has learned; rolled out, it learns on."""
+    status = start(deploy, saved, "-n", 2, "--learn", "rstdp", "--out", tmp_path, "--json")
+    results = json.loads(capsys.readouterr().out)
+    assert status == 0 and set(results["returns"]) == {"float", "chip", "learning", "random"}
+    assert results["report"]["events"]["synapses learned"] > 0
+    learned = Deployment.load(tmp_path / "deployed-loihi1.safetensors")
+    assert learned.program.learns and learned.reinforcement.value > 0
+    assert start(rollout, tmp_path, "--deployed", "-n", 1, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["returns"]) == 1
+
+
+def test_a_rule_can_be_written_out(saved, tmp_path, capsys):
+    rule = ["--learn", "2^-7*u0*r1*t", "--learn-tag", "x1*y0 - 2^-3*u0*t", "--learn-trace", "x1=20,4", "r1=1,0"]
+    assert start(deploy, saved, "-n", 1, *rule, "--learn-projection", "readout", "--out", tmp_path, "--json") == 0
+    (learned,) = [
+        p for p in Deployment.load(tmp_path / "deployed-loihi1.safetensors").program.projections if p.learning
+    ]
+    assert (learned.name, learned.learning.rule.dw) == ("readout", "2^-7*u0*r1*t")
+    assert (learned.learning.rule.x1, learned.learning.rule.r1) == (Trace(20, 4), Trace(1, 0))
+    capsys.readouterr()
+
+
 def test_a_run_folder_is_deployed_with_its_normalisation(tmp_path, capsys):
     pytest.importorskip("rl_zoo3")
     env = "spikeloop/CartPoleNoVel-v0"
@@ -101,6 +124,10 @@ def test_a_run_folder_is_deployed_with_its_normalisation(tmp_path, capsys):
         (["NETWORK", "--check-actions", -1], "--check-actions"),
         (["NETWORK", "--seed", -1], "--seed"),
         (["NETWORK", "--out", "NETWORK"], "--out takes a folder"),
+        (["NETWORK", "--learn", "x0*q"], "--learn x0*q: dw, term 'x0*q': unknown variable 'q'"),
+        (["NETWORK", "--learn-tag", "x0"], "--learn-tag, --learn-trace and --learn-projection go with --learn"),
+        (["NETWORK", "--learn", "rstdp", "--learn-tag", "x0"], "--learn rstdp has tags and traces of its own"),
+        (["NETWORK", "--learn", "x0", "--learn-trace", "x9=1,2"], "--learn-trace takes NAME=IMPULSE,TAU"),
         (["model.zip"], "name its run folder"),
         ([".", "--env", "CartPole-v1"], "--env goes with the file of a network"),
         (["THRESHOLD", "--strict"], "moving threshold as current"),

@@ -70,7 +70,7 @@ def test_another_projection_learns_by_a_rule_of_its_own():
 
 
 def test_the_winner_gains_where_its_reward_is_more_than_expected():
-    taught = deployment().taught(reinforcement=Reinforcement(gamma=0.0, value_rate=0.0, scale=100.0))
+    taught = deployment().taught(reinforcement=Reinforcement(gamma=0.0, value_rate=0.0, scale=100.0, value=0.0))
     policy = DeployedPolicy(taught, learning=True)
     start, state = readout_weights(policy).astype(int).copy(), None
     for x in observations(7, 8, 1)[0]:
@@ -108,6 +108,17 @@ def test_a_file_holds_what_has_been_learned(tmp_path):
     policy.machine.learning = False
     policy.learning = False
     assert play(frozen) == play(policy)
+
+
+def test_rewards_that_are_all_alike_change_nothing():
+    r1, value = Reinforcement(gamma=0.75).after(1.0, terminal=False)
+    assert (r1, value) == (0.0, 4.0)
+    policy = DeployedPolicy(deployment().taught(), learning=True)
+    state, start = policy.initial_state(), readout_weights(policy).copy()
+    for x in observations(7, 20, 1)[0]:
+        _, state = policy.predict(x[0], state)
+        policy.reinforce(1.0)
+    np.testing.assert_array_equal(readout_weights(policy), start)
 
 
 @pytest.mark.filterwarnings("ignore:lowered")
