@@ -51,9 +51,8 @@ ONE_THREAD_UP_TO = 16_000_000
 class LsnnPolicy(RecurrentActorCriticPolicy):
     """Actor-critic policy with a recurrent spiking actor, for SpikingPPO and SpikingA2C.
 
-    The actor is features -> encoder -> LSNN layers -> leaky readout -> ``action_net``; its state is carried across
-    env steps. The critic is an MLP on the features, as only the actor is deployed.
-    Vector, Dict and image observations go through SB3's features extractors.
+    The actor is a :class:`~spikeloop.agents.actor.SpikingActor`, whose state is carried across env steps. The critic is
+    an MLP on the features, as only the actor is deployed. All observations go through SB3's features extractors.
 
     Args:
         observation_space: Observation space.
@@ -68,8 +67,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         obs_scale: What a vector observation is multiplied by, one factor or one per value, instead of VecNormalize. Its
             running statistics move on while a policy drifts, and what was learnt moves with them; fixed factors do not.
         gradient: How gradients reach the weights, one of :data:`~spikeloop.spiking.gradients.GRADIENTS`.
-        gradient_kwargs: Its arguments; of ``"surrogate"`` these are ``shape`` (``fast_sigmoid``, ``triangle`` or
-            ``arctan``), ``damping`` and ``width``.
+        gradient_kwargs: Its arguments; of ``"surrogate"`` these are ``shape``, ``damping`` and ``width``.
         critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
             whose observation does not tell the state.
         net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]);
@@ -84,6 +82,12 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     Raises:
         TypeError: If an option belongs to neither.
         ValueError: If a value is out of range.
+
+    >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
+    >>> policy = LsnnPolicy(*space, lambda _: 3e-4, n_neurons=16, gradient_kwargs={"shape": "triangle"})
+    >>> action, state = policy.predict(np.zeros(3, np.float32), episode_start=np.ones(1, bool), deterministic=True)
+    >>> state[0].shape  # rows v, a, z, refractory and y of one environment
+    (5, 1, 16)
     """
 
     recurrent_default = True

@@ -20,6 +20,9 @@ class Unpadded:
 
     sb3-contrib selects the unpadded entries of a tensor with ``x[mask > 1e-8]``; here that is ``x[...]``,
     everything, which costs neither a copy nor an ``index_put`` in the backward pass.
+
+    >>> Unpadded() > 1e-8
+    Ellipsis
     """
 
     def __gt__(self, other: float) -> EllipsisType:

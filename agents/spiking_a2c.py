@@ -36,6 +36,10 @@ class SpikingA2C(SpikingPPO):
         normalize_advantage: Normalise the advantages of each batch.
         policy_kwargs: Arguments of the policy.
         kwargs: Further keyword arguments of ``RecurrentPPO`` (``use_sde``, ``tensorboard_log``, ``seed``, ...).
+
+    >>> model = SpikingA2C("LifPolicy", "CartPole-v1", n_steps=8, policy_kwargs={"n_neurons": 16})
+    >>> model.learn(16).num_timesteps
+    16
     """
 
     def __init__(

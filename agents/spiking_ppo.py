@@ -80,6 +80,11 @@ class SpikingPPO(RecurrentPPO):
     Raises:
         ValueError: If an argument is out of range, ``seq_len`` does not divide ``n_steps`` and ``batch_size``, or the
             advantages of a single step were to be normalised.
+
+    >>> model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=32, batch_size=32, policy_kwargs={"n_neurons": 16})
+    >>> network = model.learn(32).to_network()  # what is saved, simulated and deployed
+    >>> network.layers[0].n_neurons, network.head.kind
+    (16, 'discrete')
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LsnnPolicy": LsnnPolicy, "LifPolicy": LifPolicy}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.network import Layer
 from spikeloop.spiking.neurons import NEURONS, Neurons
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
 
@@ -125,3 +128,69 @@ def normal_weights(
     """
     columns = torch.as_tensor(scale, dtype=torch.float32).reshape(-1, 1)
     return (torch.randn(n, n_inputs, generator=generator) * columns).numpy()
+
+
+def neuron_maker(
+    name: str,
+    lsnn_options: Mapping[str, Any],
+    lsnn_defaults: Mapping[str, Any],
+    options: Mapping[str, Any],
+    generator: torch.Generator | None,
+) -> Callable[[int], Neurons]:
+    """Return what makes so many neurons of a model.
+
+    Args:
+        name: The model.
+        lsnn_options: Options of LSNN neurons, and below what they are if nobody gives them.
+        lsnn_defaults: These.
+        options: Parameters of neurons of another model.
+        generator: Source of what is drawn.
+
+    Raises:
+        ValueError: If there is no such model, or options of one model are given for another.
+    """
+    kind = neuron_kind(name)
+    if name == "lsnn":
+        if options:
+            raise ValueError(f"neuron_kwargs are for other neurons: give LSNN {sorted(options)} as its own arguments")
+        return partial(lsnn_neurons, **lsnn_options, generator=generator)
+    foreign = [option for option, value in lsnn_options.items() if value != lsnn_defaults[option]]
+    if foreign:
+        raise ValueError(f"{foreign[0]} is an option of LSNN neurons: parameters of {name!r} go into neuron_kwargs")
+    return partial(drawn_neurons, kind=kind, options=options, generator=generator)
+
+
+def drawn_layers(
+    n_channels: int,
+    n_neurons: Sequence[int],
+    make: Callable[[int], Neurons],
+    recurrent: bool,
+    w_in_scale: float | None,
+    w_rec_scale: float,
+    dt: float,
+    generator: torch.Generator | None,
+) -> list[Layer]:
+    """Return layers with normal weights and no bias, each fed by the one before.
+
+    Args:
+        n_channels: Inputs of the first layer.
+        n_neurons: Neurons of each layer.
+        make: What makes so many neurons.
+        recurrent: Whether layers have recurrent weights.
+        w_in_scale: As of :class:`~spikeloop.spiking.module.LSNN`, like those that follow.
+        w_rec_scale: Of the recurrent weights.
+        dt: Length of a tick in ms.
+        generator: Source of what is drawn.
+    """
+    layers = []
+    for n_inputs, n in zip((n_channels, *n_neurons), n_neurons, strict=False):
+        neurons = make(n)
+        scale: Any = w_in_scale
+        if scale is None:
+            scale = 2 * (1 - decay(neurons.tau_m, dt)) if isinstance(neurons, NeuronParameters) else 1.0
+        w_in = normal_weights(n, n_inputs, scale / math.sqrt(n_inputs), generator)
+        w_rec = normal_weights(n, n, w_rec_scale / math.sqrt(n), generator) if recurrent else None
+        if w_rec is not None:
+            np.fill_diagonal(w_rec, 0.0)
+        layers.append(Layer(w_in, np.zeros(n, w_in.dtype), neurons, w_rec))
+    return layers

@@ -1,7 +1,7 @@
 """The LSNN as a torch module: sequences of env steps with the state carried, in and out of a Network.
 
-On the CPU a sequence is one call of the numba kernels per layer, forward and backward, and :meth:`LSNN.step` gives the
-same bits without torch. Elsewhere the same equations (:mod:`spikeloop.spiking.reference`) run under autograd.
+How a sequence is run is a gradient's affair (:mod:`spikeloop.spiking.gradients`). With LSNN neurons on the CPU it is
+one call of the numba kernels per layer, forward and backward, and :meth:`LSNN.step` gives the same bits without torch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,14 @@ import torch
 from torch import nn
 
 from spikeloop.spiking import checks
-from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import Encoder, encode, values
 from spikeloop.spiking.engine import lsnn_kernels, sequences
 from spikeloop.spiking.gradients import Gradient, Surrogate
 from spikeloop.spiking.gradients.base import Run
 from spikeloop.spiking.gradients.penalty import Attach
-from spikeloop.spiking.gradients.population import Population
-from spikeloop.spiking.initial import drawn_neurons, lsnn_neurons, neuron_kind, normal_weights
+from spikeloop.spiking.gradients.population import population_input
+from spikeloop.spiking.initial import drawn_layers, neuron_maker
 from spikeloop.spiking.network import Layer, Network, packed_shape
-from spikeloop.spiking.neurons import Neurons
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.spiking_layer import SpikingLayers
 
@@ -45,7 +41,8 @@ class LSNN(nn.Module):
     ``rate_coef / 2 * sum_j max(0, r_j - target_rate)^2`` (after Bellec et al. 2020, there two-sided), where ``r_j``
     is the neuron's mean of spikes per tick over the sequences of the forward pass.
 
-    Neurons of another model than LSNN run by their equations under autograd, and in :meth:`step` by the same in numpy.
+    Neurons of another model than LSNN run by their equations under autograd, and in :meth:`step` by the same compiled,
+    which agree to rounding.
 
     Args:
         encoder: How features become input.
@@ -79,6 +76,7 @@ class LSNN(nn.Module):
         generator: Source of the initial weights; torch's default if None.
 
     Attributes:
+        timing: Ticks, latency and readout, the same for all layers.
         layers: The layers, one :class:`~spikeloop.spiking.spiking_layer.SpikingLayer` each.
         state_shape: ``(n_rows, width)`` of the packed state (see :mod:`spikeloop.spiking.network`).
         spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,); zeros where
@@ -87,6 +85,15 @@ class LSNN(nn.Module):
 
     Raises:
         ValueError: If an argument is out of range.
+
+    >>> lsnn = LSNN(Encoder("direct", 3), [20, 10], n_ticks=4, tau_out=5.0)
+    >>> features, start = torch.randn(7, 2, 3), torch.zeros(7, 2)  # seven env steps of two environments
+    >>> y, state = lsnn(features, torch.from_numpy(lsnn.initial_state(2)), start)
+    >>> y.shape, lsnn.n_counted
+    (torch.Size([7, 2, 10]), 56)
+    >>> y.sum().backward()
+    >>> lsnn.layers[0].w_rec.grad.shape
+    torch.Size([20, 20])
     """
 
     def __init__(
@@ -138,22 +145,12 @@ class LSNN(nn.Module):
         if learn_encoder and isinstance(encoder, values.Population):
             self.centers = nn.Parameter(torch.tensor(encoder.centers, dtype=torch.float32))
             self.log_widths = nn.Parameter(torch.tensor(np.log(encoder.widths), dtype=torch.float32))
-        options: dict[str, Any] = dict(tau_m=tau_m, v_th=v_th, tau_a=tau_a, beta=beta)
-        options |= dict(adaptive_fraction=adaptive_fraction, refractory=refractory)
-        options |= dict(reset=reset, adaptation=adaptation, hold=hold)
-        make = _maker(neurons, options, neuron_kwargs or {}, generator)
-        layers = []
-        for n_inputs, n in zip((encoder.n_channels, *self.n_neurons), self.n_neurons, strict=False):
-            of_layer = make(n)
-            scale: Any = w_in_scale
-            if scale is None:
-                scale = 2 * (1 - decay(of_layer.tau_m, dt)) if isinstance(of_layer, NeuronParameters) else 1.0
-            w_in = normal_weights(n, n_inputs, scale / math.sqrt(n_inputs), generator)
-            w_rec = normal_weights(n, n, w_rec_scale / math.sqrt(n), generator) if recurrent else None
-            if w_rec is not None:
-                np.fill_diagonal(w_rec, 0.0)
-            layers.append(Layer(w_in, np.zeros(n, w_in.dtype), of_layer, w_rec))
-        self._hold(layers)
+        options: dict[str, Any] = dict(tau_m=tau_m, v_th=v_th, tau_a=tau_a, beta=beta, refractory=refractory)
+        options |= dict(adaptive_fraction=adaptive_fraction, reset=reset, adaptation=adaptation, hold=hold)
+        defaults = {name: inspect.signature(LSNN.__init__).parameters[name].default for name in options}
+        make = neuron_maker(neurons, options, defaults, neuron_kwargs or {}, generator)
+        sizes, scales = (encoder.n_channels, self.n_neurons), (w_in_scale, w_rec_scale)
+        self._hold(drawn_layers(*sizes, make, recurrent, *scales, dt, generator))
 
     def _hold(self, layers: Sequence[Layer]) -> None:
         """Take these layers for one's own."""
@@ -190,20 +187,10 @@ class LSNN(nn.Module):
         """Whether the readout is the mean number of spikes per tick of a step."""
         return self.timing.count_spikes
 
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder, with the current centres and widths where they are learned."""
-        return self.current_encoder()
-
     def _network(self, layers: Sequence[Layer]) -> Network:
         """Return these layers behind the encoder as a network without a policy's outputs."""
-        readout = self._unit_readout()
+        readout = Readout(np.zeros((1, self.n_neurons[-1]), self._dtype), np.zeros(1), self.tau_out, self.count)
         return Network(self.encoder, tuple(layers), readout, n_ticks=self.n_ticks, dt=self.dt, latency=self.latency)
-
-    def _unit_readout(self) -> Readout:
-        n = self.n_neurons[-1]
-        zeros = np.zeros((1, n), self._dtype)
-        return Readout(zeros, zeros[0, :1], self.tau_out, self.count)
 
     @property
     def _dtype(self) -> np.dtype:
@@ -215,6 +202,8 @@ class LSNN(nn.Module):
             return self._encoder
         centers, log_widths = self.centers.detach().cpu().numpy(), self.log_widths.detach().cpu().numpy()
         return values.Population(self._encoder.n_obs, centers, np.exp(log_widths))
+
+    encoder = property(current_encoder)
 
     def reset_counts(self) -> None:
         """Set the spike counts to zero."""
@@ -244,7 +233,13 @@ class LSNN(nn.Module):
             kwargs: ``learn_encoder``, ``rate_coef``, ``target_rate``.
 
         Raises:
-            ValueError: If ``rate_coef`` is given and a layer is graded.
+            ValueError: If the network has no layers, or ``rate_coef`` is given and a layer is graded.
+
+        >>> layers = LSNN(Encoder("direct", 2), [3]).network_layers()
+        >>> zeros = np.zeros((1, 3), np.float32)
+        >>> network = Network(Encoder("direct", 2), layers, Readout(zeros, zeros[0, :1]))
+        >>> LSNN.from_network(network, rate_coef=0.1).n_neurons
+        (3,)
         """
         lsnn = cls(
             network.encoder,
@@ -299,12 +294,12 @@ class LSNN(nn.Module):
         if self.rate_coef and y.requires_grad:
             excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in run.rates]
             y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
-        return run._replace(y=y, state=torch.cat((memory, run.state)) if len(memory) else run.state)
+        new = torch.cat((memory, run.state)) if len(memory) else run.state
+        return Run(y, new, run.rates, run.log_prob)
 
     def _count(self, n: int) -> None:
         """Add to ``n_counted``; written so that no other Python thread comes between reading and writing it."""
-        counts = self.__dict__
-        counts["n_counted"] += n
+        self.__dict__["n_counted"] += n
 
     def _check(self, n_dims: int, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
         """Refuse shapes that do not fit: the kernels read and write without looking at bounds."""
@@ -321,7 +316,7 @@ class LSNN(nn.Module):
             )
 
     def _check_values(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> None:
-        dtype = self.layers[0].bias.dtype
+        dtype = next(iter(self.layers)).bias.dtype
         if features.is_complex() or state.dtype != dtype:
             raise ValueError(f"features must be real and state {dtype}, got {features.dtype} and {state.dtype}")
         if not _finite(features):
@@ -348,11 +343,7 @@ class LSNN(nn.Module):
         )
         x = torch.from_numpy(array).to(state)
         if isinstance(encoder, values.Population):
-            centers = torch.as_tensor(encoder.centers.copy()).to(state) if self.centers is None else self.centers
-            log_widths = (
-                torch.as_tensor(np.log(encoder.widths)).to(state) if self.log_widths is None else self.log_widths
-            )
-            x = Population.apply(features.to(state.dtype), centers, log_widths, x)
+            x = population_input(encoder, features.to(state.dtype), x, self.centers, self.log_widths)
         return x, torch.from_numpy(new).to(state)
 
     def step(self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -375,8 +366,8 @@ class LSNN(nn.Module):
         # self.layers, less the search that torch makes for the attributes of a module
         layers: SpikingLayers = self._modules["layers"]  # type: ignore[assignment]
         timing = self.timing
-        weights = layers.engine_weights()
-        dtype, n_memory = weights[0].bias.dtype, self._n_memory
+        weights, n_memory = layers.engine_weights(), self._n_memory
+        dtype = weights[0].bias.dtype
         if self._encoder.identity:
             x = sequences.writable("features", features, dtype)[:, None]  # (B, 1, F)
         else:
@@ -407,23 +398,3 @@ class LSNN(nn.Module):
 def _finite(tensor: torch.Tensor) -> bool:
     """Return whether a tensor holds neither NaN nor infinity; a sum that is finite tells so in one pass."""
     return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
-
-
-def _maker(
-    name: str, lsnn_options: Mapping[str, Any], options: Mapping[str, Any], generator: torch.Generator | None
-) -> Callable[[int], Neurons]:
-    """Return what makes so many neurons of the model of that name.
-
-    Raises:
-        ValueError: If there is no such model, or options of one model are given for another.
-    """
-    kind = neuron_kind(name)
-    if name == "lsnn":
-        if options:
-            raise ValueError(f"neuron_kwargs are for other neurons: give LSNN {sorted(options)} as its own arguments")
-        return partial(lsnn_neurons, **lsnn_options, generator=generator)
-    defaults = inspect.signature(LSNN.__init__).parameters
-    foreign = [option for option, value in lsnn_options.items() if value != defaults[option].default]
-    if foreign:
-        raise ValueError(f"{foreign[0]} is an option of LSNN neurons: parameters of {name!r} go into neuron_kwargs")
-    return partial(drawn_neurons, kind=kind, options=options, generator=generator)

@@ -11,16 +11,24 @@ from spikeloop.spiking.engine import products
 
 
 class RowLinear(nn.Linear):
-    """A linear map that sums each row in one fixed order on the CPU, so that the bits do not depend on the batch."""
+    """A linear map that sums each row in one fixed order on the CPU, so that the bits do not depend on the batch.
+
+    Its arguments are those of :class:`torch.nn.Linear`.
+
+    >>> linear, x = RowLinear(5, 2), torch.randn(7, 5)
+    >>> torch.equal(linear(x)[3], linear(x[3]))
+    True
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x weight^T + bias``, shape (..., out_features)."""
-        known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and self.bias is not None
-        if not known or x.dtype != self.weight.dtype or x.shape[-1] != self.in_features:
+        weight, bias = self.weight, self.bias  # asked once: torch searches for the attributes of a module
+        known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and bias is not None
+        if not known or x.dtype != weight.dtype or x.shape[-1] != self.in_features:
             return super().forward(x)  # where x does not fit, torch says so
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad or self.bias.requires_grad):
-            return RowLinearFunction.apply(x, self.weight, self.bias)
-        return linear_rows(x, self.weight, self.bias)
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+            return RowLinearFunction.apply(x, weight, bias)
+        return linear_rows(x, weight, bias)
 
 
 def linear_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

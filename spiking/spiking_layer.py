@@ -33,6 +33,13 @@ class SpikingLayer(nn.Module):
         bias: Constant current, shape (N,).
         kind: Class of the neurons. Each of its fields with one number per neuron is a buffer of that name, shape (N,).
         options: Its other fields, which hold for all neurons.
+
+    >>> from spikeloop.spiking.neurons.izhikevich import Izhikevich
+    >>> layer = SpikingLayer(Layer(np.ones((2, 3)), np.zeros(2), Izhikevich(c=np.array([-65.0, -50.0]))))
+    >>> layer.c
+    tensor([-65., -50.], dtype=torch.float64)
+    >>> layer.value.neurons.c.tolist()
+    [-65.0, -50.0]
     """
 
     w_rec: nn.Parameter | None
