@@ -22,7 +22,7 @@ _HOME = {
     "Monitor": "monitor",
     "LSNN": "module",
     "PlasticNetwork": "rules.plastic_network",
-    "Dimensions": "encoders.tile_coding",
+    "Dimensions": "encoders.dimensions",
     "Tiles": "encoders.tile_coding",
     "PlaceCells": "encoders.tile_coding",
     "STDP": "rules.stdp",

@@ -9,7 +9,7 @@ import numpy as np
 
 from spikeloop.spiking import checks
 from spikeloop.spiking.encoders import encode
-from spikeloop.spiking.engine import any_kernels, lsnn_kernels, products, sequences, step_kernels
+from spikeloop.spiking.engine import any_kernels, lsnn_kernels, products, sequences, shares, step_kernels
 from spikeloop.spiking.monitor import Monitor, per_tick
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
@@ -338,7 +338,7 @@ class Simulator:
             keep = max(keep, any_kernels.KEEP_OUTPUTS) if self.network.readout.spikes else keep
             return any_kernels.run(self._prepared, self._weights, x, state, start, self.spike_counts, keep)[:3]
         kept = lsnn_kernels.KEEP_MEMBRANE if keep == any_kernels.KEEP_MEMBRANE else lsnn_kernels.KEEP_NOTHING
-        n_threads = sequences.max_threads() if self.n_threads is None else min(self.n_threads, sequences.max_threads())
+        n_threads = shares.max_threads() if self.n_threads is None else min(self.n_threads, shares.max_threads())
         return sequences.forward(self._weights, self._constants, x, state, start, self.spike_counts, kept, n_threads)
 
     def _arrived(self, z: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -8,14 +8,14 @@ from contextvars import ContextVar
 
 import torch
 
-from spikeloop.spiking.engine import sequences
+from spikeloop.spiking.engine import shares
 
 _of_kernels: ContextVar[int | None] = ContextVar("threads of the kernels", default=None)
 
 
 def kernel_threads() -> int:
     """Return how many threads our kernels use: as many as torch does, or did before :func:`torch_on_one_thread`."""
-    return min(_of_kernels.get() or torch.get_num_threads(), sequences.max_threads())
+    return min(_of_kernels.get() or torch.get_num_threads(), shares.max_threads())
 
 
 @contextmanager

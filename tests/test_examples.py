@@ -62,6 +62,7 @@ MODULES = [
     "scripts.players",
     "spiking.checks",
     "spiking.encoders.base",
+    "spiking.encoders.dimensions",
     "spiking.encoders.spikes",
     "spiking.encoders.tile_coding",
     "spiking.encoders.values",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spikeloop.spiking import compiling, reference
 from spikeloop.spiking.encoders import Encoder
-from spikeloop.spiking.engine import lsnn_kernels, products, sequences, step_kernels, vectors
+from spikeloop.spiking.engine import buffers, lsnn_kernels, products, sequences, shares, vectors
 from spikeloop.spiking.gradients.surrogate import Surrogate
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import NeuronParameters
@@ -158,17 +158,17 @@ def test_bits_do_not_depend_on_threads(drawn, many):
 def test_threads_share_out_the_gradients_without_gap_or_overlap(n_threads):
     n, width, panel = 70, 96, 32
     seen = np.zeros((n, width), int)
-    for first, end, part, n_parts in sequences._windows(width, n_threads, panel):
+    for first, end, part, n_parts in shares.windows(width, n_threads, panel):
         assert first % panel == end % panel == 0
         seen[n * part // n_parts : n * (part + 1) // n_parts, first:end] += 1
-    assert (seen == 1).all() and len(sequences._windows(width, n_threads, panel)) == n_threads
+    assert (seen == 1).all() and len(shares.windows(width, n_threads, panel)) == n_threads
 
 
 def test_buffers_are_reused_and_never_shared():
-    sequences._free.clear()
-    first = sequences._take((300, 100), np.float64)
-    sequences._give_back(first)
-    second, third = sequences._take((300, 100), np.float32), sequences._take((300, 100), np.float32)
+    buffers._free.clear()
+    first = buffers.take((300, 100), np.float64)
+    buffers.give_back(first)
+    second, third = buffers.take((300, 100), np.float32), buffers.take((300, 100), np.float32)
     assert np.shares_memory(first, second)
     assert not np.shares_memory(second, third)
     assert second.dtype == np.float32 and second.shape == (300, 100)
@@ -224,20 +224,6 @@ def test_first_compilation_prints_one_line():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr.count("compiling kernels") == 1
-
-
-def test_warm_up_compiles_what_a_sequence_needs():
-    sequences.warm_up(np.float64)
-    known = [
-        len(kernel.signatures)
-        for kernel in (lsnn_kernels.forward_rows, lsnn_kernels.backward_rows, step_kernels.step_layers)
-    ]
-    arguments, grad_y = engine_arguments()
-    _, _, tapes = sequences.forward(*arguments, lsnn_kernels.KEEP_TAPE)
-    sequences.backward(tapes, grad_y, [None])
-    assert known == [
-        len(k.signatures) for k in (lsnn_kernels.forward_rows, lsnn_kernels.backward_rows, step_kernels.step_layers)
-    ]
 
 
 def test_more_neurons_than_a_spike_list_can_name_are_refused():

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import Encoder
-from spikeloop.spiking.engine import sequences
+from spikeloop.spiking.engine import shares
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.readout import Readout
@@ -113,7 +113,7 @@ def test_threads_that_learn_together_leave_the_network_whole():
         list(pool.map(learn, range(6)))
     arrays = learner.arrays
     live = arrays.live[: arrays.n_live[0]]
-    assert sorted(live) == np.flatnonzero(arrays.tag_v).tolist()
+    assert sorted(live) == np.flatnonzero(arrays.e_v).tolist()
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
@@ -167,7 +167,7 @@ def test_counts_can_be_reset():
 
 
 def _work(network, obs, queue):
-    queue.put((sequences.max_threads(), Simulator(network, n_threads=2).run(obs)[0]))
+    queue.put((shares.max_threads(), Simulator(network, n_threads=2).run(obs)[0]))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -187,10 +187,10 @@ def test_a_forked_process_runs_what_its_parent_ran():
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_threads_may_start_the_engine_at_once(layer):
     code = (
-        "import threading, numba; from spikeloop.spiking.engine import sequences\n"
+        "import threading, numba; from spikeloop.spiking.engine import shares\n"
         f"numba.config.THREADING_LAYER = {layer!r}\n"
         "gate, found = threading.Barrier(8), []\n"
-        "def first():\n    gate.wait(); found.append(sequences.max_threads())\n"
+        "def first():\n    gate.wait(); found.append(shares.max_threads())\n"
         "threads = [threading.Thread(target=first) for _ in range(8)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads]; print(found)"
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from spikeloop.spiking.encoders.base import Encoder, encode
+from spikeloop.spiking.encoders.dimensions import Dimensions
 from spikeloop.spiking.encoders.spikes import Delta, Latency, Rate
-from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
+from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 from spikeloop.spiking.encoders.values import Direct, Population
 
 __all__ = ["ENCODERS", "Dimensions", "Encoder", "encode"]

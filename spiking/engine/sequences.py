@@ -5,19 +5,14 @@ Weights come pre x post, ``w_in`` (n_inputs, N) and ``w_rec`` (N, N): the kernel
 
 from __future__ import annotations
 
-import math
-import os
-import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import numba
 import numpy as np
 
 from spikeloop.spiking import checks
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.engine import lsnn_kernels, products, step_kernels, vectors
+from spikeloop.spiking.engine import buffers, lsnn_kernels, products, shares, step_kernels, vectors
 from spikeloop.spiking.engine.lsnn_kernels import LsnnOptions, LsnnRows
 from spikeloop.spiking.neurons import Neurons
 from spikeloop.spiking.neurons.lsnn import NeuronParameters, only_lsnn
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
 
 # Below this work, neurons^2 x ticks x sequences, one thread is done before a second has started.
 SERIAL_BELOW = 2_000_000
-_KEPT_BUFFERS = 4
 
 
 class Weights(NamedTuple):
@@ -162,15 +156,15 @@ def forward(
         n, width = layer.n_neurons, layer.rows.shape[1]
         weight = padded(weight, width)
         whole, none = (n_batch, n_t, width), (0, 0, 0)
-        psi = _take(whole if keep == lsnn_kernels.KEEP_TAPE else none, dtype)
+        psi = buffers.take(whole if keep == lsnn_kernels.KEEP_TAPE else none, dtype)
         wanted = layer.named.reset_zero if keep == lsnn_kernels.KEEP_TAPE else keep == lsnn_kernels.KEEP_MEMBRANE
-        membrane = _take(whole if wanted else none, dtype)
-        spikes = Spikes(_take((n_batch * (n_t + 1) * n,), np.uint16), np.empty((n_batch, n_t + 2), np.int64))
+        membrane = buffers.take(whole if wanted else none, dtype)
+        spikes = Spikes(buffers.take((n_batch * (n_t + 1) * n,), np.uint16), np.empty((n_batch, n_t + 2), np.int64))
         arguments = (
             keep, x if i == 0 else empty, *weight, layer.rows, layer.options, *below, state, start, new_state, y, psi,
             membrane, *spikes,
         )  # fmt: skip
-        bounds = _bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
+        bounds = shares.bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
         if len(bounds) == 2:
             lsnn_kernels.forward_rows(0, n_batch, *arguments)
         else:
@@ -254,10 +248,10 @@ def backward(
             n_below = len(padded.w_in)
             below_width = padded_size(n_below, dtype)
             w_in = _packed(padded.w_in, n_below, below_width, n)
-            grad_below = _take((n_batch, n_t if i > 0 else tape.x.shape[1], below_width), dtype)
-        bounds = _bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
-        windows = _windows(width, len(bounds) - 1, vectors.panel(dtype))
-        currents = _take((n_t * n_batch * width if len(windows) > 1 else 0,), dtype)
+            grad_below = buffers.take((n_batch, n_t if i > 0 else tape.x.shape[1], below_width), dtype)
+        bounds = shares.bounds(n_batch, n_threads if n * n * n_t * n_batch >= serial_below else 1)
+        windows = shares.windows(width, len(bounds) - 1, vectors.panel(dtype))
+        currents = buffers.take((n_t * n_batch * width if len(windows) > 1 else 0,), dtype)
         grad = Weights(*(np.zeros(w.shape, dtype) for w in padded))
         arguments = (
             tape.x, w_in, w_rec, layer.rows, layer.options, *tape.below, tape.start, tape.psi, tape.membrane,
@@ -270,7 +264,7 @@ def backward(
         if len(padded.w_rec):
             np.fill_diagonal(grad.w_rec, 0)
         grads.append(Weights(grad.w_in[:, :n], grad.bias[:n], grad.w_rec[:, :n]))
-        _give_back(tape.psi, tape.membrane, tape.spikes.neuron, grad_z, currents)
+        buffers.give_back(tape.psi, tape.membrane, tape.spikes.neuron, grad_z, currents)
         grad_z = grad_below
     return grads[::-1], grad_z[:, :, : tapes[0].x.shape[2]] if want_x else None
 
@@ -310,24 +304,6 @@ def _is_padded(weights: Weights, width: int) -> bool:
     w_in, _, w_rec = weights
     contiguous = w_in.flags.c_contiguous and w_rec.flags.c_contiguous
     return contiguous and w_in.shape[1] == width and not products.has_diagonal(w_rec)
-
-
-def warm_up(dtype: Any = np.float32) -> None:
-    """Compile the kernels for one dtype, or load them from the cache, and start numba's threads.
-
-    Call it in the parent of worker processes: caches race when several compile at once.
-    """
-    ones = np.ones(2)
-    neurons = NeuronParameters(ones, ones, ones, ones, ones)
-    layers = [constants(neurons, Timing(1, 1.0, 0, 0.0, False, True), 0, 0, True, None, dtype)]
-    weights = [padded(Weights(*(np.ones(n, dtype) for n in ((1, 2), 2, (2, 2)))), layers[0].rows.shape[1])]
-    x, state, counts = np.ones((2, 1, 1), dtype), np.zeros((5, 2, 2), dtype), [np.zeros(2, np.int64)]
-    start = np.zeros((2, 1), np.uint8)
-    for n_threads in {1, max_threads()}:
-        y, _, tapes = forward(weights, layers, x, state, start, counts, lsnn_kernels.KEEP_TAPE, n_threads, 0)
-        backward(tapes, y, [None], True, n_threads, 0)
-    step(weights, layers, address_table(weights, layers, counts), x, state, start, counts)
-    products.linear_rows(x[:, 0], weights[0].w_in.T[:2].copy(), weights[0].bias[:2], np.empty((2, 2), dtype))
 
 
 def address_table(weights: Sequence[Weights], layers: Sequence[Constants], counts: Sequence[np.ndarray]) -> np.ndarray:
@@ -376,37 +352,6 @@ def dense(spikes: Spikes, n_neurons: int, dtype: Any) -> np.ndarray:
     return z
 
 
-def max_threads() -> int:
-    """Return how many threads the kernels may use: numba's, if its threading layer starts them fast and safely.
-
-    In a forked process it is 1: threads do not survive a fork, and their runtimes then hang or end the process.
-    """
-    global _max_threads
-    if _max_threads == 0:
-        with _first_launch:
-            if _max_threads == 0:
-                # In a thread of its own: the launch sets the thread count of the OpenMP runtime that torch may share,
-                # but only for the thread it happens in.
-                launch = threading.Thread(target=lsnn_kernels.start_threads, args=(np.zeros(1),))
-                launch.start()
-                launch.join()
-                # "workqueue" takes 30-100 us a launch, and ends the process when two Python threads use it at once.
-                fit = numba.threading_layer() in ("omp", "tbb")
-                _max_threads = numba.config.NUMBA_NUM_THREADS if fit else 1  # type: ignore[attr-defined]
-    return _max_threads
-
-
-def _after_fork() -> None:
-    global _max_threads
-    _max_threads = 1
-
-
-_max_threads = 0
-_first_launch = threading.Lock()
-if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def padded_size(n: int, dtype: Any) -> int:
     """Return n rounded up to whole vector panels."""
     step = vectors.panel(dtype)
@@ -442,51 +387,3 @@ def _packed(w: np.ndarray, n: int, width: int, n_post: int) -> np.ndarray:
 
 _NO_SPIKES = np.empty(0, np.uint16)
 _NO_PTR = np.empty((0, 0), np.int64)
-_bounds_cache: dict[tuple[int, int], np.ndarray] = {}
-
-
-def _bounds(n_batch: int, n_threads: int) -> np.ndarray:
-    """Return the limits of the batch chunks, one per thread."""
-    n = max(1, min(n_threads, n_batch))
-    if (n_batch, n) not in _bounds_cache:
-        _bounds_cache[n_batch, n] = np.arange(n + 1, dtype=np.intp) * n_batch // n
-    return _bounds_cache[n_batch, n]
-
-
-@lru_cache
-def _windows(width: int, n: int, panel: int) -> np.ndarray:
-    """Return what part of the weights' gradients each of n threads adds up: columns from and to, part of the rows."""
-    n_panels = width // panel
-    n_columns = max(c for c in range(1, min(n, n_panels) + 1) if n % c == 0)
-    ends = np.arange(n_columns + 1) * n_panels // n_columns * panel
-    n_parts = n // n_columns
-    return np.array([(*ends[c : c + 2], p, n_parts) for c in range(n_columns) for p in range(n_parts)], dtype=np.intp)
-
-
-# Fresh pages cost as much as the kernels that fill them, so big buffers go round.
-_free: list[np.ndarray] = []
-
-
-def _take(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size < 1 << 16:
-        return np.empty(shape, dtype)
-    for i, buffer in enumerate(_free):
-        if size <= buffer.nbytes <= 4 * size:
-            try:
-                buffer = _free.pop(i)
-            except IndexError:  # another thread was faster
-                break
-            if size <= buffer.nbytes:
-                return buffer[:size].view(dtype).reshape(shape)
-    return np.empty(size, np.uint8)[:size].view(dtype).reshape(shape)
-
-
-def _give_back(*arrays: np.ndarray) -> None:
-    for array in arrays:
-        base: Any = array
-        while base.base is not None:
-            base = base.base
-        if base.nbytes >= 1 << 16 and base.dtype == np.uint8:
-            _free.append(base)
-    del _free[:-_KEPT_BUFFERS]
