@@ -216,6 +216,19 @@ def test_a_learned_delay_delays():
         assert np.flatnonzero(outputs[:, 0, 0]).tolist() == [1, 5, 9]
 
 
+def test_projections_of_any_shape_learn_together():
+    rule = LearningRule(dd="x0", dw="2*x0")
+    shapes = [(1, 1), (1, 3), (2, 2)]
+    parts = tuple(
+        Projection(f"{m} {n}", True, range(m), range(n), np.zeros((n, m)), learning=Learning(rule)) for m, n in shapes
+    )
+    emulator = Emulator(Program("loihi1", "nengo", 2, Compartments.build(3), (*parts, synapses()), []))
+    emulator.run(emulator.initial_state(), 2, np.ones((2, 1, 2), int))
+    for i in range(3):
+        assert np.all(emulator.weights(i) == 4) and np.all(emulator.learner(i).d == 2)
+    assert emulator.weights(3).tolist() != [[2, -4]]
+
+
 def test_the_host_can_send_the_spike_of_a_compartment_that_never_fires():
     rule = LearningRule(dw="2^-2*x1*y0", x1=Trace(127, 0))
     synapse = Projection("in", True, [0, 1], [0, 1], np.zeros((2, 2)), learning=Learning(rule))

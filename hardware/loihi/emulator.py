@@ -71,7 +71,7 @@ class Emulator:
         self._staged, self._staged_post = stages_of(program, self.layout)
         self._weights = [p.weights for p in program.projections]
         self._table, self._views = build_table(program, self.layout, self._weights)
-        self._learners = Learners(program, self._views)
+        self._learners, self._learns = Learners(program, self._views), program.learns
         self._routes = routes(program)
         self._all_work: list[Work] = []
         self._idle_work: list[Work] = []  # a run takes one and puts it back, so that threads never share one
@@ -161,7 +161,9 @@ class Emulator:
         """
         program = self.program
         inputs, bias = check_run(program, self.layout, state, n_ticks, inputs, bias)
-        signals = signals_of(program, len(state), n_ticks, rewards, post_spikes, post_traces, learning)
+        signals = None
+        if self._learns or not (rewards is post_spikes is post_traces is None):
+            signals = signals_of(program, len(state), n_ticks, rewards, post_spikes, post_traces, learning)
         if inputs is None:
             inputs = self._no_inputs
         n_envs, n = state.shape[0], program.compartments.n

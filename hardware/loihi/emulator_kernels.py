@@ -16,7 +16,8 @@ from spikeloop.spiking.compiling import kernel
 # Columns of the option vector, which emulator.py fills.
 N_INPUTS, SLOTS, N, INPUT_BITS, U_WRAP, WRAP_V_INPUT, INPUT_LATENCY, LATE_RESET, GRADED = range(9)
 NOISE_AT, NOISE_EXPONENT, NOISE_MANTISSA = range(9, 12)
-N_OPTIONS = 12
+OWN_DELAYS = 12
+N_OPTIONS = 13
 WRAP_AT_23, WRAP_AT_28, WRAP_ONCE = range(3)
 # Rows of the constants, one column per compartment; decays as factors 4096 - e.
 KEEP_U, KEEP_V, V_TH, SILENT, V_MIN, V_MAX, KEEP_A, STEP_A, KEEP_R, SUBTRACT, NOISY = range(11)
@@ -30,8 +31,6 @@ OK, OVERFLOWED, BAD_PAYLOAD, BAD_BIAS, BAD_STATE = range(5)
 _NO_NOISE, _CURRENT, _MEMBRANE = range(3)
 _CUBA, _ALIF, _LSNN = range(3)
 _MOST = np.int32(2**28 - 1)  # chip.EMULATOR_MAX
-
-_OWN_DELAYS, _OWN_DELAYS_TO_SUMS = -2, -3  # in place of a segment's delay; synapse_table.py
 
 inlined = njit(inline="always")
 
@@ -106,21 +105,29 @@ def _gather_inputs(found, x, sources, payloads):
 
 
 @kernel
-def _send_with_own_delays(segment, payload, slot, pending, slots, n, weights, targets, counters):
-    """Add the weights of one spike over plastic synapses, each of which has a delay of its own."""
-    at, length, listed = np.uint64(segment[2]), np.uint64(segment[3]), np.uint64(segment[4])
-    to_sums = segment[0] == _OWN_DELAYS_TO_SUMS  # which stand delay by delay; input slots stand in a ring
-    begin, wrap = np.uint64(0 if to_sums else slot + 1), np.uint64(2**63 if to_sums else slots)
-    width, first = np.uint64(length if to_sums else n), np.uint64(segment[1] + slots * n * to_sums)
-    for j in range(length):
-        due = begin + np.uint64(targets[listed + length + j])
-        k = (due - wrap if due >= wrap else due) * width + first + np.uint64(targets[listed + j])
-        if payload == 1:
-            pending[k] += weights[at + j]
-        else:
-            x = np.int64(pending[k]) + np.int64(weights[at + j]) * payload
-            pending[k] = np.int32(x)
-            counters[INPUT] += pending[k] != x
+def _send_with_own_delays(
+    found, sources, payloads, slot, pending, slots, n, pointers, segments, weights, targets, counters
+):
+    """Do what ``_send`` does, over plastic synapses with a delay each: segments that are empty to ``_send``."""
+    for e in range(found):
+        source, payload = sources[e], payloads[e]
+        for s in range(pointers[source], pointers[source + 1]):
+            if segments[s, 3] != 0:
+                continue
+            at, listed = np.uint64(segments[s, 2]), np.uint64(segments[s, 4])
+            length = np.uint64(targets[listed])
+            to_sums = segments[s, 0] < 0  # which stand delay by delay; input slots stand in a ring
+            begin, wrap = np.uint64(0 if to_sums else slot + 1), np.uint64(2**63 if to_sums else slots)
+            width, first = np.uint64(length if to_sums else n), np.uint64(segments[s, 1] + slots * n * to_sums)
+            for j in range(length):
+                due = begin + np.uint64(targets[listed + np.uint64(1) + length + j])
+                k = (due - wrap if due >= wrap else due) * width + first + np.uint64(targets[listed + np.uint64(1) + j])
+                if payload == 1:
+                    pending[k] += weights[at + j]
+                else:
+                    x = np.int64(pending[k]) + np.int64(weights[at + j]) * payload
+                    pending[k] = np.int32(x)
+                    counters[INPUT] += pending[k] != x
 
 
 @inlined
@@ -130,9 +137,6 @@ def _send(found, sources, payloads, slot, pending, slots, n, pointers, segments,
         source, payload = sources[e], payloads[e]
         spikes[source] += 1
         for s in range(pointers[source], pointers[source + 1]):
-            if segments[s, 0] <= _OWN_DELAYS:
-                _send_with_own_delays(segments[s], payload, slot, pending, slots, n, weights, targets, counters)
-                continue
             due = slot + 1 + segments[s, 0]
             if due >= slots:
                 due -= slots
@@ -474,6 +478,10 @@ def run(
             if t + ahead < inputs.shape[0]:
                 found = _gather_inputs(found, inputs[t + ahead, b], ids, payloads)
             _send(found, ids, payloads, slot, pending, slots, n, pointers, segments, weights, targets, spikes, counters)
+            if options[OWN_DELAYS]:
+                _send_with_own_delays(
+                    found, ids, payloads, slot, pending, slots, n, pointers, segments, weights, targets, counters
+                )
             _apply_exponents(n, slots, slot, pending, staged, staged_post, counters)
             slot = slot + 1 if slot + 1 < slots else 0
         state[b, 0] = slot

@@ -23,6 +23,7 @@ def options_of(program: Program, slots: int) -> np.ndarray:
     options[k.WRAP_V_INPUT] = profile.wrap_v_input
     options[k.INPUT_LATENCY] = profile.input_latency
     options[k.LATE_RESET] = profile.late_reset
+    options[k.OWN_DELAYS] = any(p.plastic and program.longest_delay(p) for p in program.projections)
     options[k.GRADED] = program.chip_spec.graded_spikes
     if np.any(program.compartments.noise):
         options[k.NOISE_AT] = 1 + NOISE_AT.index(program.noise_at)

@@ -109,7 +109,7 @@ def _engine(program: Program, projection: Projection, learner: Learner, views: V
         "ends": np.zeros((2, 1), np.int64),
         "written": np.zeros((3, p.post.size), np.int32),
         "table_weights": views.weights,
-        "table_delays": views.delays if p.learns_delays else views.delays[:0],
+        "table_delays": views.delayed if p.learns_delays else views.delayed[:0],
         "actual": conversion(program, p),
         "constants": np.array([p.from_input, program.longest_delay(p)], np.int64),
     }

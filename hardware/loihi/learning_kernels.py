@@ -41,7 +41,7 @@ class Engine(NamedTuple):
     ends: np.ndarray  # (2, 1) int64, scratch: how many of both
     written: np.ndarray  # (3, Q) int32, scratch: posttraces that the host writes
     table_weights: np.ndarray  # (P, Q) int16, a view into the synapse table
-    table_delays: np.ndarray  # (P, Q) uint16, the same; (0, 0) where the rule changes no delays
+    table_delays: np.ndarray  # (P (1 + 2 Q),) uint16, the same; empty where the rule changes no delays
     actual: np.ndarray  # (5,) int32
     constants: np.ndarray  # (2,) int64
 
@@ -81,8 +81,10 @@ def store(synapses, rows, table_weights, table_delays, actual, longest):
         row = rows[a]
         store_weights(synapses[row, 0], table_weights[row], actual)
         if table_delays.size:
-            for j in range(table_delays.shape[1]):
-                table_delays[row, j] = min(synapses[row, 2, j], longest)
+            n = synapses.shape[2]
+            first = row * (1 + 2 * n) + 1 + n  # after the number of a source's targets, and these
+            for j in range(n):
+                table_delays[first + j] = min(synapses[row, 2, j], longest)
 
 
 @kernel

@@ -20,7 +20,7 @@ from spikeloop.hardware.loihi.layout import Layout
 from spikeloop.hardware.loihi.program import Program, Projection
 
 _DENSE = 0.25  # from this share of synapses on, adding zeros too is quicker than naming targets
-_TO_SUMS, OWN_DELAYS, OWN_DELAYS_TO_SUMS = -1, -2, -3  # in place of a segment's delay
+_TO_SUMS = -1  # in place of a segment's delay
 _SPAN = 2**16  # targets of a sparse segment are 16-bit numbers above its first
 
 
@@ -28,9 +28,9 @@ class SynapseTable(NamedTuple):
     """Segments of all sources: input lines first, then compartments.
 
     The delay of a segment is -1 where its weights go to sums that an exponent shifts, its first target is -1 where
-    its accumulators are neighbours (dense). It is -2 where each synapse has a delay of its own, and -3 where such
-    synapses go to sums that an exponent shifts, which then stand one after the other, delay by delay; after the targets
-    of such a segment stand as many delays.
+    its accumulators are neighbours (dense). A segment of plastic synapses with a delay each has length 0, as nothing is
+    to be added to one slot; at its first target stand their number, their accumulators and then their delays. The
+    sums that an exponent shifts stand one after the other there, delay by delay.
     """
 
     pointers: np.ndarray  # (n_inputs + C + 1,) int64: segments of source s are pointers[s] : pointers[s + 1]
@@ -54,10 +54,10 @@ class Views(NamedTuple):
     """Where the synapses of one projection stand in the table, so that they can change in place."""
 
     weights: np.ndarray  # (P, Q) int16; (0, 0) of a projection that is not plastic
-    delays: np.ndarray  # (P, Q) uint16; (0, 0) where no synapse has a delay of its own
+    delayed: np.ndarray  # (P (1 + 2 Q),) uint16: of each source Q, targets, delays; empty where none has a delay
 
 
-_NO_VIEWS = Views(np.zeros((0, 0), np.int16), np.zeros((0, 0), np.uint16))
+_NO_VIEWS = Views(np.zeros((0, 0), np.int16), np.zeros(0, np.uint16))
 
 
 def build_table(program: Program, layout: Layout, mantissas: Sequence[np.ndarray]) -> tuple[SynapseTable, list[Views]]:
@@ -114,10 +114,10 @@ def build_table(program: Program, layout: Layout, mantissas: Sequence[np.ndarray
             views.append(_NO_VIEWS)
             continue
         shape = p.pre.size, p.post.size
-        delays = _NO_VIEWS.delays
+        delayed = _NO_VIEWS.delayed
         if program.longest_delay(p):
-            delays = all_targets[place[1] : place[1] + 2 * p.weights.size].reshape(shape[0], 2, shape[1])[:, 1]
-        views.append(Views(all_weights[place[0] : place[0] + p.weights.size].reshape(shape), delays))
+            delayed = all_targets[place[1] : place[1] + shape[0] * (1 + 2 * shape[1])]
+        views.append(Views(all_weights[place[0] : place[0] + p.weights.size].reshape(shape), delayed))
     return SynapseTable(pointers, np.ascontiguousarray(table[:, 1:]), all_weights, all_targets), views
 
 
@@ -134,7 +134,7 @@ def _plastic_rows(
     n_pre, n_post = p.pre.size, p.post.size
     first = int(p.post.min())
     offsets = np.arange(n_post) if staged else p.post.astype(np.int64) - first
-    if offsets.max() >= _SPAN:
+    if max(n_post, offsets.max()) >= _SPAN:
         raise ValueError(
             f"Projection {p.name!r}.post must lie within {_SPAN} compartments of one another if weights are plastic, "
             f"found {first} to {int(p.post.max())}"
@@ -146,10 +146,12 @@ def _plastic_rows(
         rows[:, 1] = 0
         rows[:, 5] = np.arange(n_pre) * n_post
         return rows, np.tile(offsets, n_pre).astype(np.uint16)
-    rows[:, 1] = OWN_DELAYS_TO_SUMS if staged else OWN_DELAYS
-    rows[:, 5] = np.arange(n_pre) * 2 * n_post
+    rows[:, 1], rows[:, 4] = _TO_SUMS if staged else 0, 0
+    rows[:, 5] = np.arange(n_pre) * (1 + 2 * n_post)
     delays = np.zeros((n_pre, n_post), np.int64) if p.delays is None else p.delays.T
-    return rows, np.stack([np.broadcast_to(offsets, delays.shape), delays], axis=1).astype(np.uint16).reshape(-1)
+    number = np.full((n_pre, 1), n_post)
+    listed = np.concatenate([number, np.broadcast_to(offsets, delays.shape), delays], axis=1)
+    return rows, listed.astype(np.uint16).reshape(-1)
 
 
 def _sparse_rows(
