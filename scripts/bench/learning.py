@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spikeloop.hardware import Compartments, Emulator, Learner, Learning, LearningRule, Program, Projection, Trace
+from spikeloop.hardware import Learner, LearningRule, Trace
 from spikeloop.scripts.bench.tables import print_times
 from spikeloop.scripts.bench.timing import Case, Contenders, alternate, ratio
 
@@ -110,6 +110,8 @@ def _ours(rule: LearningRule, pre: np.ndarray, post: np.ndarray) -> tuple[Learne
 
 def _in_a_program(delayed: bool) -> Contenders:
     """Return a program that learns on each tick, the same without learning, and its learning epochs without it."""
+    from spikeloop.hardware import Compartments, Emulator, Learning, Program, Projection  # older trees have no Learning
+
     rng, n = np.random.default_rng(0), 256
     pre, post = rng.random((N_TICKS, n)) < 0.05, rng.random((N_TICKS, n)) < 0.05
     rewards = rng.integers(-20, 21, N_TICKS)
