@@ -29,7 +29,7 @@ from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders.values import Direct
 from spikeloop.spiking.network import Layer, Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.eprop import eprop_neurons
 from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropWeights
@@ -120,7 +120,7 @@ class EpropPolicy(BasePolicy):
             raise ValueError(f"feedback must be one of {FEEDBACK}, got {feedback!r}")
         self.n_ticks, self.tau_out, self.trained_behind = n_ticks, tau_out, tuple(trained_behind)
         adapts = np.arange(n_neurons) < round(adaptive_fraction * n_neurons)
-        self.neurons = NeuronParameters(
+        self.neurons = LsnnNeurons(
             tau_m=np.full(n_neurons, tau_m),
             v_th=np.ones(n_neurons),
             tau_a=np.full(n_neurons, tau_a),

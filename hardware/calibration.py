@@ -9,7 +9,7 @@ import numpy as np
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import FrameStack, Normalizer, n_frames, preprocess
 from spikeloop.spiking.simulator import Simulator
 
@@ -30,9 +30,9 @@ class Observed:
 
     Example:
         >>> import numpy as np
-        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, LsnnNeurons, Readout
         >>> ones = np.ones(4)
-        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> layer = Layer(np.eye(4), 0 * ones, LsnnNeurons(4 * ones, ones, ones, 0 * ones, 0 * ones))
         >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
         >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
         >>> seen = observe(network, np.ones((5, 1, 4)))
@@ -111,7 +111,7 @@ def observe(network: Network, obs: np.ndarray) -> Observed:
     x = encode(network.encoder, seen, memory, np.zeros(obs.shape[:2], bool), network.n_ticks, network.dt)[0]
     adaptation = [
         _mean_at_spikes(z, decay(layer.neurons.tau_a, network.dt))
-        if isinstance(layer.neurons, NeuronParameters)
+        if isinstance(layer.neurons, LsnnNeurons)
         else np.zeros(layer.n_neurons)
         for z, layer in zip(spikes, network.layers, strict=True)
     ]

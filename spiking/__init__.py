@@ -10,7 +10,11 @@ _HOME = {
     "Encoder": "encoders",
     "Layer": "network",
     "Network": "network",
-    "NeuronParameters": "neurons.lsnn",
+    "LsnnNeurons": "neurons.lsnn",
+    "Izhikevich": "neurons.izhikevich",
+    "FitzHughNagumo": "neurons.fitzhugh_nagumo",
+    "NEURONS": "neurons",
+    "ENCODERS": "encoders",
     "Dense": "readout",
     "FrameStack": "observation",
     "Normalizer": "observation",
@@ -39,7 +43,11 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-_FORMER = {"RSTDP": "RewardSTDP", "rstdp": "reward_stdp"}  # names of before, which scripts may still use
+_FORMER = {
+    "NeuronParameters": "LsnnNeurons",
+    "RSTDP": "RewardSTDP",
+    "rstdp": "reward_stdp",
+}  # names of before, which scripts may still use
 
 
 def __getattr__(name: str) -> Any:

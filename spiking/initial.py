@@ -14,7 +14,7 @@ import torch
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Layer
 from spikeloop.spiking.neurons import NEURONS, Neurons
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
 
 def per_neuron(kind: type[Neurons]) -> tuple[str, ...]:
@@ -75,14 +75,14 @@ def lsnn_neurons(
     adaptation: Any,
     hold: bool,
     generator: torch.Generator | None = None,
-) -> NeuronParameters:
+) -> LsnnNeurons:
     """Return ``n`` LSNN neurons, of which the last ``round(adaptive_fraction * n)`` adapt.
 
     The arguments are those of :class:`~spikeloop.spiking.module.LSNN`.
     """
     betas = np.zeros(n, np.float32)
     betas[n - round(adaptive_fraction * n) :] = beta
-    return NeuronParameters(
+    return LsnnNeurons(
         tau_m=drawn("tau_m", tau_m, n, generator).numpy(),
         v_th=np.full(n, v_th, np.float32),
         tau_a=drawn("tau_a", tau_a, n, generator).numpy(),
@@ -187,7 +187,7 @@ def drawn_layers(
         neurons = make(n)
         scale: Any = w_in_scale
         if scale is None:
-            scale = 2 * (1 - decay(neurons.tau_m, dt)) if isinstance(neurons, NeuronParameters) else 1.0
+            scale = 2 * (1 - decay(neurons.tau_m, dt)) if isinstance(neurons, LsnnNeurons) else 1.0
         w_in = normal_weights(n, n_inputs, scale / math.sqrt(n_inputs), generator)
         w_rec = normal_weights(n, n, w_rec_scale / math.sqrt(n), generator) if recurrent else None
         if w_rec is not None:

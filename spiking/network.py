@@ -36,6 +36,7 @@ from spikeloop.spiking.fields import (
 )
 from spikeloop.spiking.limits import MAX_BYTES_OF_STEP, MAX_TICKS, MAX_TIME, MAX_VALUES_OF_STATE
 from spikeloop.spiking.neurons import NEURONS, Neurons
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import (
     FrameStack,
     Normalizer,
@@ -375,4 +376,4 @@ def host_parts() -> tuple[type, ...]:
 
 
 # what the names of parts stood for in older versions of the format
-FORMER = {version: {"Encoder": Encoder} for version in (2, 3)}
+FORMER = {version: {"Encoder": Encoder, "NeuronParameters": LsnnNeurons} for version in (2, 3)}

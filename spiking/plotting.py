@@ -10,7 +10,7 @@ import numpy as np
 from spikeloop.spiking.extras import install_hint
 from spikeloop.spiking.monitor import Monitor, Spikes
 from spikeloop.spiking.network import Layer
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def raster(ax: Axes, monitor: Monitor, layers: Sequence[Layer] | None = None, en
 def _adapt(n: int, layers: Sequence[Layer] | None, index: int) -> np.ndarray:
     """Return which of the first ``n`` neurons of a layer adapt, as far as is known."""
     neurons = None if layers is None else layers[index].neurons
-    return neurons.beta[:n] > 0 if isinstance(neurons, NeuronParameters) else np.zeros(n, dtype=bool)
+    return neurons.beta[:n] > 0 if isinstance(neurons, LsnnNeurons) else np.zeros(n, dtype=bool)
 
 
 def traces(
@@ -124,7 +124,7 @@ def traces(
     spikes = monitor.layers[layer]
     t = np.arange(monitor.total_ticks) * monitor.dt
     own = None if layers is None else layers[layer].neurons
-    v_th = own.v_th[list(neurons)] if isinstance(own, NeuronParameters) else None
+    v_th = own.v_th[list(neurons)] if isinstance(own, LsnnNeurons) else None
     gap = 1.15 * max(float(np.ptp(v)), 1e-9) + 0.15 * (0.0 if v_th is None else float(v_th.max()))
     for row, neuron in enumerate(neurons):
         shift = -row * gap

@@ -12,7 +12,7 @@ from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.engine import any_kernels, lsnn_kernels, products, sequences, shares, step_kernels
 from spikeloop.spiking.monitor import Monitor, per_tick
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
 from spikeloop.spiking.readout_kernels import drive
 from spikeloop.spiking.stateless import StatelessWarning
@@ -74,7 +74,7 @@ class Simulator:
         self._n_memory = self._n_frames + len(encoder.memory_rows)
         all_neurons = [layer.neurons for layer in network.layers]
         # LSNN layers have kernels of their own, layers of other neurons are run by their equations, all in one network
-        self._has_engine = all(isinstance(neurons, NeuronParameters) for neurons in all_neurons)
+        self._has_engine = all(isinstance(neurons, LsnnNeurons) for neurons in all_neurons)
         # np.array: the kernels are compiled for arrays that may be written, and a Network's may not
         self._weights = [
             sequences.padded(

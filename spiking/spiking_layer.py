@@ -15,7 +15,7 @@ from spikeloop.spiking.engine import any_kernels, sequences
 from spikeloop.spiking.initial import per_neuron
 from spikeloop.spiking.network import Layer
 from spikeloop.spiking.neurons import Neurons
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
 if TYPE_CHECKING:
     from spikeloop.spiking.gradients.surrogate import Surrogate
@@ -107,7 +107,7 @@ class SpikingLayers(nn.ModuleList):
 
     def __init__(self, layers: Sequence[Layer]):
         super().__init__(SpikingLayer(layer) for layer in layers)
-        self.on_engine = all(layer.kind is NeuronParameters for layer in self)
+        self.on_engine = all(layer.kind is LsnnNeurons for layer in self)
         self.graded = any(layer.kind.graded for layer in self)
         self._views: tuple[list[int], list[sequences.Weights]] | None = None
         self._prepared: tuple[list[Any], list[int], Any, Any] | None = None

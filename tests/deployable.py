@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+from spikeloop.spiking import ActionHead, Encoder, Layer, LsnnNeurons, Network, Readout
 
 
 def factor(k):
@@ -44,7 +44,7 @@ def exact_network(
         if recurrent:
             w_rec = (rng.integers(-127, 128, (n, n)) / 256).astype("f4")
             np.fill_diagonal(w_rec, 0)
-        neurons = NeuronParameters(
+        neurons = LsnnNeurons(
             tau_m=np.full(n, factor(3000)),
             v_th=np.full(n, 1 + 1 / 128),
             tau_a=np.full(n, factor(4000)),

@@ -18,7 +18,7 @@ from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import any_kernels, sequences
 from spikeloop.spiking.network import Layer, Network, state_rows
 from spikeloop.spiking.neurons import NEURONS
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.simulator import Simulator
 
@@ -187,7 +187,7 @@ def test_lsnn_neurons_run_by_their_equations_as_by_their_own_kernels():
     rng = np.random.default_rng(0)
     network = network_of(["lsnn"], [40], n_ticks=3, tau_out=2.0)  # float64: sums of another order change no spike
     neurons = network.layers[0].neurons
-    assert isinstance(neurons, NeuronParameters)
+    assert isinstance(neurons, LsnnNeurons)
     timing = sequences.Timing(3, 1.0, 0, 2.0, False, True)
     prepared = any_kernels.prepare([neurons], timing, 0, np.float64)
     simulator = Simulator(network)
@@ -259,7 +259,7 @@ def test_kernels_come_from_the_cache_and_notice_a_change_of_the_models_file(tmp_
 
 
 def test_what_tick_may_not_do_is_said_in_one_line():
-    class Wrong(NeuronParameters):
+    class Wrong(LsnnNeurons):
         @staticmethod
         def tick(i, z, state, c, spike):
             return np.tanh(i), state

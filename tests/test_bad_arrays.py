@@ -11,7 +11,7 @@ from spikeloop.spiking.encoders import Encoder, encode
 from spikeloop.spiking.gradients.equations import run_equations
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Layer, Network, Normalizer
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.simulator import Simulator
 
@@ -28,7 +28,7 @@ L, B, N = 4, 2, 20
 
 def simulator_of(encoder="direct", dtype=np.float32, normalizer=None, **readout):
     rng, n = np.random.default_rng(0), ENCODERS[encoder].n_channels
-    neurons = NeuronParameters(*(np.full(N, value) for value in (5.0, 1.0, 30.0, 0.1, 1.0)))
+    neurons = LsnnNeurons(*(np.full(N, value) for value in (5.0, 1.0, 30.0, 0.1, 1.0)))
     w_rec = (rng.normal(0, 0.3, (N, N)) * (1 - np.eye(N))).astype(dtype)
     layer = Layer(rng.normal(0, 1, (N, n)).astype(dtype), np.full(N, 0.1), neurons, w_rec)
     out = Readout(rng.normal(size=(2, N)).astype(dtype), np.zeros(2), **readout)

@@ -15,7 +15,7 @@ from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.fixed_point import bias_fits, weight_range, weight_step
 from spikeloop.hardware.loihi.interpreter import Interpreter
 from spikeloop.hardware.loihi.program import MODELS, Compartments, Program, Projection
-from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnConstants, LsnnNeurons
 from spikeloop.spiking.reference import heaviside, tick
 
 
@@ -150,7 +150,7 @@ def test_the_lsnn_neuron_computes_the_equations_of_a_layer(reset):
     constants = LsnnConstants(half, half, ones, step, refractory, reset == "zero", False)
     state = tuple(np.zeros((1, n)) for _ in range(4))
     for t in range(n_ticks):
-        state = tick(NeuronParameters, current[None] / one, state, None, constants, heaviside)
+        state = tick(LsnnNeurons, current[None] / one, state, None, constants, heaviside)
         v, a, z, _ = state
         np.testing.assert_array_equal(recorded.z[t], z)
         np.testing.assert_array_equal(recorded.v[t], v * one)

@@ -26,7 +26,7 @@ from spikeloop.hardware.loihi.quantize import (
     quantize_weights,
 )
 from spikeloop.hardware.loihi.resources import check_limits, use
-from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
+from spikeloop.spiking import ActionHead, Encoder, Layer, LsnnNeurons, Network, Readout, Simulator
 from spikeloop.spiking.readout import ACTIVATIONS, Dense
 
 BOTH = [{}, {"sizes": (12, 9)}, {"count": True}, {"tau_out": 3.0}, {"first_spike": True}, {"recurrent": False}]
@@ -206,7 +206,7 @@ def test_a_moving_threshold_lowered_to_a_current_spikes_about_as_often():
 
 
 def random_network(rng, n=64, n_obs=4, adaptation="ahp", tau_a=100.0, w_rec_scale=0.5):
-    neurons = NeuronParameters(
+    neurons = LsnnNeurons(
         tau_m=np.full(n, 4.0),
         v_th=np.ones(n),
         tau_a=np.broadcast_to(tau_a, (n,)),
@@ -367,7 +367,7 @@ def any_network(seed, kind, size=1.0):
         encoder = Encoder(kind, n_obs, low=low, high=high, gain=gain, threshold=threshold)
     reset = str(rng.choice(["zero", "subtract"]))
     v_th = 10.0 ** rng.uniform(-2, 2)
-    neurons = NeuronParameters(
+    neurons = LsnnNeurons(
         tau_m=np.full(n, rng.uniform(1, 20)),
         v_th=np.full(n, v_th),
         tau_a=np.full(n, rng.uniform(20, 500)),

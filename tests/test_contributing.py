@@ -12,7 +12,7 @@ import pytest
 
 from spikeloop.agents import SpikingPPO
 from spikeloop.hardware import DeployedPolicy, compile_network
-from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
+from spikeloop.spiking import ActionHead, Encoder, Layer, LsnnNeurons, Network, Readout, Simulator
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
 FILES = dict(re.findall(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
@@ -72,7 +72,7 @@ def with_twin(lif):
     """Two networks that do the same, of the example's neurons and of LSNN neurons without adaptation."""
     rng, none = np.random.default_rng(0), np.zeros(12)
     layer = Layer(rng.normal(0, 2, (12, 4)), np.full(12, 0.3), lif(np.linspace(2, 9, 12)))
-    same = NeuronParameters(layer.neurons.tau_m, layer.neurons.v_th, none, none, none, reset="zero")
+    same = LsnnNeurons(layer.neurons.tau_m, layer.neurons.v_th, none, none, none, reset="zero")
     readout, head = Readout(rng.normal(0, 1, (2, 12)), np.zeros(2), tau_out=3.0), ActionHead("discrete", (2,))
     layers = layer, replace(layer, neurons=same)
     return [Network(Encoder("direct", 4), (one,), readout, head, n_ticks=4, latency=1) for one in layers]

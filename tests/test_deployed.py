@@ -19,7 +19,7 @@ from spikeloop.hardware.deployment import Deployment
 from spikeloop.hardware.host import Host
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.quantize import MAX_BIAS
-from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout, Simulator
+from spikeloop.spiking import ActionHead, Encoder, Layer, LsnnNeurons, Network, Normalizer, Readout, Simulator
 
 ENCODERS = ("direct", "population", "delta", "rate", "latency")
 
@@ -30,7 +30,7 @@ def deploy(chip="loihi1", **options):
 
 def cartpole_network(n=64):
     """Return a network that takes CartPole's observations and pushes towards the side the pole falls to."""
-    neurons = NeuronParameters(
+    neurons = LsnnNeurons(
         np.full(n, 4.0),
         np.ones(n),
         np.full(n, 100.0),

@@ -10,7 +10,7 @@ from spikeloop.spiking import reference as lsnn
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.network import Layer, Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules import eprop_kernels
 from spikeloop.spiking.rules.base import Post, run
@@ -20,7 +20,7 @@ from spikeloop.spiking.rules.reward_eprop import TAU_RATE, RewardEprop, initial_
 
 
 def parameters(n, beta=0.3, refractory=0, **kwargs):
-    return NeuronParameters(
+    return LsnnNeurons(
         tau_m=np.full(n, 4.0),
         v_th=np.linspace(0.8, 1.2, n),
         tau_a=np.linspace(20.0, 200.0, n),
@@ -53,7 +53,7 @@ class Running:
             return (u > 0) * 1.0
 
         arrived = np.concatenate((x, self.z))
-        self.z, self.state = NeuronParameters.tick(w @ arrived, self.z, self.state, self.c, spike)
+        self.z, self.state = LsnnNeurons.tick(w @ arrived, self.z, self.state, self.c, spike)
         self.y = self.kappa * self.y + (1 - self.kappa) * self.z
         return arrived, Post(self.z, seen[0], free)
 
@@ -223,9 +223,7 @@ def test_it_learns_which_of_two_channels_was_on():
     rewards = np.zeros((n_episodes, 6, 2))
     rewards[np.arange(n_episodes), 5, side] = 1
     weights = initial_weights(rng, 15, n, 2, w_in_scale=2.0, dtype=np.float64)
-    neurons = eprop_neurons(
-        NeuronParameters(*(np.full(n, value) for value in (4.5, 1.0, 100.0, 0.3, 0))), 6.0, np.float64
-    )
+    neurons = eprop_neurons(LsnnNeurons(*(np.full(n, value) for value in (4.5, 1.0, 100.0, 0.3, 0))), 6.0, np.float64)
     _, returns = reward_eprop(x, rewards, rng.random((n_episodes, 6)), weights, neurons, n_ticks=4)
     assert returns[:100].mean() < 0.75
     assert returns[-200:].mean() > 0.85  # of drawn actions
@@ -233,7 +231,7 @@ def test_it_learns_which_of_two_channels_was_on():
 
 def two_taus():
     arrays = {"v_th": np.ones(2), "tau_a": np.ones(2), "beta": np.ones(2), "refractory": np.zeros(2)}
-    return NeuronParameters(tau_m=np.array([3.0, 4.0]), **arrays)
+    return LsnnNeurons(tau_m=np.array([3.0, 4.0]), **arrays)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.hardware import DeployedPolicy, compile_network
-from spikeloop.spiking import LSNN, ActionHead, Layer, Network, NeuronParameters, Readout, Simulator, reference
+from spikeloop.spiking import LSNN, ActionHead, Layer, LsnnNeurons, Network, Readout, Simulator, reference
 from spikeloop.spiking.encoders import ENCODERS, Encoder
 from spikeloop.spiking.readout_kinds import READOUTS
 
@@ -24,7 +24,7 @@ def make_network(encoder="direct", readout="leaky", *, layers=True, latency=0, d
     rng = np.random.default_rng(seed)
     source = ENCODERS[encoder].over(LOW, HIGH)
     n = 6 if layers else source.n_channels
-    neurons = NeuronParameters(np.full(6, 4.0), np.ones(6), np.full(6, 50.0), np.repeat([0.0, 0.2], 3), np.zeros(6))
+    neurons = LsnnNeurons(np.full(6, 4.0), np.ones(6), np.full(6, 50.0), np.repeat([0.0, 0.2], 3), np.zeros(6))
     w_in = (rng.normal(0.5, 1.0, (6, source.n_channels)) / np.sqrt(source.n_channels / N_OBS)).astype(dtype)
     w_rec = rng.normal(0, 0.3, (6, 6)).astype(dtype)
     np.fill_diagonal(w_rec, 0)

@@ -16,7 +16,7 @@ from deployable import exact_network
 from spikeloop.hardware import DeployedPolicy, Emulator, Program, compile_network
 from spikeloop.hardware.deployment import Deployment
 from spikeloop.scripts import verify
-from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout, Simulator
+from spikeloop.spiking import ActionHead, Encoder, Layer, LsnnNeurons, Network, Readout, Simulator
 from spikeloop.spiking.observation import FrameStack, Normalizer, ObservationPart, Reorder
 from spikeloop.spiking.readout import Dense
 from spikeloop.spiking.storage import write_atomically
@@ -69,7 +69,7 @@ def files(tmp_path_factory):
 def all_parts():
     """Return a network with an observation of two parts, every preprocessing step, dense layers and a box."""
     ones = np.ones(3, "f4")
-    layer = Layer(np.ones((3, 4), "f4"), np.zeros(3), NeuronParameters(ones, ones, ones, ones, ones), None)
+    layer = Layer(np.ones((3, 4), "f4"), np.zeros(3), LsnnNeurons(ones, ones, ones, ones, ones), None)
     parts = ObservationPart((), "a"), ObservationPart((1, 1), "b")
     readout = Readout(np.ones((2, 3)), np.zeros(2), dense=(Dense(np.eye(3), np.zeros(3)),))
     head = ActionHead("box", (1, 1), (2, 1), [[-1], [-1]], [[1], [1]])
@@ -316,7 +316,7 @@ def test_a_small_file_cannot_ask_for_much_memory(files, message, tmp_path):
 def one_layer(encoder, n, n_ticks=1, weight=1.0, **more):
     ones = np.ones(n, "f4")
     w_in = np.full((n, encoder.n_channels), weight, "f4")
-    layer = Layer(w_in, ones, NeuronParameters(ones, ones, ones, ones, ones))
+    layer = Layer(w_in, ones, LsnnNeurons(ones, ones, ones, ones, ones))
     return Network(encoder, (layer,), Readout(np.ones((2, n), "f4"), np.zeros(2)), n_ticks=n_ticks, **more)
 
 

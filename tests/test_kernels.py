@@ -14,7 +14,7 @@ from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import buffers, lsnn_kernels, products, sequences, shares, vectors
 from spikeloop.spiking.gradients.surrogate import Surrogate
 from spikeloop.spiking.network import Layer, Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.simulator import Simulator
 
@@ -25,7 +25,7 @@ def dyadic(rng, shape, scale, bits=4):
 
 
 def random_layer(rng, n_in, n, recurrent, reset, adaptation, refractory, hold=False):
-    neurons = NeuronParameters(
+    neurons = LsnnNeurons(
         tau_m=rng.choice([0.0, 2.0, 10.0], n),
         v_th=rng.choice([0.5, 1.0, 1.25], n),
         tau_a=rng.choice([0.0, 5.0, 50.0], n),
@@ -228,4 +228,4 @@ def test_first_compilation_prints_one_line():
 
 def test_more_neurons_than_a_spike_list_can_name_are_refused():
     with pytest.raises(ValueError, match="must be of 1 to 65535 neurons, got 65536"):
-        NeuronParameters(*np.ones((5, 2**16)))
+        LsnnNeurons(*np.ones((5, 2**16)))

@@ -14,14 +14,14 @@ from spikeloop.spiking.metrics import (
     synaptic_operations,
 )
 from spikeloop.spiking.network import Layer, Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.readout import Dense, Readout
 
 N_IN, N, N_OUT = 3, 4, 2
 
 
 def neurons(n=N):
-    return NeuronParameters(np.full(n, 4.0), np.ones(n), np.full(n, 100.0), np.zeros(n), np.zeros(n))
+    return LsnnNeurons(np.full(n, 4.0), np.ones(n), np.full(n, 100.0), np.zeros(n), np.zeros(n))
 
 
 def sparse(rng, *shape):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spikeloop.spiking.monitor import Monitor
 from spikeloop.spiking.network import Layer
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
 
 def random_spikes(seed=0, ticks=20, n_envs=3, sizes=(4, 6), rate=0.3):
@@ -19,7 +19,7 @@ def make_layers(sizes=(4, 6)):
     layers = []
     for n_in, n in zip((2, *sizes), sizes, strict=False):
         beta = np.where(np.arange(n) < n // 2, 0.0, 0.2)
-        neurons = NeuronParameters(np.full(n, 4.0), np.ones(n), np.full(n, 100.0), beta, np.zeros(n))
+        neurons = LsnnNeurons(np.full(n, 4.0), np.ones(n), np.full(n, 100.0), beta, np.zeros(n))
         layers.append(Layer(np.zeros((n, n_in)), np.zeros(n), neurons))
     return layers
 

@@ -12,7 +12,7 @@ from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.network import Layer, Network, Normalizer, state_rows
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.reference import decide
 from spikeloop.spiking.storage import save_parts, write_atomically
@@ -42,7 +42,7 @@ def make_neurons(n=3, **changes):
         "beta": np.where(np.arange(n) < n // 2, 0.0, 0.3),
         "refractory": np.arange(n) % 3,
     }
-    return NeuronParameters(**{**values, **changes})
+    return LsnnNeurons(**{**values, **changes})
 
 
 def make_layer(rng, n_in, n, dtype=np.float32, recurrent=True, **changes):
@@ -84,20 +84,20 @@ def assert_same(one, other):
 
 
 WRONG = {
-    "NeuronParameters.tau_m must be >= 0": lambda: make_neurons(tau_m=[1, -1, 1]),
-    "NeuronParameters.tau_m must have shape": lambda: make_neurons(tau_m=4.0),
-    "NeuronParameters.v_th must be > 0": lambda: make_neurons(v_th=[1, 0, 1]),
-    "NeuronParameters.v_th must have shape (3)": lambda: make_neurons(v_th=np.ones(2)),
-    "NeuronParameters.tau_a must be finite": lambda: make_neurons(tau_a=[1, np.inf, 1]),
-    "NeuronParameters.beta must be >= 0": lambda: make_neurons(beta=[0, 0, -0.1]),
-    "NeuronParameters.beta must be an array of numbers": lambda: make_neurons(beta="strong"),
-    "NeuronParameters.refractory must be whole ticks": lambda: make_neurons(refractory=[0, 1.5, 0]),
-    "NeuronParameters.refractory must be whole ticks >= 0": lambda: make_neurons(refractory=[0, -1, 0]),
-    "NeuronParameters.refractory must be whole ticks >= 0 that": lambda: make_neurons(refractory=[0, 1e12, 0]),
-    "NeuronParameters.hold must be False, or True with reset 'zero'": lambda: make_neurons(hold=True, reset="subtract"),
-    "NeuronParameters.refractory must be an array of numbers": lambda: make_neurons(refractory="long"),
-    "NeuronParameters.reset must be one of": lambda: make_neurons(reset="hard"),
-    "NeuronParameters.adaptation must be one of": lambda: make_neurons(adaptation="alif"),
+    "LsnnNeurons.tau_m must be >= 0": lambda: make_neurons(tau_m=[1, -1, 1]),
+    "LsnnNeurons.tau_m must have shape": lambda: make_neurons(tau_m=4.0),
+    "LsnnNeurons.v_th must be > 0": lambda: make_neurons(v_th=[1, 0, 1]),
+    "LsnnNeurons.v_th must have shape (3)": lambda: make_neurons(v_th=np.ones(2)),
+    "LsnnNeurons.tau_a must be finite": lambda: make_neurons(tau_a=[1, np.inf, 1]),
+    "LsnnNeurons.beta must be >= 0": lambda: make_neurons(beta=[0, 0, -0.1]),
+    "LsnnNeurons.beta must be an array of numbers": lambda: make_neurons(beta="strong"),
+    "LsnnNeurons.refractory must be whole ticks": lambda: make_neurons(refractory=[0, 1.5, 0]),
+    "LsnnNeurons.refractory must be whole ticks >= 0": lambda: make_neurons(refractory=[0, -1, 0]),
+    "LsnnNeurons.refractory must be whole ticks >= 0 that": lambda: make_neurons(refractory=[0, 1e12, 0]),
+    "LsnnNeurons.hold must be False, or True with reset 'zero'": lambda: make_neurons(hold=True, reset="subtract"),
+    "LsnnNeurons.refractory must be an array of numbers": lambda: make_neurons(refractory="long"),
+    "LsnnNeurons.reset must be one of": lambda: make_neurons(reset="hard"),
+    "LsnnNeurons.adaptation must be one of": lambda: make_neurons(adaptation="alif"),
     "Layer.w_in must have shape (3, any)": lambda: Layer(np.ones((2, 2)), np.zeros(3), make_neurons()),
     "Layer.w_in must be finite, found nan": lambda: Layer(np.full((3, 2), np.nan), np.zeros(3), make_neurons()),
     "Layer.bias must have shape (3)": lambda: Layer(np.ones((3, 2)), np.zeros(2), make_neurons()),

@@ -8,14 +8,14 @@ from spikeloop.spiking import reference
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.gradients.surrogate import SHAPES, Surrogate
 from spikeloop.spiking.network import Layer, Network
-from spikeloop.spiking.neurons.lsnn import LsnnConstants, NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnConstants, LsnnNeurons
 from spikeloop.spiking.readout import Readout
 
-LayerState = namedtuple("LayerState", NeuronParameters.rows)
+LayerState = namedtuple("LayerState", LsnnNeurons.rows)
 
 
 def make_layer(rng, n_in, n, dtype, recurrent, neurons):
-    parameters = NeuronParameters(
+    parameters = LsnnNeurons(
         tau_m=np.linspace(0, 8, n),
         v_th=np.linspace(0.8, 1.2, n),
         tau_a=np.linspace(20, 100, n),
@@ -124,7 +124,7 @@ def test_reference_follows_its_equations(reset, adaptation, latency, readout):
 
 def lone_neuron(**changes):
     values = {"tau_m": [0.0], "v_th": [1.0], "tau_a": [0.0], "beta": [0.0], "refractory": [0]}
-    layer = Layer(np.ones((1, 1)), np.zeros(1), NeuronParameters(**{**values, **changes}))
+    layer = Layer(np.ones((1, 1)), np.zeros(1), LsnnNeurons(**{**values, **changes}))
     return Network(Encoder("direct", 1), (layer,), Readout(np.ones((1, 1)), np.zeros(1)), n_ticks=8)
 
 
@@ -176,9 +176,9 @@ def test_reference_runs_the_same_lines_on_torch_tensors(reset, adaptation):
     mirrored = LayerState(*(torch.tensor(part) for part in state))
     for _ in range(20):
         current = rng.normal(0.5, 1.0, (3, 5))
-        state = reference.tick(NeuronParameters, current, state, layer.w_rec, constants, reference.heaviside)
+        state = reference.tick(LsnnNeurons, current, state, layer.w_rec, constants, reference.heaviside)
         mirrored = reference.tick(
-            NeuronParameters,
+            LsnnNeurons,
             torch.tensor(current),
             mirrored,
             torch.tensor(layer.w_rec),

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from triplet_stdp import TripletSTDP
 
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.rules import RULES
 from spikeloop.spiking.rules.base import CompiledRule, Post, run
 
@@ -46,7 +46,7 @@ class Run:
         self.post = Post(((u > 0) & free).astype(float), u, free)
         self.signal = rng.normal(size=n_ticks)
         self.w = rng.uniform(0.1, 0.2, (n_post, n_pre))
-        self.neurons = NeuronParameters(
+        self.neurons = LsnnNeurons(
             tau_m=np.full(n_post, 4.0),
             v_th=rng.uniform(0.8, 1.2, n_post),
             tau_a=rng.uniform(20.0, 200.0, n_post),

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Normalizer, Readout, reference
+from spikeloop.spiking import ActionHead, Encoder, Layer, LsnnNeurons, Network, Normalizer, Readout, reference
 from spikeloop.spiking.simulator import Simulator
 
 N_OBS = 3
@@ -29,7 +29,7 @@ def make_network(encoder="direct", sizes=(32,), dtype=np.float32, normalizer=NOR
     for n in sizes:
         w_rec = (rng.normal(0, 0.3, (n, n)) * (1 - np.eye(n))).astype(dtype)
         zeros = np.zeros(n)
-        neurons = NeuronParameters(zeros + 5.0, zeros + 1.0, zeros + 30.0, np.linspace(0, 0.3, n), zeros)
+        neurons = LsnnNeurons(zeros + 5.0, zeros + 1.0, zeros + 30.0, np.linspace(0, 0.3, n), zeros)
         w_in, bias = rng.normal(0, 0.7, (n, n_in)).astype(dtype), np.full(n, 0.2, dtype)
         layers.append(Layer(w_in, bias, neurons, w_rec))
         n_in = n

@@ -21,7 +21,7 @@ from spikeloop.hardware.report import report
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts import deploy, rollout, verify
 from spikeloop.scripts.compared import PERTURBATION, raise_membranes
-from spikeloop.spiking import NeuronParameters, Simulator
+from spikeloop.spiking import LsnnNeurons, Simulator
 from spikeloop.spiking.neurons import NEURONS
 
 NAMES = (*TARGETS, "float")
@@ -104,7 +104,7 @@ def test_a_deployment_fits_no_other_program_and_no_unknown_chip(monkeypatch):
 def test_a_file_of_a_chip_that_is_not_registered_is_refused(monkeypatch, tmp_path):
     compile_network(exact_network(latency=0), "float").save(tmp_path / "file")
     monkeypatch.delitem(TARGETS, "float")
-    with pytest.raises(ValueError, match=r"KeyError: '(NeuronParameters|FloatProgram)'"):
+    with pytest.raises(ValueError, match=r"KeyError: '(LsnnNeurons|FloatProgram)'"):
         Deployment.load(tmp_path / "file")
 
 
@@ -129,11 +129,11 @@ def some(neurons, n=12):
     return neurons(**{first.name: np.full(n, first.default)})
 
 
-@pytest.mark.parametrize("neurons", [one for one in NEURONS.values() if one is not NeuronParameters])
+@pytest.mark.parametrize("neurons", [one for one in NEURONS.values() if one is not LsnnNeurons])
 def test_neurons_that_a_chip_cannot_hold_are_refused_by_name_and_run_where_they_can(neurons):
     network, obs = network_of(some(neurons)), observations()[0][:3]  # differences in rounding grow from step to step
     for chip in ("loihi1", "loihi2"):
-        answer = f"{chip} cannot hold {neurons.__name__}, those of layer 0; it holds NeuronParameters"
+        answer = f"{chip} cannot hold {neurons.__name__}, those of layer 0; it holds LsnnNeurons"
         with pytest.raises(ValueError, match=answer):
             compile_network(network, chip)
     policy, simulator = DeployedPolicy(compile_network(network, "float")), Simulator(network)
@@ -160,7 +160,7 @@ def test_the_command_line_deploys_to_a_chip_of_another_family(tmp_path, monkeypa
     assert "deployment for float; format version" in line
 
 
-class OtherNeurons(NeuronParameters):
+class OtherNeurons(LsnnNeurons):
     """Neurons that no chip has heard of."""
 
 

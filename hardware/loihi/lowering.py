@@ -12,13 +12,13 @@ from spikeloop.hardware.loihi.chip import CHIPS
 from spikeloop.hardware.loihi.lower_lsnn import lsnn_on_loihi1, lsnn_on_loihi2
 from spikeloop.hardware.loihi.lowered import INPUT, NEURON_PROGRAMS, READOUT, Group, Link, Lowered, LoweredLayer
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
 # How a chip holds the neurons of a layer: (class of its neurons, chip) -> function of the layer's index, the network,
 # the mean of ``a`` at a neuron's own spikes, shape (N,), and the neurons' program, one of ``NEURON_PROGRAMS``.
 LOWERINGS: dict[tuple[type, str], Callable[[int, Network, np.ndarray, str], LoweredLayer]] = {
-    (NeuronParameters, "loihi1"): lsnn_on_loihi1,
-    (NeuronParameters, "loihi2"): lsnn_on_loihi2,
+    (LsnnNeurons, "loihi1"): lsnn_on_loihi1,
+    (LsnnNeurons, "loihi2"): lsnn_on_loihi2,
 }
 
 

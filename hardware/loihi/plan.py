@@ -64,9 +64,9 @@ class Plan:
 
     Example:
         >>> import numpy as np
-        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, NeuronParameters, Readout
+        >>> from spikeloop.spiking import ActionHead, Encoder, Layer, Network, LsnnNeurons, Readout
         >>> ones = np.ones(4)
-        >>> layer = Layer(np.eye(4), 0 * ones, NeuronParameters(4 * ones, ones, ones, 0 * ones, 0 * ones))
+        >>> layer = Layer(np.eye(4), 0 * ones, LsnnNeurons(4 * ones, ones, ones, 0 * ones, 0 * ones))
         >>> readout, head = Readout(np.eye(4), 0 * ones), ActionHead("discrete", (4,))
         >>> network = Network(Encoder("direct", 4), (layer,), readout, head, n_ticks=4, latency=1)
         >>> from spikeloop.hardware.calibration import observe

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from spikeloop.scripts.bench.timing import Contenders
-from spikeloop.spiking import LSNN, Network, NeuronParameters, Readout, reference
+from spikeloop.spiking import LSNN, LsnnNeurons, Network, Readout, reference
 
 
 class _Spike(torch.autograd.Function):
@@ -29,7 +29,7 @@ class _Spike(torch.autograd.Function):
         return grad / (1 + 2 * ctx.saved_tensors[0].abs()) ** 2
 
 
-Z = NeuronParameters.rows.index("z")
+Z = LsnnNeurons.rows.index("z")
 
 
 class EagerLSNN:
@@ -55,7 +55,7 @@ class EagerLSNN:
     def tick(self, x: torch.Tensor, state: reference.State, y: torch.Tensor) -> tuple[reference.State, torch.Tensor]:
         """Advance by one tick of input (B, n_inputs)."""
         current = nn.functional.linear(x, self.w_in, self.bias)
-        state = reference.tick(NeuronParameters, current, state, self.w_rec, self.constants, _Spike.apply)
+        state = reference.tick(LsnnNeurons, current, state, self.w_rec, self.constants, _Spike.apply)
         return state, self.kappa * y + (1 - self.kappa) * state[Z]
 
 

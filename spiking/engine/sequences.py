@@ -15,7 +15,7 @@ from spikeloop.spiking.decay import decay
 from spikeloop.spiking.engine import buffers, lsnn_kernels, products, shares, step_kernels, vectors
 from spikeloop.spiking.engine.lsnn_kernels import LsnnOptions, LsnnRows
 from spikeloop.spiking.neurons import Neurons
-from spikeloop.spiking.neurons.lsnn import NeuronParameters, only_lsnn
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons, only_lsnn
 from spikeloop.spiking.readout import ACTIVATIONS, Dense
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def constants(
     options = LsnnOptions(
         n=n,
         n_ticks=timing.n_ticks,
-        row=n_memory + len(NeuronParameters.rows) * layer,
+        row=n_memory + len(LsnnNeurons.rows) * layer,
         reset_zero=neurons.reset == "zero",
         ahp=neurons.adaptation == "ahp",
         refractory=int(np.any(neurons.refractory)) * (1 + neurons.hold),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from spikeloop.spiking.neurons.base import Neurons
 from spikeloop.spiking.neurons.fitzhugh_nagumo import FitzHughNagumo
 from spikeloop.spiking.neurons.izhikevich import Izhikevich
-from spikeloop.spiking.neurons.lsnn import NeuronParameters
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
 NEURONS: dict[str, type[Neurons]] = {
-    "lsnn": NeuronParameters,
+    "lsnn": LsnnNeurons,
     "izhikevich": Izhikevich,
     "fitzhugh_nagumo": FitzHughNagumo,
 }

@@ -29,7 +29,7 @@ class LsnnConstants(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronParameters:
+class LsnnNeurons:
     """LSNN neurons of one layer; a neuron with ``beta = 0`` is a plain LIF (population R), others adapt (A).
 
     Args:
@@ -48,7 +48,7 @@ class NeuronParameters:
         ValueError: If a field has a wrong shape or a value out of range.
 
     >>> fields = dict(tau_m=[4.0, 4.0], v_th=[1.0, 1.0], tau_a=[100.0, 100.0], refractory=[0, 0])
-    >>> neurons = NeuronParameters(beta=[0.0, 0.2], **fields)  # the second one adapts
+    >>> neurons = LsnnNeurons(beta=[0.0, 0.2], **fields)  # the second one adapts
     >>> neurons.constants(1.0, "f8").alpha.round(3).tolist()
     [0.779, 0.779]
     """
@@ -144,12 +144,12 @@ class NeuronParameters:
         return n_ticks * (current + n_ticks * float(self.beta.max()))
 
 
-def only_lsnn(neurons: Neurons, who: str) -> NeuronParameters:
+def only_lsnn(neurons: Neurons, who: str) -> LsnnNeurons:
     """Return the neurons if they are LSNN neurons; for code that knows no others.
 
     Raises:
         ValueError: If they are others; the message says who takes LSNN neurons only.
     """
-    if not isinstance(neurons, NeuronParameters):
+    if not isinstance(neurons, LsnnNeurons):
         raise ValueError(f"{who} takes LSNN neurons, got {type(neurons).__name__}")
     return neurons

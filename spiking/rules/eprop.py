@@ -18,7 +18,7 @@ from spikeloop.spiking import checks
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.network import Layer
 from spikeloop.spiking.neurons.base import Neurons
-from spikeloop.spiking.neurons.lsnn import NeuronParameters, only_lsnn
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons, only_lsnn
 from spikeloop.spiking.rules import eprop_kernels
 from spikeloop.spiking.rules.base import Post
 from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropState
@@ -58,7 +58,7 @@ class SignalEprop:
     Raises:
         ValueError: If a value is out of range; with :meth:`constants`, if the neurons have what e-prop does not know.
 
-    >>> neurons = NeuronParameters(*(np.full(2, number) for number in (4.0, 1.0, 100.0, 0.0, 0)))
+    >>> neurons = LsnnNeurons(*(np.full(2, number) for number in (4.0, 1.0, 100.0, 0.0, 0)))
     >>> rule = SignalEprop(tau_out=10.0)
     >>> c, traces = rule.constants(1.0, np.float64, neurons), rule.begin(2, 3, np.float64)
     >>> near, far = 0.0, -2.0  # a membrane at its threshold and one that no small change of a weight brings there
@@ -157,7 +157,7 @@ def eprop(
         ValueError: If shapes disagree, a number is not finite or the layer has what e-prop does not know.
 
     >>> rng = np.random.default_rng(0)
-    >>> neurons = NeuronParameters(*(np.full(5, number) for number in (4.0, 1.0, 100.0, 0.2, 0)))
+    >>> neurons = LsnnNeurons(*(np.full(5, number) for number in (4.0, 1.0, 100.0, 0.2, 0)))
     >>> layer = Layer(rng.normal(size=(5, 3)), np.zeros(5), neurons, np.zeros((5, 5)))
     >>> result = eprop(rng.random((20, 3)), layer, signal=np.ones((20, 5)), tau_out=10.0)
     >>> result.dw_in.shape, result.dw_rec.shape, result.spikes.shape
@@ -184,7 +184,7 @@ def eprop(
 
 
 def eprop_neurons(
-    neurons: NeuronParameters,
+    neurons: LsnnNeurons,
     tau_out: float,
     dtype: npt.DTypeLike,
     dt: float = 1.0,

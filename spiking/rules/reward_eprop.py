@@ -141,10 +141,10 @@ def reward_eprop(
     Raises:
         ValueError: If shapes disagree or a number is not finite or out of range.
 
-    >>> from spikeloop.spiking.neurons.lsnn import NeuronParameters
+    >>> from spikeloop.spiking.neurons.lsnn import LsnnNeurons
     >>> from spikeloop.spiking.rules.eprop import eprop_neurons
     >>> rng, n = np.random.default_rng(0), 8
-    >>> parameters = NeuronParameters(*(np.full(n, number) for number in (4.0, 1.0, 100.0, 0.2, 0)))
+    >>> parameters = LsnnNeurons(*(np.full(n, number) for number in (4.0, 1.0, 100.0, 0.2, 0)))
     >>> weights, neurons = initial_weights(rng, 3, n, n_actions=2), eprop_neurons(parameters, 10.0, np.float32)
     >>> x, rewards, uniform = rng.random((10, 6, 3)), rng.random((10, 6, 2)), rng.random((10, 6))
     >>> weights, returns = reward_eprop(x, rewards, uniform, weights, neurons)
