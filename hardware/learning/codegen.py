@@ -8,9 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import boolean, cfunc, float64, int32, int64, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from spikeloop.hardware.learning import kernels
 from spikeloop.hardware.learning.kernels import WIDE_STREAM
@@ -49,50 +46,6 @@ def compiled(source: str) -> Callable:
     return kernel(names[name])
 
 
-# What a rule's kernel takes: Learner.arrays and Learner.kernel say what the arguments are.
-SIGNATURE = boolean(
-    int32[:, :, ::1],
-    int32[:, ::1],
-    int32[:, ::1],
-    int32[:, :, ::1],
-    int32[::1],
-    int64[::1],
-    float64[:, ::1],
-    int32[::1],
-    int64[::1],
-    int32[::1],
-    int64[::1],
-    int64[::1],
-    int32[:, ::1],
-    float64[:, ::1],
-    int32[:, :, ::1],
-)
-
-
-@lru_cache(maxsize=256)
-def c_function(source: str) -> Any:
-    """Return the kernel of a source as a C function, which other kernels take without being compiled for it."""
-    function = compiled(source).py_func  # type: ignore[attr-defined]
-    try:
-        return cfunc(SIGNATURE, cache=True)(function)
-    except RuntimeError:  # numba finds no place for a cache that it may write to
-        return cfunc(SIGNATURE)(function)
-
-
-@intrinsic
-def function_at(typing_context, address):  # type: ignore[no-untyped-def]
-    """Return the C function of a rule's kernel that stands at an address (int64), for compiled code to call."""
-    function = types.FunctionType(SIGNATURE)
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        value = cgutils.create_struct_proxy(function)(context, builder)
-        value.c_addr = builder.inttoptr(arguments[0], cgutils.voidptr_t)
-        value.py_addr = value.jit_addr = cgutils.get_null_value(cgutils.voidptr_t)
-        return value._getvalue()
-
-    return function(address), generate
-
-
 class _Writer:
     """Collects the lines of one rule's kernel."""
 
@@ -118,9 +71,10 @@ class _Writer:
             f"n_pre, n_post, T = x.shape[0], y.shape[1], {self.rule.epoch}",
             "first, first_post = 0, 0",
             "rows[2 * n_pre] = 0",  # how many rows the latest tick computed
+            "if not (within(pre, n_pre) and within(post, n_post)):",
+            "    return False",
+            "for tick in range(pre_end.size):",
         )
-        self.add(1, "if not (within(pre, n_pre) and within(post, n_post)):", "    return False")
-        self.add(1, "for tick in range(pre_end.size):")
         self._tick()
         self.add(1, "return True")
         return "\n".join(self.lines) + "\n"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from spikeloop.hardware.learning.codegen import c_function
+from spikeloop.hardware.learning.c_functions import c_function
 from spikeloop.hardware.learning.engine import Learner, no_draws
 from spikeloop.hardware.loihi import learning_kernels as k
 from spikeloop.hardware.loihi.fixed_point import weight_step

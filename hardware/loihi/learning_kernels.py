@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.learning.codegen import function_at
+from spikeloop.hardware.learning.c_functions import function_at
 from spikeloop.hardware.loihi import emulator_kernels
 from spikeloop.hardware.loihi.emulator_kernels import OK, N, refusal
 from spikeloop.spiking.compiling import kernel

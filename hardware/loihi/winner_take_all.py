@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from spikeloop.hardware.learning.actor_critic import WEIGHT_ONE, actor_rule, critic_rule
-from spikeloop.hardware.learning.codegen import c_function
+from spikeloop.hardware.learning.c_functions import c_function
 from spikeloop.hardware.learning.engine import Learner, no_draws
 from spikeloop.hardware.learning.kernels import SEED, TICK
 from spikeloop.hardware.loihi import winner_take_all_kernels as kernels
