@@ -60,6 +60,7 @@ class SpikingActor(nn.Module):
         super().__init__()
         self.spiking, self.mlp, self.action_net = spiking, mlp, action_net
         self.head, self.scaler = head, scaler
+        self._has_mlp = len(mlp) > 0  # asked on every env step, where torch's search for a module's attributes counts
 
     def scaled(self, features: th.Tensor) -> th.Tensor:
         """Return the features times the fixed factors, (..., F), as a Network computes them."""
@@ -104,7 +105,7 @@ class SpikingActor(nn.Module):
 
     def _after_spikes(self, y: th.Tensor) -> th.Tensor:
         """Return what the MLP makes of traces, with a Network's arithmetic where it has that."""
-        if not len(self.mlp):
+        if not self._has_mlp:
             return y
         layers = self.dense()
         if layers is None:
