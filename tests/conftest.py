@@ -22,6 +22,23 @@ def key_of_the_tests(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Small files of all kinds by kind and name, as bytes."""
+    from small_files import write_files
+
+    return write_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="session")
+def own(tmp_path_factory):
+    """The run folder of a short training of this user's, deployed, which tests must copy before they change it."""
+    pytest.importorskip("rl_zoo3")
+    from strangers import train_own
+
+    return train_own(tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The run folder of a short training, which tests must leave as it is."""
     pytest.importorskip("rl_zoo3")

@@ -1,14 +1,12 @@
 """Programs whose synapses learn while they run: what the interpreter defines, the emulator computes in place."""
 
-import copy
-import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learners_on_chip import N, learning_program, signals, synapses
 
 from spikeloop.hardware import Compartments, Emulator, Interpreter, Learning, LearningRule, Program, Projection, Trace
 from spikeloop.hardware.learning.rule import TRACES, weight_grid
@@ -20,7 +18,6 @@ from spikeloop.hardware.loihi.program import LEARNING_PROFILES
 from spikeloop.hardware.loihi.synapse_table import actual_weights
 
 GOLDEN = Path(__file__).parent / "golden"
-N = 6  # compartments, and input lines
 FACTORS = {"nengo": "x1 x2 y1 y2 y3 r1 w t d", "lava": "x1 x2 y1 y2 y3 r1 w t d", "brian": "x1 x2 y1 y2 y3 w"}
 
 
@@ -112,18 +109,6 @@ def interpreted(emulator):
     return emulator
 
 
-def signals(rng, program, n_ticks):
-    x = (rng.random((n_ticks, 1, N)) < 0.4).astype(np.int32)
-    if program.chip_spec.graded_spikes:
-        x *= rng.integers(-3, 4, x.shape, dtype=np.int32)
-    given = {"inputs": x, "rewards": rng.integers(-50, 50, n_ticks)}
-    if rng.random() < 0.5:
-        given["post_spikes"] = rng.random((n_ticks, N)) < 0.2
-    if rng.random() < 0.3 and program.profile != "brian":
-        given["post_traces"] = rng.integers(-128, 128, (n_ticks, 3, N))
-    return given
-
-
 def assert_same(emulator, interpreter):
     for i, mine in interpreter.learners.items():
         learner = emulator.learner(i)
@@ -150,24 +135,6 @@ def test_the_emulator_learns_what_the_interpreter_defines(program, seed):
     assert emulator.counts.overflows == interpreter.overflows
 
 
-def learning_program(profile="nengo", delays=None, n=N, **rule):
-    """Input lines to neurons, and neurons to neurons, both learning; the second has delays that learn, if asked to."""
-    chip = "loihi2" if profile == "slayer" else "loihi1"
-    texts = {"dw": "2^-2*x1*y0 - 2^-2*y1*x0", **rule}
-    traces = {"x1": Trace(30, 10), "y1": Trace(30, 10)}
-    one = LearningRule(**texts, **traces, profile=LEARNING_PROFILES[profile])
-    other = one if profile == "brian" else replace(one, dt="x1*y0 - 2^-2*u0*t", dw="2^-3*u0*r1*t", epoch=2)
-    rng = np.random.default_rng(1)
-    weights = rng.integers(-40, 50, (n, n)) * 2
-    parts = (
-        Projection("in", True, np.arange(n), np.arange(n), weights, delays=delays, learning=Learning(one, 5)),
-        Projection("rec", False, np.arange(n), rng.permutation(n), weights[::-1], -1, learning=Learning(other, 6)),
-        Projection("stays", False, np.arange(n), np.arange(n), weights // 4 * 2),
-    )
-    compartments = Compartments.build(n, decay_v=1000, decay_u=3000, v_th=64 * 200)
-    return Program(chip, profile, n, compartments, parts, np.arange(n))
-
-
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_the_compiled_loop_learns_what_the_interpreter_defines(profile):
     delays = np.random.default_rng(0).integers(0, 3, (N, N))
@@ -186,22 +153,6 @@ def test_the_compiled_loop_learns_what_the_interpreter_defines(profile):
         assert_same(emulator, interpreter)
     assert all(np.any(emulator.weights(i) != start[i]) for i in range(2))
     assert profile == "brian" or np.any(emulator.learner(0).d != delays)
-
-
-@pytest.mark.parametrize("delayed", [False, True])
-def test_frozen_it_is_bit_for_bit_the_program_without_rules(delayed):
-    delays = np.random.default_rng(0).integers(0, 3, (N, N)) if delayed else None
-    program = learning_program(delays=delays)
-    plain = replace(program, projections=tuple(replace(p, learning=None, plastic=False) for p in program.projections))
-    emulator, other = Emulator(program), Emulator(plain)
-    before = emulator.state_dict()
-    x = (np.random.default_rng(2).random((40, 3, N)) < 0.3).astype(int)
-    outputs, state = emulator.run(emulator.initial_state(3), 40, x, learning=False)
-    expected, same = other.run(other.initial_state(3), 40, x)
-    np.testing.assert_array_equal(outputs, expected)
-    np.testing.assert_array_equal(state, same)
-    for name, array in emulator.state_dict().items():
-        np.testing.assert_array_equal(array, before[name])
 
 
 def test_a_learned_delay_delays():
@@ -236,42 +187,6 @@ def test_the_host_can_send_the_spike_of_a_compartment_that_never_fires():
     emulator = Emulator(program)
     emulator.run(emulator.initial_state(), 1, [[[1, 0]]], post_spikes=[[0, 1]])
     assert emulator.weights(0)[1, 0] > 0 and np.count_nonzero(emulator.weights(0)) == 1
-
-
-@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)), "state"])
-def test_what_has_learned_goes_on_exactly_elsewhere(how):
-    program = learning_program(delays=np.ones((N, N)), dd="x0*y1 - 2^-1*u0")
-    emulator, rng = Emulator(program), np.random.default_rng(0)
-    _, state = emulator.run(emulator.initial_state(), 21, **signals(rng, program, 21))
-    if how == "state":
-        twin = Emulator(program)
-        twin.load_state_dict(emulator.state_dict())
-    else:
-        twin = how(emulator)
-        np.testing.assert_array_equal(twin.counts.learned, emulator.counts.learned)
-    given = signals(rng, program, 20)
-    kept = emulator.state_dict()
-    expected = twin.run(state, 20, **given)
-    for name, array in emulator.state_dict().items():
-        np.testing.assert_array_equal(array, kept[name])
-    found = emulator.run(state, 20, **given)
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
-    for name, array in twin.state_dict().items():
-        np.testing.assert_array_equal(array, emulator.state_dict()[name])
-
-
-def test_the_host_can_write_weights_between_runs():
-    emulator = Emulator(learning_program())
-    new = np.full((N, 2), 40)
-    emulator.update_weights(0, new, pre=[1, 3])
-    np.testing.assert_array_equal(emulator.weights(0)[:, [1, 3]], new)
-    x = np.zeros((2, 1, N), int)
-    x[0, 0, 1] = 1
-    v = emulator.run(emulator.initial_state(), 2, x, learning=False)[0][1, 0]
-    np.testing.assert_array_equal(v, 40 * 64)
-    with pytest.raises(ValueError, match=r"w must be -254..254 in steps of 2, got 41"):
-        emulator.update_weights(0, new + 1, pre=[1, 3])
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
@@ -314,95 +229,3 @@ def test_recorded_learning_is_bit_for_bit_what_it_was(profile):
     again = Emulator(emulator.program)
     again.run(again.initial_state(), len(inputs), inputs[:, None], rewards=rewards)
     np.testing.assert_array_equal(again.weights(1), recorded[0][-1, 1])
-
-
-def synapses(rule=None, seed=0, tags=None, **fields):
-    rule = LearningRule(dw="x0") if rule is None else rule
-    base = {"name": "w", "from_input": True, "pre": [0, 1], "post": [0], "weights": [[2, -4]]}
-    return Projection(**{**base, **fields}, learning=Learning(rule, seed, tags))
-
-
-def test_a_projection_with_a_rule_is_plastic():
-    assert synapses().plastic and synapses().learning.rule.dw == "x0"
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"weights": [[1, 2]]}, r"'w'.weights must be -254..254 in steps of 2 where a rule of .*'nengo'.* found 1"),
-        ({"weights": [[2, -4]], "sign_mode": "excitatory"}, "weights must be within"),
-        ({"tags": [[0, 300]]}, r"'w'.learning.tags must be -256..255 in steps of 1 .* found 300"),
-        ({"tags": [[0]]}, r"tags must have shape \(1, 2\), got \(1, 1\)"),
-        ({"tags": [[0.5, 0]]}, "Learning.tags must hold whole numbers"),
-        ({"bits": 7, "weights": [[4, 4]]}, r"bits must be one of \(1, 2, 3, 4, 5, 6, 8\) where a rule"),
-        ({"seed": -1}, "Learning.seed must be an integer >= 0"),
-        ({"rule": "x0"}, "Learning.rule must be of type LearningRule, got 'x0'"),
-    ],
-)
-def test_what_the_learning_engine_cannot_hold_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        synapses(**fields)
-
-
-@pytest.mark.parametrize("profile", sorted(PROFILES))
-def test_a_rule_in_another_arithmetic_than_the_chips_is_refused(profile):
-    rule = LearningRule(dw="x0", profile="brian" if profile == "nengo" else "nengo")
-    with pytest.raises(ValueError, match=rf"'w'.learning must be a rule of profile .*, got one of '{rule.profile}'"):
-        Program("loihi1", profile, 2, Compartments.build(1), (synapses(rule),), [])
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"rewards": [1, 2]}, r"rewards must have shape \(1,\), got \(2,\)"),
-        ({"rewards": [0.5]}, "rewards must be integers"),
-        ({"rewards": [2**40]}, r"rewards must be within .* found 1099511627776"),
-        ({"post_spikes": [[2]]}, r"post_spikes must be within \[0, 1\], found 2"),
-        ({"post_traces": np.full((1, 3, 1), 200)}, r"post_traces must be within \[-128, 127\], found 200"),
-        ({"rewards": [1], "learning": False}, "rewards must be None with learning=False"),
-    ],
-)
-@pytest.mark.parametrize("engine", [Emulator, Interpreter])
-def test_what_nothing_learns_from_is_refused(engine, arguments, message):
-    program = Program("loihi1", "nengo", 2, Compartments.build(1), (synapses(),), [])
-    runs = engine(program)
-    with pytest.raises(ValueError, match=message):
-        runs.run(runs.initial_state(), 1, **arguments)
-
-
-@pytest.mark.parametrize("engine", [Emulator, Interpreter])
-def test_two_copies_of_the_chip_do_not_learn_at_once(engine):
-    program = Program("loihi1", "nengo", 2, Compartments.build(1), (synapses(),), [])
-    runs = engine(program)
-    with pytest.raises(ValueError, match=r"must be of one copy of the chip, .* got 2"):
-        runs.run(runs.initial_state(2), 1)
-    assert runs.run(runs.initial_state(2), 1, learning=False)[1].shape[0] == 2
-    with pytest.raises(ValueError, match="rewards must be None with a program without learning rules"):
-        plain = engine(Program("loihi1", "nengo", 0, Compartments.build(1), (), []))
-        plain.run(plain.initial_state(), 1, rewards=[1])
-
-
-def test_only_a_projection_with_a_rule_has_a_learning_engine():
-    emulator = Emulator(learning_program())
-    assert emulator.learner(1).rule.epoch == 2
-    with pytest.raises(ValueError, match="'stays' has no learning rule"):
-        emulator.learner(2)
-    with pytest.raises(ValueError, match="the state must hold"):
-        emulator.load_state_dict({})
-
-
-def test_a_learning_program_survives_its_file(tmp_path):
-    program = learning_program("lava", np.ones((N, N)), dd="x0 - 2^-1*u0")
-    tagged = replace(program.projections[1], learning=replace(program.projections[1].learning, tags=np.full((N, N), 7)))
-    program = replace(program, projections=(program.projections[0], tagged, program.projections[2]))
-    program.save(tmp_path / "program.safetensors")
-    loaded = Program.load(tmp_path / "program.safetensors")
-    for one, other in zip(program.projections, loaded.projections, strict=True):
-        assert (one.learning is None) == (other.learning is None)
-        if one.learning is not None:
-            assert one.learning.rule == other.learning.rule and one.learning.seed == other.learning.seed
-    np.testing.assert_array_equal(loaded.projections[1].learning.tags, 7)
-    x = (np.random.default_rng(0).random((9, 1, N)) < 0.4).astype(int)
-    first, second = Emulator(program), Emulator(loaded)
-    for a, b in zip(first.run(first.initial_state(), 9, x), second.run(second.initial_state(), 9, x), strict=True):
-        np.testing.assert_array_equal(a, b)

@@ -6,24 +6,16 @@ import math
 import os
 import random
 import tracemalloc
-import warnings
-import zipfile
 
 import numpy as np
 import pytest
-from deployable import exact_network
 
-from spikeloop.hardware import DeployedPolicy, Emulator, Program, compile_network
+from spikeloop.hardware import DeployedPolicy, Emulator, Program
 from spikeloop.hardware.deployment import Deployment
-from spikeloop.scripts import verify
 from spikeloop.spiking import ActionHead, Encoder, Layer, LsnnNeurons, Network, Readout, Simulator
-from spikeloop.spiking.observation import FrameStack, Normalizer, ObservationPart, Reorder
-from spikeloop.spiking.readout import Dense
-from spikeloop.spiking.storage import write_atomically
+from spikeloop.spiking.observation import Normalizer, ObservationPart
 
 LOADERS = {"network": Network.load, "deployment": Deployment.load, "program": Program.load}
-ENCODERS = ("direct", "population", "rate", "latency", "delta")
-OTHER_STEPS = (Normalizer(np.zeros(2), np.ones(2), 5.0), FrameStack(2, 2), Reorder([3, 1, 0, 2]))
 NASTY = [
     *(None, True, False, -1, 0, 1, 2, 7, 2**31, 2**40, 2**63, 10**30, 0.0, 0.5, 1e-320, 1e308, math.nan, math.inf),
     *("", "x", "direct", "\ud800", "x" * 3000, [], [[]], {}, [1], [-1], [2**62], [1.5], [None], [[2**62, 2]]),
@@ -42,41 +34,6 @@ NUMBERS = (
     np.array([math.nan, math.inf, 1e38, -1e38, 1e-45, 0.0, -1.0], "<f4"),
     np.array([-(2**31), 2**31 - 1, -1], "<i4"),
 )
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Return {(kind, name): bytes} of small files with all parts in them."""
-    folder, made = tmp_path_factory.mktemp("files"), {}
-
-    def keep(kind, name, value):
-        value.save(folder / "file")
-        made[kind, name] = (folder / "file").read_bytes()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for encoder in ENCODERS:
-            keep("network", encoder, exact_network(sizes=(4, 3), encoder=encoder, n_ticks=4))
-        keep("network", "first spike", exact_network(sizes=(4,), first_spike=True))
-        keep("network", "all parts", all_parts())
-        for chip, encoder in (("loihi1", "direct"), ("loihi1", "rate"), ("loihi2", "population"), ("loihi2", "delta")):
-            deployment = compile_network(exact_network(sizes=(4,), encoder=encoder), chip)
-            keep("deployment", f"{encoder} on {chip}", deployment)
-            keep("program", f"{encoder} on {chip}", deployment.program)
-    return made
-
-
-def all_parts():
-    """Return a network with an observation of two parts, every preprocessing step, dense layers and a box."""
-    ones = np.ones(3, "f4")
-    layer = Layer(np.ones((3, 4), "f4"), np.zeros(3), LsnnNeurons(ones, ones, ones, ones, ones), None)
-    parts = ObservationPart((), "a"), ObservationPart((1, 1), "b")
-    readout = Readout(np.ones((2, 3)), np.zeros(2), dense=(Dense(np.eye(3), np.zeros(3)),))
-    head = ActionHead("box", (1, 1), (2, 1), [[-1], [-1]], [[1], [1]])
-    wide = Readout(
-        *(np.float32(x) for x in (readout.w_out, readout.b_out)), dense=(Dense(np.eye(3, dtype="f4"), ones),)
-    )
-    return Network(Encoder("direct", 4), (layer,), wide, head, OTHER_STEPS, 2, 1.0, 1, parts, {"env": "CartPole-v1"})
 
 
 def split(data):
@@ -362,65 +319,3 @@ def test_a_value_of_another_type_or_out_of_range_is_refused_in_one_line(make):
     with pytest.raises(ValueError) as caught:
         make()
     assert "\n" not in str(caught.value)
-
-
-# spikeloop verify
-
-
-def verified(capsys, *arguments):
-    status = verify.main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return status, output.out.splitlines(), output.err
-
-
-def test_verify_says_what_each_file_is(files, tmp_path, capsys):
-    for i, ((kind, name), data) in enumerate(files.items()):
-        path = tmp_path / f"{i}.safetensors"
-        path.write_bytes(data)
-        status, (line,), _ = verified(capsys, path)
-        assert status == 0 and line.startswith(f"{path}: {kind}")
-        assert f"format version {3 if kind == 'program' else 4}, checksum ok; " in line
-        if kind != "network":
-            assert f"{kind} for {name.split()[-1]}, " in line
-
-
-def test_verify_looks_through_a_folder(files, tmp_path, capsys):
-    (tmp_path / "best_model").mkdir()
-    (tmp_path / "policy.safetensors").write_bytes(files["network", "direct"])
-    with zipfile.ZipFile(tmp_path / "best_model" / "model.zip", "w") as archive:
-        archive.writestr("data", b"cos\nsystem\n(S'false'\ntR.")
-    (tmp_path / "vecnormalize.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    (tmp_path / "args.yml").write_bytes(b"")
-    status, lines, _ = verified(capsys, tmp_path)
-    assert status == 0 and len(lines) == 3
-    assert "zip of a model, 1 entries, CRCs ok; holds pickles, which can run code and were not opened" in lines[0]
-    assert lines[2].endswith("pickle, which can run code and was not opened; has no checksum")
-
-
-def test_verify_names_the_file_that_is_not_sound(files, tmp_path, capsys):
-    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
-    good.write_bytes(files["network", "direct"])
-    bad.write_bytes(files["network", "direct"][:-1] + b"\x07")
-    missing = tmp_path / "none.safetensors"
-    status, lines, _ = verified(capsys, good, bad, missing)
-    assert status == 1 and len(lines) == 3 and "checksum ok" in lines[0]
-    assert lines[1] == f"{bad}: NOT SOUND: is damaged: its bytes do not match its checksum"
-    assert lines[2].startswith(f"{missing}: NOT SOUND: no file at")
-
-
-@pytest.mark.parametrize("damage", ["CRC", "cut", "text", "other"])
-def test_verify_finds_damage_in_a_zip(damage, tmp_path, capsys):
-    path = tmp_path / "model.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data" if damage != "other" else "picture.png", b"weights" * 100)
-    data = path.read_bytes()
-    write_atomically(
-        path, {"CRC": data.replace(b"weights", b"height!", 1), "cut": data[:-30], "text": b"a,b"}.get(damage, data)
-    )
-    status, (line,), _ = verified(capsys, path)
-    assert status == 1 and ": NOT SOUND: " in line
-
-
-def test_a_wrong_verify_request_is_answered_in_one_line(capsys):
-    assert verified(capsys)[0] == 2
-    assert verified(capsys, "--wrong", "x")[0] == 2

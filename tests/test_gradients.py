@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from learners import make, weights
-from test_lsnn import make_lsnn, make_sequence
+from lsnn_sequences import make_lsnn, make_sequence
 
 from spikeloop.agents import SpikingPPO
 from spikeloop.spiking import LSNN, Surrogate

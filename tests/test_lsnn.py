@@ -1,7 +1,8 @@
+"""An LSNN module computes the same bits in sequence, step, copy and network, and refuses what does not fit."""
+
 import copy
 import io
 import pickle
-from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -9,167 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lsnn_sequences import ENCODERS, N_OBS, assert_gradients_agree, gradients, make_lsnn, make_sequence
 
-from spikeloop.spiking.encoders import Encoder, encode
-from spikeloop.spiking.gradients.equations import run_equations
-from spikeloop.spiking.gradients.surrogate import SHAPES, Surrogate
+from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.simulator import Simulator
-
-N_OBS = 3
-LOW, HIGH = -np.ones(N_OBS), np.ones(N_OBS)
-CENTERS = np.tile([-1.0, 0.0, 1.0], (N_OBS, 1))
-ENCODERS = {
-    "direct": Encoder("direct", N_OBS),
-    "population": Encoder("population", N_OBS, centers=CENTERS, widths=np.full((N_OBS, 3), 0.5)),
-    "rate": Encoder("rate", N_OBS, low=LOW, high=HIGH, gain=0.7),
-    "latency": Encoder("latency", N_OBS, low=LOW, high=HIGH, gain=4.0),
-    "delta": Encoder("delta", N_OBS, threshold=0.25),
-}
-OPTIONS = {
-    "plain": {},
-    "readout": {"tau_out": 3.0},
-    "count": {"count": True, "n_ticks": 3},
-    "ticks": {"n_ticks": 3, "tau_out": 2.0},
-    "reset zero": {"reset": "zero"},
-    "ahp": {"adaptation": "ahp"},
-    "refractory": {"refractory": 2},
-    "hold": {"refractory": 2, "reset": "zero", "hold": True, "tau_out": 2.0},
-    "hold, ahp": {"refractory": 1, "reset": "zero", "hold": True, "adaptation": "ahp", "n_ticks": 3, "latency": 1},
-    "latency": {"latency": 1, "tau_out": 2.0},
-    "feed-forward": {"recurrent": False},
-    "rate penalty": {"rate_coef": 0.3, "target_rate": 0.1},
-    "chip": {
-        "latency": 1,
-        "reset": "zero",
-        "adaptation": "ahp",
-        "n_ticks": 4,
-        "count": True,
-        "refractory": 1,
-        "hold": True,
-        "rate_coef": 0.1,
-    },
-    **{shape: {"gradient": Surrogate(shape, 0.7, 0.8)} for shape in SHAPES},
-}
-
-
-def make_lsnn(n_neurons=(20,), encoder="direct", dtype=torch.float32, seed=0, **options):
-    generator = torch.Generator().manual_seed(seed)
-    lsnn = LSNN(ENCODERS[encoder], n_neurons, generator=generator, **options).to(dtype)
-    with torch.no_grad():
-        for i in range(lsnn.n_layers):
-            lsnn.layers[i].w_in.mul_(2)
-            lsnn.layers[i].bias.normal_(0.25, 0.1, generator=generator)
-    return lsnn
-
-
-def make_sequence(lsnn, n_steps=9, n_envs=11, seed=1, warm=5):
-    """Features, a state some steps into an episode, and episode starts."""
-    generator = torch.Generator().manual_seed(seed)
-    dtype = lsnn.layers[0].bias.dtype
-    features = torch.randn(n_steps, n_envs, N_OBS, generator=generator, dtype=dtype)
-    start = (torch.rand(n_steps, n_envs, generator=generator) < 0.15).float()
-    state = torch.from_numpy(lsnn.initial_state(n_envs, np.random.default_rng(seed)))
-    with torch.no_grad():
-        before = torch.randn(warm, n_envs, N_OBS, generator=generator, dtype=dtype)
-        _, state = lsnn(before, state, torch.zeros(warm, n_envs))
-    lsnn.reset_counts()
-    return features, state, start
-
-
-def equations(lsnn, features, state, start):
-    """What ``forward`` computes where the kernels do not run."""
-    with by_equations(lsnn):
-        return lsnn(features, state, start)
-
-
-@contextmanager
-def by_equations(lsnn):
-    lsnn.layers.on_engine = False
-    yield
-    lsnn.layers.on_engine = True
-
-
-def gradients(run, lsnn, features, state, start):
-    """Readout trace, new state, and gradients of a weighted sum of the trace."""
-    features = features.clone().requires_grad_()
-    lsnn.zero_grad(set_to_none=True)
-    y, new = run(features, state, start)
-    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(7), dtype=y.dtype)
-    y.backward(weights)
-    grads = {name: parameter.grad for name, parameter in lsnn.named_parameters()}
-    return y.detach(), new, {**grads, "features": features.grad}
-
-
-def assert_gradients_agree(found, expected, tolerance):
-    for name, want in expected.items():
-        if want is None:
-            assert found[name] is None or not found[name].any()
-        else:
-            error = (found[name] - want).abs().max() / want.abs().max().clamp(min=1e-30)
-            assert error <= tolerance, (name, float(error))
-
-
-@pytest.mark.parametrize("n_neurons", [(20,), (20, 33, 9)])
-@pytest.mark.parametrize("option", OPTIONS)
-def test_gradients_are_those_of_the_equations(option, n_neurons):
-    lsnn = make_lsnn(n_neurons, dtype=torch.float64, **OPTIONS[option])
-    sequence = make_sequence(lsnn)
-    expected = gradients(lambda *a: equations(lsnn, *a), lsnn, *sequence)
-    counts, n_counted = [count.copy() for count in lsnn.spike_counts], lsnn.n_counted
-    lsnn.reset_counts()
-    found = gradients(lsnn, lsnn, *sequence)
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-12)
-    assert_gradients_agree(found[2], expected[2], 1e-10)
-    assert all(grad.abs().max() > 0 for grad in expected[2].values()), "a gradient is zero throughout: nothing tested"
-    assert lsnn.n_counted == n_counted == 9 * 11 * lsnn.n_ticks
-    for got, want in zip(lsnn.spike_counts, counts, strict=True):
-        np.testing.assert_array_equal(got, want)
-
-
-@pytest.mark.parametrize("n_neurons", [(64,), (20, 33)])
-def test_float32_gradients(n_neurons):
-    lsnn = make_lsnn(n_neurons, n_ticks=2, tau_out=2.0)
-    sequence = make_sequence(lsnn)
-    expected = gradients(lambda *a: equations(lsnn, *a), lsnn, *sequence)
-    found = gradients(lsnn, lsnn, *sequence)
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-5)
-    assert_gradients_agree(found[2], expected[2], 2e-5)
-
-
-def test_threads_agree_with_one():
-    lsnn = make_lsnn((64,))
-    sequence = make_sequence(lsnn, n_steps=40, n_envs=32)
-    results, before = [], torch.get_num_threads()
-    for n_threads in (1, 2):
-        torch.set_num_threads(n_threads)
-        results.append(gradients(lsnn, lsnn, *sequence))
-        assert torch.get_num_threads() == n_threads
-    torch.set_num_threads(before)
-    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
-    assert_gradients_agree(results[0][2], results[1][2], 1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_population_encoder_learns_by_the_gradient_of_its_formula(dtype):
-    lsnn = make_lsnn(encoder="population", dtype=dtype, learn_encoder=True, n_ticks=2, tau_out=3.0)
-    features, state, start = make_sequence(lsnn)
-
-    def formula(features, state, start):
-        u = (features[..., None] - lsnn.centers) / lsnn.log_widths.exp()
-        x = torch.exp(-0.5 * u.square()).flatten(2)
-        return run_equations(lsnn.layers, x, state, start, lsnn.timing, lsnn.gradient.spike)[:2]
-
-    expected = gradients(formula, lsnn, features, state, start)
-    found = gradients(lsnn, lsnn, features, state, start)
-    assert_gradients_agree(found[2], expected[2], 1e-4)
-    with torch.no_grad():
-        lsnn.centers.add_(0.5)
-    np.testing.assert_allclose(lsnn.current_encoder().centers, CENTERS + 0.5)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -306,42 +154,6 @@ def test_arguments_are_not_modified_and_gradients_stop_at_the_state():
     assert not end.requires_grad
 
 
-def test_a_sequence_goes_backward_once():
-    lsnn = make_lsnn()
-    y, _ = lsnn(*make_sequence(lsnn))
-    y.sum().backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="already used"):
-        y.sum().backward()
-
-
-def test_two_sequences_before_one_backward():
-    lsnn = make_lsnn((32,), dtype=torch.float64)
-    first, second = make_sequence(lsnn, n_steps=40, seed=1), make_sequence(lsnn, n_steps=40, seed=2)
-    separate = []
-    for sequence in (first, second):
-        separate.append(gradients(lsnn, lsnn, *sequence)[2]["layers.0.w_rec"].clone())
-    lsnn.zero_grad()
-    ys = [lsnn(*sequence)[0] for sequence in (first, second)]
-    weights = torch.randn(ys[0].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    (ys[0] * weights + ys[1] * weights).sum().backward()
-    torch.testing.assert_close(lsnn.layers[0].w_rec.grad, separate[0] + separate[1], rtol=1e-12, atol=1e-12)
-
-
-def test_fused_adam_moves_transposed_parameters_as_plain_adam_does():
-    moved = []
-    for options in ({"fused": True}, {"foreach": False}):
-        lsnn = make_lsnn((20,))
-        optimizer = torch.optim.Adam(lsnn.parameters(), lr=0.05, **options)
-        for seed in range(3):
-            y, _ = lsnn(*make_sequence(lsnn, seed=seed))
-            optimizer.zero_grad()
-            y.square().sum().backward()
-            optimizer.step()
-        moved.append([p.detach().clone() for p in lsnn.parameters()])
-    for fused, plain in zip(*moved, strict=True):
-        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-5)
-
-
 def test_encoded_input_is_that_of_the_encoder():
     lsnn = make_lsnn(encoder="rate", n_ticks=3)
     features, state, start = make_sequence(lsnn)
@@ -398,13 +210,3 @@ def test_row_linear_gives_every_batch_the_same_bits(n):
     with torch.no_grad():
         for b in range(11):
             assert torch.equal(linear(x[:, b]), out[:, b])
-
-
-def test_row_linear_gradients():
-    torch.manual_seed(0)
-    linear = RowLinear(7, 3).double()
-    x = torch.randn(4, 2, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda x, w, b: torch.func.functional_call(linear, {"weight": w, "bias": b}, (x,)),
-        (x, linear.weight, linear.bias),
-    )

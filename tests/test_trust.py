@@ -1,9 +1,7 @@
 """What the README says of each input that could run code holds: it runs there, and nowhere else."""
 
-import ast
 import base64
 import contextlib
-import dataclasses
 import json
 import os
 import pickle
@@ -13,61 +11,25 @@ import sys
 import zipfile
 from pathlib import Path
 
-import gymnasium as gym
 import pytest
 
 pytest.importorskip("rl_zoo3")
 
+from strangers import CONF, FILE, MARKER, MODEL, ROLLOUT, SMALL, STATISTICS, TRAIN, in_run, metadata, preset, start
+
 from spikeloop.agents.checkpoints import read_checkpoint
-from spikeloop.agents.environment import EnvDescription
 from spikeloop.agents.registry import load_algorithm
 from spikeloop.hardware.deployment import Deployment
-from spikeloop.hardware.learning.codegen import source_of
-from spikeloop.hardware.learning.rule import LearningRule, Trace
-from spikeloop.scripts import deploy, rollout, train
-from spikeloop.spiking import Network
 
 README = Path(__file__).parents[1] / "README.md"
-MARKER = "ran"
 TEXT = f"__import__('os').mkdir('{MARKER}') or dict(n_neurons=[8])"
 TAG = f"!!python/object/apply:os.mkdir ['{MARKER}']\n"
 MODULE = f"import os\nos.mkdir('{MARKER}')\nclass X: pass\nhyperparams = {{}}\n"
-PRESET = {
-    "policy": "LifPolicy",
-    "n_envs": 2,
-    "n_timesteps": 32,
-    "n_steps": 8,
-    "policy_kwargs": "{n_neurons: [8]}",
-}
-TRAIN = ["train", "--algo", "spiking_a2c", "-n", 32, "--eval-freq", -1, "--verbose", 0]
-SMALL = ["--hyperparams", "n_envs:2", "n_steps:8", "policy_kwargs:dict(n_neurons=[8])"]
-MODEL, STATISTICS = "CartPole-v1.zip", "CartPole-v1/vecnormalize.pkl"
-ROLLOUT, FILE = ["rollout", "run", "-n", 1], ["rollout", "run/policy.safetensors", "-n", 1]
 
 
 class Bomb:
     def __reduce__(self):
         return os.mkdir, (MARKER,)
-
-
-def start(command, *args):
-    return {"train": train, "rollout": rollout, "deploy": deploy}[command].main([str(arg) for arg in args])
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A run folder of this user's, deployed."""
-    folder = tmp_path_factory.mktemp("own")
-    budget = ["-n", 32, "--eval-freq", 16, "--eval-episodes", 1, "--verbose", 0, "-f", folder]
-    assert start("train", "--algo", "spiking_a2c", *budget, *SMALL, "normalize:True") == 0
-    run = folder / "spiking_a2c" / "CartPole-v1_1"
-    assert start("deploy", run / "policy.safetensors", "-n", 1) == 0
-    return run
-
-
-def in_run(name, change):
-    """Change a file of a run folder."""
-    return lambda: change(Path("run", name))
 
 
 def text(value):
@@ -98,29 +60,10 @@ def pickled(path):
     path.write_bytes(pickle.dumps(Bomb()))
 
 
-def metadata(file="policy.safetensors", kind=Network, **values):
-    """Change what a network's file says of its environment."""
-
-    def change(path):
-        network = kind.load(path)
-        dataclasses.replace(network, metadata={**network.metadata, **values}).save(path)
-
-    return in_run(file, change)
-
-
-def preset(**values):
-    def prepare():
-        lines = "".join(f"  {name}: {value}\n" for name, value in {**PRESET, **values}.items())
-        Path("preset.yml").write_text(f"default:\n{lines}")
-
-    return prepare
-
-
 def nothing():
     pass
 
 
-CONF = [*TRAIN, "--conf-file", "preset.yml"]
 YES, NO = True, False
 # Row of the README, what is tried, how, the command; whether code runs without and with --trust.
 WAYS = [
@@ -298,7 +241,7 @@ def test_the_readme_lists_the_inputs_that_are_tried_here():
         2:
     ]
     listed = {row[0]: "run no code" not in row[1] for row in rows}
-    elsewhere = {"learning rule", "Python API"}  # below and above
+    elsewhere = {"learning rule", "Python API"}  # in test_without_trust, and above
     tried = {row for row, *_ in WAYS} | elsewhere | {"working folder"}  # whose modules tests of the scripts find
     assert set(listed) == tried
     for row, _, _, _, runs, trusted in WAYS:
@@ -306,18 +249,6 @@ def test_the_readme_lists_the_inputs_that_are_tried_here():
             assert listed[row] and "nothing" in next(cells[2] for cells in rows if cells[0] == row)
         elif trusted:
             assert "--trust" in next(cells[2] for cells in rows if cells[0] == row) or row == "trained agent"
-
-
-def test_an_own_run_needs_no_trust_wherever_it_was_moved(own, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(own, "moved")
-    assert start("rollout", "moved", "-n", 1) == 0
-    assert start("rollout", "moved", "-n", 1, "--load-best") == 0
-    assert start("rollout", "moved", "-n", 1, "--deployed") == 0
-    assert start("deploy", "moved", "-n", 1) == 0
-    assert start("train", "--resume", "moved", "-n", 64) == 0
-    assert start("rollout", "moved", "-n", 1) == 0
-    assert start(*TRAIN, *SMALL, "--trained-agent", f"moved/{MODEL}") == 0
 
 
 @pytest.mark.parametrize("command", [ROLLOUT, ["deploy", "run", "-n", 1], ["train", "--resume", "run"]])
@@ -329,105 +260,3 @@ def test_the_run_of_another_user_is_refused_in_one_line(command, own, tmp_path, 
     assert start(*command) == 2
     assert re.fullmatch(r"spikeloop .*run/.* can run code, .*: add --trust if you .*\n", capsys.readouterr().err)
     assert start(*command, "--trust") == 0
-
-
-def test_a_preset_of_plain_data_and_of_own_classes_trains(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "own_wrappers.py").write_text("import gymnasium\nclass Mine(gymnasium.Wrapper): pass\n")
-    plain = {"normalize": '"dict(norm_obs=True, norm_reward=False)"', "env_wrapper": "[own_wrappers.Mine]"}
-    preset(policy_kwargs='"dict(n_neurons=[4 * 2])"', **plain)()
-    assert start(*CONF) == 2
-    assert "allow it with --gym-packages own_wrappers" in capsys.readouterr().err
-    assert start(*CONF, "--gym-packages", "own_wrappers") == 0
-    assert start("rollout", "logs/spiking_a2c/CartPole-v1_1", "-n", 1) == 0
-    sys.modules.pop("own_wrappers")
-
-
-@pytest.mark.parametrize(
-    ("values", "answer"),
-    [
-        ({"env_kwargs": '{"render_mode": "human"}'}, "'render_mode' is no argument"),
-        ({"env_kwargs": '{"max_episode_steps": 5}'}, "'max_episode_steps' is no argument"),
-        ({"env_kwargs": '{"disable_env_checker": true}'}, "'disable_env_checker' is no argument"),
-        ({"env_kwargs": '["x"]'}, "does not describe an environment"),
-        ({"max_episode_steps": '"5"'}, "max_episode_steps must be a whole number"),
-        ({"max_episode_steps": "0"}, "max_episode_steps must be a whole number"),
-        ({"env_wrappers": '[["stable_baselines3.common.monitor:Monitor", {"filename": "x"}]]'}, "no wrapper that"),
-        ({"env_wrappers": '[["gymnasium.wrappers:RecordVideo", {"video_folder": "x"}]]'}, "no wrapper that"),
-        ({"env_wrappers": '[["gymnasium.wrappers:FilterObservation", {"filter_keys": ["a/b"]}]]'}, "'a/b' could name"),
-        ({"gym_packages": '["\\u001b[2J"]', "env": "no-such-task"}, r"\x1b[2J"),
-    ],
-    ids=str,
-)
-def test_a_network_file_chooses_only_what_it_needs(values, answer, own, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(own, "run")
-    metadata(**values)()
-    capsys.readouterr()
-    assert start(*FILE) == 2
-    said = capsys.readouterr().err
-    assert answer in said and "\x1b" not in said
-
-
-class Maze(gym.Env):
-    def __init__(self, size=3, map_file="default.txt", **more):
-        raise AssertionError((size, map_file, more))
-
-
-gym.register("Maze-v0", entry_point=Maze, kwargs={"map_file": "own/map.txt"})
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "refused"),
-    [
-        ({"size": 4, "map_file": "8x8"}, None),
-        ({"map_file": "own/map.txt"}, None),  # as it is registered
-        ({"map_file": "/etc/passwd"}, "'/etc/passwd' could name a file or a module"),
-        ({"map_file": "os.path"}, "could name"),
-        ({"size": [{"x": "..\\x"}]}, "could name"),
-        ({"colour": 1}, "'colour' is no argument of Maze-v0"),
-    ],
-    ids=str,
-)
-def test_a_file_gives_numbers_and_words_to_what_the_constructor_names(kwargs, refused):
-    if refused is None:
-        with pytest.raises(AssertionError):  # of the constructor
-            EnvDescription("Maze-v0", kwargs).make()
-    else:
-        with pytest.raises(ValueError, match=re.escape(refused)):
-            EnvDescription("Maze-v0", kwargs).make()
-        with pytest.raises(AssertionError):
-            EnvDescription("Maze-v0", kwargs).make(trust=True)
-
-
-RULES = [
-    "2^-2*x1*y0\n*w",
-    "2^-2*x1*\r\n(y1-20)*y0",
-    "x0*y1\n\n\n*w - 2^-1*\n\ty0*x1",
-    "x0*y1*w #\nimport os",
-    "x0*(__import__)",
-    "x0*(y1-20); os",
-    "x0*y1.real",
-    "x0*'''w",
-    "x0\\\n*y1",
-    "\x0cx0*y1\u2028*w\x85*w",
-    "x\uff10*y1",
-    "u\u0660*y1*x1",
-    "x0*\u0663*y1",
-    "x0*(y1-2_0)",
-]
-
-
-@pytest.mark.parametrize("rule", RULES, ids=ascii)
-@pytest.mark.parametrize("profile", ["nengo", "lava"])
-def test_a_learning_rule_reaches_the_compiler_as_the_chips_own_words(rule, profile):
-    try:
-        traces = {name: Trace(16, 10) for name in ("x1", "y1")}
-        source = source_of(LearningRule(dw=rule, profile=profile, **traces), "mixed", 8, False)
-    except ValueError:
-        return
-    (function,) = ast.parse(source).body
-    assert isinstance(function, ast.FunctionDef)
-    plain = source_of(LearningRule(dw=" ".join(rule.split()), profile=profile, **traces), "mixed", 8, False)
-    assert source == plain
