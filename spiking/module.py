@@ -283,10 +283,13 @@ class LSNN(nn.Module):
         self._check(3, features.shape, state.shape, episode_start.shape)
         self._check_values(features, state, episode_start)
         x, memory = self._encode(features, state, episode_start)
-        run = self.gradient.run(self.layers, x, state[len(memory) :].detach(), episode_start, self.timing)
+        # plain look-ups: torch's search for the attributes of a module takes as long as some of the work here
+        layers: SpikingLayers = self._modules["layers"]  # type: ignore[assignment]
+        state = state[len(memory) :] if len(memory) else state
+        run = self.gradient.run(layers, x, state.detach(), episode_start, self.timing)
         if not _finite(run.state):
             raise ValueError(f"the sequence left the range of {state.dtype}: its features or weights are too large")
-        n = episode_start.numel() * self.n_ticks
+        n = episode_start.numel() * self.timing.n_ticks
         for total, rate in zip(self.spike_counts, run.rates, strict=True):
             lsnn_kernels.add_counts(np.rint(rate.detach().cpu().numpy() * n).astype(np.int64), total)
         self._count(n)
@@ -316,7 +319,8 @@ class LSNN(nn.Module):
             )
 
     def _check_values(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> None:
-        dtype = next(iter(self.layers)).bias.dtype
+        first = self._modules["layers"]._modules["0"]  # type: ignore[union-attr]
+        dtype = first._parameters["bias"].dtype  # type: ignore[union-attr]
         if features.is_complex() or state.dtype != dtype:
             raise ValueError(f"features must be real and state {dtype}, got {features.dtype} and {state.dtype}")
         if not _finite(features):
