@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from spikeloop.hardware import CHIPS, Compartments, Emulator, Program, Projection
-from spikeloop.hardware.loihi.resources import check_limits
 from spikeloop.scripts.bench.tables import print_head, print_row, print_times
 from spikeloop.scripts.bench.timing import Case, ask, in_turn, ratio, repeats_in, seconds_per_call, warmed
 from spikeloop.scripts.cli import UsageError
@@ -108,7 +107,6 @@ def emulator_of(p: dict[str, np.ndarray]) -> Emulator:
     first, second = np.arange(N), np.arange(N, 2 * N)
     projections = (Projection("w1", True, first, first, p["w1"]), Projection("w2", False, first, second, p["w2"]))
     program = Program("loihi1", "nengo", N, compartments, projections, second)
-    check_limits(program)
     return Emulator(program)
 
 
@@ -182,6 +180,8 @@ def recurrent(n: int, density: float, rng: np.random.Generator) -> Program:
 def cores_needed(program: Program) -> int | None:
     """Return on how many cores the program fits, its neurons spread evenly; None if on none."""
     from dataclasses import replace
+
+    from spikeloop.hardware.loihi.resources import check_limits  # here, as older trees with --against lack it
 
     n, most = program.compartments.n, CHIPS[program.chip].cores
     for cores in sorted({*(2**k for k in range(8)), most}):
