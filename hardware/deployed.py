@@ -299,6 +299,11 @@ class DeployedPolicy:
         machine: Any = self.machine
         return replace(self.deployment, program=machine.program_now(), reinforcement=self.reinforcement)
 
+    def changes(self) -> dict[str, dict[str, float]]:
+        """Return what learning did so far, by projection: weights, how many changed, the mean size of the changes."""
+        machine: Any = self.machine
+        return machine.changes() if self.learning else {}
+
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far."""
         return self.machine.firing_rates()

@@ -76,6 +76,7 @@ def deploy(argv: list[str]) -> int:
     if args.learn:
         learner = DeployedPolicy(deployment, np.random.default_rng(args.seed), learning=True)
         results["returns"]["learning"] = play(env, learner.predict, args.n_episodes, args.seed, learner.reinforce)
+        results["learned"] = learner.changes()
         deployment, chip = learner.learned(), learner
     figures = report(chip, args.control_period or control_period(env))
     results["checked_steps"] = _compare_actions(deployment, seen, args) if args.check_actions else None
@@ -328,6 +329,10 @@ def _print(args: argparse.Namespace, results: dict[str, Any], figures: Report, d
     print()
     for name, values in results["returns"].items():
         print(f"{name:<8} return {np.mean(values):9.2f} +/- {np.std(values):.2f} over {len(values)} episodes")
+    for name, change in results.get("learned", {}).items():
+        print(
+            f"learned  {change['changed']} of {change['weights']} weights of {name}, by {change['mean']:.1f} on average"
+        )
     print(f"kept     {kept_in_words(results)}")
     agreement = results["agreement"]
     baseline = agreement["baseline"]

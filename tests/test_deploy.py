@@ -73,6 +73,7 @@ def test_a_deployed_policy_goes_on_learning(saved, tmp_path, capsys):
     results = json.loads(capsys.readouterr().out)
     assert status == 0 and set(results["returns"]) == {"float", "chip", "learning", "random"}
     assert results["report"]["events"]["synapses learned"] > 0
+    assert results["learned"]["readout"].keys() == {"weights", "changed", "mean"}
     learned = Deployment.load(tmp_path / "deployed-loihi1.safetensors")
     assert learned.program.learns and learned.reinforcement.value > 0
     assert start(rollout, tmp_path, "--deployed", "-n", 1, "--json") == 0

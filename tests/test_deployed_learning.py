@@ -56,6 +56,9 @@ def test_the_readout_learns_on_the_chip(chip):
     assert np.any(readout_weights(policy) != start)
     np.testing.assert_array_equal(policy.machine.emulator.weights(0), before)
     assert policy.machine.emulator.counts.learned.sum() > 0
+    before, now = (d.program.projections[-1].weights.astype(int) for d in (policy.deployment, policy.learned()))
+    (change,) = policy.changes().values()
+    assert change == {"weights": now.size, "changed": (now != before).sum(), "mean": abs(now - before).mean()}
     assert policy.reinforcement.value != 0
 
 

@@ -171,6 +171,18 @@ class LoihiMachine:
         """Return the program with the weights of now."""
         return self.emulator.program_now()
 
+    def changes(self) -> dict[str, dict[str, float]]:
+        """Return, of each projection that learns, its weights, how many changed, and the mean size over all of them."""
+        sizes = {
+            p.name: abs(self.emulator.weights(i).astype(np.int64) - p.weights)
+            for i, p in enumerate(self.program.projections)
+            if p.learning is not None
+        }
+        return {
+            name: {"weights": size.size, "changed": int(np.count_nonzero(size)), "mean": float(size.mean())}
+            for name, size in sizes.items()
+        }
+
     def to_chip(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return what the chip gets for an encoder's output: payloads (n_ticks, B, n_channels) or biases (B, C).
 
