@@ -330,9 +330,8 @@ def _print(args: argparse.Namespace, results: dict[str, Any], figures: Report, d
     for name, values in results["returns"].items():
         print(f"{name:<8} return {np.mean(values):9.2f} +/- {np.std(values):.2f} over {len(values)} episodes")
     for name, change in results.get("learned", {}).items():
-        print(
-            f"learned  {change['changed']} of {change['weights']} weights of {name}, by {change['mean']:.1f} on average"
-        )
+        changed = f"{change['changed']} of {change['weights']} weights of {name}"
+        print(f"learned  {changed}, by {change['mean']:.1f} on average")
     print(f"kept     {kept_in_words(results)}")
     agreement = results["agreement"]
     baseline = agreement["baseline"]
