@@ -13,7 +13,8 @@ from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.hardware.reinforcement import Reinforcement
 from spikeloop.hardware.target import TARGETS, Target, target_of
 from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
-from spikeloop.spiking.network import FORMER, host_parts
+from spikeloop.spiking.former import FORMER
+from spikeloop.spiking.network import host_parts
 from spikeloop.spiking.storage import load_parts, save_parts
 
 FORMAT_VERSION = 4

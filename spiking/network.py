@@ -34,9 +34,9 @@ from spikeloop.spiking.fields import (
     texts,
     whole,
 )
+from spikeloop.spiking.former import FORMER, normalizer_of_version_1
 from spikeloop.spiking.limits import MAX_BYTES_OF_STEP, MAX_TICKS, MAX_TIME, MAX_VALUES_OF_STATE
 from spikeloop.spiking.neurons import NEURONS, Neurons
-from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import (
     FrameStack,
     Normalizer,
@@ -239,7 +239,9 @@ class Network:
             FileNotFoundError: If there is no such file.
         """
         parts = (*NEURONS.values(), Layer, *host_parts(), Network)
-        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, parts, FORMER, checksums_since=3)
+        version_1 = FORMER[2] | {"Normalizer": normalizer_of_version_1, "Network": _network_of_version_1}
+        former = FORMER | {1: version_1}
+        network = load_parts(path, "spikeloop.network", FORMAT_VERSION, parts, former, checksums_since=3)
         if not isinstance(network, Network):
             raise ValueError(f"{path} does not describe a network")
         return network
@@ -375,5 +377,6 @@ def host_parts() -> tuple[type, ...]:
     return (ObservationPart, Normalizer, FrameStack, Reorder, *encoders, Dense, Readout, ActionHead)
 
 
-# what the names of parts stood for in older versions of the format
-FORMER = {version: {"Encoder": Encoder, "NeuronParameters": LsnnNeurons} for version in (2, 3)}
+def _network_of_version_1(normalizer: Normalizer | None, **fields: Any) -> Network:
+    """Return the network that version 1 describes, in which a normaliser was all there could be before the encoder."""
+    return Network(preprocessing=() if normalizer is None else (normalizer,), **fields)

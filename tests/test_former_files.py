@@ -65,3 +65,13 @@ def test_a_former_program_is_that_of_its_deployment(name, tmp_path):
     with pytest.warns(UserWarning, match="without a checksum"):
         Program.load(tmp_path / "old").save(tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+def test_a_network_of_version_1_computes_what_it_did():
+    """Its normaliser has a variance, and is a field of the network."""
+    recorded = np.load(FORMER / "network-1-normalized.npz")
+    with pytest.warns(UserWarning, match="without a checksum"):
+        network = Network.load(FORMER / "network-1-normalized.safetensors")
+    outputs = Simulator(network).run(recorded["obs"])[0]
+    np.testing.assert_allclose(outputs, recorded["outputs"], rtol=1e-6)
+    assert abs(outputs).max() > 0.1
