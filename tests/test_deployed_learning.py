@@ -113,6 +113,19 @@ def test_a_file_holds_what_has_been_learned(tmp_path):
     assert play(frozen) == play(policy)
 
 
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_an_episodes_end_forgets_tags_and_traces(end):
+    policy, state = DeployedPolicy(deployment().taught(), learning=True), None
+    (index,) = (i for i, p in enumerate(policy.deployment.program.projections) if p.learning)
+    for x in observations(7, 6, 1)[0]:
+        _, state = policy.predict(x[0], state, np.array([state is None]))
+        policy.reinforce(1.0)
+    learner = policy.machine.emulator.learner(index)
+    assert learner.t.any() and learner.trace("x1").any()
+    policy.reinforce(1.0, **{end: True})
+    assert not learner.t.any() and not learner.trace("x1").any()
+
+
 def test_rewards_that_are_all_alike_change_nothing():
     r1, value = Reinforcement(gamma=0.75).after(1.0, terminal=False)
     assert (r1, value) == (0.0, 4.0)
