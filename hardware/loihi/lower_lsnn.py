@@ -14,8 +14,6 @@ What a layer becomes, by what the chip's neurons can do:
                                 to its own u and fires; its spike takes v_th off the first (the published soft
                                 reset). A moving threshold fits into the second one's u: ``u <- rho u - beta z``
 
-What a chip cannot do is lowered to the nearest that it can, and noted by name in ``Lowered.approximations``.
-
 What a chip cannot do is lowered to the nearest that it can, and noted by name in ``LoweredLayer.approximations``.
 """
 
