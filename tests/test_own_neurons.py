@@ -1,45 +1,40 @@
-"""A neuron model takes one file and one line: the README's example, and every other, goes through the whole library."""
+"""A neuron model takes one file and one line: CONTRIBUTING's, and every other, goes through the whole library."""
 
 import importlib
-import re
 import sys
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import test_neurons
 from test_any_kernels import network_of, run_reference
+from test_contributing import FILES
 
 from spikeloop.agents import SpikingPPO
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons import NEURONS
 from spikeloop.spiking.simulator import Simulator
 
-README = Path(__file__).parents[1] / "spiking" / "README.md"
-
 
 @pytest.fixture
-def quadratic(tmp_path, monkeypatch):
-    """Register the README's model from a file of its own, and return its name."""
-    section = README.read_text("utf-8").partition("## A neuron model of your own\n")[2].partition("\n## ")[0]
-    (source,) = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-    (tmp_path / "quadratic.py").write_text(source)
+def lif(tmp_path, monkeypatch):
+    """Register the document's model from a file of its own, and return its name."""
+    (tmp_path / "lif.py").write_text(FILES["spiking/neurons/lif.py"], "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(NEURONS, "quadratic", importlib.import_module("quadratic").Quadratic)
-    yield "quadratic"
-    del sys.modules["quadratic"]
+    monkeypatch.setitem(NEURONS, "lif", importlib.import_module("lif").Lif)
+    yield "lif"
+    del sys.modules["lif"]
 
 
-def test_the_readmes_model_passes_the_tests_of_the_others(quadratic):
+def test_the_documented_model_passes_the_tests_of_the_others(lif):
     for name, test in vars(test_neurons).items():
         if name.startswith("test_") and not name.endswith(("kept", "loaded")):
-            test(quadratic)
-    test_neurons.test_all_zeros_is_rest_and_the_dtype_is_kept(quadratic, np.float32)
+            test(lif)
+    test_neurons.test_all_zeros_is_rest_and_the_dtype_is_kept(lif, np.float32)
 
 
-def test_the_readmes_model_runs_by_the_equations_and_from_a_file(quadratic, tmp_path):
-    network_of([quadratic, "lsnn"], [20, 10], n_ticks=3).save(tmp_path / "network.safetensors")
+def test_the_documented_model_runs_by_the_equations_and_from_a_file(lif, tmp_path):
+    network_of([lif, "lsnn"], [20, 10], n_ticks=3).save(tmp_path / "network.safetensors")
     network = Network.load(tmp_path / "network.safetensors")
     obs, start = np.random.default_rng(0).normal(1.0, 1.0, (6, 2, 3)), np.zeros((6, 2), bool)
     obs = obs.astype(np.float32).astype(np.float64)
@@ -77,5 +72,5 @@ def test_a_simulator_acts_as_the_trained_policy(name):
     check_actions(train(name))
 
 
-def test_the_readmes_model_is_trained_and_simulated(quadratic):
-    check_actions(train(quadratic))
+def test_the_documented_model_is_trained_and_simulated(lif):
+    check_actions(train(lif))
