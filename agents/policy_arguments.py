@@ -108,5 +108,5 @@ def from_zero(obs: Any, space: spaces.Space) -> Any:
     """Return observations whose choices count from 0, as SB3's one-hot preprocessing expects them."""
     if isinstance(space, spaces.Dict):
         return {key: from_zero(obs[key], part) for key, part in space.spaces.items()}
-    start = getattr(space, "start", 0)
-    return obs - th.as_tensor(start, device=obs.device) if np.any(start) else obs
+    start = getattr(space, "start", None)
+    return obs if start is None or not np.any(start) else obs - th.as_tensor(start, device=obs.device)

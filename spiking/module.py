@@ -21,7 +21,7 @@ from spikeloop.spiking.encoders import Encoder, encode, values
 from spikeloop.spiking.engine import lsnn_kernels, sequences
 from spikeloop.spiking.gradients import Gradient, Surrogate
 from spikeloop.spiking.gradients.base import Run
-from spikeloop.spiking.gradients.penalty import Attach
+from spikeloop.spiking.gradients.penalty import RatePenalty
 from spikeloop.spiking.gradients.population import population_input
 from spikeloop.spiking.initial import drawn_layers, neuron_maker
 from spikeloop.spiking.network import Layer, Network, packed_shape
@@ -285,20 +285,18 @@ class LSNN(nn.Module):
         x, memory = self._encode(features, state, episode_start)
         # plain look-ups: torch's search for the attributes of a module takes as long as some of the work here
         layers: SpikingLayers = self._modules["layers"]  # type: ignore[assignment]
-        state = state[len(memory) :] if len(memory) else state
+        state = state[self._n_memory :] if self._n_memory else state
         run = self.gradient.run(layers, x, state.detach(), episode_start, self.timing)
         if not _finite(run.state):
             raise ValueError(f"the sequence left the range of {state.dtype}: its features or weights are too large")
-        n = episode_start.numel() * self.timing.n_ticks
-        for total, rate in zip(self.spike_counts, run.rates, strict=True):
-            lsnn_kernels.add_counts(np.rint(rate.detach().cpu().numpy() * n).astype(np.int64), total)
-        self._count(n)
+        for total, count in zip(self.spike_counts, run.counts, strict=True):
+            lsnn_kernels.add_counts(count, total)
+        self._count(episode_start.numel() * self.timing.n_ticks)
         y = run.y
         if self.rate_coef and y.requires_grad:
-            excess = [0.5 * (rate - self.target_rate).clamp(min=0).square().sum() for rate in run.rates]
-            y = Attach.apply(y, self.rate_coef * torch.stack(excess).mean())
-        new = torch.cat((memory, run.state)) if len(memory) else run.state
-        return Run(y, new, run.rates, run.log_prob)
+            y = RatePenalty.apply(y, self.rate_coef, self.target_rate, *run.rates())
+        new = torch.cat((memory, run.state)) if self._n_memory else run.state
+        return run._replace(y=y, state=new)
 
     def _count(self, n: int) -> None:
         """Add to ``n_counted``; written so that no other Python thread comes between reading and writing it."""
@@ -332,8 +330,7 @@ class LSNN(nn.Module):
     def _encode(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        n_memory = len(self._encoder.memory_rows)
-        memory = state[:n_memory].detach()
+        memory = state[: self._n_memory].detach()
         if self._encoder.identity:
             return features.to(state.dtype), memory
         encoder = self.current_encoder()

@@ -159,7 +159,9 @@ class Normalizer:
         """Return the normalised values, shape (..., n), float32."""
         if self.rounds:
             x = x.astype(np.float32)
-        return np.clip((x - self.mean) / self.std, -self.clip, self.clip).astype(np.float32)
+        z = (x - self.mean) / self.std
+        # what np.clip does, without its search for types: this runs on every env step
+        return np.minimum(np.maximum(z, -self.clip, out=z), self.clip, out=z).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,6 +70,7 @@ MODULES = [
     "spiking.fields",
     "spiking.gradients",
     "spiking.gradients.equations",
+    "spiking.gradients.penalty",
     "spiking.gradients.surrogate",
     "spiking.metrics",
     "spiking.module",

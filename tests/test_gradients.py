@@ -53,13 +53,13 @@ def test_the_outputs_are_the_networks_whatever_the_gradient(name):
     run = lsnn.run(features, state, start)
     run.y.sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in lsnn.parameters())
-    assert [rate.shape for rate in run.rates] == [(20,), (9,)] and not run.state.requires_grad
+    assert [rate.shape for rate in run.rates()] == [(20,), (9,)] and not run.state.requires_grad
     arrays = state.numpy()
     for x, cleared, y in zip(features, start, run.y.detach().numpy(), strict=True):
         row, arrays = lsnn.step(x.numpy(), arrays, cleared.numpy())
         np.testing.assert_allclose(row, y, atol=1e-6)
     counts = [2 * count / lsnn.n_counted for count in lsnn.spike_counts]  # of the run and of the steps
-    for rate, count in zip(run.rates, counts, strict=True):
+    for rate, count in zip(run.rates(), counts, strict=True):
         np.testing.assert_allclose(rate.detach(), count / 2, atol=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_rates_are_as_differentiable_by_the_engine_as_by_the_equations():
     found = []
     for on_engine in (True, False):
         lsnn.layers.on_engine = on_engine
-        rates = lsnn.run(*sequence).rates
+        rates = lsnn.run(*sequence).rates()
         loss = sum((rate.square() * torch.arange(len(rate))).sum() for rate in rates)
         found.append(torch.autograd.grad(loss, list(lsnn.parameters())))
     for one, other in zip(*found, strict=True):

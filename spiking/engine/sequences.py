@@ -38,12 +38,8 @@ class Constants(NamedTuple):
 
     n_neurons: int
     rows: np.ndarray  # those of LsnnRows, (9, padded N)
-    options: np.ndarray  # those of LsnnOptions, integers
-
-    @property
-    def named(self) -> LsnnOptions:
-        """The options by their names."""
-        return LsnnOptions(*self.options.tolist())
+    named: LsnnOptions
+    options: np.ndarray  # the same as integers
 
 
 class Timing(NamedTuple):
@@ -112,7 +108,7 @@ def constants(
         last=last,
         held=timing.held,
     )
-    return Constants(n, block, np.array(options, np.intp))
+    return Constants(n, block, options, np.array(options, np.intp))
 
 
 def forward(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from spikeloop.spiking.engine.sequences import Timing
@@ -15,8 +17,8 @@ class Run(NamedTuple):
 
     y: torch.Tensor  # readout trace at the end of each step, (L, B, N of the last layer), in the graph of autograd
     state: torch.Tensor  # packed state after the last step, (n_rows, B, width), outside of it
-    rates: list[torch.Tensor]  # spikes per tick of each neuron of each layer, (N,), in the graph
-    log_prob: torch.Tensor | None = None  # of the spikes at each step where they are drawn, (L, B)
+    counts: list[np.ndarray]  # spikes of each neuron of each layer, int64, (N,)
+    rates: Callable[[], list[torch.Tensor]]  # the same per tick and environment, in the graph; made when asked for
 
 
 class Gradient(Protocol):

@@ -36,11 +36,11 @@ def run_engine(
     )
     parameters = [p for layer in layers for p in (layer.w_in, layer.bias, layer.w_rec) if p is not None]
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
-        y, *rates = EngineSequence.apply(call, x, *parameters)
+        y = EngineSequence.apply(call, x, *parameters)
     else:
         array, call.new_state, _ = sequences.forward(*call.arguments, n_threads=call.n_threads)
-        y, rates = torch.from_numpy(array).transpose(0, 1), call.rates()
-    return Run(y, torch.from_numpy(call.new_state), rates)
+        y = torch.from_numpy(array).transpose(0, 1)
+    return Run(y, torch.from_numpy(call.new_state), call.counts, lambda: list(EngineRates.apply(call, y)))
 
 
 class EngineCall:
@@ -59,43 +59,54 @@ class EngineCall:
         self.arguments = weights, constants, x, state, start, self.counts
         self.n_counted = start.size * constants[0].named.n_ticks  # pairs of environment and tick
         self.new_state = state
+        self.by_spike: list[np.ndarray | None] = [None for _ in constants]  # gradient of every spike, per layer
         self.n_threads = kernel_threads()
-
-    def rates(self) -> list[torch.Tensor]:
-        """Return the spikes per tick of each neuron, per layer."""
-        return [torch.from_numpy(count / max(self.n_counted, 1)) for count in self.counts]
 
 
 class EngineSequence(torch.autograd.Function):
-    """One sequence through the engine; ``parameters`` are (w_in, bias[, w_rec]) of each layer.
-
-    It returns the readout trace and the rates of each layer.
-    """
+    """One sequence through the engine; ``parameters`` are (w_in, bias[, w_rec]) of each layer."""
 
     @staticmethod
-    def forward(ctx: Any, call: EngineCall, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, call: EngineCall, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
         y, call.new_state, ctx.tapes = sequences.forward(*call.arguments, lsnn_kernels.KEEP_TAPE, call.n_threads)
         ctx.call = call
-        ctx.set_materialize_grads(False)  # most losses do not look at the rates
         # The tape views the memory of the weights; torch refuses to go back where one was changed in place since.
         ctx.save_for_backward(*(parameter for parameter in parameters if parameter.ndim == 2))
-        return torch.from_numpy(y).transpose(0, 1), *call.rates()  # (L, B, N), and (N,) each
+        return torch.from_numpy(y).transpose(0, 1)  # (L, B, N)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor | None, *grad_rates: torch.Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         if ctx.tapes is None:
             raise RuntimeError("the graph of this sequence was already used by backward(); run the sequence again")
         _ = ctx.saved_tensors  # raises where one was changed
         call, tapes, ctx.tapes = ctx.call, ctx.tapes, None
         want_x = ctx.needs_input_grad[1]
-        if grad is None:  # only the rates are in the loss
-            grad_y = np.zeros((*call.start.shape, tapes[-1].constants.n_neurons), call.state.dtype)
-        else:
-            grad_y = grad.transpose(0, 1).contiguous().numpy()
-        # a rate is the mean of the spikes, so each spike has its share of the gradient
-        by_spike = [None if grad is None else grad.numpy() / call.n_counted for grad in grad_rates]
-        grads, grad_x = sequences.backward(tapes, grad_y, by_spike, want_x, call.n_threads)
+        grad_y = grad.transpose(0, 1).contiguous().numpy()
+        grads, grad_x = sequences.backward(tapes, grad_y, call.by_spike, want_x, call.n_threads)
         # the kernels' (pre, post) memory is that of the parameters, seen transposed
         flat = [torch.from_numpy(g).t() for weights in grads for g in weights if len(g)]
         return None, torch.from_numpy(grad_x).transpose(0, 1) if want_x else None, *flat
+
+
+class EngineRates(torch.autograd.Function):
+    """The firing rates of a sequence, one tensor per layer, of shape (N,).
+
+    They join the graph behind the trace ``y`` of :class:`EngineSequence`: autograd goes back through them first, and
+    what they leave in ``call.by_spike`` enters the one pass back through the sequence. Few losses look at them, and as
+    further outputs of the sequence they would cost every pass a few percent.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, call: EngineCall, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.call = call
+        return tuple(torch.from_numpy(count / max(call.n_counted, 1)) for count in call.counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, None]:
+        call = ctx.call
+        # a rate is the mean of the spikes, so each spike has its share of the gradient
+        shares = [grad.numpy() / call.n_counted for grad in grads]
+        call.by_spike = [new if old is None else old + new for old, new in zip(call.by_spike, shares, strict=True)]
+        return None, None  # of y itself, to which the trace's own gradient comes

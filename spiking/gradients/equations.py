@@ -89,4 +89,7 @@ def run_equations(
     for rows, first, n in zip(states, first_rows, n_neurons, strict=False):
         new[first : first + len(rows), :, :n] = torch.stack(rows).detach()
     new[-1, :, : n_neurons[-1]] = y.detach()
-    return Run(torch.stack(ys), new, [torch.stack(of_layer).mean((0, 1)) for of_layer in events])
+    summed = [torch.stack(of_layer).sum((0, 1)) for of_layer in events]
+    n_counted = max(start.numel() * timing.n_ticks, 1)
+    counts = [np.rint(total.detach().cpu().numpy()).astype(np.int64) for total in summed]
+    return Run(torch.stack(ys), new, counts, lambda: [total / n_counted for total in summed])
