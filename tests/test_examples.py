@@ -47,6 +47,7 @@ MODULES = [
     "hardware.loihi.projection",
     "hardware.loihi.quantize",
     "hardware.loihi.target",
+    "hardware.loihi.teach",
     "hardware.quantization",
     "hardware.recording",
     "hardware.reinforcement",

@@ -164,12 +164,12 @@ def make_lines(n_channels, n_ticks=3, seed=0):
 
 
 @pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
-@pytest.mark.parametrize(("n_channels", "n_parts"), [(400, 1), (10_000, 3)])
+@pytest.mark.parametrize(("n_channels", "n_parts"), [(400, 1), (10_000, 5)])
 def test_a_readout_of_more_lines_than_a_core_has_axons_is_split_and_the_host_adds(chip, n_channels, n_parts, tmp_path):
     network = make_lines(n_channels)
     assert network.encoder.n_channels == n_channels
     deployment = compile_network(network, chip)
-    assert deployment.host.n_parts == n_parts == len(set(deployment.program.compartments.core))
+    assert deployment.host.n_parts == n_parts
     deployment.save(tmp_path / "file")
     policy = DeployedPolicy.load(tmp_path / "file")
     obs = np.random.default_rng(1).uniform(LOW, HIGH, (300, N_OBS))
@@ -180,6 +180,24 @@ def test_a_readout_of_more_lines_than_a_core_has_axons_is_split_and_the_host_add
     read, expected = (one.machine.run(one.machine.initial_state(2), x)[0] for one in (interpreted, policy))
     np.testing.assert_array_equal(read, expected)
     np.testing.assert_allclose(read[-1] * deployment.host.output_scale, x @ network.readout.w_out.T, atol=0.15)
+
+
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+def test_each_part_of_a_split_readout_learns(chip):
+    deployment = compile_network(make_lines(10_000), chip)
+    taught = deployment.taught()
+    assert [p.name for p in taught.program.projections] == [f"readout {k}" for k in range(5)]
+    frozen, policy = DeployedPolicy(taught), DeployedPolicy(taught, learning=True)
+    obs, state = np.random.default_rng(1).uniform(LOW, HIGH, (150, N_OBS)), policy.initial_state()
+    plain = DeployedPolicy(deployment).predict(obs, frozen.initial_state(150))[0]
+    np.testing.assert_array_equal(frozen.predict(obs, frozen.initial_state(150))[0], plain)
+    for x in obs:
+        action, state = policy.predict(x, state)
+        policy.reinforce(1.0 - action)
+    changes = policy.changes().values()
+    assert sum(change["weights"] for change in changes) == 10_000 * N_OUT
+    assert all(change["changed"] > 0 for change in changes)
+    assert policy.machine.figures().effective_acs > 0
 
 
 @pytest.mark.filterwarnings("ignore:quantised to 8 bits")

@@ -29,7 +29,7 @@ def chip_figures(program: Program, counts: Counts, graded: bool, clipped: Mappin
     """
     chip, cores = program.chip_spec, use(program)
     spikes_read = float(counts.spikes[program.spike_outputs].sum())
-    of_input = sum(_reached(p.weights, counts.input_spikes) for p in program.projections if p.from_input)
+    of_input = sum(_reached(p.weights, counts.input_spikes[p.pre]) for p in program.projections if p.from_input)
     return ChipFigures(
         profile=program.profile,
         cores=core_figures(cores, chip),

@@ -66,7 +66,8 @@ def lower(
     n_parts = 1
     # dense layers are the host's, and so is what follows them; input reaches a readout without delay
     if (network.latency or not layers) and not network.readout.dense:
-        weights = in_parts(network.readout.w_out, CHIPS[chip].input_axons)
+        # half of a core's axons: the readout may be taught to learn, and a plastic synapse takes two
+        weights = in_parts(network.readout.w_out, CHIPS[chip].input_axons // 2)
         n_parts = len(weights) // network.readout.n_outputs
         groups.append(_readout(network, n_parts))
         links.append(Link(READOUT, layers[-1].source if layers else INPUT, READOUT, weights))
@@ -80,7 +81,8 @@ def lower(
 def in_parts(weights: np.ndarray, n_axons: int) -> np.ndarray:
     """Return the weights of output units that are split because more sources reach them than a core has axons.
 
-    Each part has units of its own, that take an equal share of the sources. Adding the parts is the host's.
+    Each part has units of its own, that take an equal share of the sources, those of weight 0 too: they may learn.
+    Adding the parts is the host's.
 
     Args:
         weights: Shape (n_outputs, n_pre).
@@ -93,8 +95,8 @@ def in_parts(weights: np.ndarray, n_axons: int) -> np.ndarray:
         >>> in_parts(np.ones((1, 3)), n_axons=2).tolist()
         [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    reach = np.flatnonzero(weights.any(axis=0))
-    shares = np.array_split(reach, max(1, -(-reach.size // n_axons)))
+    n_pre = weights.shape[1]
+    shares = np.array_split(np.arange(n_pre), max(1, -(-n_pre // n_axons)))
     parts = np.zeros((len(shares), *weights.shape), weights.dtype)
     for part, share in zip(parts, shares, strict=True):
         part[:, share] = weights[:, share]

@@ -107,7 +107,7 @@ class LoihiTarget:
             rule = reward_modulated_rule(profile, host.n_ticks)
         elif isinstance(rule, str):
             rule = LearningRule(dw=rule, profile=profile, **options)
-        return teach(program, rule, READOUT if projection is None else projection, seed)
+        return teach(program, rule, READOUT if projection is None else projection, seed, host.n_parts)
 
     def quantizer(self, bits: int = 8) -> Callable[[np.ndarray], np.ndarray]:
         """Return the function that puts one weight matrix on the chip's grid; the weights of both chips are alike."""
