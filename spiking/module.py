@@ -7,7 +7,6 @@ one call of the numba kernels per layer, forward and backward, and :meth:`LSNN.s
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from spikeloop.spiking.initial import drawn_layers, neuron_maker
 from spikeloop.spiking.network import Layer, Network, packed_shape
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.spiking_layer import SpikingLayers
+from spikeloop.spiking.tensor_checks import check_sequence, finite
 
 _FORMER_NAME = re.compile(r"(w_in|w_rec|bias|tau_m|v_th|tau_a|beta|refractory)_(\d+)")
 
@@ -281,13 +281,14 @@ class LSNN(nn.Module):
     def run(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> Run:
         """Do as :meth:`forward` does, whose arguments it takes, and return all that the gradient tells of the run."""
         self._check(3, features.shape, state.shape, episode_start.shape)
-        self._check_values(features, state, episode_start)
-        x, memory = self._encode(features, state, episode_start)
         # plain look-ups: torch's search for the attributes of a module takes as long as some of the work here
         layers: SpikingLayers = self._modules["layers"]  # type: ignore[assignment]
+        first = layers._modules["0"]._parameters
+        check_sequence(features, state, episode_start, first["bias"].dtype)  # type: ignore[union-attr]
+        x, memory = self._encode(features, state, episode_start)
         state = state[self._n_memory :] if self._n_memory else state
         run = self.gradient.run(layers, x, state.detach(), episode_start, self.timing)
-        if not _finite(run.state):
+        if not finite(run.state):
             raise ValueError(f"the sequence left the range of {state.dtype}: its features or weights are too large")
         for total, count in zip(self.spike_counts, run.counts, strict=True):
             lsnn_kernels.add_counts(count, total)
@@ -315,17 +316,6 @@ class LSNN(nn.Module):
                 f"features must be (L, B, {self._encoder.n_obs}), state ({rows}, B, {width}) and episode_start (L, B), "
                 f"without L in step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
             )
-
-    def _check_values(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> None:
-        first = self._modules["layers"]._modules["0"]  # type: ignore[union-attr]
-        dtype = first._parameters["bias"].dtype  # type: ignore[union-attr]
-        if features.is_complex() or state.dtype != dtype:
-            raise ValueError(f"features must be real and state {dtype}, got {features.dtype} and {state.dtype}")
-        if not _finite(features):
-            checks.finite("features", features.detach().cpu().numpy())
-        if not _finite(state):  # what is cleared first does no harm
-            cleared = (episode_start[:1] != 0).any(0)[:, None]  # (B, 1); no step clears nothing
-            checks.finite("state", state.detach().masked_fill(cleared, 0).cpu().numpy())
 
     def _encode(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -388,14 +378,16 @@ class LSNN(nn.Module):
             new = np.concatenate((memory, new), dtype=dtype)
         return y, new
 
+    def __getattr__(self, name: str) -> Any:
+        """Find a layer's numbers under their former names too: ``w_in_0`` is ``layers[0].w_in``."""
+        former = _FORMER_NAME.fullmatch(name)
+        if former and int(former[2]) < self.n_layers:
+            return getattr(self.layers[int(former[2])], former[1])
+        return super().__getattr__(name)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load, also what was saved when all layers were one module: ``w_in_0`` is then ``layers.0.w_in``."""
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if former := _FORMER_NAME.fullmatch(key.removeprefix(prefix)):
                 state_dict[f"{prefix}layers.{former[2]}.{former[1]}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor holds neither NaN nor infinity; a sum that is finite tells so in one pass."""
-    return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())

@@ -92,6 +92,7 @@ MODULES = [
     "spiking.rules.stdp",
     "spiking.rules.winner_take_all",
     "spiking.simulator",
+    "spiking.tensor_checks",
     "spiking.spiking_layer",
     "spiking.storage",
 ]

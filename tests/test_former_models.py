@@ -35,6 +35,13 @@ def test_every_weight_and_what_the_optimizer_knows_of_it_is_found():
         np.testing.assert_array_equal(known["exp_avg"], saved["policy.optimizer"]["state"][i]["exp_avg"])
 
 
+def test_a_layers_numbers_are_found_under_their_former_names():
+    lsnn = SpikingPPO.load(SAVED, device="cpu").policy.lstm_actor
+    assert lsnn.w_in_1 is lsnn.layers[1].w_in and lsnn.tau_a_0 is lsnn.layers[0].tau_a
+    with pytest.raises(AttributeError, match="'w_in_2'"):
+        lsnn.w_in_2  # noqa: B018
+
+
 def test_it_computes_what_it_did():
     model, state = SpikingPPO.load(SAVED, device="cpu"), None
     for t, obs in enumerate(np.random.default_rng(0).normal(0, 2, (40, 1, 4)).astype(np.float32)):
