@@ -19,10 +19,10 @@ from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.export import note_wrappers
 from spikeloop.agents.local_learning import LocalLearning
 from spikeloop.agents.modulators import Modulator
+from spikeloop.agents.population_policy import PopulationPolicy
 from spikeloop.agents.wta_policy import Backend, WtaPolicy
-from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
-BACKENDS: dict[str, Backend] = {"float": WinnerTakeAll}
+BACKENDS = ("float",)
 _RANGES = {
     **COMMON,
     "value_learning_rate": NOT_NEGATIVE,
@@ -83,19 +83,25 @@ class RSTDP(LocalLearning):
     >>> action, _ = model.predict(np.zeros(4, np.float32), deterministic=True)
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"WtaPolicy": WtaPolicy}
-    policy: WtaPolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "WtaPolicy": WtaPolicy,
+        "PopulationPolicy": PopulationPolicy,
+    }
+    policy: WtaPolicy | PopulationPolicy
+    value_learning_rate: float
+    n_ticks: int
+    noise: float
 
     def __init__(
         self,
-        policy: str | type[WtaPolicy],
+        policy: str | type[WtaPolicy] | type[PopulationPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | Schedule = 0.1,
-        value_learning_rate: float = 0.0375,
+        learning_rate: float | Schedule | None = None,
+        value_learning_rate: float | None = None,
         gamma: float = 0.99,
         trace_lambda: float = 0.8,
-        n_ticks: int = 5,
-        noise: float = 0.3,
+        n_ticks: int | None = None,
+        noise: float | None = None,
         reward_scale: float = 0.01,
         initial_value: float = 0.0,
         modulator: str = "td_error",
@@ -116,7 +122,7 @@ class RSTDP(LocalLearning):
         super().__init__(
             policy,
             env,
-            learning_rate,
+            0.0 if learning_rate is None else learning_rate,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -127,11 +133,18 @@ class RSTDP(LocalLearning):
         backend = backend if core is None else core
         if isinstance(backend, str) and backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {backend!r}")
-        self.value_learning_rate, self.gamma, self.trace_lambda = value_learning_rate, gamma, trace_lambda
-        self.n_ticks, self.noise, self.initial_value = n_ticks, noise, initial_value
+        self.gamma, self.trace_lambda, self.initial_value = gamma, trace_lambda, initial_value
         self.reward_scale, self.n_episodes, self.backend = reward_scale, n_episodes, backend
         self.backend_kwargs = backend_kwargs if core_kwargs is None else core_kwargs
         self.modulator, self.baseline_rate = modulator, baseline_rate
+        given = {
+            "learning_rate": learning_rate,
+            "value_learning_rate": value_learning_rate,
+            "n_ticks": n_ticks,
+            "noise": noise,
+        }
+        defaults = self.policy_class.defaults  # type: ignore[attr-defined]
+        vars(self).update({name: defaults[name] if value is None else value for name, value in given.items()})
         self._action, self._value = 0, 0.0  # of the last observation
         self._outcome: dict[str, Any] = {}  # of the last step, for callbacks
         if _init_setup_model:
@@ -147,7 +160,7 @@ class RSTDP(LocalLearning):
         # what the network is built with and the schedule is relative to
         self._nominal_rate = schedule(1.0) or max(map(schedule, np.linspace(0.0, 1.0, 101).tolist()))
         modulator = Modulator(self.modulator, self.gamma, self.baseline_rate)
-        parameters = WinnerTakeAllParameters(
+        parameters = self.policy_class.parameters_class(  # type: ignore[attr-defined]
             learning_rate=self._nominal_rate,
             value_learning_rate=self.value_learning_rate,
             eligibility_decay=self.gamma * self.trace_lambda,
@@ -158,7 +171,7 @@ class RSTDP(LocalLearning):
             self.observation_space,
             self.action_space,
             self.lr_schedule,
-            backend=BACKENDS[self.backend] if isinstance(self.backend, str) else self.backend,
+            backend=None if self.backend == "float" else self.backend,
             backend_kwargs=self.backend_kwargs,
             parameters=parameters,
             modulator=modulator,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -39,7 +39,8 @@ class WtaPolicy(BasePolicy):
         observation_space: A vector.
         action_space: Discrete.
         lr_schedule: Not used: what learns are the network's own rules.
-        backend: What builds the network: called with the numbers of lines and actions, ``parameters`` and a generator.
+        backend: What builds the network, if not ``WinnerTakeAll``: called with the numbers of lines and actions,
+            ``parameters`` and a generator.
         backend_kwargs: Its further arguments, by name.
         parameters: Numbers of the rule.
         modulator: Reward to modulator, whose running mean is saved along.
@@ -56,12 +57,20 @@ class WtaPolicy(BasePolicy):
         ValueError: If the spaces are others, or an argument is unknown or missing.
     """
 
+    parameters_class: ClassVar[type] = WinnerTakeAllParameters
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 0.1,
+        "value_learning_rate": 0.0375,
+        "n_ticks": 5,
+        "noise": 0.3,
+    }
+
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule | None = None,
-        backend: Backend = WinnerTakeAll,
+        backend: Backend | None = None,
         backend_kwargs: Mapping[str, Any] | None = None,
         parameters: WinnerTakeAllParameters | None = None,
         modulator: Modulator | None = None,
@@ -88,7 +97,7 @@ class WtaPolicy(BasePolicy):
         self.modulator = modulator or Modulator()
         self.coder = coder_for(encoder, encoder_kwargs or {}, observation_space)
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
-        backend, backend_kwargs = core or backend, core_kwargs or backend_kwargs
+        backend, backend_kwargs = core or backend or WinnerTakeAll, core_kwargs or backend_kwargs
         numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
         try:
             self.network = backend(*numbers, **(backend_kwargs or {}))

@@ -113,6 +113,18 @@ def stdp(pre, post, w, x, y, c):
 # ---- R-STDP
 
 
+@kernel(forceinline=True)
+def pairs_ahead(a_plus, ahead, down, trace):
+    """Return what a presynaptic spike brings in: by spikes that follow, and by those there have been (``trace``)."""
+    return a_plus * ahead - down * trace
+
+
+@kernel(forceinline=True)
+def further_ahead(decay_pre, ahead, weight, z):
+    """Return what a presynaptic trace of 1 meets from a tick earlier on, where spike ``z`` counts ``weight``."""
+    return decay_pre * (ahead + weight * z)
+
+
 @kernel
 def aligned(rows, like):
     """Return zeros of shape (rows, len(like)) that begin at a multiple of 64 bytes, in the dtype of ``like``.
@@ -253,10 +265,10 @@ def rstdp_unbounded(pre, post, reward, w, e, x, y, c):
             e_down, w_down = a_minus * kept, a_minus * paid
             for j in range(n_post):
                 trace, s = traces[k, j], fired[k, j]
-                to_e[k + 1, j] = a_plus * e_ahead[j] - e_down * trace
-                to_w[k + 1, j] = a_plus * w_ahead[j] - w_down * trace
-                e_ahead[j] = decay_pre * (e_ahead[j] + kept * s)
-                w_ahead[j] = decay_pre * (w_ahead[j] + paid * s)
+                to_e[k + 1, j] = pairs_ahead(a_plus, e_ahead[j], e_down, trace)
+                to_w[k + 1, j] = pairs_ahead(a_plus, w_ahead[j], w_down, trace)
+                e_ahead[j] = further_ahead(decay_pre, e_ahead[j], kept, s)
+                w_ahead[j] = further_ahead(decay_pre, w_ahead[j], paid, s)
             kept *= decay_e
         paid *= decay_e
         for j in range(n_post):

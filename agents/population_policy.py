@@ -1,0 +1,251 @@
+"""The policy of R-STDP with spiking populations: an input code, whose lines spike in trains, and the populations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from spikeloop.agents.check_finite import check_predicted
+from spikeloop.agents.checks import check_carried, check_not_empty, in_words, rows_of
+from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
+from spikeloop.agents.modulators import Modulator
+from spikeloop.agents.wta_policy import coder_for
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.observation import FrameStack
+from spikeloop.spiking.readout import Readout
+from spikeloop.spiking.rules.populations import PopulationParameters, SpikingPopulations
+from spikeloop.spiking.simulator import Simulator
+from spikeloop.spiking.stateless import StatelessWarning
+
+Backend = Callable[..., SpikingPopulations]
+
+# arguments of the algorithm itself, under the names that the populations have for them
+_OF_THE_ALGORITHM = ("learning_rate", "value_learning_rate", "eligibility_decay", "noise", "value_offset", "n_ticks")
+
+
+class PopulationPolicy(BasePolicy):
+    """An input code, and populations of LIF neurons that act and learn (:mod:`spikeloop.spiking.rules.populations`).
+
+    Args:
+        observation_space: A vector.
+        action_space: Discrete.
+        lr_schedule: Not used: what learns are the network's own rules.
+        backend: What builds the network, if not ``SpikingPopulations``: called with the numbers of lines and actions,
+            ``parameters`` and a generator.
+        backend_kwargs: Its further arguments, by name.
+        parameters: Numbers that the algorithm itself takes; the others are those of ``population_kwargs``.
+        modulator: Reward to modulator, whose running mean is saved along.
+        n_ticks: Ticks per env step.
+        encoder: ``tiles`` or ``places``.
+        encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
+            their ``Dimensions``; ends that are left out are those of the observation space.
+        population_kwargs: Fields of :class:`~spikeloop.spiking.rules.populations.PopulationParameters` that are not
+            arguments of the algorithm: ``n_neurons``, ``tau_m``, ``beta``, ``critic`` and so on.
+        trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
+            and :meth:`to_network` wants the environments that have them.
+
+    Raises:
+        ValueError: If the spaces are others, or an argument is unknown, missing or out of range.
+    """
+
+    parameters_class: ClassVar[type] = PopulationParameters
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": PopulationParameters.learning_rate,
+        "value_learning_rate": PopulationParameters.value_learning_rate,
+        "n_ticks": PopulationParameters.n_ticks,
+        "noise": PopulationParameters.noise,
+    }
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        backend: Backend | None = None,
+        backend_kwargs: Mapping[str, Any] | None = None,
+        parameters: PopulationParameters | None = None,
+        modulator: Modulator | None = None,
+        n_ticks: int | None = None,
+        encoder: str = "tiles",
+        encoder_kwargs: Mapping[str, Any] | None = None,
+        population_kwargs: Mapping[str, Any] | None = None,
+        trained_behind: Sequence[str] = (),
+    ):
+        super().__init__(observation_space, action_space)
+        self.trained_behind = tuple(trained_behind)
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(
+                f"R-STDP needs a vector observation (Box), the environment shows {in_words(observation_space)}"
+            )
+        check_not_empty("observation", observation_space)
+        if not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"R-STDP needs discrete actions, the environment takes {in_words(action_space)}")
+        self.parameters_of_rule = _with(parameters or PopulationParameters(), n_ticks, population_kwargs or {})
+        self.n_ticks = self.parameters_of_rule.n_ticks
+        self.modulator = modulator or Modulator()
+        self.coder = coder_for(encoder, encoder_kwargs or {}, observation_space)
+        self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
+        numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
+        try:
+            self.network = (backend or SpikingPopulations)(*numbers, **(backend_kwargs or {}))
+        except TypeError as error:  # an argument it does not know
+            raise ValueError(f"backend_kwargs: {error}") from None
+        self.network.learning = self.network.exploring = False
+        self._arguments = {
+            "backend": backend,
+            "backend_kwargs": dict(backend_kwargs or {}),
+            "encoder": encoder,
+            "encoder_kwargs": dict(encoder_kwargs or {}),
+        }
+        self._simulator: Simulator | None = None
+        self._simulated = np.empty(0)  # the weights that it has
+        self._note_state = StatelessWarning("policy")
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        spaces_only = {"observation_space": self.observation_space, "action_space": self.action_space}
+        rule = {"parameters": self.parameters_of_rule, "modulator": self.modulator}
+        return {**spaces_only, **rule, **self._arguments, "trained_behind": self.trained_behind}
+
+    def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
+        """Return the policy without its noise as a value: the action neurons, driven by the mean of the trains.
+
+        The input code is held over the ticks, and its weights are scaled by the mean number of spikes per tick; the
+        neurons are an LSNN layer whose recurrent weights are the lateral inhibition; a leaky readout adds up the
+        filtered rates of each population. The critic, which only teaches, is left out.
+
+        Args:
+            env: The environments the policy was trained in, with their wrappers; None if none of these changes what is
+                observed. ``model.to_network()`` finds them by itself.
+            metadata: Text pairs to keep with the network.
+
+        Raises:
+            ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
+        """
+        check_unchanged(self, PopulationPolicy, ("predict", "step"))
+        space = self.observation_space
+        inputs = inputs_of(space, env, (), self.trained_behind)
+        if any(isinstance(step, FrameStack) for step in inputs.preprocessing) and space.dtype == np.float64:
+            raise ValueError(
+                "a Network keeps past frames in float32, this policy tells float64 values apart: make the "
+                "environment's space float32"
+            )
+        return self._network(inputs, metadata)
+
+    def _network(self, inputs: Inputs, metadata: Mapping[str, str] | None = None) -> Network:
+        c, w = self.network.constants, self.network.synapses.w
+        n_actions, n = c.n_actions, c.n_actions * c.n_per_action
+        population = np.repeat(np.arange(n_actions), c.n_per_action)
+        others = population[:, None] != population
+        layer = Layer(
+            c.p_spike * w[:, :n].T,
+            np.zeros(n),
+            self.parameters_of_rule.neurons(n),
+            -c.inhibition * others,
+        )
+        members = (np.arange(n_actions)[:, None] == population).astype(np.float64)  # (n_actions, N)
+        start = int(self.action_space.start)  # type: ignore[attr-defined]
+        return Network(
+            encoder=self.coder,
+            layers=(layer,),
+            readout=Readout(members, np.zeros(n_actions), tau_out=self.parameters_of_rule.tau_out),
+            head=ActionHead("discrete", (n_actions,), start=(start,)),
+            preprocessing=inputs.preprocessing,
+            observation=inputs.observation,
+            n_ticks=self.n_ticks,
+            metadata=metadata or {},
+        )
+
+    def _simulator_of_now(self) -> Simulator:
+        """Return a simulator of the weights of now, which learning may have changed since the last call."""
+        if self._simulator is None or not np.array_equal(self.network.synapses.w, self._simulated):
+            self._simulated = self.network.synapses.w.copy()
+            self._simulator = Simulator(self._network(Inputs((), ())))
+        return self._simulator
+
+    def step(self, obs: np.ndarray) -> tuple[int, float]:
+        """Run the network for one env step; return the action, as a number from 0 on, and the value."""
+        _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
+        return int(last.argmax()), value
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose actions, without learning; pass the returned state to the next call, as with recurrent policies.
+
+        Args:
+            observation: One observation, or a batch of them.
+            state: What the previous call returned; None starts from rest.
+            episode_start: True where the state is cleared first, shape (B,).
+            deterministic: By the mean of the trains and without escape noise: the actions of :meth:`to_network`.
+
+        Returns:
+            The actions, and the new state: a tuple of the network's packed state, shape (5, B, N).
+
+        Raises:
+            ValueError: If a shape is wrong or an observation is not finite.
+        """
+        obs, single = rows_of(observation, self.observation_space)
+        check_predicted(obs)
+        self._note_state(state is None and episode_start is None)
+        c = self.network.constants
+        shape = 5, c.n_actions * c.n_per_action
+        packed = np.zeros((shape[0], len(obs), shape[1])) if state is None else np.asarray(state[0], np.float64)
+        check_carried(packed, shape, episode_start, len(obs))
+        if deterministic:
+            actions, new = self._simulator_of_now().predict(obs, packed, episode_start)
+        else:
+            starts = np.zeros(len(obs), bool) if episode_start is None else np.reshape(episode_start, -1) != 0
+            new, start = np.where(starts[:, None], 0.0, packed), int(self.action_space.start)  # type: ignore[attr-defined]
+            actions = np.empty(len(obs), np.int64)
+            for b, row in enumerate(obs):
+                action, new[:, b] = self.network.act(self.coder.lines(row), new[:, b])
+                actions[b] = start + action
+        return actions[0] if single else actions, (new,)
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
+
+    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        """Return the actions for a batch of observations."""
+        return self._predict(observation, deterministic)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, array in self._learnt().items():
+            destination[prefix + name] = th.from_numpy(np.array(array))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = {name: state_dict.get(prefix + name) for name in self._learnt()}
+        missing = [name for name, array in found.items() if array is None]
+        if missing:
+            raise ValueError(f"the saved policy lacks {', '.join(missing)}")
+        arrays = {name: array.cpu().numpy() for name, array in found.items()}  # type: ignore[union-attr]
+        self.modulator.baseline[:] = arrays.pop("modulator.baseline")
+        self.network.load_state_dict({name.removeprefix("network."): array for name, array in arrays.items()})
+
+    def _learnt(self) -> dict[str, np.ndarray]:
+        weights = {f"network.{name}": array for name, array in self.network.state_dict().items()}
+        return {**weights, "modulator.baseline": self.modulator.baseline}
+
+
+def _with(
+    parameters: PopulationParameters, n_ticks: int | None, population_kwargs: Mapping[str, Any]
+) -> PopulationParameters:
+    allowed = [field.name for field in fields(PopulationParameters) if field.name not in _OF_THE_ALGORITHM]
+    for name in population_kwargs:
+        if name not in allowed:
+            raise ValueError(f"population_kwargs must be among {', '.join(allowed)}, got {name!r}")
+    return replace(parameters, **population_kwargs, n_ticks=parameters.n_ticks if n_ticks is None else n_ticks)

@@ -1,0 +1,451 @@
+"""Populations of LIF neurons that learn by reward-modulated STDP: a spiking actor, and a critic.
+
+Each action has a population of neurons; the input lines that the encoder names spike as Poisson (or regular) trains.
+In code order, for weights w_ji of line i onto neuron j, all neurons those of
+:class:`~spikeloop.spiking.neurons.lsnn.LsnnNeurons` with reset by subtraction:
+
+    run, on every tick   i_j = sum_i w_ji s_i - inhibition (spikes of other populations on the tick before)
+                         neuron tick;  spikes where  v_j - v_th - beta a_j + v_th noise G > 0     G: Gumbel, see below
+                         r_j <- kappa r_j + (1 - kappa) z_j                            kappa = exp(-dt / tau_out)
+    run, at its end      action = the population with the largest sum of r
+                         V = V0 + sum_i v_i x_i           or, of a critic that spikes,  V0 + gain (mean r - rate_0)
+    reinforce            w_ji <- clip(w_ji + learning_rate M (e_ji - mean_j e_ji), -w_max, w_max)
+                         critic: v_i <- v_i + value_learning_rate M f_i, or its neurons' w_ji likewise, not centred
+                         e: pairs of the step's spikes, tick by tick as in RewardSTDP
+                         f_i <- gamma lambda f_i + x_i
+
+The rule is :class:`~spikeloop.spiking.rules.rstdp.RewardSTDP` itself: x, y and e are its traces with their windows, its
+third factor is M on the last tick of each env step and 0 on all others, and e decays by gamma lambda per env step,
+which is ``tau_e = -n_ticks dt / log(gamma lambda)``. M of an env step is known one env step later, and so is its change
+of the weights: it acts on the e that stood there then. With a TD error for M, this is TD-STDP (Frémaux, Sprekeler &
+Gerstner 2013).
+
+``log`` of an exponential variate is a Gumbel variate, so a neuron above spikes with probability
+``1 - exp(-exp((v - threshold) / (v_th noise)))``: escape noise with an exponential hazard (Gerstner et al. 2014, 9.1).
+
+Taking the mean over the action neurons off the eligibilities of a line is competition among the neurons that the line
+reaches. Pairs of a Hebbian window are positive, whichever action was taken: without it a modulator that is negative on
+average, as at the beginning of most tasks, makes all populations weaker until they fall silent, and with them
+exploration and learning. This one term is not local to a synapse: a synapse has to know what happened at the other
+synapses of its axon.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spikeloop.spiking import checks
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.encoders import tile_kernels
+from spikeloop.spiking.fields import check_choice, flag, number, set_fields, whole
+from spikeloop.spiking.limits import MAX_NEURONS, MAX_TICKS, MAX_TIME
+from spikeloop.spiking.neurons.lsnn import LsnnNeurons
+from spikeloop.spiking.rules import populations_kernels
+from spikeloop.spiking.rules.plastic_network import runs_compiled_tasks
+from spikeloop.spiking.rules.rstdp import RewardSTDP
+
+DT = 1.0  # ms
+TRAINS = ("poisson", "regular")
+CRITICS = ("graded", "spiking")
+_LARGEST = 1e6
+
+# name: (least, most), both allowed
+_NUMBERS = {
+    "learning_rate": (0.0, _LARGEST),
+    "value_learning_rate": (0.0, _LARGEST),
+    "noise": (0.0, _LARGEST),
+    "value_offset": (-_LARGEST, _LARGEST),
+    "tau_plus": (1e-6, MAX_TIME),
+    "tau_minus": (1e-6, MAX_TIME),
+    "a_plus": (0.0, _LARGEST),
+    "a_minus": (0.0, _LARGEST),
+    "w_max": (1e-9, _LARGEST),
+    "w_start": (-_LARGEST, _LARGEST),
+    "input_rate": (0.0, 1000.0 / DT),
+    "tau_m": (0.0, MAX_TIME),
+    "tau_out": (0.0, MAX_TIME),
+    "tau_a": (0.0, MAX_TIME),
+    "beta": (0.0, _LARGEST),
+    "inhibition": (0.0, _LARGEST),
+    "value_gain": (0.0, _LARGEST),
+    "value_rate": (0.0, 1000.0 / DT),
+    "trace_floor": (0.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class PopulationParameters:
+    """The numbers of populations and of their rule; a tick is 1 ms, thresholds are 1.
+
+    Args:
+        learning_rate: Step of the actor's weights.
+        value_learning_rate: Step of the critic's weights.
+        eligibility_decay: Decay of the eligibilities per env step, gamma lambda: above 0, at most 1.
+        noise: Width of the escape noise, in units of the threshold.
+        value_offset: V0, the value where nothing was learnt; the best attainable one makes the critic optimistic.
+        n_ticks: Ticks per env step.
+        n_neurons: Neurons of each action's population.
+        tau_plus: Window of potentiation in ms.
+        tau_minus: Window of depression in ms.
+        a_plus: Change of an eligibility by a pair pre before post.
+        a_minus: Change by a pair post before pre.
+        w_max: Bound of the weights, on either side.
+        w_start: All weights at the beginning.
+        centred: Whether eligibilities compete: less their mean over the action neurons, line by line.
+        input_rate: Rate of an active line in Hz.
+        trains: ``poisson``, or ``regular`` with a random phase in each env step.
+        tau_m: Membrane time constant in ms.
+        refractory: Ticks a neuron is silent after a spike.
+        beta: Strength of adaptation; 0 for LIF neurons.
+        tau_a: Time constant of adaptation in ms.
+        inhibition: Taken off the membranes of all other populations by a spike.
+        tau_out: Time constant in ms of the filtered rates that are read out.
+        critic: ``graded``, linear in the presynaptic traces, or ``spiking``.
+        n_critic: Neurons of a spiking critic.
+        value_gain: Its value per rate of one spike per tick.
+        value_rate: Its mean rate in Hz where the value is ``value_offset``.
+        trace_floor: Lines whose trace over env steps decays below it are forgotten. The time of an env step grows with
+            the number of the others.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    >>> PopulationParameters(n_ticks=20, eligibility_decay=0.8).rule.tau_e  # -20 / log(0.8)
+    89.62840235449101
+    >>> PopulationParameters(tau_m=-1)
+    Traceback (most recent call last):
+    ValueError: PopulationParameters.tau_m must be a finite number within [0, 1e+09], got -1
+    """
+
+    learning_rate: float = 0.00045
+    value_learning_rate: float = 0.000125
+    eligibility_decay: float = 0.8
+    noise: float = 0.2
+    value_offset: float = 0.0
+    n_ticks: int = 20
+    n_neurons: int = 5
+    tau_plus: float = 10.0
+    tau_minus: float = 20.0
+    a_plus: float = 1.0
+    a_minus: float = 0.0
+    w_max: float = 0.125
+    w_start: float = 0.03
+    centred: bool = True
+    input_rate: float = 600.0
+    trains: str = "poisson"
+    tau_m: float = 10.0
+    refractory: int = 0
+    beta: float = 0.0
+    tau_a: float = 100.0
+    inhibition: float = 0.3
+    tau_out: float = 20.0
+    critic: str = "graded"
+    n_critic: int = 50
+    value_gain: float = 2.0
+    value_rate: float = 120.0
+    trace_floor: float = 1e-2
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        me = type(self).__name__
+        checked = {name: number(me, name, getattr(self, name), *ends) for name, ends in _NUMBERS.items()}
+        set_fields(
+            self,
+            **checked,
+            n_ticks=whole(me, "n_ticks", self.n_ticks, 1, MAX_TICKS),
+            n_neurons=whole(me, "n_neurons", self.n_neurons, 1, MAX_NEURONS),
+            n_critic=whole(me, "n_critic", self.n_critic, 1, MAX_NEURONS),
+            refractory=whole(me, "refractory", self.refractory, 0, MAX_TICKS),
+            centred=flag(me, "centred", self.centred),
+        )
+        if not 0 < self.eligibility_decay <= 1:
+            raise ValueError(f"{me}.eligibility_decay must be > 0 and <= 1, got {self.eligibility_decay!r}")
+        if abs(self.w_start) > self.w_max:
+            raise ValueError(f"{me}.w_start must lie within +-w_max={self.w_max}, got {self.w_start}")
+        check_choice(me, "trains", self.trains, TRAINS)
+        check_choice(me, "critic", self.critic, CRITICS)
+
+    @property
+    def rule(self) -> RewardSTDP:
+        """The rule of the synapses."""
+        return RewardSTDP(
+            tau_plus=self.tau_plus,
+            tau_minus=self.tau_minus,
+            tau_e=-self.n_ticks * DT / math.log(self.eligibility_decay) if self.eligibility_decay < 1 else math.inf,
+            a_plus=self.a_plus,
+            a_minus=self.a_minus,
+            learning_rate=self.learning_rate,
+            w_min=-self.w_max,
+            w_max=self.w_max,
+        )
+
+    def neurons(self, n: int) -> LsnnNeurons:
+        """Return so many neurons."""
+        tau_m, v_th, tau_a, beta = (np.full(n, value) for value in (self.tau_m, 1.0, self.tau_a, self.beta))
+        return LsnnNeurons(tau_m, v_th, tau_a, beta, refractory=np.full(n, self.refractory))
+
+    def constants(self, n_actions: int) -> populations_kernels.Constants:
+        """Return the constants of the kernels."""
+        n = self.n_acting(n_actions) + self.n_valuing
+        return populations_kernels.Constants(
+            neurons=self.neurons(n).constants(DT, np.float64),
+            rule=self.rule.constants(DT, np.float64),
+            noise=self.noise,
+            inhibition=self.inhibition,
+            kappa=float(decay(self.tau_out, DT)),
+            p_spike=self.input_rate * DT / 1000.0,
+            regular=self.trains == "regular",
+            n_actions=n_actions,
+            n_per_action=self.n_neurons,
+            centred=self.centred,
+            value_learning_rate=self.value_learning_rate,
+            value_offset=self.value_offset,
+            value_gain=self.value_gain,
+            value_rate=self.value_rate * DT / 1000.0,
+            floor=self.trace_floor,
+        )
+
+    def n_acting(self, n_actions: int) -> int:
+        """Return the number of action neurons."""
+        return n_actions * self.n_neurons
+
+    @property
+    def n_valuing(self) -> int:
+        """Number of the critic's neurons; 0 of one that is graded."""
+        return self.n_critic if self.critic == "spiking" else 0
+
+
+@runs_compiled_tasks
+class SpikingPopulations:
+    """Populations that act and learn, in float64: a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`.
+
+    The time of an env step grows with the lines that spike and those whose traces have not died away, not with
+    ``n_inputs``. Several Python threads may use one network: one call waits for another.
+
+    Args:
+        n_inputs: Number of input lines.
+        n_outputs: Number of actions.
+        parameters: Their numbers.
+        rng: Source of the trains and of the noise.
+
+    Attributes:
+        synapses: Weights, traces and eligibilities; the weights are ``synapses.w``, shape (n_inputs, N), those of the
+            action neurons first, population by population, then those of a spiking critic.
+        state: State of the neurons.
+        exploring: Whether neurons escape; without, they spike where the membrane passes the threshold. The trains of
+            the lines are what they are.
+        learning: While it is off, :meth:`run` advances neurons that are kept aside, so that learning can go on where it
+            was.
+
+    >>> rng = np.random.default_rng(0)
+    >>> network = SpikingPopulations(10, 2, PopulationParameters(w_start=0.1), rng)
+    >>> counts, last, value = network.run(np.array([3, 7]), n_ticks=20)  # lines 3 and 7 are active
+    >>> network.reinforce(0.0)  # no action before this one
+    >>> counts.sum(), last.sum()  # spikes of each population; the action, one-hot
+    (12, 1)
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, parameters: PopulationParameters, rng: np.random.Generator):
+        if n_inputs < 1 or n_outputs < 1:
+            raise ValueError(f"n_inputs and n_outputs must be at least 1, got {n_inputs} and {n_outputs}")
+        self.parameters, self.rng = parameters, rng
+        self.learning = self.exploring = True
+        n = parameters.n_acting(n_outputs) + parameters.n_valuing
+        self.synapses = populations_kernels.SynapseState(
+            w=np.full((n_inputs, n), parameters.w_start),
+            e=np.zeros((n_inputs, n)),
+            v=np.zeros(n_inputs),
+            f=np.zeros(n_inputs),
+            x=np.zeros(n_inputs),
+            y=np.zeros(n),
+            live=np.zeros(n_inputs, np.int64),
+            n_live=np.zeros(1, np.int64),
+            place=np.zeros(n_inputs, np.int64),
+        )
+        self.state, self._aside = (populations_kernels.NeuronState(*np.zeros((5, n))) for _ in range(2))
+        self.constants = parameters.constants(n_outputs)
+        self._latest = np.empty(0, np.int64), np.empty((0, parameters.n_ticks), np.uint8)
+        self._z = np.zeros((parameters.n_ticks, n), np.uint8)
+        self._lock = threading.Lock()  # kernels run without Python's, and write into the arrays
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def n_actions(self) -> int:
+        """Number of populations."""
+        return self.constants.n_actions
+
+    @property
+    def spikes(self) -> np.ndarray:
+        """Spikes of all neurons in the latest env step, uint8, shape (n_ticks, N)."""
+        return self._z.copy()
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Forget the episode: traces, eligibilities and membranes; the only environment may be spared by ``mask``."""
+        if mask is None or np.all(mask):
+            with self._lock:
+                populations_kernels.reset(self.synapses, self.state)
+                self._latest = self._latest[0][:0], self._latest[1][:0]
+                self._z[:] = 0
+                for row in self._aside:
+                    row[:] = 0
+
+    def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Run one env step in which lines are active, at ``input_rate``.
+
+        Args:
+            x: The active lines, each once, int64, shape (n_active,).
+            n_ticks: That of the parameters, on which the rule's constants depend.
+
+        Returns:
+            Spikes of each population, shape (n_actions,), the action as one-hot vector, and the value.
+
+        Raises:
+            ValueError: If a line does not exist or stands there twice, or the number of ticks is another.
+        """
+        if n_ticks != self.parameters.n_ticks:
+            raise ValueError(f"n_ticks must be {self.parameters.n_ticks} as in the parameters, got {n_ticks}")
+        lines, c = self._lines(x), self.constants
+        spikes = np.empty((len(lines), n_ticks), np.uint8)
+        with self._lock:
+            populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
+            return self._run(lines, spikes)
+
+    def run_trains(self, lines: np.ndarray, spikes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Run one env step on given spikes, whatever encoder they are of.
+
+        Args:
+            lines: The lines that spike, each once, int64, shape (n_active,).
+            spikes: Their spikes, 0 or 1, shape (n_active, n_ticks).
+
+        Returns:
+            As :meth:`run`.
+
+        Raises:
+            ValueError: If a line does not exist or stands there twice, or shapes disagree.
+        """
+        lines = self._lines(lines)
+        trains = checks.spikes("spikes", spikes, (len(lines), self.parameters.n_ticks))
+        with self._lock:
+            return self._run(lines, trains)
+
+    def _lines(self, lines: np.ndarray) -> np.ndarray:
+        lines = np.asarray(lines)
+        n_inputs = len(self.synapses.v)
+        if lines.ndim != 1 or (lines.size and lines.dtype.kind not in "iu"):
+            raise ValueError(f"x must be whole numbers of lines, shape (n_active,), got {lines.dtype} {lines.shape}")
+        numbers = set(lines.tolist())
+        if (numbers and not 0 <= min(numbers) <= max(numbers) < n_inputs) or len(numbers) != len(lines):
+            raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {lines}")
+        return np.ascontiguousarray(lines, dtype=np.int64)
+
+    def _run(self, lines: np.ndarray, spikes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        c, synapses = self.constants, self.synapses
+        state, z = (self.state, self._z) if self.learning else (self._aside, np.empty_like(self._z))
+        noise = c.noise if self.exploring else 0.0
+        populations_kernels.run_neurons(synapses.w, lines, spikes, state, c, noise, self.rng, z)
+        n_live = synapses.n_live[0] if self.learning else 0
+        value = populations_kernels.value_of(synapses, n_live, lines, spikes, state, c)
+        if self.learning:
+            self._latest = lines, spikes
+        n_acting = c.n_actions * c.n_per_action
+        counts = z[:, :n_acting].reshape(-1, c.n_actions, c.n_per_action).sum(axis=(0, 2), dtype=np.int64)
+        last = np.zeros(c.n_actions, np.int64)
+        last[populations_kernels.choose(state.rate, c.n_actions, c.n_per_action)] = 1
+        return counts, last, value
+
+    def reinforce(self, modulator: float) -> None:
+        """Learn from the modulator of the action before, then count the pairs of the latest env step in.
+
+        Raises:
+            ValueError: If the modulator is not finite.
+        """
+        if not math.isfinite(modulator):
+            raise ValueError(f"modulator must be finite, got {modulator}")
+        with self._lock:
+            populations_kernels.change_weights(self.synapses, self.constants, float(modulator))
+            lines, spikes = self._latest
+            c = self.constants
+            populations_kernels.count_pairs(self.synapses, lines, spikes, self._z, c.rule, c.floor)
+
+    def closed_loop(
+        self,
+        step: Any,
+        state: np.ndarray,
+        body: np.ndarray,
+        obs: np.ndarray,
+        coder: tile_kernels.Coder,
+        n_ticks: int,
+        modulation: tuple[int, float, float, float, float],
+        baseline: np.ndarray,
+        action: int,
+        value: float,
+        rewards: np.ndarray,
+    ) -> tuple[int, int, float]:
+        """Act in a compiled task, and learn if it is learning, until the next step would end the episode.
+
+        Arguments, result and errors are those of
+        :meth:`spikeloop.spiking.rules.winner_take_all.WinnerTakeAll.closed_loop`.
+        """
+        n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
+        n_inputs, c = len(self.synapses.v), self.constants
+        if n_lines > n_inputs:
+            raise ValueError(f"the code has {n_lines} lines, the network {n_inputs}")
+        if obs.ndim != 1 or len(obs) <= coder.sources.max():
+            raise ValueError(f"obs must have shape ({coder.sources.max() + 1},) or more, got {obs.shape}")
+        spikes = np.empty((len(coder.offsets), n_ticks), np.uint8)
+        neurons, z = (self.state, self._z) if self.learning else (self._aside, np.empty_like(self._z))
+        options = c, c.noise if self.exploring else 0.0, self.learning, self.rng
+        with self._lock:
+            return populations_kernels.closed_loop(
+                step, state, body, obs, coder, self.synapses, neurons, *options,
+                modulation, baseline, action, value, rewards, spikes, z,
+            )  # fmt: skip
+
+    def act(self, lines: np.ndarray, state: np.ndarray) -> tuple[int, np.ndarray]:
+        """Choose an action without learning; what learning depends on is left as it is.
+
+        Args:
+            lines: The active lines, int64, shape (n_active,).
+            state: State of the action neurons, shape (5, N): rows of :class:`populations_kernels.NeuronState`.
+
+        Returns:
+            The action, and the new state.
+        """
+        c, lines, new = self.constants, self._lines(lines), np.array(state, np.float64, order="C")
+        n_ticks = self.parameters.n_ticks
+        spikes, z = np.empty((len(lines), n_ticks), np.uint8), np.empty((n_ticks, new.shape[1]), np.uint8)
+        neurons = populations_kernels.NeuronState(*new)
+        with self._lock:
+            populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
+            noise = c.noise if self.exploring else 0.0
+            populations_kernels.run_neurons(self.synapses.w, lines, spikes, neurons, c, noise, self.rng, z)
+            return populations_kernels.choose(neurons.rate, c.n_actions, c.n_per_action), new
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return the weights: ``w``, shape (N, n_inputs), and ``v``, shape (n_inputs,)."""
+        return {"w": self.synapses.w.T.copy(), "v": self.synapses.v.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over weights; traces are not among them.
+
+        Raises:
+            ValueError: If the shapes are not those of this network, or a weight is not finite or out of bounds.
+        """
+        w, v = checks.real("w", state["w"]), checks.finite("v", checks.real("v", state["v"]))
+        if w.T.shape != self.synapses.w.shape or v.shape != self.synapses.v.shape:
+            n_inputs, n = self.synapses.w.shape
+            raise ValueError(f"weights must be for {n_inputs} lines and {n} neurons, got {w.shape}, {v.shape}")
+        w_max = self.parameters.w_max
+        with self._lock:
+            self.synapses.w[:], self.synapses.v[:] = checks.within("w", w, -w_max, w_max).T, v
