@@ -34,6 +34,7 @@ ALGOS = {
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop"),
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", learns_on_chip=True),
+    "rstdp_populations": Algorithm("rstdp:RSTDP", "rstdp_populations"),
 }
 DEFAULT_ALGO = next(iter(ALGOS))
 

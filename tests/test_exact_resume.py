@@ -21,6 +21,7 @@ RUNS = {
     "spiking_ppo": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, NET]),
     "spiking_a2c": (["--algo", "spiking_a2c", "--env", "CartPole-v1"], ["n_envs:2", "n_steps:8", NET]),
     "rstdp": (["--algo", "rstdp", "--env", "CartPole-v1"], ["n_episodes:200"]),
+    "rstdp_populations": (["--algo", "rstdp_populations", "--env", "CartPole-v1"], ["n_episodes:200"]),
     "rstdp on the chip": (["--algo", "rstdp", "--backend", "chip", "--env", "CartPole-v1"], ["n_episodes:200"]),
     "eprop": (["--algo", "eprop", "--env", "CartPole-v1"], ["n_episodes:2", "policy_kwargs:dict(n_neurons=8)"]),
     "eprop, episodes drawn": (

@@ -4,6 +4,11 @@ Every run trains in the preset's budget and then plays 100 deterministic episode
 Gymnasium's own loop; no checkpoint and no seed is left out. Beside it the same network without learning, and a tabular
 actor-critic with softmax actions on the same tiles, with the same modulator and budget. Solved is the env step at which
 the mean of the last 20 training episodes first reaches the bar. With --peers also PPO and DQN as RL Zoo sets them.
+
+With --policy populations it is R-STDP of spiking populations, with the returns of both its policies: without noise,
+which is the Network that it exports, and as it acted while it learned. Its controls are the same populations without
+learning; with the window turned around, so that pairs post before pre potentiate and pairs pre before post do nothing;
+and with the ticks of the neurons' spikes shuffled within each env step before they meet the rule, which leaves counts.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.rstdp import RSTDP
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.scripts.kept_results import digest
+from spikeloop.spiking.rules.populations import SpikingPopulations
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
 
 SEEDS = tuple(range(100, 120))  # never used to choose a setting
@@ -110,10 +116,45 @@ class TabularActorCritic:
         self.w[:], self.v[:] = state["w"], state["v"]
 
 
-LEARNERS: dict[str, dict[str, Any]] = {
-    "rstdp": {},
-    "no learning": NO_LEARNING,
-    "tabular": {"backend": TabularActorCritic, "learning_rate": 0.3},  # of 0.3, 1 and 3, on seeds 0 to 7
+class ShuffledTicks(SpikingPopulations):
+    """Populations whose spikes meet the rule in ticks of other order, new in each env step: counts are what is left."""
+
+    def reinforce(self, modulator: float) -> None:
+        """Learn from the modulator, then count the pairs of shuffled spikes in."""
+        self._z[:] = self.rng.permutation(self._z)
+        super().reinforce(modulator)
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A policy of R-STDP: its preset, and what is compared: changes of the preset, and of its ``population_kwargs``."""
+
+    preset: str
+    learners: Mapping[str, Mapping[str, Any]]
+    noise: bool = False  # whether the returns with its noise have a column
+
+
+POLICIES = {
+    "wta": Policy(
+        "rstdp",
+        {
+            "rstdp": {},
+            "no learning": NO_LEARNING,
+            "tabular": {"backend": TabularActorCritic, "learning_rate": 0.3},  # of 0.3, 1 and 3, on seeds 0 to 7
+        },
+    ),
+    "populations": Policy(
+        "rstdp_populations",
+        {
+            "populations": {},
+            "no learning": NO_LEARNING,
+            # The rule subtracts pairs post before pre. With every reward and value of the other sign, it adds them.
+            "post before pre": {"population_kwargs": {"a_plus": 0.0, "a_minus": 1.0}, "sign": -1},
+            "shuffled ticks": {"backend": ShuffledTicks},
+            "spiking critic": {"population_kwargs": {"critic": "spiking"}},
+        },
+        noise=True,
+    ),
 }
 
 
@@ -125,7 +166,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark local``."""
     add = parser.add_argument
     add("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), metavar="TASK", help=f"{list(TASKS)}")
-    add("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS), help=f"default {list(LEARNERS)}")
+    add("--policy", choices=list(POLICIES), default="wta", help="default wta, the winner-take-all rule")
+    learners = [name for policy in POLICIES.values() for name in policy.learners]
+    add("--learners", nargs="+", choices=list(dict.fromkeys(learners)), help="default: all of the policy")
     add("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 100 ... 119")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change hyperparameters of every learner")
     add("--ordinary", action="store_true", help="train in Gymnasium's own loop, not the compiled one")
@@ -136,9 +179,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run gave: deterministic return at its end, steps and returns of episodes, CPU seconds of training."""
+    """What one run gave: return at its end, without and with noise, steps and returns of episodes, CPU seconds."""
 
     mean_return: float
+    mean_with_noise: float
     steps: np.ndarray
     returns: np.ndarray
     seconds: float
@@ -147,18 +191,22 @@ class Result:
 def run(args: argparse.Namespace) -> None:
     """Train, play, and print the tables."""
     changes = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in args.set)}
-    tasks = [TASKS[name] for name in args.tasks]
-    train_one(tasks[0], {"n_episodes": 2}, 0, args.ordinary)  # compiles
+    tasks, policy = [TASKS[name] for name in args.tasks], POLICIES[args.policy]
+    learners = [name for name in args.learners or policy.learners if name in policy.learners]
+    train_one(tasks[0], policy, {"n_episodes": 2}, 0, args.ordinary)  # compiles
     results = {
-        (task, learner): [train_one(task, {**LEARNERS[learner], **changes}, s, args.ordinary) for s in args.seeds]
+        (task, learner): [
+            train_one(task, policy, {**policy.learners[learner], **changes}, s, args.ordinary) for s in args.seeds
+        ]
         for task in tasks
-        for learner in args.learners
+        for learner in learners
     }
     print(f"deterministic return over {EPISODES} episodes with the weights at the end, seeds {_span(args.seeds)}")
     columns = ["environment", "learner", "episodes", "mean ± sd", "worst", "rate", "each seed", "CPU us per env step"]
-    print_head([*columns, "wanted"])
+    with_noise = ["with noise: mean ± sd", "worst", "rate", "each seed"] if policy.noise else []
+    print_head([*columns, *with_noise, "wanted"])
     for (task, learner), runs in results.items():
-        print_row(_returns_cells(task, learner, runs))
+        print_row(_returns_cells(task, learner, runs, policy))
     curves = {(task, learner): [(r.steps, r.returns) for r in runs] for (task, learner), runs in results.items()}
     for task in tasks if args.peers else ():
         for algo, budget in task.peers.items():
@@ -173,10 +221,19 @@ def run(args: argparse.Namespace) -> None:
         draw(curves, args.curves)
 
 
-def train_one(task: Task, changes: Mapping[str, Any], seed: int, ordinary: bool) -> Result:
+def train_one(task: Task, policy: Policy, changes: Mapping[str, Any], seed: int, ordinary: bool) -> Result:
     """Train with the preset and play at the end."""
-    hyperparams = {**yaml.safe_load(hyperparams_file("rstdp").read_text("utf-8"))[task.env], **changes}
-    budget = hyperparams.pop("n_timesteps")
+    hyperparams = {**yaml.safe_load(hyperparams_file(policy.preset).read_text("utf-8"))[task.env], **changes}
+    budget, sign = hyperparams.pop("n_timesteps"), hyperparams.pop("sign", 1)
+    for name in ("reward_scale", "initial_value"):
+        hyperparams[name] = sign * hyperparams.get(name, 0.0)
+    populations = hyperparams.pop("population_kwargs", {})
+    if populations:
+        kwargs = hyperparams["policy_kwargs"]
+        hyperparams["policy_kwargs"] = {
+            **kwargs,
+            "population_kwargs": {**kwargs.get("population_kwargs", {}), **populations},
+        }
     env = gym.make(task.env)
     monitor = Monitor(OrdinaryLoop(env) if ordinary else env)
     model = RSTDP(env=monitor, seed=seed, **hyperparams)
@@ -185,9 +242,14 @@ def train_one(task: Task, changes: Mapping[str, Any], seed: int, ordinary: bool)
     seconds = time.process_time() - start
     if model._episode_num != model.n_episodes:
         raise SystemExit(f"{budget} env steps were not enough for {model.n_episodes} episodes of {task.env}")
-    means = evaluate_policy(model, make_vec_env(task.env, seed=10_000 + seed), EPISODES)[0]
+    mean, with_noise = (
+        float(evaluate_policy(model, make_vec_env(task.env, seed=10_000 + seed), EPISODES, deterministic)[0])  # type: ignore[arg-type]
+        if deterministic or policy.noise
+        else np.nan
+        for deterministic in (True, False)
+    )
     steps, returns = np.cumsum(monitor.get_episode_lengths()), np.array(monitor.get_episode_rewards())
-    return Result(float(means), steps, returns, seconds)  # type: ignore[arg-type]
+    return Result(mean, with_noise, steps, returns, seconds)
 
 
 def solved_at(steps: np.ndarray, returns: np.ndarray, bar: float) -> float:
@@ -199,8 +261,9 @@ def solved_at(steps: np.ndarray, returns: np.ndarray, bar: float) -> float:
     return float(steps[reached[0] + WINDOW - 1]) if len(reached) else np.nan
 
 
-def _returns_cells(task: Task, learner: str, runs: list[Result]) -> list[str]:
-    means = np.array([r.mean_return for r in runs])
+def _returns_cells(task: Task, learner: str, runs: list[Result], policy: Policy) -> list[str]:
+    means, noisy = (np.array([getattr(r, name) for r in runs]) for name in ("mean_return", "mean_with_noise"))
+    with_noise = [mean_and_deviation(noisy), f"{noisy.min():.1f}", f"{np.mean(noisy >= task.bar):.0%}", each(noisy)]
     return [
         task.env,
         learner,
@@ -210,6 +273,7 @@ def _returns_cells(task: Task, learner: str, runs: list[Result]) -> list[str]:
         f"{np.mean(means >= task.bar):.0%}",
         each(means),
         f"{np.median([r.seconds / r.steps[-1] for r in runs]) * 1e6:.1f}",
+        *(with_noise if policy.noise else []),
         task.wanted if learner == "rstdp" else "",
     ]
 

@@ -69,6 +69,7 @@ _NUMBERS = {
     "w_start": (-_LARGEST, _LARGEST),
     "input_rate": (0.0, 1000.0 / DT),
     "tau_m": (0.0, MAX_TIME),
+    "v_th_spread": (0.0, 0.99),
     "tau_out": (0.0, MAX_TIME),
     "tau_a": (0.0, MAX_TIME),
     "beta": (0.0, _LARGEST),
@@ -81,7 +82,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class PopulationParameters:
-    """The numbers of populations and of their rule; a tick is 1 ms, thresholds are 1.
+    """The numbers of populations and of their rule; a tick is 1 ms, the mean threshold 1.
 
     Args:
         learning_rate: Step of the actor's weights.
@@ -101,6 +102,9 @@ class PopulationParameters:
         input_rate: Rate of an active line in Hz.
         trains: ``poisson``, or ``regular`` with a random phase in each env step.
         tau_m: Membrane time constant in ms.
+        v_th_spread: The thresholds of a population go in equal steps from 1 less this to 1 and this. Neurons that are
+            all alike, under the same drive, spike as one where there is no noise, and tell strengths apart by the few
+            numbers of spikes that an env step has room for.
         refractory: Ticks a neuron is silent after a spike.
         beta: Strength of adaptation; 0 for LIF neurons.
         tau_a: Time constant of adaptation in ms.
@@ -126,7 +130,7 @@ class PopulationParameters:
     learning_rate: float = 0.00045
     value_learning_rate: float = 0.000125
     eligibility_decay: float = 0.8
-    noise: float = 0.2
+    noise: float = 0.1
     value_offset: float = 0.0
     n_ticks: int = 20
     n_neurons: int = 5
@@ -140,6 +144,7 @@ class PopulationParameters:
     input_rate: float = 600.0
     trains: str = "poisson"
     tau_m: float = 10.0
+    v_th_spread: float = 0.4
     refractory: int = 0
     beta: float = 0.0
     tau_a: float = 100.0
@@ -165,7 +170,8 @@ class PopulationParameters:
             centred=flag(me, "centred", self.centred),
         )
         if not 0 < self.eligibility_decay <= 1:
-            raise ValueError(f"{me}.eligibility_decay must be > 0 and <= 1, got {self.eligibility_decay!r}")
+            got = f"got {self.eligibility_decay!r}"
+            raise ValueError(f"{me}.eligibility_decay, gamma * trace_lambda must be > 0 and <= 1, {got}")
         if abs(self.w_start) > self.w_max:
             raise ValueError(f"{me}.w_start must lie within +-w_max={self.w_max}, got {self.w_start}")
         check_choice(me, "trains", self.trains, TRAINS)
@@ -186,8 +192,10 @@ class PopulationParameters:
         )
 
     def neurons(self, n: int) -> LsnnNeurons:
-        """Return so many neurons."""
-        tau_m, v_th, tau_a, beta = (np.full(n, value) for value in (self.tau_m, 1.0, self.tau_a, self.beta))
+        """Return so many neurons: those of the actions, population by population, and what remains, a critic's."""
+        tau_m, tau_a, beta = (np.full(n, value) for value in (self.tau_m, self.tau_a, self.beta))
+        places = np.linspace(-1.0, 1.0, self.n_neurons) if self.n_neurons > 1 else np.zeros(1)
+        v_th = np.resize(1.0 + self.v_th_spread * places, n)
         return LsnnNeurons(tau_m, v_th, tau_a, beta, refractory=np.full(n, self.refractory))
 
     def constants(self, n_actions: int) -> populations_kernels.Constants:
@@ -413,7 +421,7 @@ class SpikingPopulations:
             )  # fmt: skip
 
     def act(self, lines: np.ndarray, state: np.ndarray) -> tuple[int, np.ndarray]:
-        """Choose an action without learning; what learning depends on is left as it is.
+        """Choose an action, with noise, without learning; what learning depends on is left as it is.
 
         Args:
             lines: The active lines, int64, shape (n_active,).
@@ -428,8 +436,7 @@ class SpikingPopulations:
         neurons = populations_kernels.NeuronState(*new)
         with self._lock:
             populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
-            noise = c.noise if self.exploring else 0.0
-            populations_kernels.run_neurons(self.synapses.w, lines, spikes, neurons, c, noise, self.rng, z)
+            populations_kernels.run_neurons(self.synapses.w, lines, spikes, neurons, c, c.noise, self.rng, z)
             return populations_kernels.choose(neurons.rate, c.n_actions, c.n_per_action), new
 
     def state_dict(self) -> dict[str, np.ndarray]:
