@@ -29,10 +29,10 @@ from spikeloop.envs.compiled import Compiled, DrawsEpisodes, compiled_of
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 from spikeloop.spiking.rules.plastic_network import RUNS_COMPILED_TASKS
 
-_MOST_STEPS = 10_000  # of a task without a time limit, so that Python gets a turn now and then
+MOST_STEPS = 10_000  # of a task without a time limit, so that Python gets a turn now and then
 
 
-def _only_env(venv: VecEnv | None) -> gym.Env | None:
+def only_env(venv: VecEnv | None) -> gym.Env | None:
     """Return the one environment in this process; None if there are others, or something changes what it shows."""
     while type(venv) is CheckFinite:
         venv = venv.venv
@@ -71,7 +71,8 @@ TRANSPARENT: dict[type[gym.Wrapper], Callable[[Any, np.ndarray], None]] = {
 }
 
 
-def _telling(wrapper: gym.Env) -> Callable[[Any, np.ndarray], None] | None:
+def telling(wrapper: gym.Env) -> Callable[[Any, np.ndarray], None] | None:
+    """Return how a wrapper is told of steps that it has not seen; None if it is none of :data:`TRANSPARENT`."""
     if type(wrapper) is gym.wrappers.TimeLimit:  # RL Zoo puts a class of its own there
         return _move_clock
     return TRANSPARENT.get(type(wrapper))  # type: ignore[arg-type]
@@ -104,11 +105,11 @@ class ClosedLoop:
     @staticmethod
     def of(venv: VecEnv, network: Any, coder: Tiles | PlaceCells) -> ClosedLoop | None:
         """Return the fast path for an environment and a network; None if anything about them is out of the ordinary."""
-        env: Any = _only_env(venv)
+        env: Any = only_env(venv)
         if env is None or type(network) not in RUNS_COMPILED_TASKS:
             return None
         wrappers = []
-        while (told := _telling(env)) is not None:
+        while (told := telling(env)) is not None:
             wrappers.append((env, told))
             env = env.env
         compiled = compiled_of(env) if env is env.unwrapped and env.render_mode != "human" else None
@@ -142,7 +143,7 @@ class ClosedLoop:
         """
         limits = [wrapper for wrapper, _ in self.wrappers if isinstance(wrapper, TimeLimit)]
         left = [limit._max_episode_steps - (limit._elapsed_steps or 0) - 1 for limit in limits]
-        rewards = np.empty(max(0, min(most_steps, _MOST_STEPS, *left)))
+        rewards = np.empty(max(0, min(most_steps, MOST_STEPS, *left)))
         state, seen = np.array(self.task.state, np.float64), np.array(obs, np.float64)
         n_steps, action, value = self.network.closed_loop(
             self.compiled.step,
@@ -188,7 +189,7 @@ class DrawnEpisodes:
     @staticmethod
     def of(venv: VecEnv | None) -> DrawnEpisodes | None:
         """Return the fast path for an environment; None if anything about it is out of the ordinary."""
-        env: Any = _only_env(venv)
+        env: Any = only_env(venv)
         while isinstance(env, GuardedEnv):
             env = env.env
         monitor = env if isinstance(env, Monitor) else None

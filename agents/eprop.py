@@ -12,31 +12,40 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from spikeloop.agents.check_finite import check_first, check_learnt, check_step
-from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, check_ranges
+from spikeloop.agents.check_finite import NonFiniteError, check_first, check_learnt, check_step
+from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges
 from spikeloop.agents.compiled_episodes import DrawnEpisodes
 from spikeloop.agents.eprop_policy import EpropPolicy
 from spikeloop.agents.export import note_wrappers
 from spikeloop.agents.local_learning import LocalLearning
 from spikeloop.agents.silence import warn_of_silence
+from spikeloop.agents.stretches import Stretches
+from spikeloop.spiking.encoders.dimensions import Dimensions
+from spikeloop.spiking.encoders.tile_coding import Tiles
 from spikeloop.spiking.rules import eprop_kernels
-from spikeloop.spiking.rules.eprop import rest
-from spikeloop.spiking.rules.reward_eprop import TAU_RATE, RewardEprop, no_memory
+from spikeloop.spiking.rules.eprop_kernels import RewardLearner
+from spikeloop.spiking.rules.reward_eprop import OPTIMIZERS, TAU_RATE, RewardEprop
 
 _RANGES = {
     **COMMON,
     **dict.fromkeys(("actor_scale", "value_scale", "value_coef", "rate_coef"), NOT_NEGATIVE),
     **dict.fromkeys(("trace_lambda", "target_rate"), UNIT),
+    **dict.fromkeys(("reward_scale", "initial_value"), Range()),
+    "trace_max": POSITIVE._replace(optional=True),
     "n_episodes": WHOLE,
+    "max_episodes": WHOLE._replace(optional=True),
 }
+_NO_CODE = Tiles(Dimensions(low=[0.0], high=[1.0]), n_tiles=[1], n_grids=1)  # kernels take one, used or not
 
 
 class EProp(LocalLearning):
     """Reward-based e-prop (Bellec et al. 2020) on one environment: weights change after every step, online.
 
     Where the environment hands out whole episodes (:class:`~spikeloop.envs.compiled.DrawsEpisodes`, as
-    ``spikeloop/TMaze-v0`` does), a rollout of episodes is one call of a compiled kernel; the callbacks then see each of
-    its steps after it. Any other environment is stepped as usual. Both learn the same bits.
+    ``spikeloop/TMaze-v0`` does), a rollout of episodes is one call of a compiled kernel. Where a task's step is
+    compiled (:data:`~spikeloop.envs.compiled.COMPILED`), all of an episode but its last step is one, if actions are
+    discrete and the policy's encoder is ``direct``. The callbacks then see each of these steps after the call. Any
+    other environment is stepped as usual. All learn the same bits.
 
     Args:
         policy: ``"EpropPolicy"`` or a subclass.
@@ -50,8 +59,15 @@ class EProp(LocalLearning):
         value_coef: Weight of the value in the learning signal of the hidden layer.
         rate_coef: Weight of the pull of each neuron's firing rate towards ``target_rate``.
         target_rate: Wanted spikes per neuron and tick.
+        reward_scale: Factor of the reward.
+        initial_value: Value of what was never seen; the best attainable one makes the critic optimistic.
+        trace_max: Bound at which the traces of hidden synapses saturate; None for none.
+        optimizer: ``"sgd"``, or ``"adam"``: each hidden and action synapse divides its steps by the root of their
+            running mean square (:class:`~spikeloop.spiking.rules.reward_eprop.RewardEprop`). Value weights do not.
         n_episodes: Episodes per rollout, between which the learning rate is set and callbacks begin a rollout. Episodes
             that an environment hands out are always finished.
+        max_episodes: Learning also stops at the end of this many episodes; None for no such limit. Schedules go by
+            whichever budget is nearer to its end.
         policy_kwargs: Arguments of the policy.
         stats_window_size: Episodes that logged means are taken over.
         tensorboard_log: Folder of the TensorBoard log; None for none.
@@ -85,7 +101,12 @@ class EProp(LocalLearning):
         value_coef: float = 0.5,
         rate_coef: float = 0.1,
         target_rate: float = 0.05,
+        reward_scale: float = 1.0,
+        initial_value: float = 0.0,
+        trace_max: float | None = None,
+        optimizer: str = "sgd",
         n_episodes: int = 20,
+        max_episodes: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -108,16 +129,24 @@ class EProp(LocalLearning):
         self.actor_scale, self.value_scale, self.train_hidden = actor_scale, value_scale, train_hidden
         self.gamma, self.trace_lambda, self.value_coef = gamma, trace_lambda, value_coef
         self.rate_coef, self.target_rate, self.n_episodes = rate_coef, target_rate, n_episodes
+        self.reward_scale, self.initial_value, self.trace_max = reward_scale, initial_value, trace_max
+        self.optimizer, self.max_episodes = optimizer, max_episodes
         self._looked = False  # whether the first rollout was looked at for a network that says nothing
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         check_ranges(vars(self), _RANGES)
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            optimizer=self.optimizer,
+            **self.policy_kwargs,
         )
         self.policy.rate.fill_(self.target_rate)
         note_wrappers(self)
@@ -134,11 +163,21 @@ class EProp(LocalLearning):
             value_coef=self.value_coef,
             rate_coef=self.rate_coef,
             target_rate=self.target_rate,
+            reward_scale=self.reward_scale,
+            initial_value=self.initial_value,
+            trace_max=self.trace_max,
+            optimizer=self.optimizer,
         )
 
     @contextmanager
-    def _session(self) -> Iterator[DrawnEpisodes | None]:
-        yield DrawnEpisodes.of(self.env)
+    def _session(self) -> Iterator[DrawnEpisodes | Stretches | None]:
+        policy = self.policy
+        plain = policy.encoder.identity and policy.log_std is None
+        yield (self._drawn() or Stretches.of(self.env)) if plain else None
+
+    def _drawn(self) -> DrawnEpisodes | None:
+        """Return the environment as one that hands out episodes; None if it does not, or the critic has a code."""
+        return DrawnEpisodes.of(self.env) if self.policy.critic is None else None
 
     @property
     def _n_rollouts(self) -> int:
@@ -147,14 +186,30 @@ class EProp(LocalLearning):
     def _own_logs(self) -> Iterator[tuple[str, Any]]:
         yield "spiking/firing_rate_0", float(self.policy.rate.mean())
 
-    def _rollout(self, callback: BaseCallback, total_timesteps: int, compiled: DrawnEpisodes | None) -> bool:
+    def budget_is_spent(self) -> bool:
+        """Return whether all of ``max_episodes`` are done."""
+        return self.max_episodes is not None and self._episode_num >= self.max_episodes
+
+    def _progress(self, total_timesteps: int) -> tuple[int, int]:
+        steps = super()._progress(total_timesteps)
+        episodes = (0, 1) if self.max_episodes is None else (self._episode_num, self.max_episodes)
+        return max(steps, episodes, key=lambda done: done[0] / done[1])
+
+    def _rollout(
+        self, callback: BaseCallback, total_timesteps: int, compiled: DrawnEpisodes | Stretches | None
+    ) -> bool:
         rate, begin = self.policy.rate.numpy().copy(), self.num_timesteps
-        if compiled is None:
-            goes_on = self._step_rollout(callback, total_timesteps)
-        else:
-            goes_on = self._drawn_rollout(callback, compiled, total_timesteps)
+        before = {name: value.clone() for name, value in self.policy.state_dict().items()}
+        try:
+            if isinstance(compiled, DrawnEpisodes):
+                goes_on = self._drawn_rollout(callback, compiled, total_timesteps, before)
+            else:
+                goes_on = self._step_rollout(callback, compiled, total_timesteps)
+            check_learnt(self.policy.named_parameters(), f"rollout {self._n_updates + 1}")
+        except NonFiniteError:
+            self.policy.load_state_dict(before)  # the last that can act
+            raise
         self._n_updates += 1
-        check_learnt(self.policy.named_parameters(), f"rollout {self._n_updates}")
         if goes_on and not self._looked:
             self._looked = True
             n_ticks = (self.num_timesteps - begin) * self.policy.n_ticks
@@ -168,9 +223,12 @@ class EProp(LocalLearning):
 
     def _rollout_length(self) -> int:
         """Return the episodes of the rollout that begins; one at a learning rate of 0, which a schedule may leave."""
-        return self.n_episodes if self.lr_schedule(self._current_progress_remaining) else 1
+        length = self.n_episodes if self.lr_schedule(self._current_progress_remaining) else 1
+        return length if self.max_episodes is None else min(length, self.max_episodes - self._episode_num)
 
-    def _drawn_rollout(self, callback: BaseCallback, drawn: DrawnEpisodes, total_timesteps: int) -> bool:
+    def _drawn_rollout(
+        self, callback: BaseCallback, drawn: DrawnEpisodes, total_timesteps: int, before: dict[str, th.Tensor]
+    ) -> bool:
         """Learn from whole episodes in one call, then walk through their steps with the callbacks.
 
         A callback that stops it leaves the policy as the last whole episode before left it.
@@ -179,7 +237,6 @@ class EProp(LocalLearning):
         observations, paid = drawn.draw(n_episodes)
         n_steps = observations.shape[1]
         uniform = self.policy.rng.random((n_episodes, n_steps)).astype(np.float32)
-        before = {name: value.clone() for name, value in self.policy.state_dict().items()}
         returns = self._learn_episodes(observations, paid, uniform)
         self._last_obs = None  # whoever steps the environment next starts an episode
         infos: list[dict[str, Any]] = [{}]
@@ -204,63 +261,125 @@ class EProp(LocalLearning):
     def _learn_episodes(self, observations: np.ndarray, paid: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Learn from drawn episodes and return what each of them paid, shape (E,)."""
         n_episodes, n_steps = uniform.shape
-        weights, neurons = self.policy.plastic()
-        returns, state, memory = np.empty(n_episodes, np.float32), *self._at_rest()
+        x = self.policy.with_constant(self.policy.features(observations.reshape(n_episodes * n_steps, -1)))
+        returns = np.empty(n_episodes, np.float32)
         eprop_kernels.reward_eprop_episodes(
-            observations.reshape(n_episodes, n_steps, -1),
+            x.reshape(n_episodes, n_steps, -1),
             paid,
             uniform,
             self.policy.n_ticks,
-            weights,
-            neurons,
-            state,
-            memory,
-            self._rule().constants(np.float32),
+            self.policy.learner(self._rule()),
             returns,
         )
         return returns
 
-    def _step_rollout(self, callback: BaseCallback, total_timesteps: int) -> bool:
-        """Learn from episodes of the environment, step by step."""
+    def _step_rollout(self, callback: BaseCallback, stretches: Stretches | None, total_timesteps: int) -> bool:
+        """Learn from episodes of the environment, step by step, or by stretches of a compiled task."""
         assert self.env is not None
-        weights, neurons = self.policy.plastic()
-        state, memory = self._at_rest()
-        c, n_ticks = self._rule().constants(np.float32), self.policy.n_ticks
-        outputs, reward, episodes = np.empty(len(weights.w_out), np.float32), np.float32(0), 0
-        first = int(self.action_space.start)  # type: ignore[attr-defined]
+        policy, episodes, starts = self.policy, 0, True
+        learner, memory = policy.learner(self._rule()), policy.encoder.initial_memory(1, policy.rng)
+        outputs, reward, n_ticks = np.empty(len(policy.w_out), np.float32), np.float32(0), policy.n_ticks
         if self._last_obs is None:
             self._last_obs = self.env.reset()  # type: ignore[assignment]
             check_first(self.env, self._last_obs)
+        obs: Any = self._last_obs
+        before: Any = obs  # what was observed on the step before
         n_episodes = self._rollout_length()
         while episodes < n_episodes and self.num_timesteps < total_timesteps:
-            x = self._input(self._last_obs)
-            uniform = np.float32(self.policy.rng.random())
-            action = eprop_kernels.reward_eprop_act(
-                x, reward, uniform, n_ticks, weights, neurons, state, memory, c, outputs
-            )
-            new_obs, rewards, dones, infos = self.env.step(np.array([first + action]))
+            x, memory = policy.input(obs, memory, starts)
+            action = self._act(x, policy.critic_lines(obs, before), reward, learner, outputs)
+            if stretches is not None:
+                left = total_timesteps - self.num_timesteps - 1
+                obs, action, goes_on = self._stretch(callback, stretches, obs, action, left, learner)
+                if not goes_on:
+                    self._last_obs = None
+                    return False
+            new_obs, rewards, dones, infos = self.env.step(self._in_space(action))
             if self._checks:
                 check_step(self.env, new_obs, rewards, dones, infos)
-            reward, self._last_obs = np.float32(rewards[0]), new_obs  # type: ignore[assignment]
+            reward, starts = np.float32(rewards[0]), bool(dones[0])
             self.num_timesteps += 1
-            if dones[0]:
-                last = self._input(infos[0]["terminal_observation"])
-                cut = bool(infos[0].get("TimeLimit.truncated", False))
-                eprop_kernels.reward_eprop_end(last, reward, cut, n_ticks, weights, neurons, state, memory, c, outputs)
+            if starts:
+                last, cut = infos[0]["terminal_observation"], bool(infos[0].get("TimeLimit.truncated", False))
+                x, memory = policy.input(last, memory, False)
+                lines = policy.critic_lines(last, obs)
+                eprop_kernels.reward_eprop_end(x, lines, reward, cut, n_ticks, learner, outputs)
                 episodes += 1
                 self._episode_num += 1
+            before = new_obs if starts else obs
+            obs = self._last_obs = new_obs  # type: ignore[assignment]
             callback.update_locals(locals())
             self._update_info_buffer(infos, dones)
             if not callback.on_step():
                 self._last_obs = None  # an episode that is cut short is not gone on with
                 return False
-        if not dones[0]:
+        if not starts:
             self._last_obs = None
         return True
 
-    def _input(self, observation: Any) -> np.ndarray:
-        return np.ascontiguousarray(observation, np.float32).reshape(-1)
+    def _act(self, x: np.ndarray, lines: np.ndarray, reward: Any, learner: RewardLearner, outputs: np.ndarray) -> Any:
+        """Run the network for an env step, learn from the step before, and return the action."""
+        policy = self.policy
+        if policy.log_std is None:
+            uniform = np.float32(policy.rng.random())
+            action = eprop_kernels.reward_eprop_act(x, lines, reward, uniform, policy.n_ticks, learner, outputs)
+        else:
+            noise = policy.rng.standard_normal(len(outputs) - 1).astype(np.float32)
+            std = np.exp(policy.log_std.numpy())
+            eprop_kernels.reward_eprop_act_box(x, lines, reward, noise, std, policy.n_ticks, learner, outputs)
+            action = outputs[:-1]
+        if not np.isfinite(outputs).all():
+            raise NonFiniteError(f"learning led to outputs and a value of {outputs}: a lower learning_rate may help")
+        return action
 
-    def _at_rest(self) -> tuple[Any, Any]:
-        n, m = self.policy.w.shape
-        return rest(n, m, np.float32), no_memory(len(self.policy.w_out), n, m, np.float32)
+    def _in_space(self, action: Any) -> np.ndarray:
+        """Return an action as the environment takes it, shape (1, ...)."""
+        if self.policy.log_std is None:
+            return np.array([int(self.action_space.start) + action])  # type: ignore[attr-defined]
+        return self.policy.head(action[None])  # cut at the bounds
+
+    def _stretch(
+        self,
+        callback: BaseCallback,
+        stretches: Stretches,
+        obs: Any,
+        action: int,
+        most_steps: int,
+        learner: RewardLearner,
+    ) -> tuple[Any, int, bool]:
+        """Take up to so many steps in the kernel.
+
+        Returns:
+            What is observed then, shape (1, n_obs), the action that was chosen for it, and False if a callback wants to
+            stop.
+        """
+        policy, compiled = self.policy, stretches.compiled
+        rewards, task_obs = np.empty(stretches.longest(most_steps)), np.empty(compiled.n_obs)
+        state, shown = np.array(stretches.task.state, np.float64), np.array(obs[0], np.float64)
+        n_steps, action = eprop_kernels.reward_eprop_stretch(
+            compiled.step,
+            state,
+            compiled.body(stretches.task),
+            task_obs,
+            stretches.keep,
+            shown,
+            np.ones(len(shown)) if policy.scaler is None else policy.scaler.std.copy(),
+            (policy.critic or _NO_CODE).table,
+            policy.critic_sees_changes,
+            policy.n_ticks,
+            learner,
+            policy.rng,
+            action,
+            rewards,
+        )
+        rewards = rewards[:n_steps]
+        stretches.tell(state, rewards)
+        obs, end = shown.astype(obs.dtype)[None], self.num_timesteps + n_steps
+        outcome = {"new_obs": obs, "dones": np.zeros(1, bool), "infos": [{}]}
+        for reward in rewards[:, None]:
+            self.num_timesteps += 1
+            callback.update_locals({**outcome, "rewards": reward})
+            if not callback.on_step():
+                self.num_timesteps = end  # the kernel has gone there
+                return obs, action, False
+        return obs, action, True

@@ -13,9 +13,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from spikeloop.agents.actor import fixed_scaler, head_for
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import (
     NOT_NEGATIVE,
+    POSITIVE,
     UNIT,
     WHOLE,
     Range,
@@ -25,45 +27,64 @@ from spikeloop.agents.checks import (
     in_words,
     rows_of,
 )
+from spikeloop.agents.critic_code import critic_code
+from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
-from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.encoders.values import Direct
+from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
+from spikeloop.spiking.observation import Normalizer
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.eprop import eprop_neurons
-from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropWeights
-from spikeloop.spiking.rules.reward_eprop import initial_weights
+from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropWeights, Moments, RewardLearner
+from spikeloop.spiking.rules.reward_eprop import FEEDBACK, RewardEprop, initial_weights, new_learner, no_moments
 from spikeloop.spiking.simulator import Simulator
 
-FEEDBACK = ("symmetric", "random")
+NEURON_ARRAYS = ("tau_m", "v_th", "tau_a", "beta", "refractory")  # one number per neuron, saved with the weights
 _RANGES = {
     **dict.fromkeys(("n_neurons", "n_ticks"), WHOLE),
     "adaptive_fraction": UNIT,
-    **dict.fromkeys(("tau_m", "tau_a", "beta", "tau_out", "w_in_scale", "w_rec_scale"), NOT_NEGATIVE),
+    **dict.fromkeys(("tau_m", "beta", "tau_out", "w_in_scale", "w_rec_scale", "w_out_std"), NOT_NEGATIVE),
+    "bias_scale": NOT_NEGATIVE._replace(optional=True),
     "refractory": Range(0, whole=True),
+    "log_std_init": Range(-20, 20),
 }
 
 
 class EpropPolicy(BasePolicy):
-    """Actor and critic on one recurrent LSNN layer; what is observed is held as a current over the ticks of a step.
+    """Actor on one recurrent LSNN layer, and a critic on the same layer or on an input code of its own.
 
     Args:
         observation_space: Observation space: Box or MultiBinary, taken as a vector.
-        action_space: Action space: Discrete.
+        action_space: Action space: Discrete, whose actions are drawn by a softmax of the readout, or Box, whose
+            numbers are drawn from Gaussians around it and cut at the bounds.
         lr_schedule: Not used: the learning rule has no optimizer.
         n_neurons: Neurons N.
         adaptive_fraction: Share of neurons with an adaptive threshold (population A).
         n_ticks: Ticks per env step.
         tau_m: Membrane time constant in ms.
-        tau_a: Time constant of adaptation in ms.
+        tau_a: Time constant of adaptation in ms; a pair (low, high) draws one per neuron, log-uniformly.
         beta: Adaptation strength; with 0 no neuron adapts, and the network forgets within a few ticks.
         tau_out: Time constant of the readout trace in ms.
         refractory: Ticks a neuron is held silent after a spike.
         w_in_scale: Standard deviation of the input weights at first, times sqrt(inputs).
         w_rec_scale: Standard deviation of the recurrent weights at first, times sqrt(N).
+        w_out_std: Standard deviation of the action weights at first.
+        bias_scale: Neurons have biases, at first uniformly from 0 to this, and readouts too, at first 0; they learn as
+            the weights do. None for none.
+        feedback: Learning signals come back through the ``symmetric`` readout weights, through these as they are at
+            first (``initial``), or through ``random`` ones; the latter two never change.
+        encoder: How observations become input, a name in :data:`~spikeloop.spiking.encoders.ENCODERS`.
+        encoder_kwargs: Its options (:func:`~spikeloop.agents.encoders.encoder_for`).
+        obs_scale: What observations are multiplied by before, one factor or one per value; None for nothing.
+        critic: ``trace``: a row of the readout; ``tiles`` or ``places``: a linear map of such a code's lines.
+        critic_kwargs: Options of the code (:func:`~spikeloop.agents.wta_policy.coder_for`), in units of what is
+            observed.
+        critic_sees_changes: Whether the code is of what is observed and of how it changed since the step before, as if
+            the observation had twice as many numbers. Only for critics with a code.
+        log_std_init: Box actions: logarithm of their standard deviation, in the action's units.
+        optimizer: The rule's; EProp fills it in. With ``adam`` the running means of each synapse are saved along.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; EProp fills them in.
-        feedback: Learning signals come back through the ``symmetric`` readout weights, or through ``random`` ones.
         kwargs: Further keyword arguments of ``BasePolicy``.
 
     Raises:
@@ -86,13 +107,23 @@ class EpropPolicy(BasePolicy):
         adaptive_fraction: float = 0.75,
         n_ticks: int = 4,
         tau_m: float = 4.5,
-        tau_a: float = 100.0,
+        tau_a: float | Sequence[float] = 100.0,
         beta: float = 0.3,
         tau_out: float = 6.0,
         refractory: int = 0,
         w_in_scale: float = 0.9,
         w_rec_scale: float = 0.5,
+        w_out_std: float = 0.1,
+        bias_scale: float | None = None,
         feedback: str = "symmetric",
+        encoder: str = "direct",
+        encoder_kwargs: Mapping[str, Any] | None = None,
+        obs_scale: float | Sequence[float] | None = None,
+        critic: str = "trace",
+        critic_kwargs: Mapping[str, Any] | None = None,
+        critic_sees_changes: bool = False,
+        log_std_init: float = 0.0,
+        optimizer: str = "sgd",
         trained_behind: Sequence[str] = (),
         **kwargs: Any,
     ):
@@ -107,37 +138,85 @@ class EpropPolicy(BasePolicy):
             "refractory": refractory,
             "w_in_scale": w_in_scale,
             "w_rec_scale": w_rec_scale,
+            "w_out_std": w_out_std,
+            "bias_scale": bias_scale,
             "feedback": feedback,
+            "encoder": encoder,
+            "encoder_kwargs": dict(encoder_kwargs or {}),
+            "obs_scale": obs_scale,
+            "critic": critic,
+            "critic_kwargs": dict(critic_kwargs or {}),
+            "critic_sees_changes": critic_sees_changes,
+            "log_std_init": log_std_init,
+            "optimizer": optimizer,
         }
         super().__init__(observation_space, action_space, **kwargs)
         check_ranges(self._own_arguments, _RANGES)
         check_not_empty("observation", observation_space)
         if not isinstance(observation_space, (spaces.Box, spaces.MultiBinary)):
             raise ValueError(f"EpropPolicy needs a Box or MultiBinary observation, got {in_words(observation_space)}")
-        if not isinstance(action_space, spaces.Discrete):
-            raise ValueError(f"EpropPolicy needs a Discrete action space, got {in_words(action_space)}")
+        if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
+            raise ValueError(f"EpropPolicy needs a Discrete or Box action space, got {in_words(action_space)}")
+        check_not_empty("action", action_space)
         if feedback not in FEEDBACK:
             raise ValueError(f"feedback must be one of {FEEDBACK}, got {feedback!r}")
         self.n_ticks, self.tau_out, self.trained_behind = n_ticks, tau_out, tuple(trained_behind)
-        adapts = np.arange(n_neurons) < round(adaptive_fraction * n_neurons)
-        self.neurons = LsnnNeurons(
-            tau_m=np.full(n_neurons, tau_m),
-            v_th=np.ones(n_neurons),
-            tau_a=np.full(n_neurons, tau_a),
-            beta=np.where(adapts, beta, 0.0),
-            refractory=np.full(n_neurons, refractory),
-        )
-        self.n_inputs = int(np.prod(observation_space.shape))
+        self.critic_sees_changes, self.feedback_kind = critic_sees_changes, feedback
+        self.head, self.scaler = head_for(action_space), fixed_scaler(obs_scale, observation_space)
+        self.encoder = encoder_for(encoder, int(np.prod(observation_space.shape)), encoder_kwargs)
+        if fault := self.encoder.blind(n_ticks, 1.0):
+            raise ValueError(fault)
+        self.critic = critic_code(critic, critic_kwargs or {}, critic_sees_changes, observation_space)
         # Draws the weights now and the actions later; checkpoints keep it.
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))
-        symmetric = feedback == "symmetric"
+        self._hold_neurons(
+            tau_m=np.full(n_neurons, tau_m),
+            v_th=np.ones(n_neurons),
+            tau_a=_time_constants(self.rng, tau_a, n_neurons),
+            beta=np.where(np.arange(n_neurons) < round(adaptive_fraction * n_neurons), beta, 0.0),
+            refractory=np.full(n_neurons, refractory),
+        )
         first = initial_weights(
-            self.rng, self.n_inputs, n_neurons, int(action_space.n), w_in_scale, w_rec_scale, symmetric
+            self.rng,
+            self.encoder.n_channels,
+            n_neurons,
+            self.head.n_outputs,
+            w_in_scale,
+            w_rec_scale,
+            feedback,
+            w_out_std=w_out_std,
+            bias_scale=bias_scale,
         )
         self.w, self.w_out, self.rate = (_parameter(array) for array in (first.w, first.w_out, first.rate))
-        self.feedback = None if symmetric else _parameter(first.feedback)
+        self.feedback = None if feedback == "symmetric" else _parameter(first.feedback)
+        self.values = None if self.critic is None else _parameter(np.zeros(self.critic.n_inputs, np.float32))
+        is_box = isinstance(action_space, spaces.Box)
+        self.log_std = _parameter(np.full(self.head.n_outputs, log_std_init, np.float32)) if is_box else None
+        if optimizer != "sgd":
+            for name, array in no_moments(first, optimizer)._asdict().items():
+                self.register_buffer(f"adam_{name}", th.from_numpy(array))
         self._simulator: Simulator | None = None
         self._simulated: tuple[np.ndarray, ...] = ()  # the weights that it has
+
+    def _hold_neurons(self, **arrays: Any) -> None:
+        LsnnNeurons(**arrays)  # refuses what no neuron can have
+        for name, array in arrays.items():
+            self.register_buffer(name, th.from_numpy(np.array(array, np.float64)))
+
+    @property
+    def neurons(self) -> LsnnNeurons:
+        """The neurons as a value."""
+        return LsnnNeurons(**{name: getattr(self, name).numpy() for name in NEURON_ARRAYS})
+
+    @property
+    def biased(self) -> bool:
+        """Whether neurons and readout have biases."""
+        return self._own_arguments["bias_scale"] is not None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in NEURON_ARRAYS:  # which files of former versions lack: there they follow from the arguments
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -152,14 +231,62 @@ class EpropPolicy(BasePolicy):
         feedback = w_out if self.feedback is None else self.feedback.detach().numpy()
         return EpropWeights(w, w_out, feedback, rate), eprop_neurons(self.neurons, self.tau_out, w.dtype)
 
+    def learner(self, rule: RewardEprop) -> RewardLearner:
+        """Return what the kernels change, at rest, in the memory of the policy's own parameters."""
+        moments = None
+        if rule.optimizer != "sgd":
+            moments = Moments(*(getattr(self, f"adam_{name}").numpy() for name in Moments._fields))
+        values = None if self.values is None else self.values.detach().numpy()
+        return new_learner(*self.plastic(), rule, moments, values)
+
+    def input(self, obs: np.ndarray, memory: np.ndarray, start: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the input of an env step as the kernels take it, and what the encoder remembers after it.
+
+        Args:
+            obs: One observation.
+            memory: What the encoder remembers, shape (n_memory_rows, 1, n_obs).
+            start: Whether an episode begins.
+
+        Returns:
+            The input, shape (1, n_channels) if it is held over the step, else (n_ticks, n_channels), with a constant
+            channel more for biases; and the memory.
+        """
+        values = self.features(np.reshape(obs, (1, -1)))
+        if not self.encoder.identity:
+            x, memory = encode(self.encoder, values[None], memory, np.array([[start]]), self.n_ticks)
+            values = x.reshape(-1, self.encoder.n_channels)  # (1, 1, C) if held, else (1, n_ticks, 1, C)
+        return self.with_constant(values), memory
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Return observations as the encoder takes them, shape (B, n_obs), for rows of their numbers."""
+        values = np.ascontiguousarray(rows, np.float32)
+        return values if self.scaler is None else self.scaler(values)
+
+    def with_constant(self, x: np.ndarray) -> np.ndarray:
+        """Return inputs, shape (T, n_channels), with the channel that is always 1 for biases, where there are any."""
+        return np.pad(x, ((0, 0), (0, 1)), constant_values=1.0) if self.biased else x
+
+    def critic_lines(self, obs: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Return the active lines of the critic's code for an observation and the one before; none without a code."""
+        if self.critic is None:
+            return np.empty(0, np.int64)
+        now = np.asarray(obs, np.float64).reshape(-1)
+        if self.critic_sees_changes:
+            now = np.concatenate((now, now - np.asarray(before, np.float64).reshape(-1)))
+        return self.critic.lines(now)
+
     def _simulator_of_now(self) -> Simulator:
         """Return a simulator with the weights of now, which any rule may have changed in place since the last call."""
         now = self.w.detach().numpy(), self.w_out.detach().numpy()
         if self._simulator is None or not all(map(np.array_equal, now, self._simulated)):
             self._simulated = tuple(array.copy() for array in now)
             # of rows: a single row of a space of shape (1, n) would be taken for one observation, not for a batch
-            self._simulator = Simulator(self._network(Inputs((), ())))
+            self._simulator = Simulator(self.own_network())
         return self._simulator
+
+    @property
+    def _own_steps(self) -> tuple[Normalizer, ...]:
+        return () if self.scaler is None else (self.scaler,)
 
     def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the actor as a value; the critic's row of the readout is left out.
@@ -173,18 +300,23 @@ class EpropPolicy(BasePolicy):
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
         check_unchanged(self, EpropPolicy, ("predict",))
-        inputs = inputs_of(self.observation_space, env, (), self.trained_behind)
+        inputs = inputs_of(self.observation_space, env, self._own_steps, self.trained_behind)
         return self._network(inputs, metadata)
+
+    def own_network(self) -> Network:
+        """Return the actor as a value for rows of numbers as the policy sees them."""
+        return self._network(Inputs((), self._own_steps))
 
     def _network(self, inputs: Inputs, metadata: Mapping[str, str] | None = None) -> Network:
         w, w_out = self.w.detach().numpy(), self.w_out.detach().numpy()[:-1]
-        bias, no_bias = np.zeros(len(w), np.float32), np.zeros(len(w_out), np.float32)
-        layer = Layer(w[:, : self.n_inputs], bias, self.neurons, w[:, self.n_inputs :])
+        n, n_inputs = len(w), self.encoder.n_channels
+        bias = w[:, n_inputs] if self.biased else np.zeros(n, np.float32)
+        b_out = w_out[:, n] if self.biased else np.zeros(len(w_out), np.float32)
         return Network(
-            encoder=Direct(self.n_inputs),
-            layers=(layer,),
-            readout=Readout(w_out, no_bias, tau_out=self.tau_out),
-            head=ActionHead("discrete", (len(w_out),), start=(int(self.action_space.start),)),  # type: ignore[attr-defined]
+            encoder=self.encoder,
+            layers=(Layer(w[:, :n_inputs], bias, self.neurons, w[:, -n:]),),
+            readout=Readout(w_out[:, :n], b_out, tau_out=self.tau_out),
+            head=self.head,
             preprocessing=inputs.preprocessing,
             observation=inputs.observation,
             n_ticks=self.n_ticks,
@@ -218,17 +350,40 @@ class EpropPolicy(BasePolicy):
         simulator = self._simulator_of_now()
         obs, one = rows_of(observation, self.observation_space)
         check_predicted(obs)
-        rows = np.asarray(obs, np.float32).reshape(len(obs), self.n_inputs)
-        packed = None if state is None else np.asarray(state[0])
+        rows = np.asarray(obs, np.float32).reshape(len(obs), self.encoder.n_obs)
+        packed = self._packed(simulator, len(rows)) if state is None else np.asarray(state[0])
         check_carried(packed, simulator.network.state_shape, episode_start, len(rows))
         if deterministic:
             actions, new = simulator.predict(rows, packed, episode_start)
         else:
             starts = None if episode_start is None else np.reshape(episode_start, (1, -1))
-            preferences, new = simulator.run(rows[None], packed, starts)
-            noise = self.rng.gumbel(size=preferences[0].shape)  # its largest sum with x is drawn by softmax(x)
-            actions = (preferences[0] + noise).argmax(axis=1) + int(self.action_space.start)  # type: ignore[attr-defined]
+            outputs, new = simulator.run(rows[None], packed, starts)
+            actions = self.head(outputs[0] + self._noise(outputs[0].shape))
         return actions[0] if one else actions, (new,)
+
+    def _noise(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return what makes the head's choice a draw from the policy."""
+        if self.log_std is None:
+            return self.rng.gumbel(size=shape)  # its largest sum with x is drawn by softmax(x)
+        return np.exp(self.log_std.numpy()) * self.rng.standard_normal(shape).astype(np.float32)
+
+    def _packed(self, simulator: Simulator, n_envs: int) -> np.ndarray | None:
+        """Return the state to begin with; None for rest, where the encoder has no random keys to draw."""
+        if not self.encoder.memory_rows:
+            return None
+        packed, n_rows = simulator.network.initial_state(n_envs), len(self.encoder.memory_rows)
+        packed[:n_rows, :, : self.encoder.n_obs] = self.encoder.initial_memory(n_envs, self.rng)
+        return packed
+
+
+def _time_constants(rng: np.random.Generator, tau: float | Sequence[float], n: int) -> np.ndarray:
+    """Return a time constant for each neuron: the one given, or drawn log-uniformly between two."""
+    if NOT_NEGATIVE.holds(tau):
+        return np.full(n, tau)
+    pair = tau if isinstance(tau, (list, tuple)) and len(tau) == 2 else ()
+    if not pair or not all(map(POSITIVE.holds, pair)) or pair[0] > pair[1]:
+        raise ValueError(f"tau_a must be a number >= 0, or two > 0 in ascending order, got {tau!r}")
+    return np.exp(rng.uniform(np.log(pair[0]), np.log(pair[1]), n))
 
 
 def _parameter(values: np.ndarray) -> nn.Parameter:

@@ -17,6 +17,8 @@ import numpy as np
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, MountainCarEnv
 from numba import boolean, cfunc, float64, int64, types
 
+from spikeloop.envs.wrappers import HideVelocity
+
 # step(state, action, body, obs): state and obs are overwritten, body is read; returns the reward and whether it ended
 STEP = types.Tuple((float64, boolean))(float64[::1], int64, float64[::1], float64[::1])
 
@@ -182,6 +184,22 @@ def compiled_of(env: gym.Env) -> Compiled | None:
     if any(getattr(task, name, value) != value for name, value in _VARIANT.items()):
         return None
     return COMPILED.get(type(task))
+
+
+def shown_components(env: gym.Env, n_obs: int) -> np.ndarray:
+    """Return which of the ``n_obs`` components of a task's observation its wrappers show, in their order, int64.
+
+    ``spikeloop/CartPoleNoVel-v0`` is CartPole behind such a wrapper.
+
+    >>> import spikeloop.envs  # registers the task
+    >>> shown_components(gym.make("spikeloop/CartPoleNoVel-v0"), 4).tolist()
+    [0, 2]
+    """
+    if env is env.unwrapped:
+        return np.arange(n_obs)
+    assert isinstance(env, gym.Wrapper)
+    shown = shown_components(env.env, n_obs)
+    return shown[env.keep] if isinstance(env, HideVelocity) else shown
 
 
 @runtime_checkable

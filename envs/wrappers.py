@@ -16,6 +16,9 @@ class HideVelocity(gym.ObservationWrapper[np.ndarray, gym.core.ActType, np.ndarr
         env: Environment with a one-dimensional `Box` observation space.
         keep: Indices of the components that stay visible, in the order in which they are shown.
 
+    Attributes:
+        keep: Those indices.
+
     Raises:
         ValueError: If the observation space is not a vector, or `keep` does not index into it.
     """
@@ -29,9 +32,9 @@ class HideVelocity(gym.ObservationWrapper[np.ndarray, gym.core.ActType, np.ndarr
             raise ValueError(f"keep={keep!r} must name at least one of the {size} components, as 0 to {size - 1}.")
         gym.utils.RecordConstructorArgs.__init__(self, keep=keep)  # lets an EnvSpec rebuild the wrapper
         gym.ObservationWrapper.__init__(self, env)
-        self._keep = list(keep)
-        self.observation_space = spaces.Box(space.low[self._keep], space.high[self._keep], dtype=space.dtype.type)
+        self.keep = list(keep)
+        self.observation_space = spaces.Box(space.low[self.keep], space.high[self.keep], dtype=space.dtype.type)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """Returns the visible components, shape (len(keep),)."""
-        return observation[self._keep]
+        return observation[self.keep]

@@ -41,6 +41,10 @@ BAD_OF_ONE = {
         "value_coef": [-1, "a"],
         "rate_coef": [-1],
         "target_rate": [2, -1],
+        "reward_scale": [math.nan, "a"],
+        "initial_value": [math.inf, None],
+        "trace_max": [0, -1, math.nan],
+        "max_episodes": [0, 2.5],
     },
     "rstdp": {
         "value_learning_rate": [-1, math.nan, "a"],
@@ -96,6 +100,9 @@ POLICY_CASES = [
     ("eprop", "tau_m", [-1.0]),
     ("eprop", "refractory", [-1, 0.5]),
     ("eprop", "w_in_scale", [-1, math.inf]),
+    ("eprop", "bias_scale", [-1, math.nan, "a"]),
+    ("eprop", "log_std_init", [math.nan, 100.0]),
+    ("eprop", "tau_a", [-1, [50.0], [0.0, 5.0], [9.0, 5.0], [5.0, math.inf], "a"]),
 ]
 
 

@@ -15,8 +15,16 @@ from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules import eprop_kernels
 from spikeloop.spiking.rules.base import Post, run
 from spikeloop.spiking.rules.eprop import SignalEprop, eprop, eprop_neurons, rest
-from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropState, EpropWeights
-from spikeloop.spiking.rules.reward_eprop import TAU_RATE, RewardEprop, initial_weights, no_memory, reward_eprop
+from spikeloop.spiking.rules.eprop_kernels import LINE_FLOOR, EpropNeurons, EpropState, EpropWeights
+from spikeloop.spiking.rules.reward_eprop import (
+    FEEDBACK,
+    OPTIMIZERS,
+    TAU_RATE,
+    RewardEprop,
+    initial_weights,
+    new_learner,
+    reward_eprop,
+)
 
 
 def parameters(n, beta=0.3, refractory=0, **kwargs):
@@ -131,10 +139,10 @@ def test_eprop_is_the_gradient_through_the_neuron_itself(refractory):
     np.testing.assert_allclose(result.dw_rec, off_diagonal, atol=1e-12)
 
 
-def some_weights(rng, n=5, n_in=4, n_actions=3, symmetric=True):
+def some_weights(rng, n=5, n_in=4, n_actions=3, symmetric=True, biased=False):
     w = rng.normal(0, 0.8, (n, n_in + n))
     np.fill_diagonal(w[:, n_in:], 0)
-    w_out = rng.normal(0, 0.5, (n_actions + 1, n))
+    w_out = rng.normal(0, 0.5, (n_actions + 1, n + biased))
     return EpropWeights(w, w_out, w_out if symmetric else rng.normal(size=w_out.shape), np.full(n, 0.1))
 
 
@@ -143,73 +151,187 @@ def probabilities(preferences):
     return exponentials / exponentials.sum()
 
 
-def reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks):
-    """Actor-critic e-prop over whole episodes in plain numpy."""
-    weights = weights._replace(rate=weights.rate.copy())
-    n, m = weights.w.shape
-    returns, tau_out = np.zeros(len(x)), 6.0
-    c = SignalEprop(tau_out=tau_out).constants(1.0, np.float64, neurons)
-    for episode in range(len(x)):
-        running, reward, last = Running(neurons, tau_out), 0.0, None
-        traces, memory = SignalEprop().begin(n, m, np.float64), no_memory(len(weights.w_out), n, m, float)
-        for t in range(x.shape[1]):
-            for _ in range(n_ticks):
-                arrived, post = running.tick(x[episode, t], weights.w)
-                traces = SignalEprop.tick(arrived, post, traces, c)
-                weights.rate[:] += (post.z - weights.rate) / TAU_RATE
-            outputs = weights.w_out @ running.y
-            if last is not None:
-                weights = rule.change(reward + rule.gamma * outputs[-1] - last, traces.e_bar, weights, memory)
-            pi = probabilities(outputs[:-1])
-            action = min(np.searchsorted(np.cumsum(pi), uniform[episode, t], side="right"), len(pi) - 1)
-            memory = rule.remember(action, pi, running.y, traces.e_bar, weights, memory)
-            reward, last = rewards[episode, t, action], outputs[-1]
-            returns[episode] += reward
-        weights = rule.change(reward - last, traces.e_bar, weights, memory)
-    return weights, returns
+class Reference:
+    """Actor-critic e-prop in plain numpy, one env step at a time, by the rule's equations."""
+
+    def __init__(self, weights, neurons, rule, n_ticks, values=None):
+        self.weights, self.rule, self.n_ticks = weights._replace(rate=weights.rate.copy()), rule, n_ticks
+        self.neurons, self.moments = neurons, new_learner(weights, eprop_neurons(neurons, 6.0, float), rule).moments
+        self.c = SignalEprop(tau_out=6.0).constants(1.0, np.float64, neurons)
+        self.values = values  # of a critic on lines
+        self.begin()
+
+    def begin(self):
+        n, m = self.weights.w.shape
+        self.biased = self.weights.w_out.shape[1] > n
+        self.running, self.last, self.lines = Running(self.neurons, 6.0), None, None
+        self.traces = SignalEprop().begin(n, m, np.float64)
+        self.memory = new_learner(self.weights, eprop_neurons(self.neurons, 6.0, float), self.rule).memory
+        self.line_traces = None if self.values is None else np.zeros_like(self.values)
+
+    def forward(self, x, lines):
+        for tick in range(self.n_ticks):
+            arrived, post = self.running.tick(x[min(tick, len(x) - 1)], self.weights.w)
+            self.traces = SignalEprop.tick(arrived, post, self.traces, self.c)
+            self.weights.rate[:] += (post.z - self.weights.rate) / TAU_RATE
+        self.y = np.append(self.running.y, [1.0] * self.biased)
+        outputs = self.weights.w_out @ self.y
+        value = outputs[-1] if self.values is None else self.values[lines].sum()
+        return outputs[:-1], value + self.rule.initial_value
+
+    def learn(self, delta):
+        self.weights, self.moments = self.rule.change(delta, self.traces.e_bar, self.weights, self.memory, self.moments)
+        if self.values is not None:  # the readout's row for the value is not looked at
+            self.weights.w_out[-1] = 0
+            self.values = self.values + self.rule.value_rate * delta * self.line_traces
+
+    def step(self, x, lines, reward, errors_of):
+        outputs, value = self.forward(x, lines)
+        if self.last is not None:
+            self.learn(self.rule.reward_scale * reward + self.rule.gamma * value - self.last)
+        result, errors = errors_of(outputs)
+        self.memory = self.rule.remember(errors, self.y, self.traces.e_bar, self.weights, self.memory)
+        if self.values is not None:
+            self.line_traces = self.line_traces * self.rule.gamma * self.rule.trace_lambda
+            self.line_traces[self.line_traces < LINE_FLOOR / len(lines)] = 0
+            self.line_traces[lines] = 1 / len(lines)
+        self.last = value
+        return result
+
+    def end(self, x, lines, reward, truncated):
+        delta = self.rule.reward_scale * reward - self.last
+        if truncated:
+            delta += self.rule.gamma * self.forward(x, lines)[1]
+        self.learn(delta)
+        self.begin()
 
 
-@settings(max_examples=25)
-@given(
-    st.integers(0, 2**32),
-    st.booleans(),
-    st.sampled_from([0.0, 0.7]),
-    st.sampled_from([0.0, 0.1]),
-    st.integers(1, 3),
-)
-def test_reward_eprop_is_its_equations(seed, symmetric, trace_lambda, learning_rate, n_ticks):
+def draw_discrete(uniform):
+    def errors_of(preferences):
+        pi = probabilities(preferences)
+        action = min(np.searchsorted(np.cumsum(pi), uniform, side="right"), len(pi) - 1)
+        return action, (np.arange(len(pi)) == action) - pi
+
+    return errors_of
+
+
+def draw_gaussian(noise, std):
+    def errors_of(mean):
+        action = mean + std * noise
+        return action, (action - mean) / std**2  # d log p / d mean
+
+    return errors_of
+
+
+@st.composite
+def rules(draw):
+    return RewardEprop(
+        trace_lambda=draw(st.sampled_from([0.0, 0.7])),
+        learning_rate=draw(st.sampled_from([0.0, 0.1])),
+        rate_coef=0.5,
+        reward_scale=draw(st.sampled_from([1.0, -0.3])),
+        initial_value=draw(st.sampled_from([0.0, 0.8])),
+        trace_max=draw(st.sampled_from([None, 0.02])),
+        optimizer=draw(st.sampled_from(OPTIMIZERS)),
+    )
+
+
+def same_weights(new, right):
+    np.testing.assert_allclose(new.w, right.w, atol=1e-9)
+    np.testing.assert_allclose(new.w_out, right.w_out, atol=1e-9)
+    np.testing.assert_allclose(new.rate, right.rate, atol=1e-12)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.booleans(), st.booleans(), rules(), st.integers(1, 3))
+def test_reward_eprop_is_its_equations(seed, symmetric, biased, rule, n_ticks):
     rng = np.random.default_rng(seed)
-    weights = some_weights(rng, symmetric=symmetric)
-    neurons = parameters(5, refractory=1)
-    rule = RewardEprop(trace_lambda=trace_lambda, learning_rate=learning_rate, rate_coef=0.5)
+    weights, neurons = some_weights(rng, symmetric=symmetric, biased=biased), parameters(5, refractory=1)
     x, rewards, uniform = (rng.random((3, 6, 4)) < 0.4) * 1.0, rng.normal(size=(3, 6, 3)), rng.random((3, 6))
     new, returns = reward_eprop(x, rewards, uniform, weights, eprop_neurons(neurons, 6.0, np.float64), rule, n_ticks)
-    right, expected = reference_episodes(x, rewards, uniform, weights, neurons, rule, n_ticks)
-    np.testing.assert_allclose(new.w, right.w, atol=1e-10)
-    np.testing.assert_allclose(new.w_out, right.w_out, atol=1e-10)
-    np.testing.assert_allclose(new.rate, right.rate, atol=1e-12)
+    reference, expected = Reference(weights, neurons, rule, n_ticks), np.zeros(3)
+    for episode in range(3):
+        reward = 0.0
+        for t in range(6):
+            action = reference.step(x[episode, t : t + 1], None, reward, draw_discrete(uniform[episode, t]))
+            reward = rewards[episode, t, action]
+            expected[episode] += reward
+        reference.end(None, None, reward, truncated=False)
+    same_weights(new, reference.weights)
     np.testing.assert_allclose(returns, expected, atol=1e-12)
     assert (new.feedback is new.w_out) == symmetric
-    assert learning_rate > 0 or np.array_equal(new.w, weights.w)
+    assert rule.learning_rate > 0 or np.array_equal(new.w, weights.w)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.booleans(), rules(), st.integers(1, 3))
+def test_single_steps_are_the_equations(seed, is_box, by_lines, spikes, rule, n_ticks):
+    """Discrete and Gaussian actions, critics on lines and on the trace, input held or new on every tick, both ends."""
+    rng = np.random.default_rng(seed)
+    weights, neurons = some_weights(rng, symmetric=False, biased=True), parameters(5)
+    values = rng.normal(size=12) if by_lines else None
+    reference = Reference(weights, neurons, rule, n_ticks, values)
+    learner = new_learner(
+        EpropWeights(*(array.copy() for array in weights)),
+        eprop_neurons(neurons, 6.0, np.float64),
+        rule,
+        values=None if values is None else values.copy(),
+    )
+    outputs, std = np.empty(4), np.array([0.5, 1.0, 2.0])
+    if by_lines:
+        learner.weights.w_out[-1] = reference.weights.w_out[-1] = 0
+
+    def see():
+        x = (rng.random((n_ticks if spikes else 1, 4)) < 0.5) * 1.0
+        x[:, 3] = 1  # of biases
+        return x, np.sort(rng.choice(12, 3, replace=False)) if by_lines else np.empty(0, np.int64)
+
+    for truncated in (False, True):
+        for _ in range(8):
+            (x, lines), reward, noise, uniform = see(), rng.normal(), rng.normal(size=3), rng.random()
+            if is_box:
+                expected = reference.step(x, lines, reward, draw_gaussian(noise, std))
+                eprop_kernels.reward_eprop_act_box(x, lines, reward, noise, std, n_ticks, learner, outputs)
+                np.testing.assert_allclose(outputs[:-1], expected, atol=1e-9)
+            else:
+                expected = reference.step(x, lines, reward, draw_discrete(uniform))
+                action = eprop_kernels.reward_eprop_act(x, lines, reward, uniform, n_ticks, learner, outputs)
+                assert action == expected
+        (x, lines), reward = see(), rng.normal()
+        reference.end(x, lines, reward, truncated)
+        eprop_kernels.reward_eprop_end(x, lines, reward, truncated, n_ticks, learner, outputs)
+    same_weights(learner.weights, reference.weights)
+    if by_lines:
+        np.testing.assert_allclose(learner.critic.w, reference.values, atol=1e-9)
+    assert not learner.memory.trace.any() and not learner.critic.trace.any() and learner.critic.n_live[0] == 0
+    np.testing.assert_array_equal(learner.state.y, [0, 0, 0, 0, 0, 1])
 
 
 def test_a_time_limit_is_bootstrapped():
     """Cut off, the last step learns from the value of where it was cut off; ended, from the reward alone."""
-    rng = np.random.default_rng(5)
-    neurons, c = eprop_neurons(parameters(5), 6.0, np.float64), RewardEprop(gamma=0.9).constants(np.float64)
-    x, after = np.ones(4), np.array([1.0, 0, 0, 1])
+    rng, rule, none = np.random.default_rng(5), RewardEprop(gamma=0.9), np.empty(0, np.int64)
+    x, after = np.ones((1, 4)), np.array([[1.0, 0, 0, 1]])
     changed = []
     for truncated in (False, True):
-        weights = some_weights(np.random.default_rng(1))
-        state, memory, outputs = rest(5, 9, float), no_memory(4, 5, 9, float), np.empty(4)
-        eprop_kernels.reward_eprop_act(x, 0.0, rng.random(), 3, weights, neurons, state, memory, c, outputs)
-        before, y, value = weights.w_out[-1].copy(), state.y.copy(), outputs[-1]
-        eprop_kernels.reward_eprop_end(after, 1.0, truncated, 3, weights, neurons, state, memory, c, outputs)
+        weights, outputs = some_weights(np.random.default_rng(1)), np.empty(4)
+        learner = new_learner(weights, eprop_neurons(parameters(5), 6.0, np.float64), rule)
+        eprop_kernels.reward_eprop_act(x, none, 0.0, rng.random(), 3, learner, outputs)
+        before, y, value = weights.w_out[-1].copy(), learner.state.y.copy(), outputs[-1]
+        eprop_kernels.reward_eprop_end(after, none, 1.0, truncated, 3, learner, outputs)
         bootstrap = 0.9 * outputs[-1] if truncated else 0.0
         np.testing.assert_allclose(weights.w_out[-1] - before, 0.05 * (1.0 + bootstrap - value) * y, atol=1e-12)
-        assert all(not array.any() for array in (*state, *memory))
+        assert all(not array.any() for array in (*learner.state, *learner.memory))
         changed.append(weights.w_out[-1])
     assert not np.allclose(*changed)
+
+
+@pytest.mark.parametrize("feedback", FEEDBACK)
+def test_feedback_begins_as_it_is_named(feedback):
+    weights = initial_weights(np.random.default_rng(0), 3, 4, 2, feedback=feedback, bias_scale=0.5)
+    assert weights.w.shape == (4, 3 + 1 + 4) and weights.w_out.shape == weights.feedback.shape == (3, 5)
+    assert (weights.w[:, 3] > 0).all() and (weights.w[:, 3] < 0.5).all() and not weights.w_out[:, 4].any()
+    assert (weights.feedback is weights.w_out) == (feedback == "symmetric")
+    assert np.array_equal(weights.feedback, weights.w_out) == (feedback != "random")
 
 
 def test_it_learns_which_of_two_channels_was_on():
@@ -239,6 +361,10 @@ def two_taus():
     [
         (lambda: RewardEprop(gamma=1.1), "RewardEprop.gamma must be a number within"),
         (lambda: RewardEprop(actor_rate=-1), "RewardEprop.actor_rate"),
+        (lambda: RewardEprop(optimizer="rms"), "RewardEprop.optimizer must be one of .*'rms'"),
+        (lambda: RewardEprop(trace_max=0), "RewardEprop.trace_max must be a number > 0 or None, got 0"),
+        (lambda: RewardEprop(initial_value=np.nan), "RewardEprop.initial_value must be a number within"),
+        (lambda: initial_weights(np.random.default_rng(0), 1, 1, 1, feedback="none"), "feedback must be one of"),
         (lambda: eprop_neurons(two_taus(), 0.0, float), "one tau_m"),
         (lambda: eprop_neurons(parameters(2, reset="zero"), 0.0, float), "reset 'subtract'"),
         (lambda: eprop_neurons(parameters(2), 0.0, float, damping=0), "damping must be a number > 0, got 0"),
@@ -309,7 +435,7 @@ def test_eprop_goes_on_from_what_it_returned_in_any_dtype_and_layout():
 
 
 def reward_arguments():
-    weights = initial_weights(np.random.default_rng(0), 2, 4, 3, symmetric=False)
+    weights = initial_weights(np.random.default_rng(0), 2, 4, 3, feedback="random")
     return {
         "x": np.zeros((2, 5, 2)),
         "rewards": np.zeros((2, 5, 3)),
@@ -338,14 +464,14 @@ def test_reward_eprop_refuses_weights_and_neurons_that_do_not_fit(part, name, ch
     arguments = reward_arguments()
     with np.errstate(invalid="ignore"):
         arguments[part] = arguments[part]._replace(**{name: change(getattr(arguments[part], name))})
-    with pytest.raises(ValueError, match=rf"({part}.*|rewards) must"):
+    with pytest.raises(ValueError, match=rf"({part}.*|rewards|x) must"):
         reward_eprop(**arguments)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_reward_eprop_takes_back_the_weights_it_returned(symmetric):
-    arguments = reward_arguments()
-    arguments["weights"] = initial_weights(np.random.default_rng(0), 2, 4, 3, symmetric=symmetric)
+@pytest.mark.parametrize("feedback", FEEDBACK)
+def test_reward_eprop_takes_back_the_weights_it_returned(feedback):
+    arguments, symmetric = reward_arguments(), feedback == "symmetric"
+    arguments["weights"] = initial_weights(np.random.default_rng(0), 2, 4, 3, feedback=feedback)
     for _ in range(2):
         arguments["weights"], returns = reward_eprop(**arguments)
         assert (arguments["weights"].feedback is arguments["weights"].w_out) == symmetric and returns.shape == (2,)

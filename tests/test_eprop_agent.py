@@ -57,7 +57,7 @@ def test_compiled_episodes_and_single_steps_learn_the_same_bits(feedback):
     before = small_model(seed=3, policy_kwargs={"feedback": feedback}).policy.state_dict()
     for name, parameter in compiled.policy.state_dict().items():
         assert th.equal(parameter, stepped.policy.state_dict()[name])
-        assert th.equal(parameter, before[name]) == (name == "feedback")
+        assert th.equal(parameter, before[name]) == (name not in ("w", "w_out", "rate"))
     assert seen.seen == also_seen.seen and seen.rollouts == also_seen.rollouts == 3
     assert compiled.num_timesteps == stepped.num_timesteps == 180
     assert len(compiled.ep_info_buffer) == len(stepped.ep_info_buffer) == 20
@@ -169,7 +169,19 @@ def test_same_seed_gives_the_same_bits():
         ({"policy_kwargs": {"adaptive_fraction": 2.0}}, "adaptive_fraction"),
         ({"policy_kwargs": {"tau_m": -1.0}}, "tau_m"),
         ({"env": make_vec_env("CartPole-v1", n_envs=2)}, "one environment at a time, got 2; set n_envs to 1"),
-        ({"env": make_vec_env("Pendulum-v1")}, "action space"),
+        ({"env": make_vec_env("CartPole-v1"), "policy_kwargs": {"critic": "rows"}}, "critic: encoder must be one of"),
+        (
+            {"env": make_vec_env("CartPole-v1"), "policy_kwargs": {"critic": "tiles"}},
+            "critic: encoder_kwargs needs low",
+        ),
+        ({"policy_kwargs": {"critic_sees_changes": True}}, "need critic 'tiles' or 'places', got 'trace'"),
+        ({"policy_kwargs": {"tau_a": [50.0]}}, r"tau_a must be a number >= 0, or two > 0 .*, got \[50.0\]"),
+        ({"policy_kwargs": {"tau_a": [80.0, 50.0]}}, "in ascending order"),
+        ({"policy_kwargs": {"obs_scale": 0.0}}, "obs_scale must be > 0"),
+        ({"policy_kwargs": {"encoder": "latency", "encoder_kwargs": {"gain": 2.0}}}, "never spikes"),
+        ({"optimizer": "rms"}, "optimizer must be one of .*, got 'rms'"),
+        ({"trace_max": 0.0}, "trace_max must be a number > 0"),
+        ({"max_episodes": 0}, "max_episodes"),
     ],
 )
 def test_a_wrong_setting_is_named(kwargs, message):

@@ -24,6 +24,15 @@ RUNS = {
     "rstdp_populations": (["--algo", "rstdp_populations", "--env", "CartPole-v1"], ["n_episodes:200"]),
     "rstdp on the chip": (["--algo", "rstdp", "--backend", "chip", "--env", "CartPole-v1"], ["n_episodes:200"]),
     "eprop": (["--algo", "eprop", "--env", "CartPole-v1"], ["n_episodes:2", "policy_kwargs:dict(n_neurons=8)"]),
+    "eprop, Adam and tiles": (
+        ["--algo", "eprop", "--env", "CartPole-v1"],
+        [
+            "n_episodes:1",
+            "optimizer:'adam'",
+            "policy_kwargs:dict(n_neurons=8, tau_a=[5, 50], bias_scale=0.5, critic='tiles', "
+            "critic_kwargs=dict(n_tiles=3, low=[-2.4, -3, -0.2, -3], high=[2.4, 3, 0.2, 3]))",
+        ],
+    ),
     "eprop, episodes drawn": (
         ["--algo", "eprop", "--env", "spikeloop/TMaze-v0"],
         ["n_episodes:2", "policy_kwargs:dict(n_neurons=8)"],

@@ -222,6 +222,8 @@ def arrays_like(name: str, given: Any, wanted: Any) -> list[np.ndarray]:
     return [finite_array(f"{name}.{field}", array, like.shape, like.dtype).copy()[()] for field, array, like in pairs]
 
 
-def rest(n: int, m: int, dtype: npt.DTypeLike) -> EpropState:
-    """Return the state at rest of n neurons with m presynaptic channels."""
-    return EpropState(*(np.zeros(shape, dtype) for shape in (n, n, n, n, n, m, (n, m), (n, m))))
+def rest(n: int, m: int, dtype: npt.DTypeLike, biased: bool = False) -> EpropState:
+    """Return the state at rest of n neurons with m presynaptic channels, ``biased`` where the readout is."""
+    state = EpropState(*(np.zeros(shape, dtype) for shape in (n, n, n, n, n + biased, m, (n, m), (n, m))))
+    state.y[n:] = 1
+    return state
