@@ -13,6 +13,7 @@ _HOME = {
     "LsnnPolicy": "policies",
     "LifPolicy": "policies",
     "WtaPolicy": "wta_policy",
+    "load_network": "warm_start",
 }
 
 __all__ = list(_HOME)
