@@ -8,13 +8,20 @@ from spikeloop.scripts.benchmark import main
 def test_tmaze_prints_a_row_for_e_prop_and_each_control(capsys):
     assert main(["tmaze", "--seeds", "0", "1", "-n", "70", "--delay", "1"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert [row[0].strip() for row in rows[2:]] == [
+    assert [row[1].strip() for row in rows[2:]] == [
         "e-prop",
         "e-prop, random feedback",
         "control: beta = 0",
         "control: frozen hidden layer",
     ]
-    assert all(len(row) == 8 and len(row[4].split(",")) == 2 for row in rows[2:])
+    assert all(len(row) == 9 and len(row[5].split(",")) == 2 for row in rows[2:])
+
+
+def test_local_lsnn_prints_a_row_for_each_network(capsys):
+    assert main(["local-lsnn", "--seeds", "0", "1", "-n", "60"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row[0].strip() for row in rows[2:]] == ["CartPole-v1"] * 4 + ["spikeloop/CartPoleNoVel-v0"] * 4
+    assert all(len(row) == 9 and len(row[5].split(",")) == 2 for row in rows[2:])
 
 
 def test_plasticity_measures_ours_alone_where_no_peer_is_installed(capsys):
