@@ -217,6 +217,7 @@ class EpropPolicy(BasePolicy):
         for name in NEURON_ARRAYS:  # which files of former versions lack: there they follow from the arguments
             state_dict.setdefault(prefix + name, getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._simulator = None  # whose neurons may have been others
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {

@@ -97,19 +97,16 @@ def _load_into_eprop(policy: EpropPolicy, network: Network) -> None:
     eprop_neurons(neurons, readout.tau_out, np.float32)  # refuses what e-prop does not know
     if not policy.biased and (np.any(layer.bias) or np.any(readout.b_out)):
         raise ValueError("the network has biases, the policy has none: make it with policy_kwargs bias_scale=0.0")
-    n, constant = layer.n_neurons, policy.biased
-    weights, _ = policy.plastic()
     assert layer.w_rec is not None
-    weights.w[:] = np.concatenate((layer.w_in, layer.bias[:, None][:, :constant], layer.w_rec), axis=1)
-    weights.w_out[:-1] = np.concatenate((readout.w_out, readout.b_out[:, None][:, :constant]), axis=1)
-    if policy.feedback_kind == "initial":
-        weights.feedback[:-1] = weights.w_out[:-1]
-    for name in NEURON_ARRAYS:
-        getattr(policy, name).copy_(th.from_numpy(np.array(getattr(neurons, name), np.float64)))
-    for name, buffer in policy.named_buffers():
-        if name.startswith("adam_"):
-            buffer.zero_()
-    assert len(weights.rate) == n
+    state, constant = policy.state_dict(), policy.biased
+    w = np.concatenate((layer.w_in, layer.bias[:, None][:, :constant], layer.w_rec), axis=1)
+    actions = np.concatenate((readout.w_out, readout.b_out[:, None][:, :constant]), axis=1)
+    new = {name: np.array(getattr(neurons, name), np.float64) for name in NEURON_ARRAYS} | {"w": w}
+    for name in ("w_out", "feedback") if policy.feedback_kind == "initial" else ("w_out",):
+        new[name] = np.concatenate((actions, state[name][-1:].numpy()))  # the value's row is the critic's
+    for name in (name for name in state if name.startswith("adam_")):
+        new[name] = np.zeros(state[name].shape)
+    policy.load_state_dict({**state, **{name: th.from_numpy(array) for name, array in new.items()}})
 
 
 def _load_into_lsnn(policy: LsnnPolicy, network: Network) -> None:

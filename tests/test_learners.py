@@ -21,6 +21,7 @@ VARIANTS = [(learner, {}) for learner in LEARNERS] + [
     ("spiking_ppo", {"policy_kwargs": {"encoder": "rate", "n_ticks": 2}}),
     ("spiking_a2c", {"use_rms_prop": True}),
     ("eprop", {"policy_kwargs": {"feedback": "random"}}),
+    ("eprop", {"optimizer": "adam", "policy_kwargs": {"tau_a": [5.0, 50.0], "bias_scale": 0.5, "critic": "tiles"}}),
     ("rstdp", {"modulator": "reward_baseline"}),
 ]
 SPACES = [

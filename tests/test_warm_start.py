@@ -91,6 +91,25 @@ def test_a_network_that_does_not_fit_is_refused_by_name(make):
         np.testing.assert_array_equal(model.to_network().to_vector(), before)
 
 
+def test_neurons_that_are_taken_over_show_in_the_next_prediction():
+    """Though the weights are the same."""
+    model, other = eprop(beta=0.1), eprop(beta=0.9)
+    load_network(other.policy, model.to_network())
+    predicts(other, OBS)
+    adapted = dataclasses.replace(model.to_network().layers[0].neurons, beta=np.full(8, 5.0))
+    network = model.to_network()
+    network = dataclasses.replace(network, layers=(dataclasses.replace(network.layers[0], neurons=adapted),))
+    load_network(other.policy, network)
+    np.testing.assert_array_equal(acts(other.to_network()), acts(network))
+    state = None
+    for obs in OBS:
+        state = other.predict(obs, state, deterministic=True)[1]
+    expected = None
+    for obs in OBS:
+        expected = Simulator(network).predict(obs, expected)[1]
+    np.testing.assert_array_equal(state[0], expected)
+
+
 def test_what_e_prop_does_not_know_is_refused():
     with pytest.raises(ValueError, match=r"bias_scale=0\.0"):
         load_network(eprop(bias_scale=None).policy, eprop(bias_scale=0.5).to_network())

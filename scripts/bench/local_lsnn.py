@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", choices=(CARTPOLE, NO_VELOCITY), default=None, help="one of the tasks (default both)")
     text = "train no more than so many env steps (default the presets')"
     parser.add_argument("-n", "--n-timesteps", type=int, default=None, help=text)
-    parser.add_argument("--rows", nargs="+", default=[], help="words of the networks to train (default all)")
+    names = sorted({row.name for row in ROWS})
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="networks to train (default all)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     columns = ["task", "network", "return, mean ± sd", "worst", f">= {SOLVED:g}", "each seed", "env steps", "s"]
     print_head([*columns, "wanted"])
     for row in ROWS:
-        if (args.env or row.env) != row.env or (args.rows and not any(word in row.name for word in args.rows)):
+        if (args.env or row.env) != row.env or row.name not in args.rows:
             continue
         preset = copy.deepcopy(presets[row.env])
         preset["n_timesteps"] = min(args.n_timesteps or np.inf, preset["n_timesteps"])

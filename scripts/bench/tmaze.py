@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delay", nargs="+", type=int, default=list(DELAYS), help=text)
     text = "train no more than so many env steps (default the preset's)"
     parser.add_argument("-n", "--n-timesteps", type=int, default=None, help=text)
-    parser.add_argument("--rows", nargs="+", default=[], help="words of the networks to train (default all)")
+    parser.add_argument("--rows", nargs="+", default=[*ROWS], choices=ROWS, help="networks to train (default all)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     ]
     print_head([*columns, "s", "wanted"])
     for delay, (name, (algorithm, policy, wanted)) in itertools.product(args.delay, ROWS.items()):
-        if args.rows and not any(word in name for word in args.rows):
+        if name not in args.rows:
             continue
         begin = time.perf_counter()
         results = np.array([_train(preset, delay, seed, algorithm, policy) for seed in args.seeds])
