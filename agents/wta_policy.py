@@ -238,7 +238,10 @@ def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles 
         default = [bound[part] if isinstance(part, int) else turn for part in components]
         ends[name] = kwargs.get(name, default)
         if np.any(np.abs(ends[name]) > _LARGEST_END):
-            raise ValueError(f"encoder_kwargs needs {name}: the observation space has {default}")
+            raise ValueError(
+                f"encoder_kwargs needs low and high: of {in_words(space)} not all ends are finite; "
+                "`spikeloop calibrate ENV` proposes them"
+            )
     dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()), n_obs=space.shape[0])
     if kind == "tiles" and isinstance(own.get("n_tiles", 6), int):
         own["n_tiles"] = [own.get("n_tiles", 6)] * len(components)

@@ -209,7 +209,7 @@ def test_set_env_goes_on_elsewhere():
         (lambda: gym.make("CartPole-v1"), {"n_ticks": 0}, "n_ticks must be a whole number >= 1, got 0"),
         (lambda: gym.make("CartPole-v1"), {"modulator": "joy"}, "modulator must be one of .*'joy'"),
         (lambda: gym.make("CartPole-v1"), {"gamma": 2}, "gamma must be a number between 0 and 1, got 2"),
-        (lambda: gym.make("CartPole-v1"), {"policy_kwargs": {}}, "encoder_kwargs needs low"),
+        (lambda: gym.make("CartPole-v1"), {"policy_kwargs": {}}, "encoder_kwargs needs low and high"),
         (lambda: gym.make("CartPole-v1"), {"policy_kwargs": {"encoder": "morse"}}, "'morse'"),
         (lambda: gym.make("Acrobot-v1"), {"policy_kwargs": {"encoder_kwargs": {"n_tile": 3}}}, "n_tile"),
         (lambda: gym.make("Acrobot-v1"), {"policy_kwargs": {"encoder_kwargs": {"n_tiles": 30}}}, "too many"),
