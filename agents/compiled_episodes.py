@@ -75,6 +75,8 @@ def telling(wrapper: gym.Env) -> Callable[[Any, np.ndarray], None] | None:
     """Return how a wrapper is told of steps that it has not seen; None if it is none of :data:`TRANSPARENT`."""
     if type(wrapper) is gym.wrappers.TimeLimit:  # RL Zoo puts a class of its own there
         return _move_clock
+    if isinstance(wrapper, ChangeBody) and not wrapper.lets_pass:
+        return None
     return TRANSPARENT.get(type(wrapper))  # type: ignore[arg-type]
 
 

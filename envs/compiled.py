@@ -52,6 +52,7 @@ _ACROBOT = (
     "LINK_MOI",
     "MAX_VEL_1",
     "MAX_VEL_2",
+    "AVAIL_TORQUE",
 )
 
 
@@ -98,8 +99,8 @@ def _step_mountain_car(state, action, body, obs):  # type: ignore[no-untyped-def
 
 
 def _step_acrobot(state, action, body, obs):  # type: ignore[no-untyped-def]
-    dt, l1, m1, m2, lc1, lc2, moi, max_speed1, max_speed2 = body
-    torque = float(action - 1)
+    dt, l1, m1, m2, lc1, lc2, moi, max_speed1, max_speed2 = body[:9]
+    torque = body[9 + action]
     y1, y2, y3, y4 = state
     # the sums of Runge and Kutta, from stages at 0, dt / 2, dt / 2 and dt
     s1 = s2 = s3 = s4 = 0.0
@@ -146,7 +147,7 @@ class Compiled(NamedTuple):
     step: Any
     """The step, a C function of signature :data:`STEP`."""
     constants: tuple[str, ...]
-    """Attributes of the environment that the step reads as its ``body``, in order."""
+    """Attributes of the environment that the step reads as its ``body``, in order: numbers, or lists of them."""
     n_state: int
     """Length of the state, which the environment holds as ``state``."""
     n_obs: int
@@ -154,7 +155,7 @@ class Compiled(NamedTuple):
 
     def body(self, env: gym.Env) -> np.ndarray:
         """Return the constants of an environment as they are now, shape (n_constants,), float64."""
-        return np.array([getattr(env.unwrapped, name) for name in self.constants], dtype=np.float64)
+        return np.hstack([getattr(env.unwrapped, name) for name in self.constants]).astype(np.float64)
 
 
 COMPILED: dict[type[gym.Env], Compiled] = {
@@ -168,7 +169,6 @@ _VARIANT = {
     "kinematics_integrator": "euler",
     "torque_noise_max": 0.0,
     "book_or_nips": "book",
-    "AVAIL_TORQUE": [-1.0, 0.0, +1],
 }
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from spikeloop.agents.registry import ALGOS
 from spikeloop.hardware.target import TARGETS
+from spikeloop.scripts.bodies import add_body_option, bodies_of, change_bodies
 from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.compared import action_agreement, kept, kept_in_words
 from spikeloop.scripts.players import Act, Recorded, observations, play, random_player
@@ -60,7 +62,7 @@ def deploy(argv: list[str]) -> int:
     with before_any_work(), contextlib.redirect_stdout(sys.stderr):
         if args.env is not None:
             _, args.env = import_environment(args.env)
-        network, env = _load(args)
+        network, env, new_body = _load(args)
         from spikeloop.hardware.deployed import DeployedPolicy
         from spikeloop.hardware.report import report
         from spikeloop.spiking.simulator import Simulator
@@ -72,10 +74,13 @@ def deploy(argv: list[str]) -> int:
         if args.learn:
             deployment = _taught(deployment, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
-    results = _play(network, floating.predict, chip, env, args)
+        new_body()  # what it refuses, it refuses here
+    results = _play(network, floating.predict, chip, new_body, args)
     if args.learn:
         learner = DeployedPolicy(deployment, np.random.default_rng(args.seed), learning=True)
-        results["returns"]["learning"] = play(env, learner.predict, args.n_episodes, args.seed, learner.reinforce)
+        results["returns"]["learning"] = play(
+            new_body(), learner.predict, args.n_episodes, args.seed, learner.reinforce
+        )
         results["learned"] = learner.changes()
         deployment, chip = learner.learned(), learner
     figures = report(chip, args.control_period or control_period(env))
@@ -91,12 +96,17 @@ def deploy(argv: list[str]) -> int:
 
 
 def _play(
-    network: Network, floating: Act, chip: DeployedPolicy, env: VecEnv, args: argparse.Namespace
+    network: Network,
+    floating: Act,
+    chip: DeployedPolicy,
+    new_body: Callable[[], VecEnv],
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Return the returns of all players on the same episodes, what the chip kept, and how often actions agree."""
+    env = new_body()
     recorded = Recorded(floating, COMPARED_STEPS)
     players: dict[str, Act] = {"float": recorded, "chip": chip.predict, "random": random_player(env, args.seed)}
-    returns = {name: play(env, act, args.n_episodes, args.seed) for name, act in players.items()}
+    returns = {name: play(new_body(), act, args.n_episodes, args.seed) for name, act in players.items()}
     agreement = action_agreement(network, chip.deployment, recorded.steps, env.action_space, args.seed)
     return {**kept(returns), "returns": returns, "agreement": agreement}
 
@@ -144,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
     add("-n", "--n-episodes", default=20, type=int, metavar="N", help="episodes (default: 20)")
+    add_body_option(parser)
     add("--seed", default=0, type=int, help="seed of the first episode, the next have the next (default: 0)")
     add(
         "--check-actions",
@@ -183,6 +194,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.check_actions < 0:
         raise UsageError(f"--check-actions must be at least 0, got {args.check_actions}")
     _options(args)
+    bodies_of(args.body)
     try:
         TARGETS[args.chip].quantizer(args.bits)
     except ValueError as error:
@@ -210,21 +222,34 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--out takes a folder, {args.out} is none")
 
 
-def _load(args: argparse.Namespace) -> tuple[Network, VecEnv]:
-    """Return the network and one environment that shows it raw observations."""
-    from spikeloop.scripts.load_policy import Place, load_network, network_of_run
+def _load(args: argparse.Namespace) -> tuple[Network, VecEnv, Callable[[], VecEnv]]:
+    """Return the network, an environment that shows it raw observations, and what makes one with a body to be changed.
+
+    Every player gets a body of its own: a change stays.
+    """
+    from spikeloop.scripts.load_policy import Place, environment_of, load_network, network_of_run
 
     import_modules("--gym-packages", args.gym_packages)
     modules, args.env = ([], None) if args.env is None else import_environment(args.env)
     place = Place(args.env, args.seed, packages=[*args.gym_packages, *modules], trust=args.trust)
-    if not args.run.is_dir():
+    if args.run.is_dir():
+        run_folder = open_run(args.run, args.load_best, args.trust)
+        if run_folder.algo not in ALGOS:
+            raise UsageError(f"{args.run} is a run of {run_folder.algo}, {_NO_SPIKES}")
+        policy = network_of_run(args.run, args.load_best, place)
+        place = place._replace(packages=[*run_folder.gym_packages, *place.packages], trust=True)
+    else:
         policy = load_network(args.run, place)
-        return policy.network(), policy.env
-    algo = open_run(args.run, args.load_best, args.trust).algo
-    if algo not in ALGOS:
-        raise UsageError(f"{args.run} is a run of {algo}, {_NO_SPIKES}")
-    policy = network_of_run(args.run, args.load_best, place)
-    return policy.network(), policy.env
+    network = policy.network()
+
+    def new_body() -> VecEnv:
+        if not args.body:
+            return policy.env
+        env, _ = environment_of(f"{args.run}", network, place)
+        change_bodies(env, args.body)
+        return env
+
+    return network, policy.env, new_body
 
 
 def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> Deployment:

@@ -18,6 +18,7 @@ import numpy as np
 
 from spikeloop.agents.registry import DEFAULT_ALGO
 from spikeloop.hardware.target import TARGETS
+from spikeloop.scripts.bodies import add_body_option, bodies_of, change_bodies
 from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
 from spikeloop.scripts.run_folder import (
     DEFAULT_ENV,
@@ -61,6 +62,7 @@ def rollout(argv: list[str]) -> int:
         with before_any_work(), contextlib.redirect_stdout(sys.stderr):
             policy = _load(args, _video_arguments(videos, 1 if one_video else args.n_episodes))
             _check_rendering(policy.env, args)
+            change_bodies(policy.env, args.body)
             network = policy.network() if args.raster and not args.deployed else None
         returns, lengths = _evaluate(policy, args)
         if args.raster:
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chip", choices=list(TARGETS), help="with --deployed: for which chip, where RUN holds files for several")
     add("-n", "--n-episodes", default=10, type=int, metavar="N", help="episodes (default: 10)")
     add("--seed", default=0, type=int, help="seed of the environment and of sampled actions (default: 0)")
+    add_body_option(parser)
     add("--stochastic", action="store_true", help="sample actions instead of taking the most likely")
     add("--human", action="store_true", help="watch the episodes in a window; `spikeloop enjoy` is short for it")
     add("--video", type=Path, metavar="PATH", help="video of the first episode (FILE.mp4), or of all (a folder)")
@@ -108,6 +111,7 @@ def _check(args: argparse.Namespace) -> None:
         _check_run(args)
     if args.exp_id is not None and args.exp_id < 0:
         raise UsageError(f"--exp-id must be at least 0, got {args.exp_id}")
+    bodies_of(args.body)
     if args.n_episodes < 1:
         raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
     if args.deployed and (args.stochastic or args.load_best):

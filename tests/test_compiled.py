@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.envs import ChangeBody
+from spikeloop.envs.bodies import ADDED, parts_of
 from spikeloop.envs.compiled import COMPILED, compiled_of
 from spikeloop.spiking.compiling import kernel
 
@@ -45,9 +46,11 @@ def test_one_step_equals_gymnasiums(name, data):
     assert compare(gym.make(name), state, data.draw(st.integers(0, TASKS[name] - 1))) <= 1e-12
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1"])
-@pytest.mark.parametrize("part", ["length", "mass"])
-@pytest.mark.parametrize("factor", [1.5, 2.0, 3.0])
+PARTS = [(name, part) for name in TASKS for part in parts_of(gym.make(name)) if part[:6] not in ("action", "sensor")]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+@pytest.mark.parametrize("factor", [0.5, 2.0, 3.0])
 def test_one_step_on_a_changed_body_equals_gymnasiums(name, part, factor):
     env, plain = ChangeBody(gym.make(name), part, factor), gym.make(name)
     env.reset(seed=0)
@@ -100,12 +103,100 @@ def test_a_heavier_pole_weighs_on_the_cart():
 @pytest.mark.parametrize(
     ("args", "answer"),
     [
-        (("CartPole-v1", "colour"), r"\['length', 'mass'\]"),
-        (("MountainCar-v0", "length"), r"\[\]"),
-        (("CartPole-v1", "mass", 0.0), "factor must be a number > 0, got 0.0"),
+        (("CartPole-v1", "colour"), "one of action_sign, cart, force, gravity, length, mass, sensor_gain, .* CartPole"),
+        (
+            ("MountainCar-v0", "length"),
+            "one of action_sign, force, gravity, sensor_gain, .* of MountainCar-v0, got 'len",
+        ),
+        (("CartPole-v1", "mass", 0.0), "factor must be a number > 0 for mass, got 0.0"),
+        (("CartPole-v1", "gravity", float("inf")), "factor must be a finite number, got inf"),
+        (("CartPole-v1", "sensor_offset", 2.0), "sensor_offset takes an amount that is added, got factor=2.0"),
+        (("CartPole-v1", "force", 2.0, 0, 1.0), "force takes a factor, got amount=1.0"),
+        (("CartPole-v1", "action_sign", -1.0), "action_sign takes no factor, got -1.0"),
+        (("CartPole-v1", "sensor_offset", None, 0, [1.0]), r"of shape \(4,\) of such, got \[1.0\]"),
+        (("CartPole-v1", "sensor_noise", None, 0, -1.0), "standard deviation >= 0, got -1.0"),
+        (("FrozenLake-v1", "sensor_noise", None, 0, 1.0), "of FrozenLake-v1, got 'sensor_noise'"),
         (("CartPole-v1", "mass", 2.0, -1), "after_episodes must be a whole number >= 0, got -1"),
     ],
 )
 def test_wrong_changes_are_refused(args, answer):
     with pytest.raises(ValueError, match=answer):
         ChangeBody(gym.make(args[0]), *args[1:])
+
+
+@pytest.mark.parametrize("name", [*TASKS, "Pendulum-v1", "MountainCarContinuous-v0"])
+def test_every_part_of_every_task_changes_what_is_seen(name):
+    action = 0 if name in TASKS else None
+    for part in parts_of(gym.make(name)):
+        number = {"amount": 0.01} if part in ADDED else {} if part == "action_sign" else {"factor": 0.5}
+        env = ChangeBody(gym.make(name), part, after_episodes=1, **number)
+        for changed in (False, True):
+            mine, plain = run_of(env, action), run_of(gym.make(name), action)
+            assert np.array_equal(mine, plain) != changed, part
+            assert mine.dtype == plain.dtype
+
+
+def run_of(env, action, n_steps=5):
+    """Return what is observed on some steps."""
+    seen = [env.reset(seed=3)[0]]
+    for _ in range(n_steps):
+        seen.append(env.step(env.action_space.high / 2 if action is None else action)[0])
+    return np.stack(seen)
+
+
+def test_actions_turn_round_and_saturate():
+    sent = []
+    for space in (gym.spaces.Discrete(3, start=2), gym.spaces.Box(-1, 1, (2,))):
+        task = gym.make("CartPole-v1").unwrapped
+        task.action_space = space
+        task.step = lambda action: sent.append(action) or (np.zeros(4, np.float32), 0.0, False, False, {})
+        for part in ("action_sign", *(["action_gain"] if len(sent) else [])):
+            env = ChangeBody(task, part, factor=None if part == "action_sign" else 3.0)
+            env.reset(seed=0)
+            env.step(2 if isinstance(space, gym.spaces.Discrete) else np.array([0.2, 0.5], np.float32))
+    assert sent[0] == 4
+    np.testing.assert_allclose(sent[1:], [[-0.2, -0.5], [0.6, 1.0]], rtol=1e-6)
+
+
+def test_noise_of_a_sensor_is_its_seeds_and_leaves_the_tasks_own_random_numbers_alone():
+    noisy, plain = (ChangeBody(gym.make("CartPole-v1"), "sensor_noise", amount=a) for a in ([0, 0, 0.1, 0], 0.0))
+    first, again = (noisy.reset(seed=5)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    second, hidden = noisy.reset()[0], plain.reset(seed=5)[0]
+    np.testing.assert_array_equal((first - hidden)[[0, 1, 3]], 0)
+    assert first[2] != hidden[2]
+    np.testing.assert_array_equal((second - plain.reset()[0])[[0, 1, 3]], 0)
+
+
+def test_a_task_of_ones_own_changes_in_its_numbers():
+    class Own(gym.Env):
+        observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.MultiBinary(2)
+
+        def __init__(self):
+            self.stiffness, self.name, self.closed = 3.0, "own", True
+
+        def reset(self, *, seed=None, options=None):
+            return 0, {}
+
+    env = ChangeBody(Own(), "stiffness", 0.5)
+    env.reset()
+    assert env.unwrapped.stiffness == 1.5
+    with pytest.raises(ValueError, match="part must be one of stiffness of Own, got 'name'"):
+        ChangeBody(Own(), "name")
+
+
+def test_the_fields_of_a_mujoco_model_change_by_name():
+    pytest.importorskip("mujoco")
+    model = {
+        part: ChangeBody(gym.make("Hopper-v5"), part, 3.0) for part in ("mass:torso", "friction", "gear", "gravity")
+    }
+    plain = gym.make("Hopper-v5").unwrapped.model
+    for env in model.values():
+        env.reset(seed=0)
+    changed = {part: env.unwrapped.model for part, env in model.items()}
+    np.testing.assert_allclose(changed["mass:torso"].body_mass / np.maximum(plain.body_mass, 1e-9), [0, 3, 1, 1, 1])
+    np.testing.assert_allclose(changed["friction"].geom_friction, 3 * plain.geom_friction)
+    np.testing.assert_allclose(changed["gear"].actuator_gear, 3 * plain.actuator_gear)
+    np.testing.assert_allclose(changed["gravity"].opt.gravity, 3 * plain.opt.gravity)
+    with pytest.raises(ValueError, match=r"mass:NAME, a body of the model: .*arm"):
+        ChangeBody(gym.make("Hopper-v5"), "mass:arm")

@@ -80,6 +80,22 @@ def test_a_deployed_policy_goes_on_learning(saved, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["returns"]) == 1
 
 
+@pytest.mark.filterwarnings("ignore:values left")
+def test_the_body_changes_for_every_player_anew(saved, tmp_path, capsys):
+    returns = []
+    for body in ([], ["--body", "length=0.02@1"]):
+        assert start(deploy, saved, "-n", 2, *body, "--learn", "rstdp", "--out", tmp_path, "--json") == 0
+        returns.append(json.loads(capsys.readouterr().out)["returns"])
+    before, now = returns
+    assert all(now[player][0] == before[player][0] for player in ("float", "chip", "random"))
+    assert all(now[player][1] != before[player][1] for player in ("float", "chip"))
+    assert start(rollout, tmp_path, "--deployed", "-n", 1, "--body", "action_sign", "--json") == 0
+    capsys.readouterr()
+    for text, answer in {"colour=2": "part must be one of", "length=2@x": "takes PART=VALUE[@N]"}.items():
+        assert start(deploy, saved, "-n", 1, "--body", text, "--out", tmp_path) != 0
+        assert answer in capsys.readouterr().err
+
+
 def test_a_rule_can_be_written_out(saved, tmp_path, capsys):
     rule = ["--learn", "2^-7*u0*r1*t", "--learn-tag", "x1*y0 - 2^-3*u0*t", "--learn-trace", "x1=20,4", "r1=1,0"]
     assert start(deploy, saved, "-n", 1, *rule, "--learn-projection", "readout", "--out", tmp_path, "--json") == 0

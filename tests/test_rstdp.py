@@ -178,6 +178,13 @@ def test_a_body_that_changes_is_learnt_on_in_the_compiled_loop():
     assert lengths == [0.5, 1.5, 1.5, 1.5]  # the vectorised environment has reset by then
 
 
+def test_changed_sensors_and_actions_are_learnt_with_in_the_ordinary_loop():
+    for part, numbers in {"sensor_offset": {"amount": 0.1}, "action_sign": {}}.items():
+        model = make()
+        model.set_env(ChangeBody(gym.make("CartPole-v1"), part, **numbers))
+        assert ClosedLoop.of(model.get_env(), model.policy.network, model.policy.coder) is None
+
+
 def test_a_learning_rate_can_decay_with_the_episodes():
     model = make(learning_rate=lambda progress: 0.1 * progress, n_episodes=10)
     model.learn(100_000)
