@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spikeloop.envs.bodies import ADDED, ChangeBody
 from spikeloop.scripts.cli import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ def bodies_of(texts: Sequence[str]) -> list[dict[str, Any]]:
      {'part': 'sensor_offset', 'after_episodes': 0, 'amount': [0.0, 0.1]},
      {'part': 'action_sign', 'after_episodes': 0}]
     """
+    from spikeloop.envs.bodies import ADDED  # which loads Gymnasium: --help answers without
+
     found = []
     for text in texts:
         change, at, episodes = text.partition("@")
@@ -59,6 +60,8 @@ def change_bodies(env: VecEnv, texts: Sequence[str]) -> None:
     Raises:
         UsageError: If the task has no such part, or a number is out of range.
     """
+    from spikeloop.envs.bodies import ChangeBody
+
     envs = env.unwrapped.envs  # type: ignore[attr-defined]
     for arguments in bodies_of(texts):
         try:

@@ -63,6 +63,7 @@ CASES = [
     for table in (BAD, BAD_BY_GRADIENT if learner in BY_GRADIENT else {}, BAD_OF_ONE[learner])
     for name, values in table.items()
     for value in values
+    if (learner, name, value) != ("rstdp", "learning_rate", None)  # the policy's own
 ]
 
 
