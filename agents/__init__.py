@@ -14,6 +14,7 @@ _HOME = {
     "LifPolicy": "policies",
     "WtaPolicy": "wta_policy",
     "load_network": "warm_start",
+    "PopulationPolicy": "population_policy",
 }
 
 __all__ = list(_HOME)

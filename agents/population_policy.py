@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar
@@ -19,14 +20,17 @@ from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.agents.modulators import Modulator
 from spikeloop.agents.wta_policy import coder_for
 from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.decay import decay
+from spikeloop.spiking.engine import products
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.observation import FrameStack
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.rules.populations import PopulationParameters, SpikingPopulations
-from spikeloop.spiking.simulator import Simulator
+from spikeloop.spiking.rules.populations import DT, PopulationParameters, SpikingPopulations
 from spikeloop.spiking.stateless import StatelessWarning
 
 Backend = Callable[..., SpikingPopulations]
+
+_ACTIVE = {"tiles": {"n_grids": 32}, "places": {"n_active": 32}}
 
 # arguments of the algorithm itself, under the names that the populations have for them
 _OF_THE_ALGORITHM = ("learning_rate", "value_learning_rate", "eligibility_decay", "noise", "value_offset", "n_ticks")
@@ -47,7 +51,8 @@ class PopulationPolicy(BasePolicy):
         n_ticks: Ticks per env step.
         encoder: ``tiles`` or ``places``.
         encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
-            their ``Dimensions``; ends that are left out are those of the observation space.
+            their ``Dimensions``; ends that are left out are those of the observation space. 32 lines are active unless
+            ``n_grids`` or ``n_active`` says otherwise: ``w_start`` and the learning rates are meant for that many.
         population_kwargs: Fields of :class:`~spikeloop.spiking.rules.populations.PopulationParameters` that are not
             arguments of the algorithm: ``n_neurons``, ``tau_m``, ``beta``, ``critic`` and so on.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
@@ -92,7 +97,8 @@ class PopulationPolicy(BasePolicy):
         self.parameters_of_rule = _with(parameters or PopulationParameters(), n_ticks, population_kwargs or {})
         self.n_ticks = self.parameters_of_rule.n_ticks
         self.modulator = modulator or Modulator()
-        self.coder = coder_for(encoder, encoder_kwargs or {}, observation_space)
+        self.coder = coder_for(encoder, {**_ACTIVE.get(encoder, {}), **(encoder_kwargs or {})}, observation_space)
+        self._check_drive()
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
         numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
         try:
@@ -106,8 +112,9 @@ class PopulationPolicy(BasePolicy):
             "encoder": encoder,
             "encoder_kwargs": dict(encoder_kwargs or {}),
         }
-        self._simulator: Simulator | None = None
-        self._simulated = np.empty(0)  # the weights that it has
+        n_actions, n_neurons = int(action_space.n), self.parameters_of_rule.n_neurons
+        self._members = np.repeat(np.eye(n_actions), n_neurons, axis=1)  # of each population, (n_actions, N)
+        self._head = ActionHead("discrete", (n_actions,), start=(int(action_space.start),))
         self._note_state = StatelessWarning("policy")
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -142,34 +149,31 @@ class PopulationPolicy(BasePolicy):
 
     def _network(self, inputs: Inputs, metadata: Mapping[str, str] | None = None) -> Network:
         c, w = self.network.constants, self.network.synapses.w
-        n_actions, n = c.n_actions, c.n_actions * c.n_per_action
-        population = np.repeat(np.arange(n_actions), c.n_per_action)
-        others = population[:, None] != population
-        layer = Layer(
-            c.p_spike * w[:, :n].T,
-            np.zeros(n),
-            self.parameters_of_rule.neurons(n),
-            -c.inhibition * others,
-        )
-        members = (np.arange(n_actions)[:, None] == population).astype(np.float64)  # (n_actions, N)
-        start = int(self.action_space.start)  # type: ignore[attr-defined]
+        n_actions, n = self._members.shape
+        others = 1.0 - self._members.T @ self._members  # whether two neurons are of different populations, (N, N)
+        layer = Layer(c.p_spike * w[:, :n].T, np.zeros(n), self.parameters_of_rule.neurons(n), -c.inhibition * others)
         return Network(
             encoder=self.coder,
             layers=(layer,),
-            readout=Readout(members, np.zeros(n_actions), tau_out=self.parameters_of_rule.tau_out),
-            head=ActionHead("discrete", (n_actions,), start=(start,)),
+            readout=Readout(self._members, np.zeros(n_actions), tau_out=self.parameters_of_rule.tau_out),
+            head=self._head,
             preprocessing=inputs.preprocessing,
             observation=inputs.observation,
             n_ticks=self.n_ticks,
             metadata=metadata or {},
         )
 
-    def _simulator_of_now(self) -> Simulator:
-        """Return a simulator of the weights of now, which learning may have changed since the last call."""
-        if self._simulator is None or not np.array_equal(self.network.synapses.w, self._simulated):
-            self._simulated = self.network.synapses.w.copy()
-            self._simulator = Simulator(self._network(Inputs((), ())))
-        return self._simulator
+    def _check_drive(self) -> None:
+        """Warn of populations that begin silent: nothing can be explored or learnt."""
+        p = self.parameters_of_rule
+        drive = self.coder.n_active * p.input_rate * DT / 1000.0 * p.w_start / (1.0 - float(decay(p.tau_m, DT)))
+        least = float(p.neurons(p.n_neurons).v_th.min())
+        if drive < 0.5 * least:
+            warnings.warn(
+                f"the lines drive the populations to {drive:.2g}, thresholds begin at {least:.2g}: they begin silent "
+                "and learn nothing; raise w_start, input_rate or the number of active lines",
+                stacklevel=4,
+            )
 
     def step(self, obs: np.ndarray) -> tuple[int, float]:
         """Run the network for one env step; return the action, as a number from 0 on, and the value."""
@@ -200,19 +204,16 @@ class PopulationPolicy(BasePolicy):
         obs, single = rows_of(observation, self.observation_space)
         check_predicted(obs)
         self._note_state(state is None and episode_start is None)
-        c = self.network.constants
-        shape = 5, c.n_actions * c.n_per_action
-        packed = np.zeros((shape[0], len(obs), shape[1])) if state is None else np.asarray(state[0], np.float64)
-        check_carried(packed, shape, episode_start, len(obs))
-        if deterministic:
-            actions, new = self._simulator_of_now().predict(obs, packed, episode_start)
-        else:
-            starts = np.zeros(len(obs), bool) if episode_start is None else np.reshape(episode_start, -1) != 0
-            new, start = np.where(starts[:, None], 0.0, packed), int(self.action_space.start)  # type: ignore[attr-defined]
-            actions = np.empty(len(obs), np.int64)
-            for b, row in enumerate(obs):
-                action, new[:, b] = self.network.act(self.coder.lines(row), new[:, b])
-                actions[b] = start + action
+        n = self._members.shape[1]
+        packed = np.zeros((5, len(obs), n)) if state is None else np.asarray(state[0], np.float64)
+        check_carried(packed, (5, n), episode_start, len(obs))
+        starts = np.zeros(len(obs), bool) if episode_start is None else np.reshape(episode_start, -1) != 0
+        new = np.where(starts[:, None], 0.0, packed)
+        for b, row in enumerate(obs):
+            new[:, b] = self.network.advance(self.coder.lines(row), new[:, b], noise=not deterministic)
+        outputs = np.empty((len(obs), len(self._members)))
+        products.linear_rows(new[-1], self._members, np.zeros(len(self._members)), outputs)
+        actions = self._head(outputs)
         return actions[0] if single else actions, (new,)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:

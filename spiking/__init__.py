@@ -39,6 +39,8 @@ _HOME = {
     "RULES": "rules",
     "WinnerTakeAll": "rules.winner_take_all",
     "WinnerTakeAllParameters": "rules.winner_take_all",
+    "SpikingPopulations": "rules.populations",
+    "PopulationParameters": "rules.populations",
 }
 
 __all__ = sorted(_HOME)

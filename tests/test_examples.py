@@ -90,6 +90,7 @@ MODULES = [
     "spiking.row_linear",
     "spiking.rules.base",
     "spiking.rules.eprop",
+    "spiking.rules.populations",
     "spiking.rules.reward_eprop",
     "spiking.rules.rstdp",
     "spiking.rules.stdp",

@@ -189,10 +189,11 @@ def _broadcast(builder: Any, vector: ir.VectorType, value: Any) -> Any:
 
 
 def _call_intrinsic(builder: Any, name: str, *args: Any) -> Any:
-    vector = args[0].type
-    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
-    function_type = ir.FunctionType(vector, [vector] * len(args))
-    name = f"llvm.{name}.v{vector.count}f{bits}"
+    of = args[0].type  # a vector, or one number
+    number, count = (of.element, f"v{of.count}") if isinstance(of, ir.VectorType) else (of, "")
+    bits = 32 if isinstance(number, ir.FloatType) else 64
+    function_type = ir.FunctionType(of, [of] * len(args))
+    name = f"llvm.{name}.{count}f{bits}"
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
 
 
@@ -275,7 +276,7 @@ def splat(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return ``a * b + c``, rounded once."""
+    """Return ``a * b + c``, rounded once, of vectors or of numbers of one type."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _emit_fma(builder, *args)

@@ -120,17 +120,17 @@ class PopulationParameters:
     Raises:
         ValueError: If a number is out of range.
 
-    >>> PopulationParameters(n_ticks=20, eligibility_decay=0.8).rule.tau_e  # -20 / log(0.8)
-    89.62840235449101
+    >>> round(PopulationParameters(n_ticks=20, eligibility_decay=0.8).rule.tau_e, 3)  # -20 / log(0.8)
+    89.628
     >>> PopulationParameters(tau_m=-1)
     Traceback (most recent call last):
     ValueError: PopulationParameters.tau_m must be a finite number within [0, 1e+09], got -1
     """
 
-    learning_rate: float = 0.00045
-    value_learning_rate: float = 0.000125
+    learning_rate: float = 0.0018
+    value_learning_rate: float = 0.0005
     eligibility_decay: float = 0.8
-    noise: float = 0.1
+    noise: float = 0.05
     value_offset: float = 0.0
     n_ticks: int = 20
     n_neurons: int = 5
@@ -141,7 +141,7 @@ class PopulationParameters:
     w_max: float = 0.125
     w_start: float = 0.03
     centred: bool = True
-    input_rate: float = 600.0
+    input_rate: float = 150.0
     trains: str = "poisson"
     tau_m: float = 10.0
     v_th_spread: float = 0.4
@@ -255,8 +255,8 @@ class SpikingPopulations:
     >>> network = SpikingPopulations(10, 2, PopulationParameters(w_start=0.1), rng)
     >>> counts, last, value = network.run(np.array([3, 7]), n_ticks=20)  # lines 3 and 7 are active
     >>> network.reinforce(0.0)  # no action before this one
-    >>> counts.sum(), last.sum()  # spikes of each population; the action, one-hot
-    (12, 1)
+    >>> counts.tolist(), last.tolist()  # spikes of each population; the action, one-hot
+    ([2, 2], [1, 0])
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, parameters: PopulationParameters, rng: np.random.Generator):
@@ -361,7 +361,7 @@ class SpikingPopulations:
         c, synapses = self.constants, self.synapses
         state, z = (self.state, self._z) if self.learning else (self._aside, np.empty_like(self._z))
         noise = c.noise if self.exploring else 0.0
-        populations_kernels.run_neurons(synapses.w, lines, spikes, state, c, noise, self.rng, z)
+        populations_kernels.run_neurons(synapses.w, 1.0, lines, spikes, state, c, noise, self.rng, z)
         n_live = synapses.n_live[0] if self.learning else 0
         value = populations_kernels.value_of(synapses, n_live, lines, spikes, state, c)
         if self.learning:
@@ -420,24 +420,27 @@ class SpikingPopulations:
                 modulation, baseline, action, value, rewards, spikes, z,
             )  # fmt: skip
 
-    def act(self, lines: np.ndarray, state: np.ndarray) -> tuple[int, np.ndarray]:
-        """Choose an action, with noise, without learning; what learning depends on is left as it is.
+    def advance(self, lines: np.ndarray, state: np.ndarray, noise: bool) -> np.ndarray:
+        """Return the state of action neurons after one env step, without learning.
 
         Args:
             lines: The active lines, int64, shape (n_active,).
             state: State of the action neurons, shape (5, N): rows of :class:`populations_kernels.NeuronState`.
+            noise: Whether lines spike and neurons escape at random; otherwise lines drive by the mean of their trains.
 
         Returns:
-            The action, and the new state.
+            The new state, of the same shape; its last row is what actions are read from.
         """
-        c, lines, new = self.constants, self._lines(lines), np.array(state, np.float64, order="C")
-        n_ticks = self.parameters.n_ticks
-        spikes, z = np.empty((len(lines), n_ticks), np.uint8), np.empty((n_ticks, new.shape[1]), np.uint8)
-        neurons = populations_kernels.NeuronState(*new)
+        c, lines, n_ticks = self.constants, self._lines(lines), self.parameters.n_ticks
+        new = np.array(state, np.float64, order="C")
+        spikes, z = np.ones((len(lines), n_ticks), np.uint8), np.empty((n_ticks, new.shape[1]), np.uint8)
         with self._lock:
-            populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
-            populations_kernels.run_neurons(self.synapses.w, lines, spikes, neurons, c, c.noise, self.rng, z)
-            return populations_kernels.choose(neurons.rate, c.n_actions, c.n_per_action), new
+            if noise:
+                populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
+            gain, width = (1.0, c.noise) if noise else (c.p_spike, 0.0)
+            neurons = populations_kernels.NeuronState(*new)
+            populations_kernels.run_neurons(self.synapses.w, gain, lines, spikes, neurons, c, width, self.rng, z)
+        return new
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the weights: ``w``, shape (N, n_inputs), and ``v``, shape (n_inputs,)."""

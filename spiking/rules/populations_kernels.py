@@ -16,6 +16,7 @@ import numpy as np
 
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
+from spikeloop.spiking.engine.vectors import fma
 from spikeloop.spiking.neurons.lsnn import LsnnConstants
 from spikeloop.spiking.rules.stdp_kernels import RewardStdpConstants, further_ahead, pairs_ahead
 from spikeloop.spiking.rules.winner_take_all_kernels import modulator_of
@@ -84,11 +85,14 @@ def write_trains(spikes, p_spike, regular, rng):
 
 
 @kernel
-def run_neurons(w, lines, spikes, neurons, c, noise, rng, z):
+def run_neurons(w, gain, lines, spikes, neurons, c, noise, rng, z):
     """Advance the neurons over the K ticks of a block.
+
+    Without noise, these are the operations of the engine of LSNN layers in its order, so that the bits are the same.
 
     Args:
         w: Weights, shape (n_inputs, N).
+        gain: Current of a spike through a weight of 1.
         lines: Lines that may spike, shape (n_active,).
         spikes: Their spikes, shape (n_active, K).
         neurons: State of the neurons, changed in place.
@@ -98,36 +102,36 @@ def run_neurons(w, lines, spikes, neurons, c, noise, rng, z):
         z: Written: the neurons' spikes, uint8, shape (K, N).
     """
     n_neurons, n_acting = neurons.v.shape[0], c.n_actions * c.n_per_action
-    current, of_population = np.empty(n_neurons), np.empty(c.n_actions)
+    current = np.empty(n_neurons)
     k = c.neurons
     for t in range(spikes.shape[1]):
-        total = 0.0
-        for p in range(c.n_actions):
-            of_population[p] = 0.0
-            for j in range(p * c.n_per_action, (p + 1) * c.n_per_action):
-                of_population[p] += neurons.z[j]
-            total += of_population[p]
-        for j in range(n_neurons):
-            current[j] = -c.inhibition * (total - of_population[j // c.n_per_action]) if j < n_acting else 0.0
+        current[:] = 0.0
         for q in range(lines.shape[0]):
             if spikes[q, t]:
                 i = lines[q]
                 for j in range(n_neurons):
-                    current[j] += w[i, j]
+                    current[j] += gain * w[i, j]
+        for i in range(n_acting):
+            if neurons.z[i] > 0.0:
+                first = i // c.n_per_action * c.n_per_action
+                for j in range(first):
+                    current[j] -= c.inhibition
+                for j in range(first + c.n_per_action, n_acting):
+                    current[j] -= c.inhibition
         for j in range(n_neurons):
             before = neurons.z[j]
-            neurons.a[j] = k.rho[j] * neurons.a[j] + before
-            neurons.v[j] = k.alpha[j] * neurons.v[j] + current[j] - k.v_th[j] * before
-            u = (neurons.v[j] - k.v_th[j] - k.beta[j] * neurons.a[j]) / k.v_th[j]
+            neurons.a[j] = fma(k.rho[j], neurons.a[j], before)
+            neurons.v[j] = fma(k.alpha[j], neurons.v[j], current[j]) - k.v_th[j] * before
+            over = neurons.v[j] - k.v_th[j] - k.beta[j] * neurons.a[j]
             if noise > 0.0:
-                u -= noise * math.log(rng.standard_exponential())
-            fires = u > 0.0 and neurons.refractory[j] == 0.0
+                over -= k.v_th[j] * noise * math.log(rng.standard_exponential())
+            fires = over > 0.0 and neurons.refractory[j] == 0.0
             if fires:
                 neurons.refractory[j] = k.refractory[j]
             elif neurons.refractory[j] > 0.0:
                 neurons.refractory[j] -= 1.0
             neurons.z[j] = 1.0 if fires else 0.0
-            neurons.rate[j] = c.kappa * neurons.rate[j] + (1.0 - c.kappa) * neurons.z[j]
+            neurons.rate[j] = fma(c.kappa, neurons.rate[j], (1.0 - c.kappa) * neurons.z[j])
             z[t, j] = fires
 
 
@@ -303,7 +307,7 @@ def closed_loop(
         task_state[:], obs[:] = next_state, next_obs
         encode(coder, obs, lines)
         write_trains(spikes, c.p_spike, c.regular, rng)
-        run_neurons(synapses.w, lines, spikes, neurons, c, noise, rng, z)
+        run_neurons(synapses.w, 1.0, lines, spikes, neurons, c, noise, rng, z)
         action = choose(neurons.rate, c.n_actions, c.n_per_action)
         next_value = value_of(synapses, synapses.n_live[0] if learning else 0, lines, spikes, neurons, c)
         if learning:
