@@ -33,7 +33,8 @@ def rollout(env: gym.Env, seed: int, n_steps: int = 30) -> list[tuple]:
 
 
 def test_all_tasks_are_registered():
-    assert ALL_ENVS == ["spikeloop/CartPoleNoVel-v0", "spikeloop/PendulumNoVel-v0", "spikeloop/TMaze-v0"]
+    names = "CartPoleNoVel", "PendulumNoVel", "SpikeOrder", "TMaze"
+    assert [f"spikeloop/{name}-v0" for name in names] == ALL_ENVS
 
 
 # `gym.make` gives a wrapped task, and the wrappers are part of ours; Pendulum's torque has always gone from -2 to 2.

@@ -30,6 +30,7 @@ MODULES = [
     "agents.stretches",
     "agents.warm_start",
     "envs.compiled",
+    "envs.spike_order",
     "hardware.calibration",
     "hardware.compile",
     "hardware.deployed",
