@@ -1,0 +1,153 @@
+"""Peers in the benchmark of local rules: each runs, is determined by its seed, and computes its equations."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from spikeloop.scripts.bench import fremaux, local, local_peers
+from spikeloop.scripts.bench import fremaux_kernels as kernels
+from spikeloop.scripts.benchmark import main
+
+HERE = [name for name in local_peers.PEERS if name != "bindsnet"]
+
+
+@pytest.mark.parametrize("env_id", list(fremaux.GRIDS))
+@pytest.mark.parametrize("name", HERE)
+def test_every_peer_learns_for_a_few_episodes_the_same_with_the_same_seed(name, env_id):
+    n_episodes = 3 if env_id == "CartPole-v1" else 1
+    first, second, other = (
+        local_peers.train(local_peers.peers()[name], env_id, n_episodes, seed, 1) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.returns, second.returns)
+    np.testing.assert_array_equal(first.frozen, second.frozen)
+    assert len(first.returns) == len(first.steps) == n_episodes and len(first.frozen) == 1
+    assert first.steps[-1] >= n_episodes and first.seconds > 0
+    if env_id == "CartPole-v1":
+        assert not np.array_equal(first.returns, other.returns)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_frozen_weights_stay_as_they_are(name):
+    env = local_peers.gym.make("CartPole-v1")
+    player = local_peers.peers()[name](env, np.random.default_rng(0))
+    local_peers.play(player, env, 2, 0)
+    player.learning = False
+    before = weights(player)
+    local_peers.play(player, env, 2, 1)
+    np.testing.assert_array_equal(weights(player), before)
+
+
+def weights(player):
+    if isinstance(player, fremaux.FremauxActorCritic):
+        kernels.move_on(player.net, player.c)
+        return player.net.synapses[:, :, kernels.W].copy()
+    return (player.w if isinstance(player, local_peers.RewardModulated) else player.theta).copy()
+
+
+def test_the_benchmark_has_a_row_for_a_peer(monkeypatch, capsys):
+    monkeypatch.setattr(local, "EPISODES", 2)
+    few = ["--tasks", "cartpole", "--seeds", "0", "--set", "n_episodes=25", "--learners", "no learning"]
+    assert main(["local", *few, "--local-peers", "reinforce", "linear-tiles"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| CartPole")]
+    assert [row[1].strip() for row in rows] == ["no learning", *["reinforce", "linear-tiles"] * 2]
+
+
+def test_bindsnet_is_refused_in_one_line_where_it_is_missing():
+    with pytest.raises(SystemExit, match=r"needs a python that has BindsNET \(--bindsnet\), got .*false"):
+        local_peers.train(local_peers.peers(shutil.which("false"))["bindsnet"], "CartPole-v1", 1, 0, 1)
+
+
+def test_the_linear_actor_critic_computes_its_equations():
+    features = local_peers.Features(lambda obs: obs, 2, 1.0)
+    learner = local_peers.LinearActorCritic(features, 2, np.random.default_rng(0), 0.5, 0.25, 0.9, 0.5)
+    x = np.array([[1.0, 0.0], [0.5, 2.0], [0.0, 1.0]])
+    scores = []
+    learner.begin(x[0])
+    scores.append(learner.score)
+    learner.step(1.0, x[1], False, False)
+    np.testing.assert_allclose(learner.v, 0.25 * x[0])
+    np.testing.assert_allclose(learner.theta, 0.5 * np.outer(scores[0], x[0]))
+    scores.append(learner.score)
+    v = learner.v.copy()
+    learner.step(2.0, x[2], True, False)
+    delta = 2.0 - v @ x[1]
+    np.testing.assert_allclose(learner.v, v + 0.25 * delta * (x[1] + 0.45 * x[0]))
+    trace = np.outer(scores[1], x[1]) + 0.45 * np.outer(scores[0], x[0])
+    np.testing.assert_allclose(learner.theta, 0.5 * np.outer(scores[0], x[0]) + 0.5 * delta * trace)
+
+
+def test_reinforce_climbs_the_gradient_of_what_it_did():
+    learner = local_peers.Reinforce(1, 2, np.random.default_rng(0), 0.1, gamma=0.5)
+    learner.begin(np.zeros(1))
+    learner.step(1.0, np.ones(1), False, False)
+    scores = np.array(learner.scores)
+    learner.step(0.0, np.zeros(1), True, False)
+    np.testing.assert_allclose(learner.theta, 0.1 * (scores[0] - scores[1]), atol=1e-6)  # returns 1 and 0
+
+
+def test_place_cells_are_most_active_where_they_stand_and_wrap_around_a_turn():
+    cells = local_peers.PlaceCells(fremaux.GRIDS["Acrobot-v1"])
+    near = [cells(np.array([np.cos(a), np.sin(a), 1.0, 0.0, 0.0, 0.0])) for a in (np.pi - 1e-9, -np.pi + 1e-9)]
+    np.testing.assert_allclose(*near, atol=1e-6)
+    assert near[0].shape == (cells.n,) and near[0].sum() == pytest.approx(1.0)
+
+
+def kappa(s, c):
+    value = (np.exp(-s / c.tau_kappa) - np.exp(-s / c.upsilon_kappa)) / (c.tau_kappa - c.upsilon_kappa)
+    return np.where(s >= 0, value, 0.0)
+
+
+def slope_of_kappa(s, c):
+    value = np.exp(-s / c.upsilon_kappa) / c.upsilon_kappa - np.exp(-s / c.tau_kappa) / c.tau_kappa
+    return np.where(s >= 0, value / (c.tau_kappa - c.upsilon_kappa), 0.0)
+
+
+def test_the_critic_of_fremaux_and_its_weights_follow_the_written_equations():
+    c = fremaux.constants(n_critic=3, v_0=2.0, dt=1.0)
+    rng, n_actor, n_ticks = np.random.default_rng(0), 2, 1100  # so that the origin of the sums moves
+    w = rng.uniform(2.0, 2.4, (4, 5))
+    rates = 3.0, 5.0
+    net = fremaux.new_net(n_actor, c, rates, w)
+    cumulative = np.cumsum([0.4, 0.3, 0.2, 0.1])
+    z, delta = kernels.advance(net, c._replace(drive=0.5), cumulative, 0.01, n_ticks, True, rng)
+    kernels.move_on(net, c)
+    n_pre = net.n_spikes[0]
+    assert 300 < n_pre < fremaux.CAPACITY and z.sum(axis=0).min() > 5
+    places, times = net.places[:n_pre], net.times[:n_pre]
+    t = np.arange(n_ticks)
+
+    post = [np.flatnonzero(z[:, i]) for i in range(5)]
+    v = np.full(n_ticks, c.v_0)
+    dv = np.zeros(n_ticks)
+    for i in range(3):
+        v += c.nu / 3 * kappa(t[:, None] - post[i], c).sum(axis=1)
+        dv += c.nu / 3 * slope_of_kappa(t[:, None] - post[i], c).sum(axis=1)
+    np.testing.assert_allclose(delta, dv - v / c.tau_r + 0.01, rtol=1e-9, atol=1e-12)
+    assert kernels.value(net, c) == pytest.approx(v[-1])
+
+    expected = w.copy()
+    for i in range(5):
+        rate, before = rates[i >= 3], -1
+        for spike in post[i]:
+            since = [(j, spike - s) for j, s in zip(places, times, strict=True) if before < s <= spike]
+            for j, age in since:
+                epsilon = c.epsilon_0 * (np.exp(-age / c.tau_m) - np.exp(-age / c.tau_s)) / (c.tau_m - c.tau_s)
+                expected[j, i] += rate * (delta * epsilon * kappa(t - spike, c)).sum() / c.tau_r
+            before = spike
+    assert np.abs(expected - w).max() > 1e-4
+    np.testing.assert_allclose(net.synapses[:, :, kernels.W], expected, rtol=1e-9)
+
+
+def test_what_a_terminal_state_teaches_fremaux_is_a_fall_of_the_value_to_zero():
+    c = fremaux.constants(n_critic=2, dt=1.0)
+    rng = np.random.default_rng(0)
+    net = fremaux.new_net(2, c, (1e3, 1e3), np.full((3, 4), 0.5))
+    kernels.advance(net, c, np.cumsum([0.5, 0.3, 0.2]), 0.0, 300, True, rng)
+    kernels.move_on(net, c)
+    before = net.synapses[:, :, kernels.W].copy()
+    k1, k2 = net.synapses[:, :, kernels.K1], net.synapses[:, :, kernels.K2]
+    elapsed = 1.0  # since the last tick, from which on the terminal state counts
+    eligibility = (k1 * np.exp(elapsed / c.tau_kappa) - k2 * np.exp(elapsed / c.upsilon_kappa)) / 150.0 / c.tau_r
+    kernels.impulse(net, c, -5.0)
+    np.testing.assert_allclose(net.synapses[:, :, kernels.W], (before - 5e3 * eligibility).clip(0, 3), rtol=1e-9)
