@@ -324,9 +324,9 @@ class EProp(LocalLearning):
             uniform = np.float32(policy.rng.random())
             action = eprop_kernels.reward_eprop_act(x, lines, reward, uniform, policy.n_ticks, learner, outputs)
         else:
-            noise = policy.rng.standard_normal(len(outputs) - 1).astype(np.float32)
-            std = np.exp(policy.log_std.numpy())
-            eprop_kernels.reward_eprop_act_box(x, lines, reward, noise, std, policy.n_ticks, learner, outputs)
+            noise = policy.rng.standard_normal(len(outputs) - 1)
+            gaussian = np.array((np.exp(policy.log_std.numpy()), *policy.bounds), np.float64)
+            eprop_kernels.reward_eprop_act_box(x, lines, reward, noise, gaussian, policy.n_ticks, learner, outputs)
             action = outputs[:-1]
         if not np.isfinite(outputs).all():
             raise NonFiniteError(f"learning led to outputs and a value of {outputs}: a lower learning_rate may help")
@@ -336,7 +336,7 @@ class EProp(LocalLearning):
         """Return an action as the environment takes it, shape (1, ...)."""
         if self.policy.log_std is None:
             return np.array([int(self.action_space.start) + action])  # type: ignore[attr-defined]
-        return self.policy.head(action[None])  # cut at the bounds
+        return self.policy.head(action[None])  # whose bounds it is rounded into
 
     def _stretch(
         self,

@@ -209,6 +209,12 @@ class EpropPolicy(BasePolicy):
         return LsnnNeurons(**{name: getattr(self, name).numpy() for name in NEURON_ARRAYS})
 
     @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest numbers of Box actions, each of shape (n_outputs,)."""
+        assert self.head.low is not None and self.head.high is not None
+        return self.head.low.ravel(), self.head.high.ravel()
+
+    @property
     def biased(self) -> bool:
         """Whether neurons and readout have biases."""
         return self._own_arguments["bias_scale"] is not None

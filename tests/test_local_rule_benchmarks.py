@@ -2,6 +2,7 @@
 
 import shutil
 
+from spikeloop.scripts.bench.local_lsnn import ROWS
 from spikeloop.scripts.benchmark import main
 
 
@@ -20,7 +21,7 @@ def test_tmaze_prints_a_row_for_e_prop_and_each_control(capsys):
 def test_local_lsnn_prints_a_row_for_each_network(capsys):
     assert main(["local-lsnn", "--seeds", "0", "1", "-n", "60"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert [row[0].strip() for row in rows[2:]] == ["CartPole-v1"] * 4 + ["spikeloop/CartPoleNoVel-v0"] * 4
+    assert [(row[0].strip(), row[1].strip()) for row in rows[2:]] == [(row.env, row.name) for row in ROWS]
     assert all(len(row) == 9 and len(row[5].split(",")) == 2 for row in rows[2:])
 
 

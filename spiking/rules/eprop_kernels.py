@@ -6,6 +6,7 @@ The equations and the public functions stand in :mod:`spikeloop.spiking.rules.ep
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -360,15 +361,31 @@ def reward_eprop_act(x, lines, reward, uniform, n_ticks, learner, outputs):
 
 
 @kernel
-def reward_eprop_act_box(x, lines, reward, noise, std, n_ticks, learner, outputs):
+def cut_gaussian(mean, std, noise, low, high):
+    """Return a draw from a Gaussian, cut at two bounds, and how its log-probability grows with the mean.
+
+    A cut action is one of a tail, so it is the tail's probability that counts (Fujita & Maeda 2018). The density at the
+    draw itself would push a mean beyond the bounds on and on.
+    """
+    action = mean + std * noise
+    if low < action < high:
+        return action, noise / std
+    upper = action >= high
+    z = (high - mean) / std if upper else (mean - low) / std  # from the mean to the tail
+    slope = math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) / (0.5 * math.erfc(z / math.sqrt(2.0))) / std
+    return (high, slope) if upper else (low, -slope)
+
+
+@kernel
+def reward_eprop_act_box(x, lines, reward, noise, gaussian, n_ticks, learner, outputs):
     """Take one env step of reward-based e-prop with Gaussian actions, which ``outputs`` hold afterwards.
 
     Args:
         x: As in :func:`reward_eprop_act`.
         lines: Likewise.
         reward: Likewise.
-        noise: Numbers drawn from the normal distribution, shape (n_outputs,).
-        std: Standard deviations of the actions, shape (n_outputs,).
+        noise: Numbers drawn from the normal distribution, float64, shape (n_outputs,).
+        gaussian: Standard deviations of the actions and the bounds where they are cut, float64, shape (3, n_outputs).
         n_ticks: Ticks per env step.
         learner: What learns, changed in place.
         outputs: Written with the actions and the value, shape (n_outputs + 1,).
@@ -376,8 +393,8 @@ def reward_eprop_act_box(x, lines, reward, noise, std, n_ticks, learner, outputs
     _observe(x, lines, reward, n_ticks, learner, outputs)
     errors = np.empty(len(noise))
     for k in range(len(noise)):
-        outputs[k] += std[k] * noise[k]
-        errors[k] = noise[k] / std[k]  # d log p / d mean
+        std, low, high = gaussian[:, k]
+        outputs[k], errors[k] = cut_gaussian(np.float64(outputs[k]), std, noise[k], low, high)
     _remember(errors, lines, learner)
 
 

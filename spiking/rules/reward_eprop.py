@@ -113,7 +113,8 @@ class RewardEprop:
 
         Args:
             errors: The derivative of the log-probability of the action that was drawn, shape (n_outputs,):
-                ``1[k = action] - pi_k`` for discrete actions, ``(action_k - mean_k) / std_k^2`` for Gaussian ones.
+                ``1[k = action] - pi_k`` for discrete actions; for Gaussian ones ``(action_k - mean_k) / std_k^2``
+                within their bounds, and that of the tail's probability at them (``cut_gaussian`` of the kernels).
             y: Readout trace, shape (N,), or (N + 1,) with the constant 1 that biases of the readout meet.
             e_bar: Eligibility traces, shape (N, M).
             weights: The weights, of which feedback is looked at.
