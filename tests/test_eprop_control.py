@@ -16,6 +16,7 @@ from spikeloop.agents.check_finite import NonFiniteError
 from spikeloop.agents.stretches import Stretches
 from spikeloop.spiking import Network, Simulator
 from spikeloop.spiking.encoders import ENCODERS
+from spikeloop.spiking.rules.eprop_kernels import reward_eprop_act
 
 ENDS = {"low": [-2.4, -2.5, -0.21, -2.5], "high": [2.4, 2.5, 0.21, 2.5]}
 NO_VELOCITY = {"low": [-2.4, -0.21, -0.05, -0.05], "high": [2.4, 0.21, 0.05, 0.05]}
@@ -121,6 +122,26 @@ def test_any_encoder_learns_and_its_network_acts_the_same(kind, tmp_path):
         simulated = (packed,)
 
 
+@pytest.mark.parametrize("kind", sorted(set(ENCODERS) - {"rate"}))  # whose keys are drawn
+def test_what_learns_is_what_is_exported(kind):
+    """The kernels' action probabilities are those of the network, in another order of sums."""
+    options = {"places": {"n_inputs": 30, "n_active": 4}, "tiles": {"n_tiles": 2}, "delta": {"threshold": 0.1}}
+    policy = {"encoder": kind, "encoder_kwargs": options.get(kind, {}), "n_ticks": 4, "obs_scale": [1.0, 2.0, 0.5]}
+    model = make(Noise(), policy, n_episodes=2, learning_rate=0.01, optimizer="sgd").learn(80)
+    model.learning_rate = 0.0
+    model._setup_lr_schedule()
+    policy, simulator, state = model.policy, Simulator(model.to_network()), None
+    learner, memory = policy.learner(model._rule()), policy.encoder.initial_memory(1, policy.rng)
+    outputs, rng = np.empty(4, np.float32), np.random.default_rng(0)
+    for t in range(15):
+        obs = rng.uniform(-1, 1, 3).astype(np.float32)
+        x, memory = policy.input(obs, memory, t == 0)
+        reward_eprop_act(x, np.empty(0, np.int64), np.float32(0), np.float32(0.5), 4, learner, outputs)
+        preferences, state = simulator.run(obs[None, None], state)
+        expected = np.exp(preferences[0, 0] - preferences.max())
+        np.testing.assert_allclose(outputs[:-1], expected / expected.sum(), atol=1e-5)
+
+
 @pytest.mark.parametrize("critic", [{}, {"critic": "tiles", "critic_kwargs": {"n_tiles": 2}}])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_box_actions_are_drawn_learnt_and_exported(critic, optimizer):
@@ -137,6 +158,12 @@ def test_box_actions_are_drawn_learnt_and_exported(critic, optimizer):
     np.testing.assert_array_equal(action, Simulator(model.to_network()).predict(obs)[0])
     drawn = np.array([model.predict(obs)[0] for _ in range(200)])
     assert 0.1 < drawn[:, 0].std() < 0.6 and space.contains(drawn[0])
+
+
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str)
+def test_other_actions_are_refused_in_our_words(space):
+    with pytest.raises(ValueError, match="EpropPolicy needs a Discrete or Box action space, got Multi"):
+        make(Noise(action_space=space))
 
 
 class Reach(gym.Env):
@@ -164,20 +191,24 @@ def test_gaussian_actions_learn_where_to_reach():
     assert np.mean(returns[-50:]) > -20 * 0.35  # noise alone costs 0.14 a step, standing still 0.33 more
 
 
-def test_an_infinite_step_is_no_silent_nan():
-    """Weights beyond all use are refused in one line, and those of the rollout before are kept."""
-    model = make("CartPole-v1", learning_rate=0.01, optimizer="sgd")
-    model.learn(50)
-    kept = weights(model)
-    model.lr_schedule = model.learning_rate = 1e30
+@pytest.mark.parametrize("env", ["CartPole-v1", "spikeloop/TMaze-v0", "Pendulum-v1"])  # in stretches, drawn, stepped
+def test_numbers_that_are_not_finite_end_learning_and_the_last_good_weights_are_kept(env):
+    model = make(env, learning_rate=lambda left: 1e-4 if left > 0.5 else 1e30, optimizer="sgd", n_episodes=1)
+
+    class Keep(BaseCallback):
+        def _on_rollout_start(self):
+            self.weights = weights(model)
+
+        def _on_step(self):
+            return True
+
+    keep = Keep()
     with pytest.raises(NonFiniteError, match="a lower learning_rate may help") as error:
-        model.lr_schedule = lambda _: 1e30
-        model._setup_lr_schedule = lambda: None
-        model.learn(2000, reset_num_timesteps=False)
+        model.learn(2000, callback=keep)
     assert "\n" not in str(error.value)
     for name, value in weights(model).items():
-        np.testing.assert_array_equal(value, kept[name])
-    model.predict(np.zeros(4, np.float32), deterministic=True)
+        np.testing.assert_array_equal(value, keep.weights[name])
+    model.predict(model.observation_space.sample(), deterministic=True)
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "spikeloop/CartPoleNoVel-v0"])

@@ -192,7 +192,7 @@ def reward_eprop(
         weights: Weights before, not modified, see :func:`initial_weights`; feedback that is ``weights.w_out`` itself
             stays symmetric.
         neurons: Constants, see :func:`~spikeloop.spiking.rules.eprop.eprop_neurons`.
-        rule: Parameters; the defaults if None.
+        rule: Parameters; the defaults if None. The running means of Adam begin anew.
         n_ticks: Ticks per env step.
 
     Returns:
