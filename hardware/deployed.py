@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spikeloop.hardware.deployment import Deployment
+from spikeloop.hardware.reinforcement import Reinforcement
 from spikeloop.hardware.target import Machine
+from spikeloop.hardware.weight_search import WeightSearch
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.observation import flatten, n_frames, preprocess
 from spikeloop.spiking.reference import read as output_of
@@ -84,12 +86,14 @@ class DeployedPolicy:
         self.machine: Machine = deployment.target.load(deployment.program, host, interpreted)
         self.reinforcement = deployment.reinforcement
         self._winner: int | None = None
+        self._return = 0.0  # of the episode so far, for a search
         if learning:
             if interpreted:
                 raise ValueError("learning=True needs the emulator, this policy is interpreted")
             if self.reinforcement is None:
                 raise ValueError("learning=True needs a deployment with a learning rule, as Deployment.taught returns")
-            self.machine.learning = True  # type: ignore[attr-defined]
+            # a search changes weights between episodes only, when no step runs
+            self.machine.learning = isinstance(self.reinforcement, Reinforcement)  # type: ignore[attr-defined]
         self.learning = learning
         self.n_steps = 0
         self._lock, self._told = threading.Lock(), False
@@ -270,7 +274,8 @@ class DeployedPolicy:
 
         The third factor (:class:`~spikeloop.hardware.reinforcement.Reinforcement`) reaches the learning engines on the
         last tick of the next env step, the spike of the output that won on its first. At an episode's end as many ticks
-        run without spikes, and traces and tags are forgotten.
+        run without spikes, and traces and tags are forgotten. Where a
+        :class:`~spikeloop.hardware.weight_search.WeightSearch` judges, weights change between two episodes only.
 
         Args:
             reward: The reward of the env step.
@@ -284,19 +289,33 @@ class DeployedPolicy:
             raise ValueError("a policy learns if it is made with learning=True, of a deployment with a learning rule")
         if not abs(reward) < np.inf:
             raise ValueError(f"reward must be a finite number, got {reward}")
+        machine: Any = self.machine
+        if isinstance(self.reinforcement, WeightSearch):
+            self._return += float(reward)
+            if terminated or truncated:
+                self.reinforcement, verdict = self.reinforcement.after(self._return)
+                machine.change_weights(verdict)
+                self._return = 0.0
+            return
         r1, value = self.reinforcement.after(float(reward), terminated)
         self.reinforcement = replace(self.reinforcement, value=value)
-        machine: Any = self.machine
         machine.reinforce(int(np.floor(r1 + self.rng.random())), self._winner)
         if terminated or truncated:
             machine.end_episode()
             self._winner = None
 
     def learned(self) -> Deployment:
-        """Return the deployment with what the policy has learned: weights, tags, delays and the host's critic."""
+        """Return the deployment with what the policy has learned, from which it learns on as it would have here.
+
+        A search that is within a trial gives it up: its file holds the weights that it keeps.
+        """
         if not self.learning:
             return self.deployment
         machine: Any = self.machine
+        if isinstance(self.reinforcement, WeightSearch):
+            return replace(
+                self.deployment, program=machine.kept_program(), reinforcement=self.reinforcement.without_trial()
+            )
         return replace(self.deployment, program=machine.program_now(), reinforcement=self.reinforcement)
 
     def changes(self) -> dict[str, dict[str, float]]:

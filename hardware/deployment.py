@@ -12,6 +12,7 @@ from spikeloop.hardware.host import Host
 from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.hardware.reinforcement import Reinforcement
 from spikeloop.hardware.target import TARGETS, Target, target_of
+from spikeloop.hardware.weight_search import WeightSearch
 from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
 from spikeloop.spiking.former import FORMER
 from spikeloop.spiking.network import host_parts
@@ -32,7 +33,8 @@ class Deployment:
         approximations: In what the chip differs from the network, beside rounding: names that the target explains.
         metadata: Free text pairs, those of the network among them.
         quantization: What the weights of each projection lost; empty in files saved before this was recorded.
-        reinforcement: How the host turns rewards into the chip's, where the program has learning rules.
+        reinforcement: How the host turns rewards into the chip's, where the program has learning rules: on each step,
+            or by a search that judges whole episodes.
 
     Raises:
         ValueError: If program and host do not fit together.
@@ -60,7 +62,7 @@ class Deployment:
     approximations: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     quantization: tuple[QuantizationCost, ...] = ()
-    reinforcement: Reinforcement | None = None
+    reinforcement: Reinforcement | WeightSearch | None = None
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
@@ -68,7 +70,7 @@ class Deployment:
         check_part(me, "program", self.program, *dict.fromkeys(target.program for target in TARGETS.values()))
         check_part(me, "program", self.program, self.target.program)
         check_part(me, "host", self.host, Host)
-        check_part(me, "reinforcement", self.reinforcement, Reinforcement, NoneType)
+        check_part(me, "reinforcement", self.reinforcement, Reinforcement, WeightSearch, NoneType)
         set_fields(
             self,
             approximations=parts_of(me, "approximations", self.approximations, str),
@@ -93,17 +95,19 @@ class Deployment:
         self,
         rule: Any = "rstdp",
         projection: str | None = None,
-        reinforcement: Reinforcement | None = None,
+        reinforcement: Reinforcement | WeightSearch | None = None,
         seed: int = 0,
         **options: Any,
     ) -> Deployment:
         """Return a deployment in which the synapses of a projection go on learning where the policy is asked to.
 
         Args:
-            rule: A learning rule; the text of one that changes weights, such as ``"2^-7*u0*r1*t"``; or ``"rstdp"``, for
-                the readout of a policy with discrete actions.
+            rule: A learning rule; the text of one that changes weights, such as ``"2^-7*u0*r1*t"``; ``"rstdp"``, for
+                the readout of a policy with discrete actions; or ``"perturbation"``, which leaves a policy as it is
+                while its returns are those on record, and else tries other weights, an episode each.
             projection: Name of the projection; None for that of the readout.
-            reinforcement: How the host turns rewards into the rule's; None for the defaults.
+            reinforcement: How the host turns rewards into the rule's; None for the defaults. A
+                :class:`~spikeloop.hardware.weight_search.WeightSearch` for ``"perturbation"``, and for nothing else.
             seed: Of the random rounding of weights.
             options: Other arguments of the rule, if it is given as text.
 
@@ -113,8 +117,13 @@ class Deployment:
         teach = getattr(self.target, "teach", None)
         if teach is None:
             raise ValueError(f"no synapse of {self.chip} learns")
+        kind = WeightSearch if rule == "perturbation" else Reinforcement
+        reinforcement = kind() if reinforcement is None else reinforcement
+        if not isinstance(reinforcement, kind):
+            found = type(reinforcement).__name__
+            raise ValueError(f"reinforcement must be a {kind.__name__} for the rule {rule!r}, got a {found}")
         program = teach(self.program, self.host, rule, projection, seed, **options)
-        return replace(self, program=program, reinforcement=reinforcement or Reinforcement())
+        return replace(self, program=program, reinforcement=reinforcement)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one safetensors file; it appears under its name only when it is complete."""
@@ -129,7 +138,7 @@ class Deployment:
             FileNotFoundError: If there is no such file.
         """
         of_chips = (part for target in TARGETS.values() for part in target.parts)
-        classes = (*of_chips, Deployment, Host, *host_parts(), QuantizationCost, Reinforcement)
+        classes = (*of_chips, Deployment, Host, *host_parts(), QuantizationCost, Reinforcement, WeightSearch)
         deployment = load_parts(path, KIND, FORMAT_VERSION, classes, former=FORMER, checksums_since=3)
         if not isinstance(deployment, Deployment):
             raise ValueError(f"{path} does not describe a deployment")

@@ -11,6 +11,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from spikeloop.spiking.network import Network
 
 CHIP_OPTIONS = ("profile", "neurons")  # of the compilers of some chips
+NAMED_RULES = ("rstdp", "perturbation")
 CALIBRATION_STEPS = 2000
 COMPARED_STEPS = 2000
 _NO_SPIKES = "whose policy does not spike: deploy compiles spiking ones, those of spikeloop's own algorithms"
@@ -72,7 +74,7 @@ def deploy(argv: list[str]) -> int:
         seen = observations(network, env, CALIBRATION_STEPS, args.seed + OTHER_SEEDS)
         deployment = _compile(network, seen, args)
         if args.learn:
-            deployment = _taught(deployment, args)
+            deployment = _taught(deployment, env, args)
         chip = DeployedPolicy(deployment, np.random.default_rng(args.seed))
         new_body()  # what it refuses, it refuses here
     results = _play(network, floating.predict, chip, new_body, args)
@@ -138,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--learn",
         metavar="RULE",
-        help="let the chip go on learning, and play the episodes frozen and learning: 'rstdp', or a rule such as "
+        help="let the chip go on learning, and play the episodes frozen and learning: 'perturbation', which tries "
+        "other weights once returns fall below those of 20 episodes before, 'rstdp', or a rule such as "
         "'2^-7*u0*r1*t', what is added to each weight at the end of each learning epoch",
     )
     add("--learn-tag", metavar="RULE", default="", help="the same for each synapse's tag, t")
@@ -203,8 +206,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--control-period must be a number > 0 in seconds, got {args.control_period:g}")
     if not args.learn and (args.learn_tag or args.learn_trace or args.learn_projection):
         raise UsageError("--learn-tag, --learn-trace and --learn-projection go with --learn")
-    if args.learn == "rstdp" and (args.learn_tag or args.learn_trace):
-        raise UsageError("--learn rstdp has tags and traces of its own, remove --learn-tag and --learn-trace")
+    if args.learn in NAMED_RULES and (args.learn_tag or args.learn_trace):
+        raise UsageError(f"--learn {args.learn} has tags and traces of its own, remove --learn-tag and --learn-trace")
     _check_rule(args)
     if args.strict and args.approximate:
         raise UsageError("--strict refuses what --approximate asks for, remove one")
@@ -271,13 +274,25 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
     return deployment
 
 
-def _taught(deployment: Deployment, args: argparse.Namespace) -> Deployment:
-    """Return the deployment with a learning rule."""
+def _taught(deployment: Deployment, env: VecEnv, args: argparse.Namespace) -> Deployment:
+    """Return the deployment with a learning rule, and a record of its returns where the rule goes by that."""
     options: dict[str, Any] = _traces(args) | ({"dt": args.learn_tag} if args.learn_tag else {})
     try:
-        return deployment.taught(args.learn, args.learn_projection, seed=args.seed, **options)
+        taught = deployment.taught(args.learn, args.learn_projection, seed=args.seed, **options)
     except ValueError as error:
         raise UsageError(f"--learn {args.learn}: {error}") from None
+    return _recorded(taught, env, args.seed) if args.learn == "perturbation" else taught
+
+
+def _recorded(deployment: Deployment, env: VecEnv, seed: int) -> Deployment:
+    """Return a deployment whose search has on record what the policy returns as it is, on the body it was made for."""
+    from spikeloop.hardware.deployed import DeployedPolicy
+
+    search: Any = replace(deployment.reinforcement, seed=seed)  # type: ignore[type-var]
+    frozen = DeployedPolicy(deployment, np.random.default_rng(seed))
+    for episode_return in play(env, frozen.predict, search.n_record, seed + OTHER_SEEDS):
+        search, _ = search.after(episode_return)
+    return replace(deployment, reinforcement=search)
 
 
 def _check_rule(args: argparse.Namespace) -> None:
@@ -286,7 +301,7 @@ def _check_rule(args: argparse.Namespace) -> None:
 
     _traces(args)
     try:
-        if args.learn not in (None, "rstdp"):
+        if args.learn not in (None, *NAMED_RULES):
             parse(args.learn, "w")
             parse(args.learn_tag, "t")
     except ValueError as error:

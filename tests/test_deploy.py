@@ -96,6 +96,20 @@ def test_the_body_changes_for_every_player_anew(saved, tmp_path, capsys):
         assert answer in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:values left")
+def test_a_policy_whose_body_changes_tries_other_weights(saved, tmp_path, capsys):
+    learn = ["--learn", "perturbation", "--body", "action_sign@1", "--out", tmp_path, "--json"]
+    assert start(deploy, saved, "-n", 6, *learn) == 0
+    returns = json.loads(capsys.readouterr().out)["returns"]
+    search = Deployment.load(tmp_path / "deployed-loihi1.safetensors").reinforcement
+    assert search.n_episodes == 26 and search.mean > 0
+    assert returns["learning"][0] == returns["chip"][0]  # on the old body nothing changes
+    assert start(rollout, tmp_path, "--deployed", "-n", 1, "--json") == 0
+    capsys.readouterr()
+    assert start(deploy, saved, *learn, "--learn-tag", "u0*t") != 0
+    assert "--learn perturbation has tags and traces of its own" in capsys.readouterr().err
+
+
 def test_a_rule_can_be_written_out(saved, tmp_path, capsys):
     rule = ["--learn", "2^-7*u0*r1*t", "--learn-tag", "x1*y0 - 2^-3*u0*t", "--learn-trace", "x1=20,4", "r1=1,0"]
     assert start(deploy, saved, "-n", 1, *rule, "--learn-projection", "readout", "--out", tmp_path, "--json") == 0

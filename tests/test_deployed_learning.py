@@ -105,7 +105,7 @@ def test_a_file_holds_what_has_been_learned(tmp_path):
     again = DeployedPolicy(loaded, learning=True)
     np.testing.assert_array_equal(readout_weights(again), readout_weights(policy))
     assert again.reinforcement == policy.reinforcement
-    assert loaded.program.projections[-1].learning.seed > 0  # no draw is used twice
+    assert loaded.program.projections[-1].learning.state.ticks > 0  # no draw is used twice
     frozen = DeployedPolicy(loaded)
     assert frozen.learned() is loaded
     policy.machine.learning = False

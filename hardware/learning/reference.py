@@ -15,6 +15,7 @@ from spikeloop.hardware.learning.rule_text import Factor, Product
 
 if TYPE_CHECKING:
     from spikeloop.hardware.learning.engine import Draws
+    from spikeloop.hardware.loihi.projection import LearningState
 
 SHARED_DRAWS = ("x_decay", "x_impulse", "y_decay", "y_impulse", "y_impulse_mid", "synapse")  # Lava's
 _MASK = 0xFFFFFFFF
@@ -70,6 +71,14 @@ class ReferenceLearner:
         if rule.profile == "brian":
             for j in post:
                 self.times["y"][j] = 1  # acts on the next tick
+
+    def resume(self, state: LearningState) -> None:
+        """Go on from where another engine stood."""
+        self.residue = np.array(state.residue, np.int64)
+        values = {"x1": state.x[:, 0], "x2": state.x[:, 1], **dict(zip(("y1", "y2", "y3"), state.y[:3], strict=True))}
+        self.traces = {name: trace.tolist() for name, trace in values.items()}
+        self.times = {"x": state.x[:, 2].tolist(), "y": state.y[3].tolist()}
+        self.ticks, self.r1, self.reward = state.ticks, state.r1, state.reward
 
     def spike(self, side: str, n: int, e: int) -> None:
         """Note a spike; in Lava an earlier one of the same epoch now gets its impulse."""

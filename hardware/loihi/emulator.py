@@ -18,7 +18,7 @@ from spikeloop.hardware.loihi.integers import ids_of
 from spikeloop.hardware.loihi.interpreter import OVERFLOWS, check_run, resting_state, whole_numbers
 from spikeloop.hardware.loihi.kernel_arguments import constants_of, options_of, runs_of, stages_of
 from spikeloop.hardware.loihi.layout import VARIABLES, check_state, layout_of
-from spikeloop.hardware.loihi.learners import Learners
+from spikeloop.hardware.loihi.learners import Learners, state_of
 from spikeloop.hardware.loihi.learning_kernels import run_and_learn
 from spikeloop.hardware.loihi.program import MODELS, Program
 from spikeloop.hardware.loihi.resources import routes
@@ -296,10 +296,7 @@ class Emulator:
         self._learners.clear()
 
     def program_now(self) -> Program:
-        """Return the program with the weights of now, and where a rule learns also tags and delays.
-
-        Traces begin anew from it, and the random rounding from another seed, so that no draw is used twice.
-        """
+        """Return the program with the weights of now, and all that its learning needs to go on exactly from here."""
         projections = []
         for i, p in enumerate(self.program.projections):
             learner = self._learners.of.get(i)
@@ -307,7 +304,7 @@ class Emulator:
                 projections.append(replace(p, weights=self._weights[i]))
                 continue
             longest = self.program.longest_delay(p)
-            learning = replace(p.learning, tags=learner.t, seed=(p.learning.seed + learner.ticks) % 2**63)
+            learning = replace(p.learning, tags=learner.t, state=state_of(learner))
             delays = np.minimum(learner.d, longest) if p.learns_delays else p.delays
             projections.append(replace(p, weights=learner.w, delays=delays, learning=learning))
         return replace(self.program, projections=tuple(projections))

@@ -102,6 +102,8 @@ class Interpreter:
                 self.learners[i] = ReferenceLearner(
                     rule, p.weights, p.learning.tags, delays, p.sign_mode, p.bits, p.learning.seed
                 )
+                if p.learning.state is not None:
+                    self.learners[i].resume(p.learning.state)
             self._list_synapses(i, p.weights, p.delays)
 
     def _list_synapses(self, i: int, weights: np.ndarray, delays: np.ndarray | None) -> None:

@@ -10,10 +10,14 @@ import numpy.typing as npt
 
 from spikeloop.hardware.learning.c_functions import c_function
 from spikeloop.hardware.learning.engine import Learner, no_draws
+from spikeloop.hardware.learning.kernels import REWARD, REWARD_TRACE, TICK
 from spikeloop.hardware.loihi import learning_kernels as k
 from spikeloop.hardware.loihi.fixed_point import weight_step
 from spikeloop.hardware.loihi.program import Program, Projection
+from spikeloop.hardware.loihi.projection import LearningState
 from spikeloop.hardware.loihi.synapse_table import Views
+
+_X_KEPT = 3  # columns of a learner's x: traces and the tick of the last spike; the others follow from these
 
 
 class Learners:
@@ -87,8 +91,8 @@ class Learners:
 def new_learner(projection: Projection) -> Learner:
     """Return the learning engine of a projection, with its first weights, tags and delays."""
     assert projection.learning is not None
-    rule = projection.learning.rule
-    return Learner(
+    rule, state = projection.learning.rule, projection.learning.state
+    learner = Learner(
         rule,
         projection.weights,
         tags=projection.learning.tags,
@@ -97,6 +101,20 @@ def new_learner(projection: Projection) -> Learner:
         bits=projection.bits,
         seed=projection.learning.seed,
     )
+    if state is not None:
+        arrays = learner.state_dict()
+        arrays["synapses"][:, 3] = state.residue.T
+        arrays["x"][:, :_X_KEPT], arrays["y"][:] = state.x, state.y
+        arrays["scalars"][[TICK, REWARD_TRACE, REWARD]] = state.ticks, state.r1, state.reward
+        learner.load_state_dict(arrays)
+    return learner
+
+
+def state_of(learner: Learner) -> LearningState:
+    """Return where a learning engine stands."""
+    arrays = learner.state_dict()
+    ticks, r1, reward = arrays["scalars"][[TICK, REWARD_TRACE, REWARD]].tolist()
+    return LearningState(learner.residue, arrays["x"][:, :_X_KEPT], arrays["y"], ticks, r1, reward)
 
 
 def _engine(program: Program, projection: Projection, learner: Learner, views: Views) -> k.Engine:

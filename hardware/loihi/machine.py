@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from spikeloop.hardware.figures import ChipFigures
 from spikeloop.hardware.host import Host
+from spikeloop.hardware.learning.perturbation import ticks_of_trial
 from spikeloop.hardware.loihi.emulator import Counts, Emulator
 from spikeloop.hardware.loihi.figures import chip_figures
 from spikeloop.hardware.loihi.interpreter import Interpreter
@@ -16,6 +18,7 @@ from spikeloop.hardware.loihi.layout import layout_of
 from spikeloop.hardware.loihi.program import Program
 from spikeloop.hardware.loihi.quantize import MAX_BIAS, quantize_bias
 from spikeloop.hardware.loihi.worst_case import largest_payload
+from spikeloop.hardware.weight_search import Verdict
 
 BIAS, PAYLOAD = "bias written by the host", "payload sent by the host"
 _LARGEST = 1e30  # an infinite input is computed with as this: as good as infinite, and its multiples are numbers
@@ -57,6 +60,7 @@ class LoihiMachine:
         self.emulator: Any = Interpreter(program) if interpreted else Emulator(program)
         self.clipped = {BIAS: 0, PAYLOAD: 0}
         self.learning = False
+        self._kept: dict[int, np.ndarray] = {}  # weights that a search keeps, by projection
         self._reward: tuple[int, int | None] | None = None  # r1 and winner of the latest env step, for the next ticks
         self._any_clipped = False
         self._largest_payload = largest_payload(program) if host.input == "graded" else 1
@@ -162,6 +166,31 @@ class LoihiMachine:
         for learner in self._learners():
             learner.clear()
 
+    def change_weights(self, verdict: Verdict) -> None:
+        """Do with the weights that learn what a search wants: keep them, write the kept ones back, make a trial."""
+        learning = [i for i, p in enumerate(self.program.projections) if p.learning is not None]
+        if verdict.keep or not self._kept:
+            self._kept = {i: self.emulator.weights(i).copy() for i in learning}
+        if verdict.back:
+            for i in learning:
+                self.emulator.update_weights(i, self._kept[i])
+        ticks = ticks_of_trial(verdict.size, verdict.reverse, verdict.turn)
+        if ticks:
+            quiet = np.zeros((1, self.program.compartments.n), np.int32)
+            traces = np.zeros((len(ticks), 3, quiet.size), np.int32)
+            traces[:, 0], traces[:, 1] = (np.array([[tick[k]] for tick in ticks]) for k in range(2))
+            rewards = [tick.reward for tick in ticks]
+            self.emulator.run(self.initial_state(), len(ticks), None, quiet, rewards=rewards, post_traces=traces)
+
+    def kept_program(self) -> Program:
+        """Return the program with the weights that a search keeps."""
+        now = self.emulator.program_now()
+        kept = (
+            replace(p, weights=self._kept.get(i, p.weights), learning=p.learning and replace(p.learning, tags=None))
+            for i, p in enumerate(now.projections)
+        )
+        return replace(now, projections=tuple(kept))
+
     def _learners(self) -> list[Any]:
         if isinstance(self.emulator, Interpreter):
             raise ValueError("only the emulator forgets, this program is interpreted")
@@ -174,7 +203,7 @@ class LoihiMachine:
     def changes(self) -> dict[str, dict[str, float]]:
         """Return, of each projection that learns, its weights, how many changed, and the mean size over all of them."""
         sizes = {
-            p.name: abs(self.emulator.weights(i).astype(np.int64) - p.weights)
+            p.name: abs(self._kept.get(i, self.emulator.weights(i)).astype(np.int64) - p.weights)
             for i, p in enumerate(self.program.projections)
             if p.learning is not None
         }

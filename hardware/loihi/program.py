@@ -13,7 +13,7 @@ from spikeloop.hardware.learning.rule import ARITHMETICS, LearningRule, Trace
 from spikeloop.hardware.loihi.chip import CHIPS, MAX_V_TH, PROFILES, Chip, Profile
 from spikeloop.hardware.loihi.compartments import MODELS, Compartments
 from spikeloop.hardware.loihi.integers import check_within, integers, shortened
-from spikeloop.hardware.loihi.projection import SIGN_MODES, Learning, Projection
+from spikeloop.hardware.loihi.projection import SIGN_MODES, Learning, LearningState, Projection
 from spikeloop.spiking.fields import (
     check_choice,
     check_part,
@@ -35,6 +35,7 @@ __all__ = [
     "Compartments",
     "Learning",
     "LearningRule",
+    "LearningState",
     "Program",
     "Projection",
     "Trace",
@@ -250,4 +251,4 @@ class Program:
         return program
 
 
-PARTS = (Compartments, Projection, Learning, LearningRule, Trace, Program)  # what a file may hold
+PARTS = (Compartments, Projection, Learning, LearningState, LearningRule, Trace, Program)  # what a file may hold

@@ -19,6 +19,54 @@ LEARNED_BITS = (1, 2, 3, 4, 5, 6, 8)  # of a weight that a learning engine chang
 
 
 @dataclass(frozen=True, eq=False)
+class LearningState:
+    """Where a learning engine stands, beside its weights, tags and delays: what it needs to go on exactly.
+
+    Args:
+        residue: What the second synapse of each weight holds, 0 to 15, shape (Q, P).
+        x: Traces x1 and x2 of each source, and the tick of the learning epoch on which it spiked, 0 for none, (P, 3).
+        y: The same of each target, y1, y2, y3 and the tick, shape (4, Q).
+        ticks: Ticks so far, which count the draws that round.
+        r1: Reward trace.
+        reward: Rewards of the learning epoch so far.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> state = LearningState(residue=[[0, 3]], x=[[40, 0, 0], [0, 0, 0]], y=[[7], [0], [0], [0]], ticks=12)
+        >>> state.residue.tolist(), state.ticks
+        ([[0, 3]], 12)
+    """
+
+    residue: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    ticks: int = 0
+    r1: int = 0
+    reward: int = 0
+
+    def __post_init__(self) -> None:
+        """Validate the fields and make the arrays read-only."""
+        me = "LearningState"
+        residue = integers(me, "residue", self.residue, (None, None), np.int16)
+        x, y = integers(me, "x", self.x, (None, 3), np.int16), integers(me, "y", self.y, (4, None), np.int16)
+        check_within(me, "residue", residue, 0, 15)
+        for name, traces, times in (("x", x[:, :2], x[:, 2]), ("y", y[:3], y[3])):
+            check_within(me, name, traces, -128, 127)
+            check_within(me, f"{name}, ticks of spikes", times, 0, 63)
+        set_fields(
+            self,
+            residue=residue,
+            x=x,
+            y=y,
+            ticks=whole(me, "ticks", self.ticks, 0, 2**62),
+            r1=whole(me, "r1", self.r1, -128, 127),
+            reward=whole(me, "reward", self.reward, -(2**62), 2**62),
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Learning:
     """What the learning engine does to the synapses of one projection, and from what it starts.
 
@@ -26,6 +74,7 @@ class Learning:
         rule: The rule, in the arithmetic of the program's profile (``slayer`` learns in that of ``lava``).
         seed: Of the random numbers that round: one counter-based draw per synapse, variable and learning epoch.
         tags: First tags, shape (Q, P); None for zeros. First weights and delays are the projection's.
+        state: Where an engine that has learned goes on; None for one at its start.
 
     Raises:
         ValueError: If a value is out of range.
@@ -34,10 +83,12 @@ class Learning:
     rule: LearningRule
     seed: int = 0
     tags: np.ndarray | None = None
+    state: LearningState | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields and make the array read-only."""
         check_part("Learning", "rule", self.rule, LearningRule)
+        check_part("Learning", "state", self.state, LearningState, NoneType)
         set_fields(self, seed=whole("Learning", "seed", self.seed, 0, 2**63 - 1))
         if self.tags is not None:
             set_fields(self, tags=integers("Learning", "tags", self.tags, (None, None), np.int16))
@@ -133,6 +184,15 @@ class Projection:
         delays = self.delays if self.learns_delays or "d" in learning.rule.variables() else None
         if learning.tags is not None and learning.tags.shape != self.weights.shape:
             raise ValueError(f"{me}.learning.tags must have shape {self.weights.shape}, got {learning.tags.shape}")
+        if (state := learning.state) is not None:
+            found = state.residue.shape, state.x.shape[0], state.y.shape[1]
+            wanted = self.weights.shape, self.pre.size, self.post.size
+            latest = max(state.x[:, 2].max(), state.y[3].max())
+            if found != wanted or latest > learning.rule.epoch:
+                raise ValueError(
+                    f"{me}.learning.state must be of {wanted} synapses, sources and targets, with spikes on ticks "
+                    f"up to {learning.rule.epoch}, got {found} and {latest}"
+                )
         for name, values, (low, high, step) in (
             ("weights", self.weights, ranges["w"]),
             ("learning.tags", learning.tags, ranges["t"]),

@@ -94,6 +94,7 @@ class LoihiTarget:
         self, program: Program, host: Host, rule: Any, projection: str | None = None, seed: int = 0, **options: Any
     ) -> Program:
         """Return a program in which a projection learns; arguments are those of ``Deployment.taught``."""
+        from spikeloop.hardware.learning.perturbation import perturbation_rule
         from spikeloop.hardware.learning.rstdp import reward_modulated_rule
         from spikeloop.hardware.learning.rule import LearningRule
         from spikeloop.hardware.loihi.lowered import READOUT
@@ -105,6 +106,8 @@ class LoihiTarget:
             if host.head is None or host.head.kind != "discrete":
                 raise ValueError("'rstdp' learns which of the discrete actions to take, this policy has none")
             rule = reward_modulated_rule(profile, host.n_ticks)
+        elif rule == "perturbation":
+            rule = perturbation_rule(profile)
         elif isinstance(rule, str):
             rule = LearningRule(dw=rule, profile=profile, **options)
         return teach(program, rule, READOUT if projection is None else projection, seed, host.n_parts)
