@@ -37,23 +37,29 @@ _RANGES = {
 
 
 class RSTDP(LocalLearning):
-    """Reward-modulated STDP: an actor-critic of spiking neurons that learns by local rules while it acts.
+    """Reward-modulated STDP: an actor-critic of three-factor synapses that learns while it acts.
 
-    Every env step is one of a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`; the equations stand in
-    :mod:`spikeloop.spiking.rules.winner_take_all`. Where the task is compiled (:mod:`spikeloop.envs.compiled`) and
-    nothing else stands in the way, whole episodes run in one kernel, and callbacks are then called for their steps when
-    it returns: once for each step, in order, as otherwise.
+    ``"PopulationPolicy"`` has populations of LIF neurons, whose synapses learn by the windows and eligibilities of
+    R-STDP from the spikes of their neurons (:mod:`spikeloop.spiking.rules.populations`). ``"WtaPolicy"`` is its
+    rate-based relative: a winner-take-all actor-critic with three factors, whose eligibilities hold counts of an env
+    step and no timing (:mod:`spikeloop.spiking.rules.winner_take_all`).
+
+    Every env step is one of a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`. Where the task is
+    compiled (:mod:`spikeloop.envs.compiled`) and nothing else stands in the way, whole episodes run in one kernel, and
+    callbacks are then called for their steps when it returns: once for each step, in order, as otherwise.
 
     Args:
-        policy: ``"WtaPolicy"``.
+        policy: ``"PopulationPolicy"`` or ``"WtaPolicy"``.
         env: One environment, or its id.
-        learning_rate: η, the actor's; or its schedule, which scales the critic's as well.
+        learning_rate: η, the actor's; or its schedule, which scales the critic's as well. This, ``n_ticks``, ``noise``
+            and the next one have units of the policy's own, and its defaults where they are None: 0.1, 5, 0.3 and
+            0.0375 for ``"WtaPolicy"``, 0.0018, 20, 0.05 and 0.0005 for ``"PopulationPolicy"``.
         value_learning_rate: The critic's; under a schedule, that at the beginning, or at the highest learning rate
             where it begins with 0.
         gamma: Discount factor.
         trace_lambda: λ: eligibilities decay by gamma λ per env step.
         n_ticks: Ticks per env step.
-        noise: Standard deviation of the noise that explores.
+        noise: Width of the noise that explores: a standard deviation, or that of escape in units of the threshold.
         reward_scale: Factor of the reward.
         initial_value: Value of what was never seen; the best attainable one makes the critic optimistic.
         modulator: ``td_error``, ``reward_baseline`` or ``reward`` (:mod:`spikeloop.agents.modulators`).

@@ -16,6 +16,7 @@ _LEARNERS = {
     "spiking_a2c": (SpikingA2C, "LifPolicy", {"n_steps": 8}, _SMALL),
     "eprop": (EProp, "EpropPolicy", {"n_episodes": 2}, {"n_neurons": 8, "n_ticks": 2}),
     "rstdp": (RSTDP, "WtaPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
+    "rstdp_populations": (RSTDP, "PopulationPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
 }
 LEARNERS = list(_LEARNERS)
 BY_GRADIENT = LEARNERS[:2]

@@ -1,11 +1,13 @@
 """The benchmark of R-STDP on tasks: its figures are what they are called, and every learner runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from spikeloop.scripts.bench import local
 from spikeloop.scripts.benchmark import main
-from spikeloop.spiking import PlasticNetwork, WinnerTakeAllParameters
+from spikeloop.spiking import PlasticNetwork, PopulationParameters, SpikingPopulations, WinnerTakeAllParameters
 
 
 def test_solved_is_where_the_mean_of_the_last_episodes_reaches_the_bar():
@@ -29,6 +31,29 @@ def test_the_tabular_learner_is_a_softmax_actor_critic():
     np.testing.assert_allclose(network.w[x], np.tile(0.5 * (last - 0.5), (2, 1)))
     np.testing.assert_allclose(network.v, [0.25, 0, 0.25, 0])
     np.testing.assert_allclose(network.v_traces, [0.5, 1, 0.5, 0])
+
+
+def test_populations_have_their_rows_without_and_with_noise(monkeypatch, capsys):
+    monkeypatch.setattr(local, "EPISODES", 2)
+    few = ["--tasks", "cartpole", "--seeds", "0", "1", "--set", "n_episodes=25"]
+    assert main(["local", "--policy", "populations", *few]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("| CartPole")]
+    names = ["populations", "no learning", "post before pre", "shuffled ticks", "spiking critic"]
+    assert [row[1].strip() for row in rows[:5]] == names
+    assert all(len(row[6].split(",")) == len(row[11].split(",")) == 2 for row in rows[:5])
+
+
+def test_turned_windows_with_the_other_sign_of_all_rewards_potentiate_pairs_post_before_pre():
+    changes = local.POLICIES["populations"].learners["post before pre"]
+    assert changes["sign"] == -1
+    parameters = PopulationParameters(**changes["population_kwargs"], n_ticks=2, learning_rate=0.01, centred=False)
+    network = SpikingPopulations(1, 1, replace(parameters, w_start=0.1, noise=0.0), np.random.default_rng(0))
+    network.state.v[:] = 10.0  # spikes on the first tick, the line on the second
+    network.run_trains(np.array([0]), np.array([[0, 1]]))
+    network.reinforce(0.0)
+    network.reinforce(-1.0)  # what a reward of 1 becomes
+    assert (network.state_dict()["w"] > 0.1).all()
 
 
 @pytest.mark.parametrize("ordinary", [[], ["--ordinary"]])
