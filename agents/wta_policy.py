@@ -17,6 +17,8 @@ from spikeloop.agents.checks import check_not_empty, in_words, rows_of
 from spikeloop.agents.export import check_unchanged, inputs_of
 from spikeloop.agents.modulators import Modulator
 from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.encoders import Encoder
+from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
 from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import FrameStack
@@ -45,9 +47,10 @@ class WtaPolicy(BasePolicy):
         parameters: Numbers of the rule.
         modulator: Reward to modulator, whose running mean is saved along.
         n_ticks: Ticks per env step.
-        encoder: ``tiles`` or ``places``.
+        encoder: ``tiles``, ``places``, or ``auto``: cells that are recruited while it learns, and need no ranges.
         encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
-            their ``Dimensions``; ends that are left out are those of the observation space.
+            their ``Dimensions``; ends that are left out are those of the observation space. Of ``auto`` those of
+            :class:`~spikeloop.spiking.encoders.recruited_cells.RecruitingCells`.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
             and :meth:`to_network` wants the environments that have them.
         core: Former name of ``backend``, in files of policies.
@@ -140,9 +143,15 @@ class WtaPolicy(BasePolicy):
                 "environment's space float32"
             )
         weights = np.asarray(self.network.state_dict()["w"], np.float64)  # (n_actions, n_lines)
+        encoder: Encoder
+        if isinstance(self.coder, RecruitingCells):
+            encoder, lines = self.coder.recruited()
+            weights = weights[:, lines]
+        else:
+            encoder = self.coder
         start = int(self.action_space.start)  # type: ignore[attr-defined]
         return Network(
-            encoder=self.coder,
+            encoder=encoder,
             layers=(),
             readout=Readout(weights, np.zeros(len(weights)), kind="winner"),
             head=ActionHead("discrete", (len(weights),), start=(start,)),
@@ -154,7 +163,9 @@ class WtaPolicy(BasePolicy):
 
     def step(self, obs: np.ndarray) -> tuple[int, float]:
         """Run the network for one env step; return the number of the neuron that won the last tick, and the value."""
-        _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
+        coder = self.coder
+        lines = coder.lines(obs, self.network.learning) if isinstance(coder, RecruitingCells) else coder.lines(obs)
+        _, last, value = self.network.run(lines, self.n_ticks)
         return int(last.argmax()), value
 
     def predict(
@@ -209,26 +220,35 @@ class WtaPolicy(BasePolicy):
             raise ValueError(f"the saved policy lacks {', '.join(missing)}")
         arrays = {name: array.cpu().numpy() for name, array in found.items()}  # type: ignore[union-attr]
         self.modulator.baseline[:] = arrays.pop("modulator.baseline")
+        if isinstance(self.coder, RecruitingCells):
+            self.coder.load_state_dict({name: arrays.pop(f"encoder.{name}") for name in self.coder.state_dict()})
         self.network.load_state_dict({name.removeprefix("network."): array for name, array in arrays.items()})
 
     def _learnt(self) -> dict[str, np.ndarray]:
         weights = {f"network.{name}": array for name, array in self.network.state_dict().items()}
-        return {**weights, "modulator.baseline": self.modulator.baseline}
+        cells = self.coder.state_dict() if isinstance(self.coder, RecruitingCells) else {}
+        encoder = {f"encoder.{name}": array for name, array in cells.items()}
+        return {**weights, **encoder, "modulator.baseline": self.modulator.baseline}
 
 
-def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells:
+def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells | RecruitingCells:
     """Return an input code for a vector space.
 
     Args:
-        kind: One of :data:`LINE_ENCODERS`, of whose lines few spike at a time.
+        kind: One of :data:`LINE_ENCODERS`, of whose lines few spike at a time, or ``auto``.
         kwargs: Its arguments and those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions.
         space: Gives the ends that are left out.
 
     Raises:
         ValueError: If an argument is unknown, or an end is neither given nor finite in the space.
     """
+    if kind == "auto":
+        try:
+            return RecruitingCells(space.shape[0], **kwargs)
+        except TypeError as error:  # an argument it does not know
+            raise ValueError(f"encoder_kwargs of {kind!r}: {error}") from None
     if kind not in LINE_ENCODERS:
-        raise ValueError(f"encoder must be one of {', '.join(LINE_ENCODERS)}, got {kind!r}")
+        raise ValueError(f"encoder must be one of {', '.join(LINE_ENCODERS)}, auto, got {kind!r}")
     own = {name: value for name, value in kwargs.items() if name not in ("low", "high", "components", "wraps")}
     components = list(kwargs.get("components", range(space.shape[0])))
     if any(not 0 <= index < space.shape[0] for index in np.hstack(components)):
@@ -240,7 +260,7 @@ def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles 
         if np.any(np.abs(ends[name]) > _LARGEST_END):
             raise ValueError(
                 f"encoder_kwargs needs low and high: of {in_words(space)} not all ends are finite; "
-                "`spikeloop calibrate ENV` proposes them"
+                "`spikeloop calibrate ENV` proposes them, and encoder 'auto' needs none"
             )
     dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()), n_obs=space.shape[0])
     if kind == "tiles" and isinstance(own.get("n_tiles", 6), int):

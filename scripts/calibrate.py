@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 The proposed ends are those of the observation space where they are finite. Elsewhere they are the middle 98 % of what
 random play shows, and as much again on either side: a policy that has learnt goes where random play does not. An
-observation beyond an end is taken for the end. Lines in use are those that spiked in random play.
+observation beyond an end is taken for the end. Lines in use are those that spiked in random play; tiles over many
+dimensions hardly ever meet again, and encoder 'auto', which needs no ends, is then the better choice.
 """
 PRESETS = "rstdp"  # the algorithm that takes the input code
 MOST_TILES = 6  # along a dimension, as WtaPolicy has it where nothing is said
@@ -149,9 +150,13 @@ def proposed(seen: np.ndarray, space: spaces.Box) -> list[str]:
     import numpy as np
 
     ends = ends_for(seen, space)
+    auto = "policy_kwargs:dict(encoder='auto')"
     tiles = tiles_for(ends)
     if tiles is None:
-        return [f"tiles over {len(ends.low)} dimensions are more than {MOST_LINES:,} lines, even with one along each"]
+        return [
+            f"tiles over {len(ends.low)} dimensions are more than {MOST_LINES:,} lines, even with one along each",
+            f'without tiles: --hyperparams "{auto}"',
+        ]
     in_use = np.unique([tiles.lines(obs) for obs in seen]).size
     n = tiles.n_tiles[0]
     arguments = {"n_tiles": list(tiles.n_tiles), "low": ends.low, "high": ends.high}
@@ -160,6 +165,7 @@ def proposed(seen: np.ndarray, space: spaces.Box) -> list[str]:
         f"{tiles.n_channels:,} lines in use",
         f'command line: --hyperparams "policy_kwargs:dict(encoder_kwargs={arguments})"',
         f"YAML: policy_kwargs: {{encoder_kwargs: {{{', '.join(f'{k}: {v}' for k, v in arguments.items())}}}}}",
+        f'without tiles: --hyperparams "{auto}"',
     ]
 
 

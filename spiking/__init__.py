@@ -29,6 +29,8 @@ _HOME = {
     "Dimensions": "encoders.dimensions",
     "Tiles": "encoders.tile_coding",
     "PlaceCells": "encoders.tile_coding",
+    "RecruitedCells": "encoders.recruited_cells",
+    "RecruitingCells": "encoders.recruited_cells",
     "STDP": "rules.stdp",
     "RewardSTDP": "rules.rstdp",
     "stdp": "rules.stdp",

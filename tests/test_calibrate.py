@@ -85,7 +85,7 @@ def test_the_lines_it_prints_train_as_they_stand(env_id, capsys, tmp_path):
     assert start(calibrate, env_id, "-n", 500) == 0
     out = capsys.readouterr().out
     flags = [shlex.split(line[line.index("--") :]) for line in out.splitlines() if "--hyperparams" in line]
-    assert len(flags) == 1
+    assert len(flags) == 2  # tiles, and encoder 'auto'
     for words in flags:
         short = ["-n", 60, "--eval-freq", -1, "--verbose", 0, "-f", tmp_path]
         assert start(train, "--algo", "rstdp", "--env", env_id, *short, *words) == 0
@@ -103,10 +103,10 @@ def test_what_has_no_ranges_is_answered_in_one_line(space, shows, capsys):
     assert out.count("\n") == 1 and str(space)[:8] in out and "ranges to calibrate" in out
 
 
-def test_too_many_dimensions_for_tiles_are_said_to_be_so(shows, capsys):
+def test_too_many_dimensions_for_tiles_are_sent_to_cells_that_recruit_themselves(shows, capsys):
     assert start(calibrate, shows(LONG), "-n", 100) == 0
     out = capsys.readouterr().out
-    assert "30 dimensions are more than" in out and "low" not in out
+    assert "30 dimensions are more than" in out and "encoder='auto'" in out and "low" not in out
 
 
 @pytest.mark.parametrize(

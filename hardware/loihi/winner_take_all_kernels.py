@@ -158,8 +158,8 @@ def closed_loop(
         if terminated:
             break
         task_state[:], obs[:] = next_state, next_obs
-        encode(coder, obs, lines)
-        winner, next_value = run(actor, critic, epoch, host, lines, learning, exploring, rng)
+        n_lines = encode(coder, obs, lines, learning)
+        winner, next_value = run(actor, critic, epoch, host, lines[:n_lines], learning, exploring, rng)
         if learning:
             modulator = modulator_of(
                 kind, gamma, baseline_rate, baseline, reward_scale * reward, value, next_value, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Dimensions:
         )
         return cls(lows, highs, parts, wraps, n_obs=len(low))
 
-    def table(self, extent: np.ndarray) -> dict[str, np.ndarray]:
+    def table(self, extent: np.ndarray) -> dict[str, Any]:
         """Return what the kernels know of the dimensions, coded from 0 to ``extent``, shape (d,)."""
         sources = np.array([part if isinstance(part, tuple) else (part, -1) for part in self.components])  # type: ignore[union-attr]
         low, high = np.array(self.low), np.array(self.high)

@@ -159,7 +159,7 @@ class Tiles:
         self, obs: np.ndarray, memory: np.ndarray, start: np.ndarray | None, n_ticks: int, dt: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the lines' spikes, the same on every tick, shape (L, B, n_channels)."""
-        return _spikes(self, obs), memory
+        return spikes_of(self.table, obs, self.n_channels), memory
 
 
 @dataclass(frozen=True)
@@ -279,14 +279,15 @@ class PlaceCells:
         self, obs: np.ndarray, memory: np.ndarray, start: np.ndarray | None, n_ticks: int, dt: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cells' spikes, the same on every tick, shape (L, B, n_channels)."""
-        return _spikes(self, obs), memory
+        return spikes_of(self.table, obs, self.n_channels), memory
 
 
-def _spikes(coder: Tiles | PlaceCells, obs: np.ndarray) -> np.ndarray:
+def spikes_of(table: tile_kernels.Coder, obs: np.ndarray, n_channels: int) -> np.ndarray:
+    """Return the spikes of so many lines, shape (L, B, n_channels), for observations of shape (L, B, n_obs)."""
     from spikeloop.spiking.encoders import tile_kernels
 
-    x = np.zeros((*obs.shape[:2], coder.n_channels), np.float32)
-    tile_kernels.spikes(coder.table, obs.reshape(-1, obs.shape[2]), coder.n_active, x.reshape(-1, coder.n_channels))
+    x = np.zeros((*obs.shape[:2], n_channels), np.float32)
+    tile_kernels.spikes(table, obs.reshape(-1, obs.shape[2]), len(table.offsets), x.reshape(-1, n_channels))
     return x
 
 

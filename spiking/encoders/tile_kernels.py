@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from spikeloop.spiking.compiling import kernel
+from spikeloop.spiking.encoders.cell_kernels import Cells, code_cells, no_cells
 
 
 class Coder(NamedTuple):
-    """Tables of tiles or place cells; one of ``sizes`` and ``centers`` is empty."""
+    """Tables of tiles, place cells or recruited cells; of ``sizes``, ``centers`` and ``cells`` two are empty."""
 
     sources: np.ndarray  # (d, 2) component, -1; or cosine, sine
     low: np.ndarray  # (d,)
@@ -21,11 +22,17 @@ class Coder(NamedTuple):
     sizes: np.ndarray  # (d,) tiles along each dimension of a grid
     offsets: np.ndarray  # (n_active, d) displacement of each grid
     centers: np.ndarray  # (n_cells, d)
+    cells: Cells = no_cells()
 
 
 @kernel
-def encode(coder, obs, active):
-    """Write the lines that spike for ``obs``, shape (n_obs,), to ``active``, shape (n_active,), ascending."""
+def encode(coder, obs, active, learning=False):
+    """Write the lines that spike for ``obs``, shape (n_obs,), to ``active``, ascending; return how many they are.
+
+    They are all of ``active``, shape (n_active,), but where cells are still to be recruited, which happens if learning.
+    """
+    if coder.cells.centers.shape[0] > 0:
+        return code_cells(coder.cells, obs, active, learning)
     n_dims = coder.low.shape[0]
     place = np.empty(n_dims)
     for i in range(n_dims):
@@ -39,7 +46,7 @@ def encode(coder, obs, active):
     if coder.centers.shape[0] > 0:
         _nearest(coder, place, active)
         active.sort()  # in the order in which a network's readout adds them
-        return
+        return active.shape[0]
     base = 0
     for t in range(active.shape[0]):
         index, size = 0, 1
@@ -52,6 +59,7 @@ def encode(coder, obs, active):
             size *= n
         active[t] = base + index
         base += size
+    return active.shape[0]
 
 
 @kernel
@@ -80,6 +88,5 @@ def spikes(coder, obs, n_active, x):
     """Write 1 to the lines that spike for each row of ``obs``, shape (n, n_obs), in ``x``, zeros (n, n_lines)."""
     active = np.empty(n_active, np.int64)
     for row in range(obs.shape[0]):
-        encode(coder, obs[row], active)
-        for k in range(n_active):
+        for k in range(encode(coder, obs[row], active)):
             x[row, active[k]] = 1

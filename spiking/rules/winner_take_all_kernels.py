@@ -168,11 +168,11 @@ def closed_loop(
         if terminated:
             break
         task_state[:], obs[:] = next_state, next_obs
-        encode(coder, obs, active)
+        n_active = encode(coder, obs, active, learning)
         for tick in range(noise.shape[0]):
             for j in range(noise.shape[1]):
                 noise[tick, j] = rng.standard_normal()
-        winner, next_value = run(state, constants, active, n_ticks, noise, learning)
+        winner, next_value = run(state, constants, active[:n_active], n_ticks, noise, learning)
         if learning:
             modulator = modulator_of(
                 kind, gamma, baseline_rate, baseline, reward_scale * reward, value, next_value, False

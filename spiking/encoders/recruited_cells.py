@@ -1,0 +1,296 @@
+"""Place cells that recruit themselves: no ranges and no tiles, a new cell stands where no other is near.
+
+What an observation x shows is measured in units of the random play that learning begins with, and the farther it is
+from there, the more coarsely:
+
+    p_i = asinh((x_i - mean_i) / sd_i)                          mean, sd: of the first ``n_measured`` observations
+    r_s = r_0 / 2^s                                             r_0: ``share`` of their pairs are nearer than that
+    of each size s the ``n_active`` cells nearest to p spike
+    if the nearest of size s is farther away than r_s, a cell is recruited at p and spikes in place of the farthest
+
+Until then no cell spikes, so that noise alone chooses the actions: this is the random play. Large cells generalise,
+small ones tell apart, as along the axis of the hippocampus (Kjelstrup et al. 2008). A radius that is a quantile of
+distances suits any number of dimensions, of which fixed lengths know nothing. Recruiting where no prototype is near is
+Platt's (1991) resource-allocating network without its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from spikeloop.spiking import checks
+from spikeloop.spiking.encoders.tile_coding import MAX_LINES, spikes_of
+from spikeloop.spiking.fields import array_of, number, set_fields, whole, wholes
+from spikeloop.spiking.observation import MAX_OBS
+
+if TYPE_CHECKING:
+    from spikeloop.spiking.encoders import cell_kernels, tile_kernels
+
+
+@dataclass(frozen=True, eq=False)
+class RecruitedCells:
+    """Place cells as they were recruited; nothing is recruited any more.
+
+    Args:
+        centers: Where they are, in units of the code, shape (n_cells, n_obs); those of one size after the other.
+        sizes: How many there are of each size.
+        mean: What is coded as 0, shape (n_obs,).
+        sd: The unit of each number of the observation, shape (n_obs,).
+        n_active: How many cells of each size spike at any time, or all of a size that has fewer.
+
+    Raises:
+        ValueError: If shapes do not fit, a number is not finite, or a unit is not positive.
+
+    >>> cells = RecruitedCells([[-1.0], [0.0], [1.0]], sizes=[3], mean=[0.0], sd=[2.0], n_active=1)
+    >>> [cells.lines(np.array([x])).tolist() for x in (-9.0, 0.5, 2.0)]  # asinh(x / 2) is -2.2, 0.25 and 0.88
+    [[0], [1], [2]]
+    """
+
+    kind: ClassVar[str] = "recruited"
+    held: ClassVar[bool] = True
+    spikes: ClassVar[bool] = True
+    identity: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+    obs_dtype: ClassVar[type] = np.float64
+    memory_rows: ClassVar[tuple[str, ...]] = ()
+    covered: ClassVar[None] = None
+
+    centers: np.ndarray
+    sizes: tuple[int, ...]
+    mean: np.ndarray
+    sd: np.ndarray
+    n_active: int = 4
+
+    def __post_init__(self) -> None:
+        """Validate and freeze the fields."""
+        me = "RecruitedCells"
+        centers = array_of(me, "centers", self.centers, (None, None), np.float64)
+        n_cells, n_obs = centers.shape
+        whole(me, "centers.shape[0]", n_cells, 1, MAX_LINES)
+        whole(me, "centers.shape[1]", n_obs, 1, MAX_OBS)
+        sizes = wholes(me, "sizes", self.sizes, 0, MAX_LINES)
+        if sum(sizes) != n_cells:
+            raise ValueError(f"{me}.sizes must add up to {n_cells} cells, got {sizes}")
+        sd = array_of(me, "sd", self.sd, (n_obs,), np.float64)
+        if not np.all(sd > 0):
+            raise ValueError(f"{me}.sd must be > 0, got {sd.min()}")
+        set_fields(
+            self,
+            centers=centers,
+            sizes=sizes,
+            mean=array_of(me, "mean", self.mean, (n_obs,), np.float64),
+            sd=sd,
+            n_active=whole(me, "n_active", self.n_active, 1, MAX_LINES),
+        )
+
+    @classmethod
+    def over(cls, low: np.ndarray, high: np.ndarray, *, seed: int = 0, **options: Any) -> RecruitedCells:
+        """Return cells that were recruited by random observations between two ends, each of shape (n_obs,).
+
+        Args:
+            low: Lower end of each component.
+            high: Upper end.
+            seed: Seed of the observations, of which there are twice as many as are measured.
+            options: Arguments of :class:`RecruitingCells`.
+        """
+        cells = RecruitingCells(len(low), **{"n_inputs": 300, "n_measured": 100, **options})
+        for obs in np.random.default_rng(seed).uniform(low, high, (2 * len(cells.cells.seen), len(low))):
+            cells.lines(obs, learning=True)
+        return cells.recruited()[0]
+
+    @property
+    def n_obs(self) -> int:
+        """Length of the observation vector."""
+        return self.centers.shape[1]
+
+    @property
+    def n_channels(self) -> int:
+        """Number of cells."""
+        return self.centers.shape[0]
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of cells, under the name that the other codes of lines give it."""
+        return self.n_channels
+
+    @property
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """From where to where each component is expected to lie, two arrays of shape (n_obs,): two deviations."""
+        return self.mean - 2 * self.sd, self.mean + 2 * self.sd
+
+    @cached_property
+    def table(self) -> tile_kernels.Coder:
+        """The tables of the kernel."""
+        sizes = np.array(self.sizes, np.int64)
+        first = np.cumsum(sizes) - sizes
+        return _table(
+            np.array(self.centers), first, sizes, sizes, np.array(self.mean), np.array(self.sd), self.n_active
+        )
+
+    def blind(self, n_ticks: int, dt: float) -> str | None:
+        """Return None: it sees with any number of ticks."""
+        return None
+
+    def initial_memory(self, n_envs: int, rng: np.random.Generator) -> np.ndarray:
+        """Return an array without rows: it remembers nothing."""
+        return np.zeros((0, n_envs, self.n_obs), np.float32)
+
+    def lines(self, obs: np.ndarray) -> np.ndarray:
+        """Return the cells that spike for one observation, ascending, int64, shape (n,)."""
+        return _lines(self.table, obs, self.n_obs, learning=False)
+
+    def __call__(
+        self, obs: np.ndarray, memory: np.ndarray, start: np.ndarray | None, n_ticks: int, dt: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cells' spikes, the same on every tick, shape (L, B, n_channels)."""
+        return spikes_of(self.table, obs, self.n_channels), memory
+
+
+class RecruitingCells:
+    """Place cells while a policy learns: they begin with none, measure random play, and recruit.
+
+    All arrays have their final shapes from the beginning, and so has the network that the lines lead to.
+
+    Args:
+        n_obs: Length of the observation vector.
+        n_inputs: How many cells there can be, a multiple of the number of sizes. Where all of a size are used up, the
+            nearest spike however far they are.
+        n_active: How many cells of each size spike at any time.
+        n_sizes: Number of sizes; the radius of each is half of that of the one before.
+        share: Largest radius: so large a share of the pairs of measured observations are nearer to each other.
+        n_measured: Observations that are measured before there are cells.
+
+    Attributes:
+        table: The tables of the kernel, which writes what is learnt into them.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    >>> cells = RecruitingCells(2, n_inputs=30, n_measured=10)
+    >>> rng = np.random.default_rng(0)
+    >>> [len(cells.lines(obs, learning=True)) for obs in rng.normal(size=(12, 2))]
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 6]
+    >>> len(cells.lines(np.zeros(2))), cells.n_recruited  # without learning none are recruited
+    (6, 6)
+    """
+
+    def __init__(
+        self,
+        n_obs: int,
+        n_inputs: int = 6000,
+        n_active: int = 4,
+        n_sizes: int = 3,
+        share: float = 0.1,
+        n_measured: int = 500,
+    ):
+        me = "encoder 'auto'"
+        n_obs = whole(me, "n_obs", n_obs, 1, MAX_OBS)
+        n_sizes = whole(me, "n_sizes", n_sizes, 1, 20)
+        self.n_inputs = whole(me, "n_inputs", n_inputs, n_sizes, MAX_LINES)
+        if self.n_inputs % n_sizes:
+            raise ValueError(f"{me}.n_inputs must be a multiple of {n_sizes} sizes, got {n_inputs}")
+        self.n_active = whole(me, "n_active", n_active, 1, self.n_inputs // n_sizes)
+        share = number(me, "share", share, 0.0, 0.999)
+        n_measured = whole(me, "n_measured", n_measured, 2, 5000)  # pairs are counted one by one
+        room = np.full(n_sizes, self.n_inputs // n_sizes)
+        self.table = _table(
+            np.zeros((self.n_inputs, n_obs)),
+            np.arange(n_sizes) * room,
+            room,
+            np.zeros(n_sizes, np.int64),
+            np.zeros(n_obs),
+            np.ones(n_obs),
+            self.n_active,
+            squared_radii=np.zeros(n_sizes),
+            seen=np.zeros((n_measured, n_obs)),
+            share=np.array([share]),
+        )
+
+    @property
+    def cells(self) -> cell_kernels.Cells:
+        """The cells, and what is known of the space they code."""
+        return self.table.cells
+
+    @property
+    def n_recruited(self) -> int:
+        """Number of cells so far."""
+        return int(self.cells.counts.sum())
+
+    def lines(self, obs: np.ndarray, learning: bool = False) -> np.ndarray:
+        """Return the cells that spike for one observation, ascending, int64, shape (n,); recruit some if learning."""
+        return _lines(self.table, obs, len(self.cells.mean), learning)
+
+    def recruited(self) -> tuple[RecruitedCells, np.ndarray]:
+        """Return the cells there are, as a value, and the numbers of their lines here; one cell if there is none."""
+        cells = self.cells
+        sizes = np.maximum(cells.counts, np.arange(len(cells.counts)) == 0) if not cells.counts.any() else cells.counts
+        lines = np.concatenate([np.arange(n) + first for n, first in zip(sizes, cells.first, strict=True)])
+        value = RecruitedCells(cells.centers[lines], tuple(map(int, sizes)), cells.mean, cells.sd, self.n_active)
+        return value, lines
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return what was learnt, as copies."""
+        return {name: getattr(self.cells, name).copy() for name in _LEARNT}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If an array is missing, not finite or of another shape: that is of cells with other arguments.
+        """
+        given = {name: checks.finite(name, checks.real(name, state[name])) for name in _LEARNT}
+        for name, array in given.items():
+            if array.shape != getattr(self.cells, name).shape:
+                wanted = getattr(self.cells, name).shape
+                raise ValueError(f"{name} of the cells must have shape {wanted}, got {array.shape}")
+        if np.any(given["counts"] < 0) or np.any(given["counts"] > self.cells.room) or np.any(given["sd"] <= 0):
+            raise ValueError("the cells are damaged: their counts or units are out of range")
+        for name, array in given.items():
+            getattr(self.cells, name)[:] = array
+
+
+_LEARNT = ("centers", "counts", "squared_radii", "mean", "sd", "seen", "n_seen")
+
+
+def _table(
+    centers: np.ndarray,
+    first: np.ndarray,
+    room: np.ndarray,
+    counts: np.ndarray,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    n_active: int,
+    **learning: np.ndarray,
+) -> tile_kernels.Coder:
+    from spikeloop.spiking.encoders import cell_kernels, tile_kernels  # here: a network is a value without numba
+
+    n = len(mean)
+    unused = {"squared_radii": np.zeros(len(first)), "seen": np.zeros((0, n)), "share": np.zeros(1)}
+    fields = {**unused, **learning}
+    cells = cell_kernels.Cells(centers, first, room, counts, mean=mean, sd=sd, n_seen=np.zeros(1, np.int64), **fields)
+    sources = np.stack([np.arange(n), np.full(n, -1)], axis=1)
+    nothing = {name: np.empty(0) for name in ("low", "gain", "extent")}
+    return tile_kernels.Coder(
+        **nothing,
+        sources=sources,
+        wraps=np.empty(0, bool),
+        sizes=np.empty(0, np.int64),
+        offsets=np.empty((n_active * len(first), 0)),
+        centers=np.empty((0, n)),
+        cells=cells,
+    )
+
+
+def _lines(table: tile_kernels.Coder, obs: np.ndarray, n_obs: int, learning: bool) -> np.ndarray:
+    from spikeloop.spiking.encoders import tile_kernels
+
+    obs = np.asarray(checks.finite("an observation", checks.real("an observation", obs)), np.float64).reshape(-1)
+    if len(obs) != n_obs:
+        raise ValueError(f"an observation needs {n_obs} numbers, got {len(obs)}")
+    active = np.empty(len(table.offsets), np.int64)
+    return active[: tile_kernels.encode(table, obs, active, learning)]
