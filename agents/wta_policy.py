@@ -98,7 +98,10 @@ class WtaPolicy(BasePolicy):
         self.n_ticks = n_ticks
         self.parameters_of_rule = parameters or WinnerTakeAllParameters()
         self.modulator = modulator or Modulator()
-        self.coder = coder_for(encoder, encoder_kwargs or {}, observation_space)
+        code = encoder_kwargs or {}
+        self.coder = (
+            _recruiting(code, observation_space) if encoder == "auto" else coder_for(encoder, code, observation_space)
+        )
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
         backend, backend_kwargs = core or backend or WinnerTakeAll, core_kwargs or backend_kwargs
         numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
@@ -231,24 +234,28 @@ class WtaPolicy(BasePolicy):
         return {**weights, **encoder, "modulator.baseline": self.modulator.baseline}
 
 
-def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells | RecruitingCells:
+def _recruiting(kwargs: Mapping[str, Any], space: spaces.Box) -> RecruitingCells:
+    try:
+        return RecruitingCells(space.shape[0], **kwargs)
+    except TypeError as error:  # an argument it does not know
+        raise ValueError(f"encoder_kwargs of 'auto': {error}") from None
+
+
+def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells:
     """Return an input code for a vector space.
 
     Args:
-        kind: One of :data:`LINE_ENCODERS`, of whose lines few spike at a time, or ``auto``.
+        kind: One of :data:`LINE_ENCODERS`, of whose lines few spike at a time.
         kwargs: Its arguments and those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions.
         space: Gives the ends that are left out.
 
     Raises:
         ValueError: If an argument is unknown, or an end is neither given nor finite in the space.
     """
-    if kind == "auto":
-        try:
-            return RecruitingCells(space.shape[0], **kwargs)
-        except TypeError as error:  # an argument it does not know
-            raise ValueError(f"encoder_kwargs of {kind!r}: {error}") from None
     if kind not in LINE_ENCODERS:
-        raise ValueError(f"encoder must be one of {', '.join(LINE_ENCODERS)}, auto, got {kind!r}")
+        raise ValueError(
+            f"encoder must be one of {', '.join(LINE_ENCODERS)}, or 'auto' with \"WtaPolicy\", got {kind!r}"
+        )
     own = {name: value for name, value in kwargs.items() if name not in ("low", "high", "components", "wraps")}
     components = list(kwargs.get("components", range(space.shape[0])))
     if any(not 0 <= index < space.shape[0] for index in np.hstack(components)):
@@ -260,7 +267,7 @@ def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles 
         if np.any(np.abs(ends[name]) > _LARGEST_END):
             raise ValueError(
                 f"encoder_kwargs needs low and high: of {in_words(space)} not all ends are finite; "
-                "`spikeloop calibrate ENV` proposes them, and encoder 'auto' needs none"
+                "`spikeloop calibrate ENV` proposes them, and \"WtaPolicy\" with encoder 'auto' needs none"
             )
     dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()), n_obs=space.shape[0])
     if kind == "tiles" and isinstance(own.get("n_tiles", 6), int):

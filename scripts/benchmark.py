@@ -26,6 +26,7 @@ BENCHMARKS = {
     "plasticity": "R-STDP on spike trains, ticks per second beside BindsNET and Brian2",
     "chip-learning": "R-STDP on the emulated chip's learning engine: returns, what breaks, adaptation",
     "body": "deployed policies whose bodies change: frozen, learning on the chip, from scratch",
+    "auto": "R-STDP without hand-made tiles: one setting of encoder 'auto' on several tasks, and its controls",
     "tmaze": "e-prop on the noisy-cue T-maze, with its controls",
     "local-lsnn": "e-prop in control tasks: a hidden LSNN layer that learns by local rules alone, with its controls",
 }

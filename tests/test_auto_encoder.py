@@ -209,6 +209,11 @@ def test_wrong_arguments_are_refused_by_name(kwargs, message):
         RSTDP("WtaPolicy", "CartPole-v1", policy_kwargs={"encoder": "auto", "encoder_kwargs": kwargs})
 
 
+def test_policies_that_do_not_recruit_refuse_it():
+    with pytest.raises(ValueError, match=r"encoder must be one of tiles, places.*got 'auto'"):
+        RSTDP("PopulationPolicy", "CartPole-v1", policy_kwargs={"encoder": "auto"})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
