@@ -14,9 +14,13 @@ weights w_ji of line i onto action neuron j, critic weights v_i, and Gaussian no
 
 Three factors change a weight: a spike before, a spike after, and a modulator that all synapses share (Florian 2007,
 Izhikevich 2007); with a TD error for the modulator it is an actor-critic (Barto, Sutton & Anderson 1983; Frémaux,
-Sprekeler & Gerstner 2013). For independent ticks the mean of z_j - y_j given the action is the softmax score up to a
-factor, (1 - 1/K) (1[action = j] - π_j), so K = 1 cannot learn. Saturation and depression are both needed: eligibilities
-that add up without bound, or potentiation alone, fail. |e_ji| <= f_i at all times, so one floor serves both.
+Sprekeler & Gerstner 2013). It is a rule of rates: input lines are active on all ticks, u neither integrates nor resets,
+and the order of the ticks before the last changes nothing. Populations that spike, and learn from when they do, are in
+:mod:`spikeloop.spiking.rules.populations`.
+
+For independent ticks the mean of z_j - y_j given the action is (1 - 1/K) (1[action = j] - π_j), with π_j the chance
+to win a tick, so K = 1 cannot learn. That has the form of the score of a softmax; as the noise is Gaussian, π is a
+probit. |e_ji| <= f_i at all times, so one floor serves both.
 """
 
 from __future__ import annotations
