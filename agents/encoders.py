@@ -20,7 +20,7 @@ def encoder_for(kind: str, n_features: int, options: Mapping[str, Any] | None = 
 
     Args:
         kind: A name in :data:`~spikeloop.spiking.encoders.ENCODERS`: ``direct``, ``population``, ``rate``,
-            ``latency``, ``delta``, ``tiles`` or ``places``.
+            ``latency``, ``spike_times``, ``delta``, ``tiles`` or ``places``.
         n_features: Length of the feature vector.
         options: ``low`` and ``high``, scalars or one per feature (default -3 and 3), for an encoder that has a range;
             and what the ``over`` of its class takes, such as ``n``, neurons per feature, of ``population``.

@@ -68,6 +68,7 @@ MODULES = [
     "spiking.checks",
     "spiking.encoders.base",
     "spiking.encoders.dimensions",
+    "spiking.encoders.spike_times",
     "spiking.encoders.spikes",
     "spiking.encoders.tile_coding",
     "spiking.encoders.values",

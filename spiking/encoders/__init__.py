@@ -5,6 +5,7 @@ from __future__ import annotations
 from spikeloop.spiking.encoders.base import Encoder, encode
 from spikeloop.spiking.encoders.dimensions import Dimensions
 from spikeloop.spiking.encoders.recruited_cells import RecruitedCells
+from spikeloop.spiking.encoders.spike_times import SpikeTimes
 from spikeloop.spiking.encoders.spikes import Delta, Latency, Rate
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 from spikeloop.spiking.encoders.values import Direct, Population
@@ -12,5 +13,6 @@ from spikeloop.spiking.encoders.values import Direct, Population
 __all__ = ["ENCODERS", "Dimensions", "Encoder", "encode"]
 
 ENCODERS: dict[str, type[Encoder]] = {
-    encoder.kind: encoder for encoder in (Direct, Population, Rate, Latency, Delta, Tiles, PlaceCells, RecruitedCells)
+    encoder.kind: encoder
+    for encoder in (Direct, Population, Rate, Latency, SpikeTimes, Delta, Tiles, PlaceCells, RecruitedCells)
 }
