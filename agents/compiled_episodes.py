@@ -27,6 +27,7 @@ from spikeloop.agents.modulators import Modulator
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.compiled import Compiled, DrawsEpisodes, compiled_of
 from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
+from spikeloop.spiking.encoders.spike_times import SpikeTimes
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 from spikeloop.spiking.rules.plastic_network import RUNS_COMPILED_TASKS
 
@@ -106,10 +107,10 @@ class ClosedLoop:
     coder: Tiles | PlaceCells | RecruitingCells
 
     @staticmethod
-    def of(venv: VecEnv, network: Any, coder: Tiles | PlaceCells | RecruitingCells) -> ClosedLoop | None:
+    def of(venv: VecEnv, network: Any, coder: Tiles | PlaceCells | RecruitingCells | SpikeTimes) -> ClosedLoop | None:
         """Return the fast path for an environment and a network; None if anything about them is out of the ordinary."""
         env: Any = only_env(venv)
-        if env is None or type(network) not in RUNS_COMPILED_TASKS:
+        if env is None or type(network) not in RUNS_COMPILED_TASKS or isinstance(coder, SpikeTimes):
             return None
         wrappers = []
         while (told := telling(env)) is not None:

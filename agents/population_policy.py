@@ -16,11 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import check_carried, check_not_empty, in_words, rows_of
+from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.agents.modulators import Modulator
 from spikeloop.agents.wta_policy import coder_for
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
+from spikeloop.spiking.encoders import encode
+from spikeloop.spiking.encoders.spike_times import SpikeTimes
 from spikeloop.spiking.engine import products
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.observation import FrameStack
@@ -49,10 +52,14 @@ class PopulationPolicy(BasePolicy):
         parameters: Numbers that the algorithm itself takes; the others are those of ``population_kwargs``.
         modulator: Reward to modulator, whose running mean is saved along.
         n_ticks: Ticks per env step.
-        encoder: ``tiles`` or ``places``.
+        encoder: ``tiles`` or ``places``, whose active lines spike at ``input_rate``; or ``spike_times``, where the
+            observation says when each line spikes.
         encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
             their ``Dimensions``; ends that are left out are those of the observation space. 32 lines are active unless
             ``n_grids`` or ``n_active`` says otherwise: ``w_start`` and the learning rates are meant for that many.
+            Or ``delays`` of :class:`~spikeloop.spiking.encoders.spike_times.SpikeTimes`.
+        go_line: With ``spike_times``: the last number observed is no line's, but the time from which on spikes of the
+            populations count for the action.
         population_kwargs: Fields of :class:`~spikeloop.spiking.rules.populations.PopulationParameters` that are not
             arguments of the algorithm: ``n_neurons``, ``tau_m``, ``beta``, ``critic`` and so on.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
@@ -82,6 +89,7 @@ class PopulationPolicy(BasePolicy):
         n_ticks: int | None = None,
         encoder: str = "tiles",
         encoder_kwargs: Mapping[str, Any] | None = None,
+        go_line: bool = False,
         population_kwargs: Mapping[str, Any] | None = None,
         trained_behind: Sequence[str] = (),
     ):
@@ -97,10 +105,16 @@ class PopulationPolicy(BasePolicy):
         self.parameters_of_rule = _with(parameters or PopulationParameters(), n_ticks, population_kwargs or {})
         self.n_ticks = self.parameters_of_rule.n_ticks
         self.modulator = modulator or Modulator()
-        self.coder = coder_for(encoder, {**_ACTIVE.get(encoder, {}), **(encoder_kwargs or {})}, observation_space)
-        self._check_drive()
+        if go_line not in (True, False) or (go_line and encoder != "spike_times"):
+            raise ValueError(f"go_line must be a flag, and False unless encoder is 'spike_times', got {go_line!r}")
+        self.go_line = go_line
+        if encoder == "spike_times":
+            self.coder: Any = self._spike_times(encoder_kwargs or {})
+        else:
+            self.coder = coder_for(encoder, {**_ACTIVE.get(encoder, {}), **(encoder_kwargs or {})}, observation_space)
+            self._check_drive()
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
-        numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
+        numbers = self.coder.n_channels, int(action_space.n), self.parameters_of_rule, self.rng
         try:
             self.network = (backend or SpikingPopulations)(*numbers, **(backend_kwargs or {}))
         except TypeError as error:  # an argument it does not know
@@ -111,6 +125,7 @@ class PopulationPolicy(BasePolicy):
             "backend_kwargs": dict(backend_kwargs or {}),
             "encoder": encoder,
             "encoder_kwargs": dict(encoder_kwargs or {}),
+            "go_line": go_line,
         }
         n_actions, n_neurons = int(action_space.n), self.parameters_of_rule.n_neurons
         self._members = np.repeat(np.eye(n_actions), n_neurons, axis=1)  # of each population, (n_actions, N)
@@ -149,19 +164,35 @@ class PopulationPolicy(BasePolicy):
 
     def _network(self, inputs: Inputs, metadata: Mapping[str, str] | None = None) -> Network:
         c, w = self.network.constants, self.network.synapses.w
+        if self.go_line:
+            raise ValueError("a Network reads all spikes of an env step: it has no place for go_line")
         n_actions, n = self._members.shape
+        p = self.parameters_of_rule
+        gain = 1.0 if isinstance(self.coder, SpikeTimes) else c.p_spike
+        counts = p.readout == "count"
         others = 1.0 - self._members.T @ self._members  # whether two neurons are of different populations, (N, N)
-        layer = Layer(c.p_spike * w[:, :n].T, np.zeros(n), self.parameters_of_rule.neurons(n), -c.inhibition * others)
+        layer = Layer(gain * w[:, :n].T, np.zeros(n), p.neurons(n), -c.inhibition * others)
         return Network(
             encoder=self.coder,
             layers=(layer,),
-            readout=Readout(self._members, np.zeros(n_actions), tau_out=self.parameters_of_rule.tau_out),
+            readout=Readout(self._members, np.zeros(n_actions), 0.0 if counts else p.tau_out, count=counts),
             head=self._head,
             preprocessing=inputs.preprocessing,
             observation=inputs.observation,
             n_ticks=self.n_ticks,
             metadata=metadata or {},
         )
+
+    def _spike_times(self, encoder_kwargs: Mapping[str, Any]) -> SpikeTimes:
+        n_lines = self.observation_space.shape[0] - self.go_line  # type: ignore[index]
+        if n_lines < 1:
+            raise ValueError(
+                f"go_line needs a line beside it, the environment shows {in_words(self.observation_space)}"
+            )
+        times = encoder_for("spike_times", n_lines, encoder_kwargs)
+        if blind := times.blind(self.n_ticks, DT):
+            raise ValueError(blind)
+        return times  # type: ignore[return-value]
 
     def _check_drive(self) -> None:
         """Warn of populations that begin silent: nothing can be explored or learnt."""
@@ -177,8 +208,18 @@ class PopulationPolicy(BasePolicy):
 
     def step(self, obs: np.ndarray) -> tuple[int, float]:
         """Run the network for one env step; return the action, as a number from 0 on, and the value."""
-        _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
+        if isinstance(self.coder, SpikeTimes):
+            _, last, value = self.network.run_trains(*self._trains(obs))
+        else:
+            _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
         return int(last.argmax()), value
+
+    def _trains(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return the lines that spike, shape (n_active,), their spikes, (n_active, n_ticks), and when to read out."""
+        times, read_from = (obs[:-1], int(obs[-1] // DT)) if self.go_line else (obs, 0)
+        x, _ = encode(self.coder, times[None, None], np.zeros((0, 1, 0)), None, self.n_ticks, DT)
+        lines = np.flatnonzero(x[0, :, 0].any(axis=0))
+        return lines, np.ascontiguousarray(x[0, :, 0].T[lines], np.uint8), read_from
 
     def predict(
         self,
@@ -210,7 +251,11 @@ class PopulationPolicy(BasePolicy):
         starts = np.zeros(len(obs), bool) if episode_start is None else np.reshape(episode_start, -1) != 0
         new = np.where(starts[:, None], 0.0, packed)
         for b, row in enumerate(obs):
-            new[:, b] = self.network.advance(self.coder.lines(row), new[:, b], noise=not deterministic)
+            if isinstance(self.coder, SpikeTimes):
+                lines, spikes, read_from = self._trains(row)
+                new[:, b] = self.network.advance(lines, new[:, b], not deterministic, spikes, read_from)
+            else:
+                new[:, b] = self.network.advance(self.coder.lines(row), new[:, b], noise=not deterministic)
         outputs = np.empty((len(obs), len(self._members)))
         products.linear_rows(new[-1], self._members, np.zeros(len(self._members)), outputs)
         actions = self._head(outputs)

@@ -29,6 +29,7 @@ BENCHMARKS = {
     "auto": "R-STDP without hand-made tiles: one setting of encoder 'auto' on several tasks, and its controls",
     "tmaze": "e-prop on the noisy-cue T-maze, with its controls",
     "local-lsnn": "e-prop in control tasks: a hidden LSNN layer that learns by local rules alone, with its controls",
+    "spike-order": "R-STDP of spiking populations where only the order of spikes tells, with its controls",
 }
 
 

@@ -22,6 +22,7 @@ RUNS = {
     "spiking_a2c": (["--algo", "spiking_a2c", "--env", "CartPole-v1"], ["n_envs:2", "n_steps:8", NET]),
     "rstdp": (["--algo", "rstdp", "--env", "CartPole-v1"], ["n_episodes:200"]),
     "rstdp_populations": (["--algo", "rstdp_populations", "--env", "CartPole-v1"], ["n_episodes:200"]),
+    "rstdp on given spike times": (["--algo", "rstdp", "--env", "spikeloop/SpikeOrder-v0"], ["n_ticks:250"]),
     "rstdp on the chip": (["--algo", "rstdp", "--backend", "chip", "--env", "CartPole-v1"], ["n_episodes:200"]),
     "eprop": (["--algo", "eprop", "--env", "CartPole-v1"], ["n_episodes:2", "policy_kwargs:dict(n_neurons=8)"]),
     "eprop, Adam and tiles": (

@@ -7,9 +7,11 @@ In code order, for weights w_ji of line i onto neuron j, all neurons those of
     run, on every tick   i_j = sum_i w_ji s_i - inhibition (spikes of other populations on the tick before)
                          neuron tick;  spikes where  v_j - v_th - beta a_j + v_th noise G > 0     G: Gumbel, see below
                          r_j <- kappa r_j + (1 - kappa) z_j                            kappa = exp(-dt / tau_out)
+                         or, with readout="count",  r_j <- r_j + z_j, from 0 at the beginning of the env step
     run, at its end      action = the population with the largest sum of r
                          V = V0 + sum_i v_i x_i           or, of a critic that spikes,  V0 + gain (mean r - rate_0)
-    reinforce            w_ji <- clip(w_ji + learning_rate M (e_ji - mean_j e_ji), -w_max, w_max)
+    reinforce            w_ji <- clip(w_ji + learning_rate M (e_ji - mean_j e_ji), w_min, w_max)
+                         and, if "normalized",  w_ji <- clip(w_ji + mean_i (w_start - w_ji), w_min, w_max)
                          critic: v_i <- v_i + value_learning_rate M f_i, or its neurons' w_ji likewise, not centred
                          e: pairs of the step's spikes, tick by tick as in RewardSTDP
                          f_i <- gamma lambda f_i + x_i
@@ -53,6 +55,7 @@ from spikeloop.spiking.rules.rstdp import RewardSTDP
 DT = 1.0  # ms
 TRAINS = ("poisson", "regular")
 CRITICS = ("graded", "spiking")
+READOUTS = ("rate", "count")
 _LARGEST = 1e6
 
 # name: (least, most), both allowed
@@ -96,9 +99,12 @@ class PopulationParameters:
         tau_minus: Window of depression in ms.
         a_plus: Change of an eligibility by a pair pre before post.
         a_minus: Change by a pair post before pre.
-        w_max: Bound of the weights, on either side.
+        w_max: Upper bound of the weights.
+        w_min: Their lower bound; None for ``-w_max``.
         w_start: All weights at the beginning.
         centred: Whether eligibilities compete: less their mean over the action neurons, line by line.
+        normalized: Whether every change is followed by subtractive normalization (Miller & MacKay 1994): all weights of
+            an action neuron are shifted alike, back to the sum they began with. This takes time for all ``n_inputs``.
         input_rate: Rate of an active line in Hz.
         trains: ``poisson``, or ``regular`` with a random phase in each env step.
         tau_m: Membrane time constant in ms.
@@ -109,7 +115,9 @@ class PopulationParameters:
         beta: Strength of adaptation; 0 for LIF neurons.
         tau_a: Time constant of adaptation in ms.
         inhibition: Taken off the membranes of all other populations by a spike.
-        tau_out: Time constant in ms of the filtered rates that are read out.
+        readout: ``rate``: the action is the population with the highest filtered rate at the end of the env step;
+            ``count``: with the most spikes in it.
+        tau_out: Time constant in ms of the filtered rates.
         critic: ``graded``, linear in the presynaptic traces, or ``spiking``.
         n_critic: Neurons of a spiking critic.
         value_gain: Its value per rate of one spike per tick.
@@ -139,8 +147,10 @@ class PopulationParameters:
     a_plus: float = 1.0
     a_minus: float = 0.0
     w_max: float = 0.125
+    w_min: float | None = None
     w_start: float = 0.03
     centred: bool = True
+    normalized: bool = False
     input_rate: float = 150.0
     trains: str = "poisson"
     tau_m: float = 10.0
@@ -149,6 +159,7 @@ class PopulationParameters:
     beta: float = 0.0
     tau_a: float = 100.0
     inhibition: float = 0.3
+    readout: str = "rate"
     tau_out: float = 20.0
     critic: str = "graded"
     n_critic: int = 50
@@ -168,14 +179,28 @@ class PopulationParameters:
             n_critic=whole(me, "n_critic", self.n_critic, 1, MAX_NEURONS),
             refractory=whole(me, "refractory", self.refractory, 0, MAX_TICKS),
             centred=flag(me, "centred", self.centred),
+            normalized=flag(me, "normalized", self.normalized),
         )
+        if self.w_min is not None:
+            set_fields(self, w_min=number(me, "w_min", self.w_min, -_LARGEST, self.w_max))
         if not 0 < self.eligibility_decay <= 1:
             got = f"got {self.eligibility_decay!r}"
             raise ValueError(f"{me}.eligibility_decay, gamma * trace_lambda must be > 0 and <= 1, {got}")
-        if abs(self.w_start) > self.w_max:
-            raise ValueError(f"{me}.w_start must lie within +-w_max={self.w_max}, got {self.w_start}")
+        low, high = self.bounds
+        if not low <= self.w_start <= high:
+            raise ValueError(f"{me}.w_start must lie within {low} and {high}, got {self.w_start}")
         check_choice(me, "trains", self.trains, TRAINS)
         check_choice(me, "critic", self.critic, CRITICS)
+        check_choice(me, "readout", self.readout, READOUTS)
+        if (self.readout, self.critic) == ("count", "spiking"):
+            raise ValueError(
+                f"{me}.critic must be graded where readout is 'count': a spiking one is read out as a rate"
+            )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Bounds of the weights."""
+        return (-self.w_max if self.w_min is None else self.w_min), self.w_max
 
     @property
     def rule(self) -> RewardSTDP:
@@ -187,8 +212,8 @@ class PopulationParameters:
             a_plus=self.a_plus,
             a_minus=self.a_minus,
             learning_rate=self.learning_rate,
-            w_min=-self.w_max,
-            w_max=self.w_max,
+            w_min=self.bounds[0],
+            w_max=self.bounds[1],
         )
 
     def neurons(self, n: int) -> LsnnNeurons:
@@ -198,20 +223,24 @@ class PopulationParameters:
         v_th = np.resize(1.0 + self.v_th_spread * places, n)
         return LsnnNeurons(tau_m, v_th, tau_a, beta, refractory=np.full(n, self.refractory))
 
-    def constants(self, n_actions: int) -> populations_kernels.Constants:
+    def constants(self, n_inputs: int, n_actions: int) -> populations_kernels.Constants:
         """Return the constants of the kernels."""
         n = self.n_acting(n_actions) + self.n_valuing
+        counts, kappa = self.readout == "count", float(decay(self.tau_out, DT))
         return populations_kernels.Constants(
             neurons=self.neurons(n).constants(DT, np.float64),
             rule=self.rule.constants(DT, np.float64),
             noise=self.noise,
             inhibition=self.inhibition,
-            kappa=float(decay(self.tau_out, DT)),
+            kappa=1.0 if counts else kappa,
+            per_spike=1.0 if counts else 1.0 - kappa,
+            clears=counts,
             p_spike=self.input_rate * DT / 1000.0,
             regular=self.trains == "regular",
             n_actions=n_actions,
             n_per_action=self.n_neurons,
             centred=self.centred,
+            w_sum=n_inputs * self.w_start if self.normalized else math.nan,
             value_learning_rate=self.value_learning_rate,
             value_offset=self.value_offset,
             value_gain=self.value_gain,
@@ -277,7 +306,7 @@ class SpikingPopulations:
             place=np.zeros(n_inputs, np.int64),
         )
         self.state, self._aside = (populations_kernels.NeuronState(*np.zeros((5, n))) for _ in range(2))
-        self.constants = parameters.constants(n_outputs)
+        self.constants = parameters.constants(n_inputs, n_outputs)
         self._latest = np.empty(0, np.int64), np.empty((0, parameters.n_ticks), np.uint8)
         self._z = np.zeros((parameters.n_ticks, n), np.uint8)
         self._lock = threading.Lock()  # kernels run without Python's, and write into the arrays
@@ -327,14 +356,17 @@ class SpikingPopulations:
         spikes = np.empty((len(lines), n_ticks), np.uint8)
         with self._lock:
             populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
-            return self._run(lines, spikes)
+            return self._run(lines, spikes, 0)
 
-    def run_trains(self, lines: np.ndarray, spikes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def run_trains(
+        self, lines: np.ndarray, spikes: np.ndarray, read_from: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """Run one env step on given spikes, whatever encoder they are of.
 
         Args:
             lines: The lines that spike, each once, int64, shape (n_active,).
             spikes: Their spikes, 0 or 1, shape (n_active, n_ticks).
+            read_from: Tick from which on spikes of the populations count for the action.
 
         Returns:
             As :meth:`run`.
@@ -345,7 +377,7 @@ class SpikingPopulations:
         lines = self._lines(lines)
         trains = checks.spikes("spikes", spikes, (len(lines), self.parameters.n_ticks))
         with self._lock:
-            return self._run(lines, trains)
+            return self._run(lines, trains, read_from)
 
     def _lines(self, lines: np.ndarray) -> np.ndarray:
         lines = np.asarray(lines)
@@ -357,11 +389,11 @@ class SpikingPopulations:
             raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {lines}")
         return np.ascontiguousarray(lines, dtype=np.int64)
 
-    def _run(self, lines: np.ndarray, spikes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def _run(self, lines: np.ndarray, spikes: np.ndarray, read_from: int) -> tuple[np.ndarray, np.ndarray, float]:
         c, synapses = self.constants, self.synapses
         state, z = (self.state, self._z) if self.learning else (self._aside, np.empty_like(self._z))
         noise = c.noise if self.exploring else 0.0
-        populations_kernels.run_neurons(synapses.w, 1.0, lines, spikes, state, c, noise, self.rng, z)
+        populations_kernels.run_neurons(synapses.w, 1.0, lines, spikes, state, c, noise, self.rng, z, read_from)
         n_live = synapses.n_live[0] if self.learning else 0
         value = populations_kernels.value_of(synapses, n_live, lines, spikes, state, c)
         if self.learning:
@@ -420,13 +452,17 @@ class SpikingPopulations:
                 modulation, baseline, action, value, rewards, spikes, z,
             )  # fmt: skip
 
-    def advance(self, lines: np.ndarray, state: np.ndarray, noise: bool) -> np.ndarray:
+    def advance(
+        self, lines: np.ndarray, state: np.ndarray, noise: bool, trains: np.ndarray | None = None, read_from: int = 0
+    ) -> np.ndarray:
         """Return the state of action neurons after one env step, without learning.
 
         Args:
             lines: The active lines, int64, shape (n_active,).
             state: State of the action neurons, shape (5, N): rows of :class:`populations_kernels.NeuronState`.
             noise: Whether lines spike and neurons escape at random; otherwise lines drive by the mean of their trains.
+            trains: The lines' spikes, uint8, shape (n_active, n_ticks), if they are given and not drawn.
+            read_from: Tick from which on spikes of the populations count for the action.
 
         Returns:
             The new state, of the same shape; its last row is what actions are read from.
@@ -435,11 +471,15 @@ class SpikingPopulations:
         new = np.array(state, np.float64, order="C")
         spikes, z = np.ones((len(lines), n_ticks), np.uint8), np.empty((n_ticks, new.shape[1]), np.uint8)
         with self._lock:
-            if noise:
+            if trains is not None:
+                spikes = trains
+            elif noise:
                 populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
-            gain, width = (1.0, c.noise) if noise else (c.p_spike, 0.0)
+            gain, width = 1.0 if noise or trains is not None else c.p_spike, c.noise if noise else 0.0
             neurons = populations_kernels.NeuronState(*new)
-            populations_kernels.run_neurons(self.synapses.w, gain, lines, spikes, neurons, c, width, self.rng, z)
+            populations_kernels.run_neurons(
+                self.synapses.w, gain, lines, spikes, neurons, c, width, self.rng, z, read_from
+            )
         return new
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -456,6 +496,5 @@ class SpikingPopulations:
         if w.T.shape != self.synapses.w.shape or v.shape != self.synapses.v.shape:
             n_inputs, n = self.synapses.w.shape
             raise ValueError(f"weights must be for {n_inputs} lines and {n} neurons, got {w.shape}, {v.shape}")
-        w_max = self.parameters.w_max
         with self._lock:
-            self.synapses.w[:], self.synapses.v[:] = checks.within("w", w, -w_max, w_max).T, v
+            self.synapses.w[:], self.synapses.v[:] = checks.within("w", w, *self.parameters.bounds).T, v

@@ -30,11 +30,14 @@ class Constants(NamedTuple):
     noise: float  # width of escape, in units of the threshold
     inhibition: float  # by a spike of another population
     kappa: float  # decay of the rate that is read out
+    per_spike: float  # what a spike adds to it
+    clears: bool  # whether it begins every env step at 0
     p_spike: float  # spikes of an active line per tick
     regular: bool
     n_actions: int
     n_per_action: int
     centred: bool
+    w_sum: float  # what each action neuron's weights are kept at in sum; NaN if they are not
     value_learning_rate: float
     value_offset: float
     value_gain: float
@@ -85,7 +88,7 @@ def write_trains(spikes, p_spike, regular, rng):
 
 
 @kernel
-def run_neurons(w, gain, lines, spikes, neurons, c, noise, rng, z):
+def run_neurons(w, gain, lines, spikes, neurons, c, noise, rng, z, read_from):
     """Advance the neurons over the K ticks of a block.
 
     Without noise, these are the operations of the engine of LSNN layers in its order, so that the bits are the same.
@@ -100,11 +103,14 @@ def run_neurons(w, gain, lines, spikes, neurons, c, noise, rng, z):
         noise: Width of escape; 0 for neurons that spike exactly above their thresholds.
         rng: Source of the noise.
         z: Written: the neurons' spikes, uint8, shape (K, N).
+        read_from: Tick from which on spikes are read out; from 0 on, all are.
     """
     n_neurons, n_acting = neurons.v.shape[0], c.n_actions * c.n_per_action
     current = np.empty(n_neurons)
     k = c.neurons
     for t in range(spikes.shape[1]):
+        if (t == 0 and c.clears) or (t > 0 and t == read_from):
+            neurons.rate[:] = 0.0
         current[:] = 0.0
         for q in range(lines.shape[0]):
             if spikes[q, t]:
@@ -131,7 +137,7 @@ def run_neurons(w, gain, lines, spikes, neurons, c, noise, rng, z):
             elif neurons.refractory[j] > 0.0:
                 neurons.refractory[j] -= 1.0
             neurons.z[j] = 1.0 if fires else 0.0
-            neurons.rate[j] = fma(c.kappa, neurons.rate[j], (1.0 - c.kappa) * neurons.z[j])
+            neurons.rate[j] = fma(c.kappa, neurons.rate[j], c.per_spike * neurons.z[j])
             z[t, j] = fires
 
 
@@ -193,6 +199,21 @@ def change_weights(synapses, c, modulator):
         for j in range(n_neurons):
             change = step * (synapses.e[i, j] - mean) if j < n_acting else value_step * synapses.e[i, j]
             synapses.w[i, j] = min(max(synapses.w[i, j] + change, w_min), w_max)
+    if modulator != 0.0 and not math.isnan(c.w_sum):
+        keep_sums(synapses.w, n_acting, c.w_sum, w_min, w_max)
+
+
+@kernel
+def keep_sums(w, n_acting, w_sum, w_min, w_max):
+    """Shift all weights of each action neuron by the same amount, to the given sum; bounds are held first."""
+    n_inputs = w.shape[0]
+    for j in range(n_acting):
+        total = 0.0
+        for i in range(n_inputs):
+            total += w[i, j]
+        shift = (w_sum - total) / n_inputs
+        for i in range(n_inputs):
+            w[i, j] = min(max(w[i, j] + shift, w_min), w_max)
 
 
 @kernel
@@ -307,7 +328,7 @@ def closed_loop(
         task_state[:], obs[:] = next_state, next_obs
         encode(coder, obs, lines)
         write_trains(spikes, c.p_spike, c.regular, rng)
-        run_neurons(synapses.w, 1.0, lines, spikes, neurons, c, noise, rng, z)
+        run_neurons(synapses.w, 1.0, lines, spikes, neurons, c, noise, rng, z, 0)
         action = choose(neurons.rate, c.n_actions, c.n_per_action)
         next_value = value_of(synapses, synapses.n_live[0] if learning else 0, lines, spikes, neurons, c)
         if learning:
