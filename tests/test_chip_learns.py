@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from learners_on_chip import N, learning_program, signals, synapses
 
@@ -133,6 +133,20 @@ def test_the_emulator_learns_what_the_interpreter_defines(program, seed):
         np.testing.assert_array_equal(state, same)
         assert_same(emulator, interpreter)
     assert emulator.counts.overflows == interpreter.overflows
+
+
+@settings(max_examples=30)
+@given(programs(), st.integers(0, 2**32))
+def test_the_interpreter_goes_on_from_what_an_emulator_has_learned(program, seed):
+    rng = np.random.default_rng(seed)
+    emulator = interpreted(Emulator(program))
+    state = emulator.run(emulator.initial_state(), 7, **signals(rng, program, 7))[1]
+    longest = [program.longest_delay(p) for p in program.projections]
+    assume(not any(emulator.learner(i).d.max() > longest[i] for i, p in enumerate(program.projections) if p.learning))
+    interpreter, given = Interpreter(emulator.program_now()), signals(rng, program, 6)
+    for mine, expected in zip(interpreter.run(state, 6, **given), emulator.run(state, 6, **given), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    assert_same(emulator, interpreter)
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))

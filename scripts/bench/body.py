@@ -87,7 +87,8 @@ class Subject:
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what ``make()`` returned with this code, now or in an earlier run."""
-        made_by = digest([self.env_id, self.seed, name], ("agents", "envs", "hardware", "spiking"))
+        budgets = [EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED]
+        made_by = digest([self.env_id, self.seed, name, budgets], ("agents", "envs", "hardware", "spiking"))
         path = self.output / f"{self.env_id}-{name}-seed{self.seed}-{made_by}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,52 @@
+"""`spikeloop benchmark body`: what it plays, and what it calls recovered."""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from deployable import exact_network
+
+from spikeloop.hardware import compile_network
+from spikeloop.scripts.bench import body
+from spikeloop.spiking import Encoder
+
+
+@pytest.fixture
+def subject(monkeypatch, tmp_path):
+    """Return an untrained policy for CartPole, and short lives."""
+    for name, n in {"EPISODES": 4, "SCRATCH_EPISODES": 3, "OLD_EPISODES": 3, "JUDGED": 2}.items():
+        monkeypatch.setattr(body, name, n)
+    three = exact_network(beta=0.0)
+    layer = replace(three.layers[0], w_in=np.pad(three.layers[0].w_in, ((0, 0), (0, 1)), "edge"))
+    deployment = compile_network(replace(three, encoder=Encoder("direct", 4), layers=(layer,)), "loihi1")
+    monkeypatch.setattr(body.Subject, "deployment", lambda self: deployment)
+    return body.Subject("CartPole-v1", 3, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:values left")
+def test_a_life_without_a_change_is_the_frozen_one(subject):
+    old = subject.old()
+    assert len(old["record"]) == 20 and len(old["life"]) == 3
+    assert old["life"] == old["frozen"] and len(old["chance"]) == 2
+    assert subject.share(np.mean(old["frozen"])) == 1 and subject.share(np.mean(old["chance"])) == 0
+    assert subject.frozen("") == body.judged(subject.deployment(), subject, "")
+
+
+@pytest.mark.filterwarnings("ignore:values left")
+def test_scratch_has_other_weights_in_what_learns_alone(subject):
+    taught = subject.deployment().taught("perturbation")
+    other = body.from_scratch(taught, 0)
+    assert abs(body.weights(other)).max() <= 64 and np.any(body.weights(other) != body.weights(taught))
+    np.testing.assert_array_equal(other.program.projections[0].weights, taught.program.projections[0].weights)
+    for scratch in (False, True):
+        life = subject.life("action_sign", scratch)
+        assert life[0][0] == 0 and all(n <= 4 for n, _ in life)
+
+
+@pytest.mark.filterwarnings("ignore:values left")
+def test_the_tables_show_every_seed(subject, monkeypatch, capsys):
+    monkeypatch.setattr(body, "COSTS", 100.0)
+    body.run(argparse.Namespace(envs=["CartPole-v1"], bodies=["action_sign"], seeds=[3, 4], output=subject.output))
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| action_sign")]
+    assert len(rows) == 1 and rows[0][-3].count(":") == 2
