@@ -142,7 +142,7 @@ def place_at_random(coder: RecruitingCells, counts: np.ndarray, make: Callable[[
     for first, count in zip(cells.first, counts, strict=True):
         centers[first : first + count] = places[rng.choice(len(places), count, replace=False)]
     learnt = coder.state_dict() | {"centers": centers, "counts": counts, "mean": mean, "sd": sd}
-    nowhere = np.full_like(cells.squared_radii, np.finfo(np.float64).max)
+    nowhere = np.full_like(cells.squared_radii, 1e9)  # no observation is so far away
     coder.load_state_dict({**learnt, "squared_radii": nowhere, "n_seen": np.array([len(cells.seen)])})
 
 
