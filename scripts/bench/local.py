@@ -294,7 +294,7 @@ def _returns_cells(task: Task, learner: str, runs: list[Result], policy: Policy)
         each(means),
         f"{np.median([r.seconds / r.steps[-1] for r in runs]) * 1e6:.1f}",
         *(with_noise if policy.noise else []),
-        task.wanted if not policy.learners[learner] else "",
+        task.wanted if policy.learners.get(learner) == {} else "",
     ]
 
 
