@@ -282,10 +282,10 @@ class SpikingPopulations:
 
     >>> rng = np.random.default_rng(0)
     >>> network = SpikingPopulations(10, 2, PopulationParameters(w_start=0.1), rng)
-    >>> counts, last, value = network.run(np.array([3, 7]), n_ticks=20)  # lines 3 and 7 are active
+    >>> counts, last, value = network.run(np.arange(10), n_ticks=20)  # all lines are active
     >>> network.reinforce(0.0)  # no action before this one
     >>> counts.tolist(), last.tolist()  # spikes of each population; the action, one-hot
-    ([2, 2], [1, 0])
+    ([3, 6], [0, 1])
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, parameters: PopulationParameters, rng: np.random.Generator):
