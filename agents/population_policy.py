@@ -28,7 +28,8 @@ from spikeloop.spiking.engine import products
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.observation import FrameStack
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.rules.populations import DT, PopulationParameters, SpikingPopulations
+from spikeloop.spiking.rules.population_parameters import DT, PopulationParameters
+from spikeloop.spiking.rules.populations import SpikingPopulations
 from spikeloop.spiking.stateless import StatelessWarning
 
 Backend = Callable[..., SpikingPopulations]
@@ -60,8 +61,8 @@ class PopulationPolicy(BasePolicy):
             Or ``delays`` of :class:`~spikeloop.spiking.encoders.spike_times.SpikeTimes`.
         go_line: With ``spike_times``: the last number observed is no line's, but the time from which on spikes of the
             populations count for the action.
-        population_kwargs: Fields of :class:`~spikeloop.spiking.rules.populations.PopulationParameters` that are not
-            arguments of the algorithm: ``n_neurons``, ``tau_m``, ``beta``, ``critic`` and so on.
+        population_kwargs: Fields of :class:`~spikeloop.spiking.rules.population_parameters.PopulationParameters` that
+            are not arguments of the algorithm: ``n_neurons``, ``tau_m``, ``beta``, ``critic`` and so on.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
             and :meth:`to_network` wants the environments that have them.
 

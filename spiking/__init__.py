@@ -42,7 +42,7 @@ _HOME = {
     "WinnerTakeAll": "rules.winner_take_all",
     "WinnerTakeAllParameters": "rules.winner_take_all",
     "SpikingPopulations": "rules.populations",
-    "PopulationParameters": "rules.populations",
+    "PopulationParameters": "rules.population_parameters",
 }
 
 __all__ = sorted(_HOME)

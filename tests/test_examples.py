@@ -92,6 +92,7 @@ MODULES = [
     "spiking.row_linear",
     "spiking.rules.base",
     "spiking.rules.eprop",
+    "spiking.rules.population_parameters",
     "spiking.rules.populations",
     "spiking.rules.reward_eprop",
     "spiking.rules.rstdp",

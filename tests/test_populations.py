@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from spikeloop.spiking.rules import base
 from spikeloop.spiking.rules.base import Post
-from spikeloop.spiking.rules.populations import PopulationParameters, SpikingPopulations
+from spikeloop.spiking.rules.population_parameters import PopulationParameters
+from spikeloop.spiking.rules.populations import SpikingPopulations
 
 N_INPUTS, N_ACTIONS, N_TICKS = 9, 2, 6
 PARAMETERS = PopulationParameters(

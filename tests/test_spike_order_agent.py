@@ -16,7 +16,8 @@ from spikeloop.scripts.bench.spike_order import CountedPairs, ShuffledLines
 from spikeloop.scripts.benchmark import main
 from spikeloop.spiking import Simulator
 from spikeloop.spiking.encoders.spike_times import SpikeTimes
-from spikeloop.spiking.rules.populations import PopulationParameters, SpikingPopulations
+from spikeloop.spiking.rules.population_parameters import PopulationParameters
+from spikeloop.spiking.rules.populations import SpikingPopulations
 
 ENV = "spikeloop/SpikeOrder-v0"
 PRESETS = {
