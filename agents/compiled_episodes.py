@@ -23,9 +23,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from spikeloop.agents.check_finite import CheckFinite, NonFiniteError
 from spikeloop.agents.guarded_env import GuardedEnv, call_guarded
+from spikeloop.agents.line_codes import LineCode
 from spikeloop.agents.modulators import Modulator
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.compiled import Compiled, DrawsEpisodes, compiled_of
+from spikeloop.envs.compiled_continuous import continuous_of
+from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.encoders.lines import Binary, Parts
 from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
 from spikeloop.spiking.encoders.spike_times import SpikeTimes
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
@@ -92,11 +96,13 @@ class ClosedLoop:
         compiled: The task's compiled form.
         network: The network, one of :data:`~spikeloop.spiking.rules.plastic_network.RUNS_COMPILED_TASKS`.
         coder: Its input code.
+        values: What each action neuron stands for, float64; None for discrete actions.
+        n_rows: Rows of action neurons for each number of an action.
 
     >>> from spikeloop.agents import RSTDP
     >>> encoder = {"n_tiles": 3, "low": [-2.4, -3.0, -0.2, -3.0], "high": [2.4, 3.0, 0.2, 3.0]}
     >>> model = RSTDP("WtaPolicy", "CartPole-v1", policy_kwargs={"encoder_kwargs": encoder})
-    >>> ClosedLoop.of(model.env, model.policy.network, model.policy.coder).compiled.n_obs
+    >>> ClosedLoop.of(model.env, model.policy.network, model.policy.coder, model.policy.head).compiled.n_obs
     4
     """
 
@@ -105,36 +111,42 @@ class ClosedLoop:
     compiled: Compiled
     network: Any
     coder: Tiles | PlaceCells | RecruitingCells
+    values: np.ndarray | None = None
+    n_rows: int = 1
 
     @staticmethod
-    def of(venv: VecEnv, network: Any, coder: Tiles | PlaceCells | RecruitingCells | SpikeTimes) -> ClosedLoop | None:
+    def of(venv: VecEnv, network: Any, coder: LineCode, head: ActionHead | None = None) -> ClosedLoop | None:
         """Return the fast path for an environment and a network; None if anything about them is out of the ordinary."""
         env: Any = only_env(venv)
-        if env is None or type(network) not in RUNS_COMPILED_TASKS or isinstance(coder, SpikeTimes):
+        if env is None or type(network) not in RUNS_COMPILED_TASKS or isinstance(coder, (Binary, Parts, SpikeTimes)):
             return None
         wrappers = []
         while (told := telling(env)) is not None:
             wrappers.append((env, told))
             env = env.env
-        compiled = compiled_of(env) if env is env.unwrapped and env.render_mode != "human" else None
-        return None if compiled is None else ClosedLoop(env, tuple(wrappers), compiled, network, coder)
+        find = continuous_of if head is not None and head.rows else compiled_of
+        compiled = find(env) if env is env.unwrapped and env.render_mode != "human" else None
+        if compiled is None:
+            return None
+        rows = (head.values.astype(np.float64), head.n_rows) if head is not None and head.rows else ()
+        return ClosedLoop(env, tuple(wrappers), compiled, network, coder, *rows)
 
     def advance(
         self,
         obs: np.ndarray,
-        action: int,
+        action: np.ndarray,
         value: float,
         n_ticks: int,
         modulator: Modulator,
         reward_scale: float,
         scale: float,
         most_steps: int,
-    ) -> tuple[np.ndarray, np.ndarray, int, float]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Take steps until the next one would end the episode.
 
         Args:
             obs: Current observation, shape (n_obs,).
-            action: Action chosen for it.
+            action: Neuron of each circuit that won for it, shape (n_circuits,).
             value: Its value.
             n_ticks: Ticks per step.
             modulator: Reward to modulator.
@@ -147,6 +159,8 @@ class ClosedLoop:
         """
         limits = [wrapper for wrapper, _ in self.wrappers if isinstance(wrapper, TimeLimit)]
         left = [limit._max_episode_steps - (limit._elapsed_steps or 0) - 1 for limit in limits]
+        if self.compiled.state_dtype != np.float64 and self.task.state.dtype != self.compiled.state_dtype:
+            left.append(0)  # the state of a reset has more digits than those that follow: this step is not compiled
         rewards = np.empty(max(0, min(most_steps, MOST_STEPS, *left)))
         state, seen = np.array(self.task.state, np.float64), np.array(obs, np.float64)
         n_steps, action, value = self.network.closed_loop(
@@ -161,10 +175,11 @@ class ClosedLoop:
             action,
             value,
             rewards,
+            *([] if self.values is None else [self.values, self.n_rows]),
         )
         rewards = rewards[:n_steps]
         if n_steps:
-            self.task.state = state
+            self.task.state = state.astype(self.compiled.state_dtype)
         for wrapper, tell in self.wrappers:
             tell(wrapper, rewards)
         return rewards, seen.astype(obs.dtype), action, value

@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.check_finite import check_first, check_learnt, is_checked
+from spikeloop.agents.checks import in_words
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.seeding import reseed
 from spikeloop.spiking.network import Network
@@ -55,7 +56,11 @@ class LocalLearning(BaseAlgorithm, ABC):
         if th.device("cpu" if device == "auto" else device).type != "cpu":
             raise ValueError(f"{type(self).__name__} runs on the CPU, got device={device!r}")
         # several environments are refused below, in our words
-        super().__init__(policy, env, learning_rate, device="cpu", support_multi_env=True, **kwargs)
+        try:
+            super().__init__(policy, env, learning_rate, device="cpu", support_multi_env=True, **kwargs)
+        except AssertionError:  # SB3 has one here, about Box actions
+            space = in_words(self.action_space)
+            raise ValueError(f"{type(self).__name__} needs Box actions with finite bounds, got {space}") from None
         self._checks = True  # whether nobody else looks for NaN in what the environment returns
         self._check_env(self.env)
 

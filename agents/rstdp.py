@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from spikeloop.agents.check_finite import NonFiniteError, check_step
-from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, Range, check_ranges
+from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges
 from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.export import note_wrappers
 from spikeloop.agents.local_learning import LocalLearning
@@ -32,6 +32,8 @@ _RANGES = {
     "reward_scale": Range(),
     "initial_value": Range(),
     "baseline_rate": UNIT,
+    "w_max": POSITIVE,
+    "eligibility_floor": Range(0, 1, above=True),
     "n_episodes": WHOLE._replace(optional=True),
 }
 
@@ -64,11 +66,14 @@ class RSTDP(LocalLearning):
         initial_value: Value of what was never seen; the best attainable one makes the critic optimistic.
         modulator: ``td_error``, ``reward_baseline`` or ``reward`` (:mod:`spikeloop.agents.modulators`).
         baseline_rate: Rate of the running mean of ``reward_baseline``.
+        w_max: Bound of the actor's weights. With few active lines, as in a table, a choice needs larger ones.
+        eligibility_floor: Share of an eligibility below which it is forgotten: a low one remembers longer.
         n_episodes: Learning also stops at the end of this many episodes; None for no such limit. ``log_interval`` of
             ``learn`` counts episodes.
         backend: Where the network learns: ``float``, or what builds another network, such as one on a chip.
         backend_kwargs: Further arguments of what builds the network, by name.
-        policy_kwargs: Further arguments of the policy: ``encoder``, ``encoder_kwargs``.
+        policy_kwargs: Further arguments of the policy: ``encoder``, ``encoder_kwargs``, ``n_action_neurons``,
+            ``n_rows``, ``action_rings``.
         stats_window_size: Episodes over which return and length are averaged in the log.
         tensorboard_log: Folder for TensorBoard; None for none.
         verbose: 0, 1 or 2.
@@ -112,6 +117,8 @@ class RSTDP(LocalLearning):
         initial_value: float = 0.0,
         modulator: str = "td_error",
         baseline_rate: float = 0.01,
+        w_max: float = 1.0,
+        eligibility_floor: float = 1e-3,
         n_episodes: int | None = None,
         backend: str | Backend = "float",
         backend_kwargs: dict[str, Any] | None = None,
@@ -151,7 +158,9 @@ class RSTDP(LocalLearning):
         }
         defaults = self.policy_class.defaults  # type: ignore[attr-defined]
         vars(self).update({name: defaults[name] if value is None else value for name, value in given.items()})
-        self._action, self._value = 0, 0.0  # of the last observation
+        self.w_max, self.eligibility_floor = w_max, eligibility_floor
+        # for the last observation: the neuron that won in each circuit, and the value
+        self._action, self._value = np.zeros(1, np.int64), 0.0
         self._outcome: dict[str, Any] = {}  # of the last step, for callbacks
         if _init_setup_model:
             self._setup_model()
@@ -172,6 +181,8 @@ class RSTDP(LocalLearning):
             eligibility_decay=self.gamma * self.trace_lambda,
             noise=self.noise,
             value_offset=self.initial_value,
+            w_max=self.w_max,
+            eligibility_floor=self.eligibility_floor,
         )
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
@@ -192,7 +203,7 @@ class RSTDP(LocalLearning):
         network = self.policy.network
         network.learning = network.exploring = True
         try:
-            yield ClosedLoop.of(self.env, network, self.policy.coder)
+            yield ClosedLoop.of(self.env, network, self.policy.coder, self.policy.head)
         finally:
             network.learning = network.exploring = False
 
@@ -220,7 +231,7 @@ class RSTDP(LocalLearning):
         assert self._last_obs is not None and self._last_episode_starts is not None
         if self._last_episode_starts[0]:
             self.policy.network.reset()
-            self._action, self._value = self.policy.step(self._last_obs[0])  # type: ignore[index]
+            self._action, self._value = self.policy.step(_first(self._last_obs))
             self.policy.network.reinforce(0.0)
         done = False
         while not done and self.num_timesteps < total_timesteps:
@@ -238,14 +249,14 @@ class RSTDP(LocalLearning):
     def _step(self, scale: float) -> bool:
         """Take one step and learn; return whether the episode has ended."""
         assert self.env is not None
-        start = int(self.action_space.start)  # type: ignore[attr-defined]
-        new_obs, rewards, dones, infos = self.env.step(np.array([start + self._action]))
+        self._action = np.atleast_1d(self._action)  # a number in models that were saved before
+        new_obs, rewards, dones, infos = self.env.step(self.policy.action(self._action[None]))
         self.num_timesteps += 1
         if self._checks:
             check_step(self.env, new_obs, rewards, dones, infos)
         done = bool(dones[0])
         terminated = done and not infos[0].get("TimeLimit.truncated", False)
-        obs = infos[0]["terminal_observation"] if done else new_obs[0]  # type: ignore[index]
+        obs = infos[0]["terminal_observation"] if done else _first(new_obs)
         self._action, value = self.policy.step(obs)
         modulator = self.policy.modulator(self.reward_scale * float(rewards[0]), self._value, value, terminated)
         if not np.isfinite(modulator):
@@ -283,3 +294,8 @@ class RSTDP(LocalLearning):
                 self.num_timesteps = end  # the kernel has gone there
                 return False
         return True
+
+
+def _first(obs: Any) -> Any:
+    """Return the observation of the only environment."""
+    return {key: part[0] for key, part in obs.items()} if isinstance(obs, dict) else obs[0]

@@ -12,36 +12,33 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from spikeloop.agents.action_neurons import head_for
 from spikeloop.agents.check_finite import check_predicted
-from spikeloop.agents.checks import check_not_empty, in_words, rows_of
-from spikeloop.agents.export import check_unchanged, inputs_of
+from spikeloop.agents.checks import check_not_empty, rows_of
+from spikeloop.agents.export import check_unchanged, inputs_of, observation_parts
+from spikeloop.agents.line_codes import check_observed, code_for
 from spikeloop.agents.modulators import Modulator
-from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
-from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.observation import FrameStack
+from spikeloop.spiking.observation import FrameStack, flatten
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.plastic_network import PlasticNetwork
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
 
-# What builds a network: of so many input lines and actions, with these numbers and this source of noise, and options
-# of its own by name.
+# What builds a network: of so many input lines and action neurons, with these numbers and this source of noise, and
+# options of its own by name; `circuits` is one of these where the neurons are not all of one circuit.
 Backend = Callable[..., PlasticNetwork]
-
-LINE_ENCODERS: dict[str, type[Tiles] | type[PlaceCells]] = {"tiles": Tiles, "places": PlaceCells}
-_LARGEST_END = 1e6  # beyond, the end of a range stands for none
 
 
 class WtaPolicy(BasePolicy):
     """An input code and the plastic network behind it.
 
     Args:
-        observation_space: A vector.
-        action_space: Discrete.
+        observation_space: A vector (Box), choices (Discrete, MultiDiscrete, MultiBinary), or a Dict of these.
+        action_space: Discrete, MultiDiscrete, or Box with finite bounds.
         lr_schedule: Not used: what learns are the network's own rules.
-        backend: What builds the network, if not ``WinnerTakeAll``: called with the numbers of lines and actions,
+        backend: What builds the network, if not ``WinnerTakeAll``: called with the numbers of lines and action neurons,
             ``parameters`` and a generator.
         backend_kwargs: Its further arguments, by name.
         parameters: Numbers of the rule.
@@ -50,7 +47,11 @@ class WtaPolicy(BasePolicy):
         encoder: ``tiles``, ``places``, or ``auto``: cells that are recruited while it learns, and need no ranges.
         encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
             their ``Dimensions``; ends that are left out are those of the observation space. Of ``auto`` those of
-            :class:`~spikeloop.spiking.encoders.recruited_cells.RecruitingCells`.
+            :class:`~spikeloop.spiking.encoders.recruited_cells.RecruitingCells`. Of a Dict, these by key; choices have a
+            line for each option, and no arguments.
+        n_action_neurons: Box actions: neurons in the row that stands for each number, or one such number for each.
+        n_rows: Box actions: rows for each number, which is the mean of what their winners stand for.
+        action_rings: Box actions: places of numbers that are angles, whose rows are rings.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in,
             and :meth:`to_network` wants the environments that have them.
         core: Former name of ``backend``, in files of policies.
@@ -80,33 +81,31 @@ class WtaPolicy(BasePolicy):
         n_ticks: int = 5,
         encoder: str = "tiles",
         encoder_kwargs: Mapping[str, Any] | None = None,
+        n_action_neurons: int | Sequence[int] = 9,
+        n_rows: int = 1,
+        action_rings: Sequence[int] = (),
         trained_behind: Sequence[str] = (),
         core: Backend | None = None,
         core_kwargs: Mapping[str, Any] | None = None,
     ):
         super().__init__(observation_space, action_space)
         self.trained_behind = tuple(trained_behind)
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(
-                f"R-STDP needs a vector observation (Box), the environment shows {in_words(observation_space)}"
-            )
+        check_observed(observation_space)
         check_not_empty("observation", observation_space)
-        if not isinstance(action_space, spaces.Discrete):
-            raise ValueError(f"R-STDP needs discrete actions, the environment takes {in_words(action_space)}")
+        self.head = head_for(action_space, n_action_neurons, n_rows, action_rings)
         if n_ticks < 1:
             raise ValueError(f"n_ticks must be at least 1, got {n_ticks}")
         self.n_ticks = n_ticks
         self.parameters_of_rule = parameters or WinnerTakeAllParameters()
         self.modulator = modulator or Modulator()
-        code = encoder_kwargs or {}
-        self.coder = (
-            _recruiting(code, observation_space) if encoder == "auto" else coder_for(encoder, code, observation_space)
-        )
+        self.coder = code_for(encoder, encoder_kwargs or {}, observation_space)
+        self._parts, self._is_vector = observation_parts(observation_space), isinstance(observation_space, spaces.Box)
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
         backend, backend_kwargs = core or backend or WinnerTakeAll, core_kwargs or backend_kwargs
-        numbers = self.coder.n_inputs, int(action_space.n), self.parameters_of_rule, self.rng
+        numbers = self.coder.n_inputs, self.head.n_outputs, self.parameters_of_rule, self.rng
+        circuits = {"circuits": self.head.sizes} if len(self.head.sizes) > 1 else {}
         try:
-            self.network = backend(*numbers, **(backend_kwargs or {}))
+            self.network = backend(*numbers, **circuits, **(backend_kwargs or {}))
         except TypeError as error:  # an argument it does not know
             raise ValueError(f"backend_kwargs: {error}") from None
         self.network.learning = self.network.exploring = False
@@ -116,6 +115,9 @@ class WtaPolicy(BasePolicy):
             "n_ticks": n_ticks,
             "encoder": encoder,
             "encoder_kwargs": dict(encoder_kwargs or {}),
+            "n_action_neurons": n_action_neurons,
+            "n_rows": n_rows,
+            "action_rings": tuple(action_rings),
         }
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -126,8 +128,8 @@ class WtaPolicy(BasePolicy):
     def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the policy without its noise as a value: the input code, and the action neurons as a readout.
 
-        The network has no layers: input lines reach the action neurons, a circuit of which the one with the largest
-        sum spikes (kind ``winner``). The critic, which only teaches, is left out.
+        The network has no layers: input lines reach the action neurons, circuits in each of which the one with the
+        largest sum spikes (kind ``winner``). The critic, which only teaches, is left out.
 
         Args:
             env: The environments the policy was trained in, with their wrappers; None if none of these changes what is
@@ -137,10 +139,11 @@ class WtaPolicy(BasePolicy):
         Raises:
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
-        check_unchanged(self, WtaPolicy, ("predict", "step"))
+        check_unchanged(self, WtaPolicy, ("predict", "step", "action"))
         space = self.observation_space
         inputs = inputs_of(space, env, (), self.trained_behind)
-        if any(isinstance(step, FrameStack) for step in inputs.preprocessing) and space.dtype == np.float64:
+        wide = any(part.dtype == np.float64 for part in (space.values() if isinstance(space, spaces.Dict) else [space]))
+        if any(isinstance(step, FrameStack) for step in inputs.preprocessing) and wide:
             raise ValueError(
                 "a Network keeps past frames in float32, this policy tells float64 values apart: make the "
                 "environment's space float32"
@@ -152,24 +155,38 @@ class WtaPolicy(BasePolicy):
             weights = weights[:, lines]
         else:
             encoder = self.coder
-        start = int(self.action_space.start)  # type: ignore[attr-defined]
         return Network(
             encoder=encoder,
             layers=(),
             readout=Readout(weights, np.zeros(len(weights)), kind="winner"),
-            head=ActionHead("discrete", (len(weights),), start=(start,)),
+            head=self.head,
             preprocessing=inputs.preprocessing,
             observation=inputs.observation,
             n_ticks=self.n_ticks,
             metadata=metadata or {},
         )
 
-    def step(self, obs: np.ndarray) -> tuple[int, float]:
-        """Run the network for one env step; return the number of the neuron that won the last tick, and the value."""
+    def step(self, obs: Any) -> tuple[np.ndarray, float]:
+        """Run the network for one env step.
+
+        Args:
+            obs: One observation, as the environment shows it.
+
+        Returns:
+            The neuron that won the last tick in each circuit, counted from its first, shape (n_circuits,), and the
+            value.
+        """
+        return self._run(obs if self._is_vector else flatten(self._parts, obs)[0][0])
+
+    def _run(self, row: np.ndarray) -> tuple[np.ndarray, float]:
         coder = self.coder
-        lines = coder.lines(obs, self.network.learning) if isinstance(coder, RecruitingCells) else coder.lines(obs)
+        lines = coder.lines(row, self.network.learning) if isinstance(coder, RecruitingCells) else coder.lines(row)
         _, last, value = self.network.run(lines, self.n_ticks)
-        return int(last.argmax()), value
+        return self.head.chosen(last[None])[0], value
+
+    def action(self, winners: np.ndarray) -> np.ndarray:
+        """Return the actions, shape (B, *shape), of the neurons that won in each circuit, shape (B, n_circuits)."""
+        return self.head.action(winners)
 
     def predict(
         self,
@@ -192,14 +209,17 @@ class WtaPolicy(BasePolicy):
         Raises:
             ValueError: If a shape is wrong or an observation is not finite.
         """
-        obs, single = rows_of(observation, self.observation_space)
-        check_predicted(obs)
+        if self._is_vector:
+            rows, single = rows_of(observation, self.observation_space)
+            check_predicted(rows)
+        else:
+            check_predicted(observation)
+            rows, single = flatten(self._parts, observation)
         network = self.network
         before = network.learning, network.exploring
         network.learning, network.exploring = False, not deterministic
-        start = int(self.action_space.start)  # type: ignore[attr-defined]
         try:
-            actions = np.array([start + self.step(row)[0] for row in obs])
+            actions = self.action(np.array([self._run(row)[0] for row in rows]))
         finally:
             network.learning, network.exploring = before
         return actions[0] if single else actions, state
@@ -232,47 +252,3 @@ class WtaPolicy(BasePolicy):
         cells = self.coder.state_dict() if isinstance(self.coder, RecruitingCells) else {}
         encoder = {f"encoder.{name}": array for name, array in cells.items()}
         return {**weights, **encoder, "modulator.baseline": self.modulator.baseline}
-
-
-def _recruiting(kwargs: Mapping[str, Any], space: spaces.Box) -> RecruitingCells:
-    try:
-        return RecruitingCells(space.shape[0], **kwargs)
-    except TypeError as error:  # an argument it does not know
-        raise ValueError(f"encoder_kwargs of 'auto': {error}") from None
-
-
-def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells:
-    """Return an input code for a vector space.
-
-    Args:
-        kind: One of :data:`LINE_ENCODERS`, of whose lines few spike at a time.
-        kwargs: Its arguments and those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions.
-        space: Gives the ends that are left out.
-
-    Raises:
-        ValueError: If an argument is unknown, or an end is neither given nor finite in the space.
-    """
-    if kind not in LINE_ENCODERS:
-        raise ValueError(
-            f"encoder must be one of {', '.join(LINE_ENCODERS)}, or 'auto' with \"WtaPolicy\", got {kind!r}"
-        )
-    own = {name: value for name, value in kwargs.items() if name not in ("low", "high", "components", "wraps")}
-    components = list(kwargs.get("components", range(space.shape[0])))
-    if any(not 0 <= index < space.shape[0] for index in np.hstack(components)):
-        raise ValueError(f"components must be indices into {space.shape[0]} numbers, got {components}")
-    ends = {}
-    for name, bound, turn in (("low", space.low, -np.pi), ("high", space.high, np.pi)):
-        default = [bound[part] if isinstance(part, int) else turn for part in components]
-        ends[name] = kwargs.get(name, default)
-        if np.any(np.abs(ends[name]) > _LARGEST_END):
-            raise ValueError(
-                f"encoder_kwargs needs low and high: of {in_words(space)} not all ends are finite; "
-                "`spikeloop calibrate ENV` proposes them, and \"WtaPolicy\" with encoder 'auto' needs none"
-            )
-    dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()), n_obs=space.shape[0])
-    if kind == "tiles" and isinstance(own.get("n_tiles", 6), int):
-        own["n_tiles"] = [own.get("n_tiles", 6)] * len(components)
-    try:
-        return LINE_ENCODERS[kind](dimensions, **own)
-    except TypeError as error:  # an argument it does not know
-        raise ValueError(f"encoder_kwargs of {kind!r}: {error}") from None

@@ -152,6 +152,8 @@ class Compiled(NamedTuple):
     """Length of the state, which the environment holds as ``state``."""
     n_obs: int
     """Length of the observation."""
+    state_dtype: type = np.float64
+    """What the environment computes its state in, but for that of a reset, which may have more digits."""
 
     def body(self, env: gym.Env) -> np.ndarray:
         """Return the constants of an environment as they are now, shape (n_constants,), float64."""

@@ -253,12 +253,12 @@ class DeployedPolicy:
         if not self._n_read:
             if not readout.spikes:
                 return read[-1] * host.output_scale + self._b_out, trace
-            return readout.decide(self.membranes(read))[0], trace
+            return readout.decide(self.membranes(read), host.head.sizes)[0], trace  # type: ignore[union-attr]
         n_ticks, dt = host.n_ticks, host.dt
         for t in range(n_ticks):
             trace = readout_tick(trace, read[t], readout, n_ticks, t == 0, dt)
         if readout.spikes:
-            return readout.decide(self.membranes(read))[0], trace
+            return readout.decide(self.membranes(read), host.head.sizes)[0], trace  # type: ignore[union-attr]
         return output_of(trace, readout), trace
 
     def membranes(self, read: np.ndarray) -> np.ndarray:

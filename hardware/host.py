@@ -13,7 +13,7 @@ from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import ENCODERS, Encoder
 from spikeloop.spiking.fields import array_of, check_choice, check_part, number, set_fields, whole
 from spikeloop.spiking.limits import MAX_TICKS, MAX_TIME
-from spikeloop.spiking.network import check_size, checked_preprocessing
+from spikeloop.spiking.network import check_head, check_size, checked_preprocessing
 from spikeloop.spiking.observation import MAX_OBS, FrameStack, ObservationPart, Preprocessor, n_frames
 from spikeloop.spiking.readout import Readout
 
@@ -110,10 +110,7 @@ class Host:
                 raise ValueError(f"Host.w_in and Host.bias must lie within +-{_SCALES[1]:g}, found {largest:g}")
         elif self.w_in is not None or self.bias is not None:
             raise ValueError(f"Host.w_in and Host.bias must be None where input is {self.input!r}")
-        if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
-            raise ValueError(f"Host.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
-        if self.readout.spikes and (self.head is None or self.head.kind != "discrete"):
-            raise ValueError(f"Readout.kind {self.readout.kind!r} needs a head of kind 'discrete'")
+        check_head(me, self.readout, self.head)
         sent = 0 if self.input == "bias" else self.encoder.n_channels
         received = self.readout.n_neurons if self.reads_spikes else self.n_parts * self.readout.n_outputs
         check_size(me, self.n_ticks, 8 * max(sent, received), self.memory_shape)

@@ -65,5 +65,7 @@ def record(deployment: Deployment, obs: np.ndarray, rng: np.random.Generator | N
     if host.encoder.spikes:
         of_input = per_tick(np.stack(recorder.input) != 0, host.n_ticks)
     if host.readout.spikes:
-        of_units = np.concatenate([host.readout.decide(policy.membranes(read))[1] for read in recorder.read])
+        assert host.head is not None
+        units = [host.readout.decide(policy.membranes(read), host.head.sizes)[1] for read in recorder.read]
+        of_units = np.concatenate(units)
     return Monitor.from_dense(layers, None, host.n_ticks, host.dt, of_input, of_units)

@@ -250,6 +250,7 @@ def _check_spaces(policy: Network | Deployment, env: VecEnv, env_id: str) -> Non
         raise UsageError(f"the network observes {takes}, {env_id} shows {in_words(obs)}")
     if head is None:
         raise UsageError("the network has no action head, it is no policy")
-    fits = isinstance(actions, SPACES[head.kind]) and spaces.flatdim(actions) == head.n_outputs
+    n_numbers = len(head.sizes) // head.n_rows if head.rows else head.n_outputs
+    fits = isinstance(actions, SPACES[head.kind]) and spaces.flatdim(actions) == n_numbers
     if not fits or actions.shape != head.shape:
         raise UsageError(f"the network chooses {head.kind} actions {head.sizes}, {env_id} takes {in_words(actions)}")

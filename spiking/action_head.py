@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,16 +21,25 @@ class ActionHead:
     Args:
         kind: ``discrete`` and ``multi_discrete`` take the largest value of each group, ``multi_binary`` the sign,
             ``box`` the values themselves, clipped to the bounds.
-        sizes: Choices per group: (n,) for ``discrete``, nvec for ``multi_discrete``, all 2 for ``multi_binary``,
-            all 1 for ``box``.
+        sizes: Choices per group: (n,) for ``discrete``, nvec for ``multi_discrete``, all 2 for ``multi_binary``. For
+            ``box`` all 1; or, if none is 1, the neurons of each of its rows.
         shape: Shape of one action.
         low: ``box``: lower bounds, of that shape; kept in float64 if they come so, as the actions then are.
         high: ``box``: upper bounds.
         squash: ``box``: outputs pass tanh and are scaled to the bounds (gSDE with ``squash_output``).
         start: ``discrete`` and ``multi_discrete``: number of each group's first choice; 0 for all if empty.
 
+    The neurons of a row stand for values at equal distances from the lower bound to the upper one, both included, and
+    the action is what the most active of them stands for. Where each number of an action has several rows, one after
+    another, it is their mean: the population vector of the neurons that won (Vasilaki et al. 2009). On a ring, which is
+    an angle, the upper bound is the last value before the lower one comes again.
+
     Raises:
         ValueError: If a field does not fit the kind.
+
+    >>> head = ActionHead("box", sizes=(5,), shape=(1,), low=np.array([-1.0]), high=np.array([1.0]))
+    >>> head(np.array([[0, 0, 0, 1, 0]])).tolist()
+    [[0.5]]
     """
 
     kind: str
@@ -49,9 +59,11 @@ class ActionHead:
             shape=shape_of("ActionHead", "shape", self.shape),
             squash=flag("ActionHead", "squash", self.squash),
         )
-        if math.prod(self.shape) != len(self.sizes):
+        if len(self.sizes) != math.prod(self.shape) and not (
+            self.rows and len(self.sizes) % math.prod(self.shape) == 0
+        ):
             raise ValueError(f"ActionHead.shape {self.shape} does not hold {len(self.sizes)} actions")
-        only = {"multi_binary": 2, "box": 1}.get(self.kind)
+        only = {"multi_binary": 2, "box": None if self.rows else 1}.get(self.kind)
         if only is not None and set(self.sizes) != {only}:
             raise ValueError(f"ActionHead.sizes must all be {only} for kind {self.kind!r}, got {shown(self.sizes)}")
         start = wholes("ActionHead", "start", self.start, -MAX_START, MAX_START) or (0,) * len(self.sizes)
@@ -74,24 +86,55 @@ class ActionHead:
             raise ValueError(
                 f"ActionHead.high must be at least low, got low {shown(self.low)} and high {shown(self.high)}"
             )
-        if self.squash and not (np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high))):  # type: ignore[arg-type]
+        needs = "squash" if self.squash else "sizes" if self.rows else None
+        if needs and not (np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high))):  # type: ignore[arg-type]
             raise ValueError(
-                f"ActionHead.squash needs finite bounds, got low {shown(self.low)} and high {shown(self.high)}"
+                f"ActionHead.{needs} needs finite bounds, got low {shown(self.low)} and high {shown(self.high)}"
             )
+        if self.squash and self.rows:
+            raise ValueError(f"ActionHead.squash must be False with rows of neurons, got sizes {shown(self.sizes)}")
+
+    @property
+    def rows(self) -> bool:
+        """Whether it is a ``box`` that reads rows of neurons."""
+        return self.kind == "box" and min(self.sizes, default=1) > 1
 
     @property
     def n_outputs(self) -> int:
         """Number of output values the head reads."""
-        return len(self.sizes) if self.kind in ("box", "multi_binary") else sum(self.sizes)
+        return len(self.sizes) if self.kind in ("box", "multi_binary") and not self.rows else sum(self.sizes)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of groups for each number of an action."""
+        return len(self.sizes) // math.prod(self.shape)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """What each neuron of a ``box``'s rows stands for, shape (n_outputs,), one row after another."""
+        assert self.rows and self.low is not None and self.high is not None
+        ends = zip(np.repeat(self.low, self.n_rows), np.repeat(self.high, self.n_rows), self.sizes, strict=True)
+        return np.concatenate([np.linspace(*row) for row in ends]).astype(self.low.dtype)
+
+    def chosen(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the number of the largest value of each group, the first of equals, shape (B, n_groups)."""
+        groups = np.split(outputs, np.cumsum(self.sizes)[:-1], axis=1)
+        return np.stack([group.argmax(axis=1) for group in groups], axis=1)
+
+    def action(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the actions, shape (B, *shape), of the number that is chosen in each group, (B, n_groups)."""
+        if not self.rows:
+            return (chosen + np.array(self.start)).reshape(-1, *self.shape)
+        first = np.cumsum((0, *self.sizes[:-1]))
+        won = self.values[first + chosen].astype(np.float64).reshape(len(chosen), *self.shape, self.n_rows)
+        return (np.cumsum(won, axis=-1)[..., -1] / self.n_rows).astype(self.values.dtype)  # added up in their order
 
     def __call__(self, outputs: np.ndarray) -> np.ndarray:
         """Return the actions, shape (B, *shape), for output values of shape (B, n_outputs)."""
         if self.kind == "discrete":
             return outputs.argmax(axis=1) + self.start[0]
-        if self.kind == "multi_discrete":
-            groups = np.split(outputs, np.cumsum(self.sizes)[:-1], axis=1)
-            choices = np.stack([group.argmax(axis=1) for group in groups], axis=1)
-            return (choices + np.array(self.start)).reshape(-1, *self.shape)
+        if self.kind == "multi_discrete" or self.rows:
+            return self.action(self.chosen(outputs))
         if self.kind == "multi_binary":
             # SB3 takes round(sigmoid(x)), which is 0 at exactly x = 0.
             return (outputs > 0).astype(np.int8).reshape(-1, *self.shape)

@@ -47,6 +47,7 @@ from spikeloop.spiking.observation import (
     n_frames,
 )
 from spikeloop.spiking.readout import Dense, Readout
+from spikeloop.spiking.readout_kinds import READOUTS
 from spikeloop.spiking.storage import load_parts, pack_parts, write_atomically
 
 FORMAT_VERSION = 4
@@ -162,10 +163,7 @@ class Network:
                 raise ValueError(f"Network.layers[{i}].w_in must take {n} inputs, has {layer.n_inputs}")
         if self.readout.n_neurons != sizes[-1]:
             raise ValueError(f"Network.readout must take {sizes[-1]} inputs, takes {self.readout.n_neurons}")
-        if self.head is not None and self.head.n_outputs != self.readout.n_outputs:
-            raise ValueError(f"Network.head needs {self.head.n_outputs} outputs, readout has {self.readout.n_outputs}")
-        if self.readout.spikes and (self.head is None or self.head.kind != "discrete"):
-            raise ValueError(f"Readout.kind {self.readout.kind!r} needs a head of kind 'discrete'")
+        check_head("Network", self.readout, self.head)
         set_fields(self, **checked_preprocessing("Network", self.observation, self.preprocessing, self.encoder))
         race = max(sizes[-1], self.readout.n_outputs) * self.readout.spikes
         bytes_of_tick = max(2 * max(sizes[1:], default=0), 8 * race, 8 * sizes[0] * (not self.encoder.held))
@@ -330,6 +328,19 @@ def checked_preprocessing(
     if not math.isfinite(largest_value(steps)):
         raise ValueError(f"{owner}.preprocessing must keep observations within -1 and 1 within the range of float32")
     return {"observation": parts, "preprocessing": steps}
+
+
+def check_head(owner: str, readout: Readout, head: ActionHead | None) -> None:
+    """Raise ValueError unless an action head reads what the readout gives; there may be none if that is values."""
+    if head is not None and head.n_outputs != readout.n_outputs:
+        raise ValueError(f"{owner}.head needs {head.n_outputs} outputs, readout has {readout.n_outputs}")
+    if not readout.spikes:
+        return
+    heads = READOUTS[readout.kind].heads
+    if head is None or head.kind not in heads:
+        raise ValueError(f"Readout.kind {readout.kind!r} needs a head of kind {' or '.join(map(repr, heads))}")
+    if head.kind == "box" and not head.rows:
+        raise ValueError(f"Readout.kind {readout.kind!r} needs a box head with rows of units, got sizes all 1")
 
 
 def check_size(owner: str, n_ticks: int, bytes_of_tick: int, state_shape: tuple[int, int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -60,7 +60,8 @@ class Readout:
             computes them. Kinds whose units spike have no place for them.
         kind: One of :data:`~spikeloop.spiking.readout_kinds.READOUTS`: ``leaky`` (if none is named), ``count``, the
             mean number of spikes per tick, ``first_spike``, units that race to a threshold, or ``winner``, a circuit
-            in which one unit spikes on every tick and inhibits the others. The last two choose discrete actions.
+            in which one unit spikes on every tick and inhibits the others. The last two choose: discrete actions, and
+            ``winner`` also several at once or numbers along rows of units, with a circuit for each group of the head.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
@@ -120,7 +121,7 @@ class Readout:
 
     @property
     def spikes(self) -> bool:
-        """Whether its units spike, and by that choose a discrete action."""
+        """Whether its units spike, and by that choose an action."""
         return READOUTS[self.kind].decide is not None
 
     @property
@@ -137,18 +138,19 @@ class Readout:
         """Return the numbers of its units' filter."""
         return READOUTS[self.kind].filter(self.tau_out, n_ticks, dt)
 
-    def decide(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decide(self, v: np.ndarray, sizes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return what units that spike choose.
 
         Args:
             v: Their membranes after each tick of a step, shape (n_ticks, B, n_outputs).
+            sizes: Units of each group of the action head; None for one group of all.
 
         Returns:
             The output values, shape (B, n_outputs), and the spikes, shape (n_ticks, B, n_outputs).
         """
         decide = READOUTS[self.kind].decide
         assert decide is not None
-        return decide(v, self.v_th_out)
+        return decide(v, self.v_th_out, (self.n_outputs,) if sizes is None else sizes)
 
     def membranes(self, drive: np.ndarray) -> np.ndarray:
         """Return the membranes of units that spike for the drive of each tick of a step, both (n_ticks, ...)."""

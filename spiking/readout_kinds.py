@@ -7,14 +7,15 @@ With the spikes ``z`` of a tick, every output unit is a filter of its drive ``w_
     first_spike   v <- v + drive                             from 0 at the start of each step; units race, and the first
                                                              to exceed v_th_out decides the step
     winner        v <- drive                                 on every tick the unit with the largest v spikes and
-                                                             inhibits the others; the last tick's decides
+                                                             inhibits the others; the last tick's decides. There is
+                                                             one such circuit for each group of the action head
 
 ``leaky`` and ``count`` filter the spikes before the weights, which is the same, so that dense layers may stand between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +30,10 @@ class Filter(NamedTuple):
     gain: float
 
 
-# Membranes of the output units after each tick of a step, (n_ticks, B, n_outputs), and their threshold -> the output
-# values (B, n_outputs), of which the largest is the choice, and the units' spikes (n_ticks, B, n_outputs).
-Decide = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+# Membranes of the output units after each tick of a step, (n_ticks, B, n_outputs), their threshold, and the units of
+# each group of the action head -> the output values (B, n_outputs), of which the largest of a group is the choice, and
+# the units' spikes (n_ticks, B, n_outputs).
+Decide = Callable[[np.ndarray, float, Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
 
 class ReadoutKind(NamedTuple):
@@ -41,20 +43,22 @@ class ReadoutKind(NamedTuple):
         filter: ``tau_out``, number of ticks and ``dt`` to the numbers of the filter.
         clears: Whether the units begin every env step at 0; then a step keeps all it adds up, ``kept`` is 1.
         decide: What spiking output units choose; None for units that are read as values.
+        heads: Kinds of action heads that units which spike may choose for.
     """
 
     filter: Callable[[float, int, float], Filter]
     clears: bool = False
     decide: Decide | None = None
+    heads: tuple[str, ...] = ("discrete",)
 
 
-def first_spike(v: np.ndarray, v_th: float) -> tuple[np.ndarray, np.ndarray]:
+def first_spike(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Let units race: the membranes when the first exceeds ``v_th`` (at the last tick if none does), and its spike.
 
     Where several pass the threshold on one tick, the largest of them spikes.
 
     >>> v = np.array([[[0.4, 0.5]], [[0.8, 1.2]], [[1.5, 1.4]]])  # of two units after three ticks
-    >>> values, spikes = first_spike(v, 1.0)
+    >>> values, spikes = first_spike(v, 1.0, sizes=[2])
     >>> values.tolist(), spikes[:, 0].tolist()
     ([[0.8, 1.2]], [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     """
@@ -68,15 +72,21 @@ def first_spike(v: np.ndarray, v_th: float) -> tuple[np.ndarray, np.ndarray]:
     return values, spikes
 
 
-def winner(v: np.ndarray, v_th: float) -> tuple[np.ndarray, np.ndarray]:
-    """Let the unit with the largest membrane spike on every tick, the first of equals; the last tick's spikes decide.
+def winner(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Let the unit with the largest membrane of its circuit spike on every tick, the first of equals.
 
-    >>> values, spikes = winner(np.array([[[0.4, 0.5]], [[0.2, 0.2]]]), 1.0)
+    The last tick's spikes decide. ``sizes`` are the units of each circuit, one circuit after another.
+
+    >>> values, spikes = winner(np.array([[[0.4, 0.5]], [[0.2, 0.2]]]), 1.0, sizes=[2])
     >>> values.tolist(), spikes[:, 0].tolist()
     ([[1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]])
     """
     spikes = np.zeros_like(v)
-    np.put_along_axis(spikes, v.argmax(axis=2)[..., None], 1.0, axis=2)
+    first = 0
+    for size in sizes:
+        best = first + v[..., first : first + size].argmax(axis=2)
+        np.put_along_axis(spikes, best[..., None], 1.0, axis=2)
+        first += size
     return spikes[-1], spikes
 
 
@@ -89,5 +99,7 @@ READOUTS: dict[str, ReadoutKind] = {
     "leaky": ReadoutKind(_leak),
     "count": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0 / n_ticks), clears=True),
     "first_spike": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0), clears=True, decide=first_spike),
-    "winner": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(0.0, 1.0), decide=winner),
+    "winner": ReadoutKind(
+        lambda tau_out, n_ticks, dt: Filter(0.0, 1.0), decide=winner, heads=("discrete", "multi_discrete", "box")
+    ),
 }

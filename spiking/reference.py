@@ -6,7 +6,7 @@ function is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ def step(
         y = readout_tick(y, spikes, network.readout, network.n_ticks, t == 0, network.dt)
         arrived.append(spikes)
     if network.readout.spikes:
-        outputs, _ = decide(np.stack(arrived), network.readout)
+        outputs, _ = decide(np.stack(arrived), network.readout, network.head.sizes if network.head else None)
     else:
         outputs = read(y, network.readout)
     return outputs, states, y, [np.stack(z) for z in recorded]
@@ -120,11 +120,12 @@ def read(y: np.ndarray, readout: Readout) -> np.ndarray:
     return y @ readout.w_out.T + readout.b_out
 
 
-def decide(spikes: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarray]:
+def decide(spikes: np.ndarray, readout: Readout, sizes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return what output units that spike choose: values (B, n_outputs), and their spikes (n_ticks, B, n_outputs).
 
     Args:
         spikes: What reaches the readout on each tick of one env step, shape (n_ticks, B, N).
         readout: The units.
+        sizes: Those of each group of the action head; None for one group of all.
     """
-    return readout.decide(readout.membranes(spikes @ readout.w_out.T + readout.b_out))
+    return readout.decide(readout.membranes(spikes @ readout.w_out.T + readout.b_out), sizes)

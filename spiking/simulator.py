@@ -365,7 +365,9 @@ class Simulator:
         by_tick = sums.reshape(n_steps, n_rows, n_batch, n_outputs).swapaxes(0, 1)
         by_tick = np.broadcast_to(by_tick, (n_ticks, n_steps, n_batch, n_outputs))
         readout = self.network.readout
-        values, spikes = readout.decide(readout.membranes(by_tick.reshape(n_ticks, n_steps * n_batch, n_outputs)))
+        v = readout.membranes(by_tick.reshape(n_ticks, n_steps * n_batch, n_outputs))
+        assert self.network.head is not None
+        values, spikes = readout.decide(v, self.network.head.sizes)
         spikes = spikes.reshape(n_ticks, n_steps, n_batch, n_outputs).swapaxes(0, 1)
         return values.reshape(n_steps, n_batch, n_outputs), spikes.reshape(n_steps * n_ticks, n_batch, n_outputs)
 

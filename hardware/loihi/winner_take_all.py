@@ -22,7 +22,7 @@ emulator are the same numbers. Weights are 8 bits, ``residue`` gives each four m
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -38,7 +38,7 @@ from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.program import Compartments, Program, Projection
 from spikeloop.hardware.loihi.resources import check_limits
 from spikeloop.spiking.rules.plastic_network import runs_compiled_tasks
-from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
+from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters, first_neurons
 
 CHIP = "loihi1"
 _WEIGHT_MAX, _STEP, _RESIDUE = 254, 2, 16  # mixed 8-bit weights are even; the residue is in 1/16 of their step
@@ -53,15 +53,16 @@ class ChipWinnerTakeAll:
     Args:
         n_inputs: Number of input lines.
         n_outputs: Number of actions.
-        parameters: The rule's numbers; ``w_max`` and ``eligibility_floor`` do not apply.
+        parameters: The rule's numbers; ``eligibility_floor`` does not apply, tags end where their bits do.
         rng: Source of the noise, of the modulator's rounding and of the learning engines' seeds.
         n_ticks: Ticks per env step, a power of 2 from 2 to 64: the rules act on every 2^k-th.
         residue: Whether each weight has a second synapse with four more bits. No Loihi has.
         wide_shift: Whether products keep all their bits. No Loihi does.
-        w_max: Weight of the actor that is stored as 254, the largest.
+        w_max: Weight of the actor that is stored as 254, the largest; that of the parameters if None.
         value_unit: Value of one unit of the critic's weights, of which there are 254.
         r1_scale: r1 for a modulator of 1; beyond 127 it saturates.
         tau_y: Time constant of a winner's running mean, in ticks.
+        circuits: Neurons of each winner-take-all circuit, one after another; None for one circuit of all.
 
     Attributes:
         actor: The actor's learning engine.
@@ -81,13 +82,15 @@ class ChipWinnerTakeAll:
         n_ticks: int = 4,
         residue: bool = True,
         wide_shift: bool = False,
-        w_max: float = 1.0,
+        w_max: float | None = None,
         value_unit: float = 2.0**-10,
         r1_scale: float = 256.0,
         tau_y: float = 2.0,
+        circuits: Sequence[int] | None = None,
     ):
         if n_inputs < 1 or n_outputs < 1:
             raise ValueError(f"n_inputs and n_outputs must be at least 1, got {n_inputs} and {n_outputs}")
+        w_max = parameters.w_max if w_max is None else w_max
         if n_ticks not in (2, 4, 8, 16, 32, 64):
             raise ValueError(f"n_ticks must be a power of 2 from 2 to 64 on the chip, got {n_ticks}")
         for name, number in (("w_max", w_max), ("value_unit", value_unit), ("r1_scale", r1_scale)):
@@ -108,12 +111,13 @@ class ChipWinnerTakeAll:
             for rule, n, seed in zip(rules, (n_outputs, 1), seeds, strict=True)
         )
         self.rng, self.residue, self.w_max = rng, residue, w_max
+        self.circuits, self.n_ticks = first_neurons(circuits, n_outputs), n_ticks
         self.learning = self.exploring = True
         self._engines = _engine(self.actor), _engine(self.critic)
         self._epoch = kernels.Epoch(
             lines=np.zeros(n_inputs, np.int32),
             n_lines=np.zeros(1, np.int64),
-            winners=np.zeros(n_ticks, np.int32),
+            winners=np.zeros(n_ticks * (len(self.circuits) - 1), np.int32),
             counts=np.zeros(n_outputs, np.int64),
         )
         deviation = WEIGHT_ONE * p.noise / w_max
@@ -133,6 +137,8 @@ class ChipWinnerTakeAll:
         """Become a network with the same weights, tags, traces and random streams."""
         self.__dict__.update(state)
         self._engines = _engine(self.actor), _engine(self.critic)
+        if "circuits" not in state:  # a copy of before
+            self.circuits, self.n_ticks = first_neurons(None, self.actor.n_post), len(self._epoch.winners)
 
     def __copy__(self) -> ChipWinnerTakeAll:
         """Return a network of its own, as ``copy.deepcopy`` does: its arrays are its state."""
@@ -165,21 +171,23 @@ class ChipWinnerTakeAll:
             ValueError: If a line does not exist, too many are active, or the number of ticks is another.
         """
         lines = np.ascontiguousarray(x, dtype=np.int64)
-        if n_ticks != len(self._epoch.winners):
-            raise ValueError(f"n_ticks must be the chip's {len(self._epoch.winners)}, got {n_ticks}")
+        if n_ticks != self.n_ticks:
+            raise ValueError(f"n_ticks must be the chip's {self.n_ticks}, got {n_ticks}")
         if lines.ndim != 1 or (lines.size and not 0 <= lines.min() <= lines.max() < self.actor.n_pre):
             raise ValueError(f"x must be numbers of lines below {self.actor.n_pre}, each once, got {x}")
         if lines.size > _MOST_ACTIVE:
             raise ValueError(f"at most {_MOST_ACTIVE} lines may be active, or sums wrap; got {lines.size}")
-        state = (*self._engines, self._epoch, self._host)
-        winner, value = kernels.run(*state, lines, self.learning, self.exploring, self.rng)
+        state = (*self._engines, self._epoch, self._host, self.circuits)
+        winners = np.empty(len(self.circuits) - 1, np.int64)
+        value = kernels.run(*state, lines, self.learning, self.exploring, self.rng, winners)
         last = np.zeros(self.actor.n_post, np.int64)
-        last[winner] = 1
+        last[self.circuits[:-1] + winners] = 1
         return self._epoch.counts.copy(), last, value
 
     def reinforce(self, modulator: float) -> None:
         """Learn from the modulator of the action before, and tag the synapses of the latest one."""
-        kernels.reinforce(*self._learn, *self._engines, self._epoch, self._host, float(modulator), self.rng)
+        engines = (*self._learn, *self._engines, self._epoch, self._host)
+        kernels.reinforce(*engines, self.n_ticks, float(modulator), self.rng)
 
     def closed_loop(
         self,
@@ -191,15 +199,20 @@ class ChipWinnerTakeAll:
         n_ticks: int,
         modulation: tuple[int, float, float, float, float],
         baseline: np.ndarray,
-        action: int,
+        action: np.ndarray | int,
         value: float,
         rewards: np.ndarray,
-    ) -> tuple[int, int, float]:
+        values: np.ndarray | None = None,
+        n_rows: int = 1,
+    ) -> tuple[int, np.ndarray, float]:
         """Act in a compiled task; see :meth:`spikeloop.spiking.rules.winner_take_all.WinnerTakeAll.closed_loop`."""
-        network = (*self._learn, *self._engines, self._epoch, self._host, self.learning, self.exploring, self.rng)
-        return kernels.closed_loop(
-            step, state, body, obs, coder, *network, modulation, baseline, action, value, rewards
+        engines = (*self._learn, *self._engines, self._epoch, self._host, self.circuits)
+        network = (*engines, self.learning, self.exploring, self.rng)
+        winners = np.array(action, np.int64, ndmin=1)
+        n_steps, value = kernels.closed_loop(
+            step, state, body, obs, coder, *network, modulation, baseline, values, n_rows, winners, value, rewards
         )
+        return n_steps, winners, value
 
     # --- weights
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
-from spikeloop.spiking.rules.winner_take_all_kernels import modulator_of
+from spikeloop.spiking.rules.winner_take_all_kernels import act, modulator_of
 
 
 class Engine(NamedTuple):
@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
 
     lines: np.ndarray  # (n_inputs,) int32
     n_lines: np.ndarray  # (1,) int64
-    winners: np.ndarray  # (n_ticks,) int32
+    winners: np.ndarray  # (n_ticks * n_circuits,) int32, the neurons that spike on one tick after those of another
     counts: np.ndarray  # (n_actions,) int64, spikes of the latest run
 
 
@@ -50,38 +50,44 @@ class Host(NamedTuple):
 
 
 @kernel
-def run(actor, critic, epoch, host, lines, learning, exploring, rng):
-    """Run an env step with the given lines active on every tick; return the last tick's winner and the value."""
-    n_actions, n_ticks = epoch.counts.shape[0], epoch.winners.shape[0]
+def run(actor, critic, epoch, host, circuits, lines, learning, exploring, rng, winners):
+    """Run an env step with the given lines active on every tick; return the value.
+
+    ``circuits`` and ``winners`` are those of ``run`` in ``spikeloop.spiking.rules.winner_take_all_kernels``.
+    """
+    n_actions, n_circuits = epoch.counts.shape[0], winners.shape[0]
+    n_ticks = epoch.winners.shape[0] // n_circuits
     u, value = np.zeros(n_actions, np.int64), 0
     for k in range(lines.shape[0]):
         i = lines[k]
         value += critic.synapses[i, 0, 0]
         for j in range(n_actions):
             u[j] += actor.synapses[i, 0, j]
-    best = 0
-    for j in range(n_actions):
-        epoch.counts[j] = 0
-        if u[j] > u[best]:
-            best = j
+    for c in range(n_circuits):
+        best = circuits[c]
+        for j in range(circuits[c], circuits[c + 1]):
+            epoch.counts[j] = 0
+            if u[j] > u[best]:
+                best = j
+        winners[c] = best - circuits[c]
     width = 2 * host.noise + 1
     for tick in range(n_ticks):
-        winner = best
-        if exploring:
-            highest = -(2**62)
-            for j in range(n_actions):
-                noise = int(rng.random() * width) + int(rng.random() * width) - 2 * host.noise
-                if u[j] + noise > highest:
-                    highest, winner = u[j] + noise, j
-        epoch.counts[winner] += 1
-        best = winner if exploring else best
-        if learning:
-            epoch.winners[tick] = winner
+        for c in range(n_circuits):
+            if exploring:
+                highest = -(2**62)
+                for j in range(circuits[c], circuits[c + 1]):
+                    noise = int(rng.random() * width) + int(rng.random() * width) - 2 * host.noise
+                    if u[j] + noise > highest:
+                        highest, winners[c] = u[j] + noise, j - circuits[c]
+            winner = circuits[c] + winners[c]
+            epoch.counts[winner] += 1
+            if learning:
+                epoch.winners[tick * n_circuits + c] = winner
     if learning:
         for k in range(lines.shape[0]):
             epoch.lines[k] = lines[k]
         epoch.n_lines[0] = lines.shape[0]
-    return best, host.value_offset + host.value_unit * value
+    return host.value_offset + host.value_unit * value
 
 
 @kernel
@@ -106,9 +112,9 @@ def _ticks(learn, engine, lines, lines_end, winners, winners_end, rewards):
 
 
 @kernel
-def reinforce(learn_actor, learn_critic, actor, critic, epoch, host, modulator, rng):
+def reinforce(learn_actor, learn_critic, actor, critic, epoch, host, n_ticks, modulator, rng):
     """Run the learning engines over the latest env step, with the modulator as the reward of its last tick."""
-    n_ticks, n = epoch.winners.shape[0], epoch.n_lines[0]
+    n_circuits, n = epoch.winners.shape[0] // n_ticks, epoch.n_lines[0]
     reward = math.floor(min(max(host.r1_scale * modulator, -128.0), 128.0) + rng.random())  # rounds at random
     rewards = np.zeros(n_ticks, np.int64)
     rewards[n_ticks - 1] = min(max(reward, -127), 127)
@@ -116,7 +122,7 @@ def reinforce(learn_actor, learn_critic, actor, critic, epoch, host, modulator, 
     ticks, never = np.empty(n_ticks, np.int64), np.zeros(n_ticks, np.int64)
     for tick in range(n_ticks):
         lines[tick * n : (tick + 1) * n] = epoch.lines[:n]
-        ends[tick], ticks[tick] = (tick + 1) * n, tick + 1
+        ends[tick], ticks[tick] = (tick + 1) * n, (tick + 1) * n_circuits
     _ticks(learn_actor, actor, lines, ends, epoch.winners, ticks, rewards)
     _ticks(learn_critic, critic, lines, ends, epoch.winners[:0], never, rewards)
 
@@ -134,12 +140,15 @@ def closed_loop(
     critic,
     epoch,
     host,
+    circuits,
     learning,
     exploring,
     rng,
     modulation,
     baseline,
-    winner,
+    values,
+    n_rows,
+    winners,
     value,
     rewards,
 ):
@@ -151,21 +160,21 @@ def closed_loop(
     kind, gamma, baseline_rate, reward_scale, scale = modulation
     next_state, next_obs = np.empty_like(task_state), np.empty_like(obs)
     lines = np.empty(coder.offsets.shape[0], np.int64)
+    n_ticks = epoch.winners.shape[0] // winners.shape[0]
     n_steps = 0
     while n_steps < rewards.shape[0]:
         next_state[:] = task_state
-        reward, terminated = step(next_state, winner, body, next_obs)
+        reward, terminated = act(step, next_state, winners, circuits, values, n_rows, body, next_obs)
         if terminated:
             break
         task_state[:], obs[:] = next_state, next_obs
         n_lines = encode(coder, obs, lines, learning)
-        winner, next_value = run(actor, critic, epoch, host, lines[:n_lines], learning, exploring, rng)
+        next_value = run(actor, critic, epoch, host, circuits, lines[:n_lines], learning, exploring, rng, winners)
         if learning:
-            modulator = modulator_of(
-                kind, gamma, baseline_rate, baseline, reward_scale * reward, value, next_value, False
-            )
-            reinforce(learn_actor, learn_critic, actor, critic, epoch, host, scale * modulator, rng)
+            seen = reward_scale * np.float64(np.float32(reward))  # as vectorised environments hand it over
+            modulator = modulator_of(kind, gamma, baseline_rate, baseline, seen, value, next_value, False)
+            reinforce(learn_actor, learn_critic, actor, critic, epoch, host, n_ticks, scale * modulator, rng)
         value = next_value
         rewards[n_steps] = reward
         n_steps += 1
-    return n_steps, winner, value
+    return n_steps, value

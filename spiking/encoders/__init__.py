@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeloop.spiking.encoders.base import Encoder, encode
 from spikeloop.spiking.encoders.dimensions import Dimensions
+from spikeloop.spiking.encoders.lines import Binary, Parts
 from spikeloop.spiking.encoders.recruited_cells import RecruitedCells
 from spikeloop.spiking.encoders.spike_times import SpikeTimes
 from spikeloop.spiking.encoders.spikes import Delta, Latency, Rate
@@ -14,5 +15,8 @@ __all__ = ["ENCODERS", "Dimensions", "Encoder", "encode"]
 
 ENCODERS: dict[str, type[Encoder]] = {
     encoder.kind: encoder
-    for encoder in (Direct, Population, Rate, Latency, SpikeTimes, Delta, Tiles, PlaceCells, RecruitedCells)
+    for encoder in (
+        *(Direct, Population, Rate, Latency, SpikeTimes, Delta),
+        *(Tiles, PlaceCells, RecruitedCells, Binary, Parts),
+    )
 }

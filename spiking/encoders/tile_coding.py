@@ -70,7 +70,12 @@ class Tiles:
             raise ValueError(f"Tiles.n_tiles must be {n_dims} numbers >= 1, got {n_tiles}")
         set_fields(self, n_tiles=n_tiles, n_grids=whole("Tiles", "n_grids", self.n_grids, 1, MAX_LINES))
         if self.n_channels > MAX_LINES:
-            raise ValueError(f"{self.n_channels:,} input lines are too many: fewer n_tiles, or encoder 'places'")
+            least, most = min(n_tiles), max(n_tiles)
+            along = f"{most} tiles" if least == most else f"{least} to {most} tiles"
+            raise ValueError(
+                f"Tiles must make {MAX_LINES:,} input lines at most: {along} along each of {n_dims} dimensions in "
+                f"{self.n_grids} grids make {float(self.n_channels):.3g}; fewer n_tiles, or encoder 'places'"
+            )
 
     @classmethod
     def over(

@@ -3,7 +3,8 @@
 An env step is K ticks with the same input lines active on each of them, x_i = 1, all others silent. In code order, for
 weights w_ji of line i onto action neuron j, critic weights v_i, and Gaussian noise ξ of variance 1:
 
-    run         u_j = Σ_i w_ji x_i + σ ξ        on every tick; the largest u_j spikes and inhibits the others
+    run         u_j = Σ_i w_ji x_i + σ ξ        on every tick; in each circuit the largest u_j spikes and inhibits
+                                                the others
                 V   = V0 + Σ_i v_i x_i
                 y_j = spikes of j in the env step / K,   z_j = 1 for the last tick's winner, which is the action
     reinforce   w_ji <- clip(w_ji + η M e_ji, -w_max, w_max)        M: the modulator of the action before
@@ -21,13 +22,16 @@ and the order of the ticks before the last changes nothing. Populations that spi
 For independent ticks the mean of z_j - y_j given the action is (1 - 1/K) (1[action = j] - π_j), with π_j the chance
 to win a tick, so K = 1 cannot learn. That has the form of the score of a softmax; as the noise is Gaussian, π is a
 probit. |e_ji| <= f_i at all times, so one floor serves both.
+
+There may be several circuits of action neurons, side by side: each has a winner of its own, and all share the lines,
+the noise's strength and the modulator. So a policy chooses several actions at once, each by the equations above.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -184,6 +188,18 @@ class WinnerTakeAllRule:
         return np.concatenate((actor, w[-1:] + c.value_learning_rate * signal * traces.e[-1:]))
 
 
+def first_neurons(circuits: Sequence[int] | None, n_outputs: int) -> np.ndarray:
+    """Return the first neuron of each winner-take-all circuit, and the end of the last, shape (n_circuits + 1,).
+
+    >>> first_neurons([3, 2], n_outputs=5)
+    array([0, 3, 5])
+    """
+    sizes = (n_outputs,) if circuits is None else tuple(circuits)
+    if min(sizes, default=0) < 1 or sum(sizes) != n_outputs:
+        raise ValueError(f"circuits must be numbers of neurons that make {n_outputs}, got {sizes}")
+    return np.cumsum((0, *sizes))
+
+
 @runs_compiled_tasks
 class WinnerTakeAll:
     """The rule's network, in float64: a :class:`~spikeloop.spiking.rules.plastic_network.PlasticNetwork`.
@@ -193,9 +209,10 @@ class WinnerTakeAll:
 
     Args:
         n_inputs: Number of input lines.
-        n_outputs: Number of actions.
+        n_outputs: Number of action neurons.
         parameters: The rule's numbers.
         rng: Source of the noise.
+        circuits: Neurons of each winner-take-all circuit, one after another; None for one circuit of all.
 
     Attributes:
         arrays: Weights and eligibilities; the weights are ``arrays.w``, shape (n_inputs, n_outputs), and ``arrays.v``.
@@ -210,9 +227,17 @@ class WinnerTakeAll:
     array([3, 7])
     """
 
-    def __init__(self, n_inputs: int, n_outputs: int, parameters: WinnerTakeAllParameters, rng: np.random.Generator):
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        parameters: WinnerTakeAllParameters,
+        rng: np.random.Generator,
+        circuits: Sequence[int] | None = None,
+    ):
         if n_inputs < 1 or n_outputs < 1:
             raise ValueError(f"n_inputs and n_outputs must be at least 1, got {n_inputs} and {n_outputs}")
+        self.circuits = first_neurons(circuits, n_outputs)
         self.parameters = parameters
         self.rng = rng
         self.learning = self.exploring = True
@@ -238,6 +263,7 @@ class WinnerTakeAll:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.setdefault("circuits", first_neurons(None, self.arrays.w.shape[1]))  # in copies of before
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Set all eligibilities to zero, as an episode begins; the only environment may be spared by ``mask``."""
@@ -268,14 +294,15 @@ class WinnerTakeAll:
         if (numbers and not 0 <= min(numbers) <= max(numbers) < n_inputs) or len(numbers) != len(lines):
             raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {x}")
         active = np.ascontiguousarray(lines, dtype=np.int64)
+        winners = np.empty(len(self.circuits) - 1, np.int64)
         with self._lock:
             noise = self.rng.standard_normal((n_ticks if self.exploring else 0, n_outputs))
-            winner, value = winner_take_all_kernels.run(
-                self.arrays, self.constants, active, n_ticks, noise, self.learning
+            value = winner_take_all_kernels.run(
+                self.arrays, self.constants, self.circuits, active, n_ticks, noise, self.learning, winners
             )
             counts = self.arrays.counts.copy()
         last = np.zeros(n_outputs, np.int64)
-        last[winner] = 1
+        last[self.circuits[:-1] + winners] = 1
         return counts, last, value
 
     def reinforce(self, modulator: float) -> None:
@@ -299,15 +326,18 @@ class WinnerTakeAll:
         n_ticks: int,
         modulation: tuple[int, float, float, float, float],
         baseline: np.ndarray,
-        action: int,
+        action: np.ndarray | int,
         value: float,
         rewards: np.ndarray,
-    ) -> tuple[int, int, float]:
+        values: np.ndarray | None = None,
+        n_rows: int = 1,
+    ) -> tuple[int, np.ndarray, float]:
         """Act in a compiled task, and learn if it is learning, until the next step would end the episode.
 
         Args:
             step: Compiled ``step(state, action, body, obs)``, which overwrites state and observation and returns the
-                reward and whether the episode terminated.
+                reward and whether the episode terminated. The action is a choice, or numbers where there are
+                ``values``.
             state: State of the task, float64; left where the loop ends, as is ``obs``.
             body: Constants of the task, float64.
             obs: Observation of ``state``, float64.
@@ -315,22 +345,26 @@ class WinnerTakeAll:
             n_ticks: Ticks per step.
             modulation: Kind of modulator, gamma, rate of the baseline, factor of the reward, factor of the modulator.
             baseline: Running mean of the reward, shape (1,).
-            action: Action chosen for ``obs``.
+            action: Neuron of each circuit that won for ``obs``, shape (n_circuits,); a number if there is but one.
             value: Value of ``obs``.
             rewards: Where the reward of each step goes; its length is the most steps to take.
+            values: What each action neuron stands for, float64, shape (n_outputs,); None for discrete actions.
+            n_rows: Circuits, one after another, for each number of an action, which is the mean of their values.
 
         Returns:
-            The number of steps taken, and the action chosen and the value for the observation then.
+            The number of steps taken, and the neurons that won, shape (n_circuits,), and the value then.
 
         Raises:
             ValueError: If the code has lines that this network lacks, or reads values that the observation lacks.
         """
         self._check_code(coder, obs)
-        network = self.arrays, self.constants, n_ticks, self.learning, self.exploring, self.rng
+        winners = np.array(action, np.int64, ndmin=1)
+        network = self.arrays, self.constants, self.circuits, n_ticks, self.learning, self.exploring, self.rng
         with self._lock:
-            return winner_take_all_kernels.closed_loop(
-                step, state, body, obs, coder, *network, modulation, baseline, action, value, rewards
+            n_steps, value = winner_take_all_kernels.closed_loop(
+                step, state, body, obs, coder, *network, modulation, baseline, values, n_rows, winners, value, rewards
             )
+        return n_steps, winners, value
 
     def _check_code(self, coder: tile_kernels.Coder, obs: np.ndarray) -> None:
         n_lines = len(coder.cells.centers) or len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
@@ -45,10 +47,18 @@ class State(NamedTuple):
 
 
 @kernel
-def run(state, constants, active, n_ticks, noise, learning):
-    """Run an env step with the given lines active; return the last tick's winner and the value.
+def run(state, constants, circuits, active, n_ticks, noise, learning, winners):
+    """Run an env step with the given lines active; return the value.
 
-    ``noise`` has shape (n_ticks, n_actions), or (0, n_actions) for none.
+    Args:
+        state: Weights, eligibilities, and what the latest env step left.
+        constants: The rule's numbers.
+        circuits: First neuron of each circuit, and their end, int64, shape (n_circuits + 1,).
+        active: The lines that spike on every tick.
+        n_ticks: Ticks of the env step.
+        noise: Shape (n_ticks, n_actions), or (0, n_actions) for none.
+        learning: Whether the env step is kept for the modulator that is to come.
+        winners: Written: the neuron of each circuit that won the last tick, counted from its first, int64.
     """
     n_actions = state.w.shape[1]
     u = np.zeros(n_actions)
@@ -58,27 +68,32 @@ def run(state, constants, active, n_ticks, noise, learning):
         value += state.v[i]
         for j in range(n_actions):
             u[j] += state.w[i, j]
-    winner = 0
     for j in range(n_actions):
         state.counts[j] = 0
-        if u[j] > u[winner]:
-            winner = j
-    for tick in range(noise.shape[0]):
-        winner = 0
-        for j in range(1, n_actions):
-            if u[j] + constants.noise * noise[tick, j] > u[winner] + constants.noise * noise[tick, winner]:
+    for c in range(winners.shape[0]):
+        first, end = circuits[c], circuits[c + 1]
+        winner = first
+        for j in range(first + 1, end):
+            if u[j] > u[winner]:
                 winner = j
-        state.counts[winner] += 1
-    if noise.shape[0] == 0:
-        state.counts[winner] = n_ticks
+        for tick in range(noise.shape[0]):
+            winner = first
+            for j in range(first + 1, end):
+                if u[j] + constants.noise * noise[tick, j] > u[winner] + constants.noise * noise[tick, winner]:
+                    winner = j
+            state.counts[winner] += 1
+        if noise.shape[0] == 0:
+            state.counts[winner] = n_ticks
+        winners[c] = winner - first
     if learning:
         n = active.shape[0]
         state.latest[:n] = active
         state.n_latest[0] = n
         for j in range(n_actions):
             state.surprise[j] = -state.counts[j] / n_ticks
-        state.surprise[winner] += 1.0
-    return winner, value
+        for c in range(winners.shape[0]):
+            state.surprise[circuits[c] + winners[c]] += 1.0
+    return value
 
 
 @kernel
@@ -137,6 +152,32 @@ def modulator_of(kind, gamma, baseline_rate, baseline, reward, value, next_value
     return modulator
 
 
+def act(step, state, winners, circuits, values, n_rows, body, obs):
+    """Take a compiled task's step by what the winners stand for: a choice, or numbers where there are values.
+
+    ``values`` is None, or has shape (n_neurons,): then each number is the mean of ``n_rows`` winners' in a row.
+    """
+    return (_choose if values is None else _set)(step, state, winners, circuits, values, n_rows, body, obs)
+
+
+@overload(act)
+def _act(step, state, winners, circuits, values, n_rows, body, obs):
+    """Select by the type, for the kernels: a step takes either a whole number or an array."""
+    return _choose if isinstance(values, types.NoneType) else _set
+
+
+def _choose(step, state, winners, circuits, values, n_rows, body, obs):
+    return step(state, winners[0], body, obs)
+
+
+def _set(step, state, winners, circuits, values, n_rows, body, obs):
+    action = np.zeros(winners.shape[0] // n_rows)
+    for c in range(winners.shape[0]):
+        action[c // n_rows] += values[circuits[c] + winners[c]]
+    action /= n_rows
+    return step(state, action, body, obs)
+
+
 @kernel
 def closed_loop(
     step,
@@ -146,13 +187,16 @@ def closed_loop(
     coder,
     state,
     constants,
+    circuits,
     n_ticks,
     learning,
     exploring,
     rng,
     modulation,
     baseline,
-    winner,
+    values,
+    n_rows,
+    winners,
     value,
     rewards,
 ):
@@ -164,7 +208,7 @@ def closed_loop(
     n_steps = 0
     while n_steps < rewards.shape[0]:
         next_state[:] = task_state
-        reward, terminated = step(next_state, winner, body, next_obs)
+        reward, terminated = act(step, next_state, winners, circuits, values, n_rows, body, next_obs)
         if terminated:
             break
         task_state[:], obs[:] = next_state, next_obs
@@ -172,13 +216,12 @@ def closed_loop(
         for tick in range(noise.shape[0]):
             for j in range(noise.shape[1]):
                 noise[tick, j] = rng.standard_normal()
-        winner, next_value = run(state, constants, active[:n_active], n_ticks, noise, learning)
+        next_value = run(state, constants, circuits, active[:n_active], n_ticks, noise, learning, winners)
         if learning:
-            modulator = modulator_of(
-                kind, gamma, baseline_rate, baseline, reward_scale * reward, value, next_value, False
-            )
+            seen = reward_scale * np.float64(np.float32(reward))  # as vectorised environments hand it over
+            modulator = modulator_of(kind, gamma, baseline_rate, baseline, seen, value, next_value, False)
             reinforce(state, constants, scale * modulator)
         value = next_value
         rewards[n_steps] = reward
         n_steps += 1
-    return n_steps, winner, value
+    return n_steps, value
