@@ -28,6 +28,7 @@ from spikeloop.agents.modulators import Modulator
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.compiled import Compiled, DrawsEpisodes, compiled_of
 from spikeloop.envs.compiled_continuous import continuous_of
+from spikeloop.envs.compiled_tables import Table, table_of
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders.lines import Binary, Parts
 from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
@@ -86,6 +87,12 @@ def telling(wrapper: gym.Env) -> Callable[[Any, np.ndarray], None] | None:
     return TRANSPARENT.get(type(wrapper))  # type: ignore[arg-type]
 
 
+def _compiled_form(env: gym.Env, coder: LineCode, head: ActionHead | None) -> Compiled | Table | None:
+    if isinstance(coder, Binary):
+        return table_of(env)
+    return continuous_of(env) if head is not None and head.rows else compiled_of(env)
+
+
 @dataclass(frozen=True, eq=False)
 class ClosedLoop:
     """Runs stretches of episodes of a compiled task in one kernel.
@@ -108,9 +115,9 @@ class ClosedLoop:
 
     task: Any
     wrappers: tuple[tuple[gym.Wrapper, Callable[[Any, np.ndarray], None]], ...]
-    compiled: Compiled
+    compiled: Compiled | Table
     network: Any
-    coder: Tiles | PlaceCells | RecruitingCells
+    coder: Tiles | PlaceCells | RecruitingCells | Binary
     values: np.ndarray | None = None
     n_rows: int = 1
 
@@ -118,14 +125,13 @@ class ClosedLoop:
     def of(venv: VecEnv, network: Any, coder: LineCode, head: ActionHead | None = None) -> ClosedLoop | None:
         """Return the fast path for an environment and a network; None if anything about them is out of the ordinary."""
         env: Any = only_env(venv)
-        if env is None or type(network) not in RUNS_COMPILED_TASKS or isinstance(coder, (Binary, Parts, SpikeTimes)):
+        if env is None or type(network) not in RUNS_COMPILED_TASKS or isinstance(coder, (Parts, SpikeTimes)):
             return None
         wrappers = []
         while (told := telling(env)) is not None:
             wrappers.append((env, told))
             env = env.env
-        find = continuous_of if head is not None and head.rows else compiled_of
-        compiled = find(env) if env is env.unwrapped and env.render_mode != "human" else None
+        compiled = _compiled_form(env, coder, head) if env is env.unwrapped and env.render_mode != "human" else None
         if compiled is None:
             return None
         rows = (head.values.astype(np.float64), head.n_rows) if head is not None and head.rows else ()
@@ -145,7 +151,7 @@ class ClosedLoop:
         """Take steps until the next one would end the episode.
 
         Args:
-            obs: Current observation, shape (n_obs,).
+            obs: Current observation, shape (n_obs,), or () where it is a choice.
             action: Neuron of each circuit that won for it, shape (n_circuits,).
             value: Its value.
             n_ticks: Ticks per step.
@@ -159,10 +165,10 @@ class ClosedLoop:
         """
         limits = [wrapper for wrapper, _ in self.wrappers if isinstance(wrapper, TimeLimit)]
         left = [limit._max_episode_steps - (limit._elapsed_steps or 0) - 1 for limit in limits]
-        if self.compiled.state_dtype != np.float64 and self.task.state.dtype != self.compiled.state_dtype:
-            left.append(0)  # the state of a reset has more digits than those that follow: this step is not compiled
+        state, seen = self.compiled.state(self.task), np.array(obs, np.float64, ndmin=1)
+        if state is None:
+            return np.empty(0), obs, action, value
         rewards = np.empty(max(0, min(most_steps, MOST_STEPS, *left)))
-        state, seen = np.array(self.task.state, np.float64), np.array(obs, np.float64)
         n_steps, action, value = self.network.closed_loop(
             self.compiled.step,
             state,
@@ -172,17 +178,17 @@ class ClosedLoop:
             n_ticks,
             (*modulator.numbers, float(reward_scale), float(scale)),
             modulator.baseline,
-            action,
+            int(action[0]) if self.values is None else action,
             value,
             rewards,
             *([] if self.values is None else [self.values, self.n_rows]),
         )
         rewards = rewards[:n_steps]
         if n_steps:
-            self.task.state = state.astype(self.compiled.state_dtype)
+            self.compiled.set_state(self.task, state, n_steps)
         for wrapper, tell in self.wrappers:
             tell(wrapper, rewards)
-        return rewards, seen.astype(obs.dtype), action, value
+        return rewards, seen.astype(obs.dtype).reshape(obs.shape), np.atleast_1d(action), value
 
 
 # ---- drawn episodes

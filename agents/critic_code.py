@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spikeloop.agents.checks import in_words
-from spikeloop.agents.wta_policy import coder_for
+from spikeloop.agents.line_codes import coder_for
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 
 
@@ -20,7 +20,7 @@ def critic_code(
 
     Args:
         kind: ``trace``, ``tiles`` or ``places``.
-        kwargs: Options of the code, as :func:`~spikeloop.agents.wta_policy.coder_for` takes them.
+        kwargs: Options of the code, as :func:`~spikeloop.agents.line_codes.coder_for` takes them.
         sees_changes: Whether the change of each number since the step before comes after the numbers.
         space: What is observed.
 

@@ -78,7 +78,7 @@ class EpropPolicy(BasePolicy):
         encoder_kwargs: Its options (:func:`~spikeloop.agents.encoders.encoder_for`).
         obs_scale: What observations are multiplied by before, one factor or one per value; None for nothing.
         critic: ``trace``: a row of the readout; ``tiles`` or ``places``: a linear map of such a code's lines.
-        critic_kwargs: Options of the code (:func:`~spikeloop.agents.wta_policy.coder_for`), in units of what is
+        critic_kwargs: Options of the code (:func:`~spikeloop.agents.line_codes.coder_for`), in units of what is
             observed.
         critic_sees_changes: Whether the code is of what is observed and of how it changed since the step before, as if
             the observation had twice as many numbers. Only for critics with a code.

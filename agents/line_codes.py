@@ -10,9 +10,10 @@ from gymnasium import spaces
 
 from spikeloop.agents.checks import in_words
 from spikeloop.spiking.encoders.lines import Binary, Parts
+from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
 from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
 
-LineCode = Tiles | PlaceCells | Binary | Parts
+LineCode = Tiles | PlaceCells | RecruitingCells | Binary | Parts
 
 LINE_ENCODERS: dict[str, type[Tiles] | type[PlaceCells]] = {"tiles": Tiles, "places": PlaceCells}
 _LARGEST_END = 1e6  # beyond, the end of a range stands for none
@@ -45,8 +46,8 @@ def code_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Space) -> LineC
     """Return an input code for an observation space: tiles or place cells of a vector, a line for each choice's option.
 
     Args:
-        kind: One of :data:`LINE_ENCODERS`, of whose lines few spike at a time: the code of vectors.
-        kwargs: Its arguments and those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions. For a Dict
+        kind: The code of vectors: one of :data:`LINE_ENCODERS`, of whose lines few spike at a time, or ``auto``.
+        kwargs: Its arguments and, of tiles and places, those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions. For a Dict
             such arguments by the key of each vector. Choices take none.
         space: Gives the ends that are left out.
 
@@ -57,26 +58,38 @@ def code_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Space) -> LineC
     >>> code_for("tiles", {"speed": {"n_tiles": 4, "n_grids": 2}}, space).n_channels  # 5 and 2 grids of 4 + 1
     15
     """
-    if kind not in LINE_ENCODERS:
-        raise ValueError(f"encoder must be one of {', '.join(LINE_ENCODERS)}, got {kind!r}")
     check_observed(space)
     if isinstance(space, spaces.Dict):
         if unknown := [key for key in kwargs if key not in space.spaces or not isinstance(kwargs[key], Mapping)]:
             vectors = [key for key, part in space.spaces.items() if isinstance(part, spaces.Box)]
             raise ValueError(f"encoder_kwargs of a Dict must be by key, for {vectors}, got {unknown[0]!r}")
         return Parts(tuple(_code_of_part(kind, kwargs.get(key, {}), part) for key, part in space.spaces.items()))
-    return _code_of_part(kind, kwargs, space)
+    return _recruiting(kwargs, space) if kind == "auto" else _code_of_part(kind, kwargs, space)
+
+
+def _recruiting(kwargs: Mapping[str, Any], space: spaces.Space) -> RecruitingCells:
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"encoder 'auto' needs a vector observation (Box), the environment shows {in_words(space)}")
+    try:
+        return RecruitingCells(space.shape[0], **kwargs)
+    except TypeError as error:  # an argument it does not know
+        raise ValueError(f"encoder_kwargs of 'auto': {error}") from None
 
 
 def _code_of_part(kind: str, kwargs: Mapping[str, Any], space: spaces.Space) -> Tiles | PlaceCells | Binary:
     if isinstance(space, spaces.Box):
-        return _code_of_vector(kind, kwargs, space)
+        return coder_for(kind, kwargs, space)
     if kwargs:
         raise ValueError(f"encoder_kwargs must be empty for {in_words(space)}, a line per option, got {kwargs}")
     return Binary(spaces.flatdim(space))
 
 
-def _code_of_vector(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells:
+def coder_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> Tiles | PlaceCells:
+    """Return an input code for a vector space; arguments and errors are those of :func:`code_for`."""
+    if kind not in LINE_ENCODERS:
+        raise ValueError(
+            f"encoder must be one of {', '.join(LINE_ENCODERS)}, or 'auto' with \"WtaPolicy\", got {kind!r}"
+        )
     own = {name: value for name, value in kwargs.items() if name not in ("low", "high", "components", "wraps")}
     n = space.shape[0]
     components = list(kwargs.get("components", range(n)))
@@ -89,7 +102,10 @@ def _code_of_vector(kind: str, kwargs: Mapping[str, Any], space: spaces.Box) -> 
             endless.append(name)
     if endless:
         given = ", ".join(f"{name} {[float(f'{end:.3g}') for end in ends[name]]}" for name in endless)
-        raise ValueError(f"encoder_kwargs needs {' and '.join(endless)} within +-{_LARGEST_END:g}, got {given}")
+        raise ValueError(
+            f"encoder_kwargs needs {' and '.join(endless)} within +-{_LARGEST_END:g}, got {given}; "
+            "`spikeloop calibrate ENV` proposes them, and \"WtaPolicy\" with encoder 'auto' needs none"
+        )
     dimensions = Dimensions(**ends, components=components, wraps=kwargs.get("wraps", ()), n_obs=n)
     if kind == "tiles" and isinstance(own.get("n_tiles", 6), int):
         own["n_tiles"] = [own.get("n_tiles", 6)] * len(components)

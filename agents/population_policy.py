@@ -18,8 +18,8 @@ from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import check_carried, check_not_empty, in_words, rows_of
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
+from spikeloop.agents.line_codes import coder_for
 from spikeloop.agents.modulators import Modulator
-from spikeloop.agents.wta_policy import coder_for
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import encode
@@ -130,7 +130,7 @@ class PopulationPolicy(BasePolicy):
         }
         n_actions, n_neurons = int(action_space.n), self.parameters_of_rule.n_neurons
         self._members = np.repeat(np.eye(n_actions), n_neurons, axis=1)  # of each population, (n_actions, N)
-        self._head = ActionHead("discrete", (n_actions,), start=(int(action_space.start),))
+        self.head = ActionHead("discrete", (n_actions,), start=(int(action_space.start),))
         self._note_state = StatelessWarning("policy")
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class PopulationPolicy(BasePolicy):
             encoder=self.coder,
             layers=(layer,),
             readout=Readout(self._members, np.zeros(n_actions), 0.0 if counts else p.tau_out, count=counts),
-            head=self._head,
+            head=self.head,
             preprocessing=inputs.preprocessing,
             observation=inputs.observation,
             n_ticks=self.n_ticks,
@@ -207,13 +207,17 @@ class PopulationPolicy(BasePolicy):
                 stacklevel=4,
             )
 
-    def step(self, obs: np.ndarray) -> tuple[int, float]:
-        """Run the network for one env step; return the action, as a number from 0 on, and the value."""
+    def step(self, obs: np.ndarray) -> tuple[np.ndarray, float]:
+        """Run the network for one env step; return the number of the population that won, shape (1,), and the value."""
         if isinstance(self.coder, SpikeTimes):
             _, last, value = self.network.run_trains(*self._trains(obs))
         else:
             _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
-        return int(last.argmax()), value
+        return self.head.chosen(last[None])[0], value
+
+    def action(self, winners: np.ndarray) -> np.ndarray:
+        """Return the actions, shape (B,), of the populations that won, shape (B, 1)."""
+        return self.head.action(winners)
 
     def _trains(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Return the lines that spike, shape (n_active,), their spikes, (n_active, n_ticks), and when to read out."""
@@ -259,7 +263,7 @@ class PopulationPolicy(BasePolicy):
                 new[:, b] = self.network.advance(self.coder.lines(row), new[:, b], noise=not deterministic)
         outputs = np.empty((len(obs), len(self._members)))
         products.linear_rows(new[-1], self._members, np.zeros(len(self._members)), outputs)
-        actions = self._head(outputs)
+        actions = self.head(outputs)
         return actions[0] if single else actions, (new,)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:

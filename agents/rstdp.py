@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,8 +33,8 @@ _RANGES = {
     "reward_scale": Range(),
     "initial_value": Range(),
     "baseline_rate": UNIT,
-    "w_max": POSITIVE,
-    "eligibility_floor": Range(0, 1, above=True),
+    "w_max": POSITIVE._replace(optional=True),
+    "eligibility_floor": Range(0, 1, above=True, optional=True),
     "n_episodes": WHOLE._replace(optional=True),
 }
 
@@ -66,8 +67,8 @@ class RSTDP(LocalLearning):
         initial_value: Value of what was never seen; the best attainable one makes the critic optimistic.
         modulator: ``td_error``, ``reward_baseline`` or ``reward`` (:mod:`spikeloop.agents.modulators`).
         baseline_rate: Rate of the running mean of ``reward_baseline``.
-        w_max: Bound of the actor's weights. With few active lines, as in a table, a choice needs larger ones.
-        eligibility_floor: Share of an eligibility below which it is forgotten: a low one remembers longer.
+        w_max: Bound of the actor's weights, 1 if None. With few active lines, as in a table, a choice may need more.
+        eligibility_floor: Share of an eligibility below which it is forgotten, 0.001 if None.
         n_episodes: Learning also stops at the end of this many episodes; None for no such limit. ``log_interval`` of
             ``learn`` counts episodes.
         backend: Where the network learns: ``float``, or what builds another network, such as one on a chip.
@@ -117,8 +118,8 @@ class RSTDP(LocalLearning):
         initial_value: float = 0.0,
         modulator: str = "td_error",
         baseline_rate: float = 0.01,
-        w_max: float = 1.0,
-        eligibility_floor: float = 1e-3,
+        w_max: float | None = None,
+        eligibility_floor: float | None = None,
         n_episodes: int | None = None,
         backend: str | Backend = "float",
         backend_kwargs: dict[str, Any] | None = None,
@@ -181,8 +182,7 @@ class RSTDP(LocalLearning):
             eligibility_decay=self.gamma * self.trace_lambda,
             noise=self.noise,
             value_offset=self.initial_value,
-            w_max=self.w_max,
-            eligibility_floor=self.eligibility_floor,
+            **self._bounds(),
         )
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
@@ -196,6 +196,15 @@ class RSTDP(LocalLearning):
             **self.policy_kwargs,
         )
         note_wrappers(self)
+
+    def _bounds(self) -> dict[str, float]:
+        """Return the bounds that were given, by name; not every policy has them."""
+        given = {"w_max": self.w_max, "eligibility_floor": self.eligibility_floor}
+        found = {name: value for name, value in given.items() if value is not None}
+        parameters = self.policy_class.parameters_class  # type: ignore[attr-defined]
+        if others := sorted(found.keys() - {field.name for field in fields(parameters)}):
+            raise ValueError(f"{others[0]} must be None for {self.policy_class.__name__}, got {found[others[0]]}")
+        return found
 
     @contextmanager
     def _session(self) -> Iterator[ClosedLoop | None]:

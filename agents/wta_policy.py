@@ -101,11 +101,12 @@ class WtaPolicy(BasePolicy):
         self.coder = code_for(encoder, encoder_kwargs or {}, observation_space)
         self._parts, self._is_vector = observation_parts(observation_space), isinstance(observation_space, spaces.Box)
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints find it by its type
-        backend, backend_kwargs = core or backend or WinnerTakeAll, core_kwargs or backend_kwargs
+        build: Backend = core or backend or WinnerTakeAll
+        backend, backend_kwargs = build, core_kwargs or backend_kwargs
         numbers = self.coder.n_inputs, self.head.n_outputs, self.parameters_of_rule, self.rng
         circuits = {"circuits": self.head.sizes} if len(self.head.sizes) > 1 else {}
         try:
-            self.network = backend(*numbers, **circuits, **(backend_kwargs or {}))
+            self.network = build(*numbers, **circuits, **(backend_kwargs or {}))
         except TypeError as error:  # an argument it does not know
             raise ValueError(f"backend_kwargs: {error}") from None
         self.network.learning = self.network.exploring = False

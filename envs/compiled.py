@@ -56,11 +56,12 @@ _ACROBOT = (
 )
 
 
-def _compile(function: Callable) -> Any:
+def compile_step(function: Callable, signature: Any = STEP) -> Any:
+    """Compile a task's step to a C function."""
     try:
-        return cfunc(STEP, cache=True)(function)
+        return cfunc(signature, cache=True)(function)
     except Exception:  # numba finds no place for a cache that it may write to, or a damaged one
-        return cfunc(STEP)(function)
+        return cfunc(signature)(function)
 
 
 def _step_cartpole(state, action, body, obs):  # type: ignore[no-untyped-def]
@@ -153,17 +154,26 @@ class Compiled(NamedTuple):
     n_obs: int
     """Length of the observation."""
     state_dtype: type = np.float64
-    """What the environment computes its state in, but for that of a reset, which may have more digits."""
+    """What the environment computes its state in; a reset's may have more digits, and that step is not compiled."""
 
     def body(self, env: gym.Env) -> np.ndarray:
         """Return the constants of an environment as they are now, shape (n_constants,), float64."""
         return np.hstack([getattr(env.unwrapped, name) for name in self.constants]).astype(np.float64)
 
+    def state(self, env: Any) -> np.ndarray | None:
+        """Return the state of an environment, float64, shape (n_state,); None if its next step is not this one's."""
+        wide = self.state_dtype != np.float64 and env.state.dtype != self.state_dtype
+        return None if wide else np.array(env.state, np.float64)
+
+    def set_state(self, env: Any, state: np.ndarray, n_steps: int) -> None:
+        """Bring an environment to where these steps led."""
+        env.state = state.astype(self.state_dtype)
+
 
 COMPILED: dict[type[gym.Env], Compiled] = {
-    CartPoleEnv: Compiled(_compile(_step_cartpole), _CARTPOLE, 4, 4),
-    MountainCarEnv: Compiled(_compile(_step_mountain_car), _MOUNTAIN_CAR, 2, 2),
-    AcrobotEnv: Compiled(_compile(_step_acrobot), _ACROBOT, 4, 6),
+    CartPoleEnv: Compiled(compile_step(_step_cartpole), _CARTPOLE, 4, 4),
+    MountainCarEnv: Compiled(compile_step(_step_mountain_car), _MOUNTAIN_CAR, 2, 2),
+    AcrobotEnv: Compiled(compile_step(_step_acrobot), _ACROBOT, 4, 6),
 }
 
 # What the compiled steps take for granted: an environment that was set to something else is another task.

@@ -7,15 +7,13 @@ in float32, and so do these steps; MountainCarContinuous even keeps its state so
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control import Continuous_MountainCarEnv, PendulumEnv
-from numba import boolean, cfunc, float64, types
+from numba import boolean, float64, types
 
-from spikeloop.envs.compiled import Compiled
+from spikeloop.envs.compiled import Compiled, compile_step
 
 # step(state, action, body, obs): state and obs are overwritten, action and body are read; the action is rounded to
 # float32
@@ -32,13 +30,6 @@ _MOUNTAIN_CAR = (
     "goal_velocity",
     "power",
 )
-
-
-def _compile(function: Callable) -> Any:
-    try:
-        return cfunc(STEP, cache=True)(function)
-    except Exception:  # numba finds no place for a cache that it may write to, or a damaged one
-        return cfunc(STEP)(function)
 
 
 def _step_pendulum(state, action, body, obs):  # type: ignore[no-untyped-def]
@@ -84,8 +75,8 @@ def _step_mountain_car(state, action, body, obs):  # type: ignore[no-untyped-def
 
 
 CONTINUOUS: dict[type[gym.Env], Compiled] = {
-    PendulumEnv: Compiled(_compile(_step_pendulum), _PENDULUM, 2, 3),
-    Continuous_MountainCarEnv: Compiled(_compile(_step_mountain_car), _MOUNTAIN_CAR, 2, 2, np.float32),
+    PendulumEnv: Compiled(compile_step(_step_pendulum, STEP), _PENDULUM, 2, 3),
+    Continuous_MountainCarEnv: Compiled(compile_step(_step_mountain_car, STEP), _MOUNTAIN_CAR, 2, 2, np.float32),
 }
 
 

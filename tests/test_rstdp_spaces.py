@@ -236,3 +236,26 @@ def test_ranges_that_are_missing_and_lines_that_are_too_many_are_told_in_plain_n
         code_for("tiles", {}, cartpole)
     with pytest.raises(ValueError, match=r"5,000,000 input lines at most: 6 tiles along each of 60 dim"):
         RSTDP("WtaPolicy", Monitor(TMaze()))
+
+
+@pytest.mark.parametrize("backend", ["float", ChipWinnerTakeAll])
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "CliffWalking-v1", "Taxi-v4"])
+def test_a_compiled_table_does_what_the_environment_does(name, backend):
+    arguments = {"is_slippery": False} if name == "FrozenLake-v1" else {}
+    models = [
+        RSTDP("WtaPolicy", Monitor(env), seed=0, n_ticks=4, backend=backend, initial_value=1.0)
+        for env in (gym.make(name, **arguments), Plain(gym.make(name, **arguments)))
+    ]
+    loops = [ClosedLoop.of(m.get_env(), m.policy.network, m.policy.coder, m.policy.head) for m in models]
+    assert [bool(loop) for loop in loops] == [True, False]
+    weights = [model.learn(1500).policy.network.state_dict() for model in models]
+    for key, value in weights[0].items():
+        np.testing.assert_array_equal(value, weights[1][key])
+    one, other = (model.get_env().envs[0].unwrapped.s for model in models)
+    assert one == other
+
+
+def test_a_lake_that_is_slippery_runs_in_the_ordinary_loop():
+    model = RSTDP("WtaPolicy", "FrozenLake-v1", seed=0)
+    assert ClosedLoop.of(model.get_env(), model.policy.network, model.policy.coder, model.policy.head) is None
+    model.learn(100)

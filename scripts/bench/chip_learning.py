@@ -171,7 +171,7 @@ def learn(model: RSTDP) -> tuple[np.ndarray, np.ndarray]:
 def play(model: RSTDP, env: gym.Env, seed: int, deterministic: bool = True) -> float:
     """Return the mean return of frozen episodes."""
     venv, policy = DummyVecEnv([lambda: Monitor(env)]), model.policy
-    loop = ClosedLoop.of(venv, policy.network, policy.coder)
+    loop = ClosedLoop.of(venv, policy.network, policy.coder, policy.head)
     assert loop is not None
     venv.seed(10_000 + seed)
     policy.network.learning, policy.network.exploring = False, not deterministic
@@ -188,7 +188,7 @@ def play(model: RSTDP, env: gym.Env, seed: int, deterministic: bool = True) -> f
             1.0,
             _NO_LIMIT,
         )
-        obs, last, dones, _ = venv.step(np.array([action]))
+        obs, last, dones, _ = venv.step(policy.action(action[None]))
         assert dones[0]
         returns.append(float(rewards.sum() + last[0]))
     policy.network.exploring = False

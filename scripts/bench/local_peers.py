@@ -21,8 +21,8 @@ import gymnasium as gym
 import numpy as np
 import yaml
 
+from spikeloop.agents.line_codes import coder_for
 from spikeloop.agents.registry import hyperparams_file
-from spikeloop.agents.wta_policy import coder_for
 from spikeloop.scripts.bench.fremaux import DRIVE, GRIDS, FremauxActorCritic, PlaceCells
 from spikeloop.spiking.rules.rstdp import RewardSTDP, RewardSTDPState, reward_stdp
 

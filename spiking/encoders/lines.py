@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from spikeloop.spiking.encoders.dimensions import Dimensions
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 from spikeloop.spiking.fields import parts_of, set_fields, whole
 from spikeloop.spiking.observation import MAX_OBS
+
+if TYPE_CHECKING:
+    from spikeloop.spiking.encoders import tile_kernels
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,16 @@ class Binary:
     def covered(self) -> tuple[np.ndarray, np.ndarray]:
         """Beyond these bounds, each of shape (n_obs,), a value is taken for 0 or 1."""
         return self.expected
+
+    @cached_property
+    def table(self) -> tile_kernels.Coder:
+        """The tables of the kernel, for a single choice that is given as its number: tiles of width 1."""
+        from spikeloop.spiking.encoders import tile_kernels  # here: a network is a value without numba
+
+        numbers = Dimensions([0.0], [float(self.n_obs)]).table(np.array([self.n_obs]))
+        return tile_kernels.Coder(
+            **numbers, sizes=np.array([self.n_obs]), offsets=np.zeros((1, 1)), centers=np.empty((0, 1))
+        )
 
     def blind(self, n_ticks: int, dt: float) -> str | None:
         """Return None: it sees with any number of ticks."""
