@@ -220,7 +220,7 @@ def test_the_bound_of_weights_and_the_floor_of_eligibilities_can_be_set():
             {"observation_space": OBSERVATIONS["parts"], "policy_kwargs": {"encoder_kwargs": {"n_tiles": 3}}},
             r"encoder_kwargs of a Dict must be by key, for \['where', 'wide'\], got 'n_tiles'",
         ),
-        ({"w_max": 0}, "w_max must be a number > 0, got 0"),
+        ({"w_max": 0}, "w_max must be a number > 0 or None, got 0"),
         ({"eligibility_floor": 1}, "eligibility_floor must be"),
     ],
 )
