@@ -47,8 +47,8 @@ def code_for(kind: str, kwargs: Mapping[str, Any], space: spaces.Space) -> LineC
 
     Args:
         kind: The code of vectors: one of :data:`LINE_ENCODERS`, of whose lines few spike at a time, or ``auto``.
-        kwargs: Its arguments and, of tiles and places, those of ``Dimensions``; ``n_tiles`` may be one number for all dimensions. For a Dict
-            such arguments by the key of each vector. Choices take none.
+        kwargs: Its arguments and, of tiles and places, those of ``Dimensions``; ``n_tiles`` may be one number for all
+            dimensions. For a Dict such arguments by the key of each vector. Choices take none.
         space: Gives the ends that are left out.
 
     Raises:

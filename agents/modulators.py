@@ -23,6 +23,10 @@ class Modulator:
     ``reward``            M = r (Florian 2007)
     ====================  ==================================================================================
 
+    Without a critic, ``reward_baseline`` and ``reward`` credit a reward to the env steps whose eligibility is left,
+    about 1 / (1 - gamma lambda) of them. They learn bandits and the like; a task whose rewards come late, or are all
+    the same until it ends, such as CartPole, is for ``td_error``.
+
     Args:
         kind: One of :data:`MODULATORS`.
         gamma: Discount factor.

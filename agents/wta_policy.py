@@ -47,8 +47,8 @@ class WtaPolicy(BasePolicy):
         encoder: ``tiles``, ``places``, or ``auto``: cells that are recruited while it learns, and need no ranges.
         encoder_kwargs: Arguments of :class:`~spikeloop.spiking.encoders.tile_coding.Tiles` or ``PlaceCells`` and of
             their ``Dimensions``; ends that are left out are those of the observation space. Of ``auto`` those of
-            :class:`~spikeloop.spiking.encoders.recruited_cells.RecruitingCells`. Of a Dict, these by key; choices have a
-            line for each option, and no arguments.
+            :class:`~spikeloop.spiking.encoders.recruited_cells.RecruitingCells`. Of a Dict these by key; choices have
+            a line for each option, and no arguments.
         n_action_neurons: Box actions: neurons in the row that stands for each number, or one such number for each.
         n_rows: Box actions: rows for each number, which is the mean of what their winners stand for.
         action_rings: Box actions: places of numbers that are angles, whose rows are rings.
