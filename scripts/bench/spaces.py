@@ -134,7 +134,7 @@ def _preset(name: str, env_id: str) -> dict[str, Any]:
 
 def _cells(task: Task, learner: str, returns: np.ndarray, seconds: np.ndarray, means: Mapping[str, float]) -> list[str]:
     keeps = ""
-    if learner == "chip" and {"random", "rstdp"} <= means.keys():
+    if learner == "chip" and {"random", "rstdp"} <= means.keys() and means["rstdp"] != means["random"]:
         keeps = f"{(means['chip'] - means['random']) / (means['rstdp'] - means['random']):.1%}"
     digits = 2 if task.env == "FrozenLake-v1" else 1
     return [

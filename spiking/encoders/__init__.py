@@ -16,7 +16,16 @@ __all__ = ["ENCODERS", "Dimensions", "Encoder", "encode"]
 ENCODERS: dict[str, type[Encoder]] = {
     encoder.kind: encoder
     for encoder in (
-        *(Direct, Population, Rate, Latency, SpikeTimes, Delta),
-        *(Tiles, PlaceCells, RecruitedCells, Binary, Parts),
+        Direct,
+        Population,
+        Rate,
+        Latency,
+        SpikeTimes,
+        Delta,
+        Tiles,
+        PlaceCells,
+        RecruitedCells,
+        Binary,
+        Parts,
     )
 }
