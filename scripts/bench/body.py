@@ -251,18 +251,26 @@ def _unchanged(env_id: str, subjects: Sequence[Subject]) -> None:
 
 
 def _changed(env_id: str, subjects: Sequence[Subject], texts: Sequence[str]) -> None:
-    """Print what frozen policies are worth on other bodies, and where that is less, how learning does."""
+    """Print what frozen policies are worth on other bodies, and how those learn that lose by it."""
     print(
         f"\n{env_id}, other bodies; episodes until recovered: of learning within {EPISODES}, "
         f"of scratch within {SCRATCH_EPISODES}"
     )
-    titles = ["body", "frozen", "kept", f"learning, {EPISODES} episodes", "recovered", "scratch", "median episodes"]
+    titles = [
+        "body",
+        "frozen, each seed",
+        f"keep less than {COSTS:.0%}: these learn",
+        f"learning, {EPISODES} episodes",
+        "recovered",
+        "scratch",
+        "median episodes",
+    ]
     print_head([*titles, "learning: episodes, return of each seed", "scratch: episodes of each seed"])
     for text in texts:
         frozen = [subject.frozen(text) for subject in subjects]
-        kept = float(np.mean([subject.share(mean) for subject, mean in zip(subjects, frozen, strict=True)]))
-        cells = [text, f"{np.mean(frozen):.1f}", f"{kept:.0%}"]
-        print_row(cells + (_learned(subjects, text) if kept < COSTS else ["" for _ in range(6)]))
+        hurt = [subject for subject, mean in zip(subjects, frozen, strict=True) if subject.share(mean) < COSTS]
+        cells = [text, each(frozen), f"{len(hurt)}/{len(subjects)}"]
+        print_row(cells + (_learned(hurt, text) if hurt else ["" for _ in range(6)]))
 
 
 def _learned(subjects: Sequence[Subject], text: str) -> list[str]:
