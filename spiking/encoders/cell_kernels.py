@@ -26,12 +26,9 @@ class Cells(NamedTuple):
     seen: np.ndarray  # (n_measured, d) observations that are measured before there are cells
     n_seen: np.ndarray  # (1,) int64
     share: np.ndarray  # (1,) of their pairs that are nearer to each other than the largest radius
-
-
-def no_cells() -> Cells:
-    """Return the table of a code that has none."""
-    table, vector, whole = np.empty((0, 0)), np.empty(0), np.empty(0, np.int64)
-    return Cells(table, whole, whole, whole, vector, vector, vector, table, whole, vector)
+    # what every table of lines has: where numbers come from, and a row for each line that spikes at any time
+    sources: np.ndarray  # (d, 1) components of the observation
+    offsets: np.ndarray  # (n_active, 0)
 
 
 @kernel

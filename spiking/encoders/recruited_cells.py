@@ -29,7 +29,7 @@ from spikeloop.spiking.fields import array_of, number, set_fields, whole, wholes
 from spikeloop.spiking.observation import MAX_OBS
 
 if TYPE_CHECKING:
-    from spikeloop.spiking.encoders import cell_kernels, tile_kernels
+    from spikeloop.spiking.encoders import cell_kernels
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class RecruitedCells:
         return self.mean - 2 * self.sd, self.mean + 2 * self.sd
 
     @cached_property
-    def table(self) -> tile_kernels.Coder:
+    def table(self) -> cell_kernels.Cells:
         """The tables of the kernel."""
         sizes = np.array(self.sizes, np.int64)
         first = np.cumsum(sizes) - sizes
@@ -213,8 +213,8 @@ class RecruitingCells:
 
     @property
     def cells(self) -> cell_kernels.Cells:
-        """The cells, and what is known of the space they code."""
-        return self.table.cells
+        """The table: the cells, and what is known of the space they code."""
+        return self.table
 
     @property
     def n_recruited(self) -> int:
@@ -266,31 +266,21 @@ def _table(
     sd: np.ndarray,
     n_active: int,
     **learning: np.ndarray,
-) -> tile_kernels.Coder:
-    from spikeloop.spiking.encoders import cell_kernels, tile_kernels  # here: a network is a value without numba
+) -> cell_kernels.Cells:
+    from spikeloop.spiking.encoders import cell_kernels  # here: a network is a value without numba
 
     n = len(mean)
     unused = {"squared_radii": np.zeros(len(first)), "seen": np.zeros((0, n)), "share": np.zeros(1)}
     fields = {**unused, **learning}
-    cells = cell_kernels.Cells(centers, first, room, counts, mean=mean, sd=sd, n_seen=np.zeros(1, np.int64), **fields)
-    sources = np.stack([np.arange(n), np.full(n, -1)], axis=1)
-    nothing = {name: np.empty(0) for name in ("low", "gain", "extent")}
-    return tile_kernels.Coder(
-        **nothing,
-        sources=sources,
-        wraps=np.empty(0, bool),
-        sizes=np.empty(0, np.int64),
-        offsets=np.empty((n_active * len(first), 0)),
-        centers=np.empty((0, n)),
-        cells=cells,
-    )
+    fields |= {"sources": np.arange(n)[:, None], "offsets": np.empty((n_active * len(first), 0))}
+    return cell_kernels.Cells(centers, first, room, counts, mean=mean, sd=sd, n_seen=np.zeros(1, np.int64), **fields)
 
 
-def _lines(table: tile_kernels.Coder, obs: np.ndarray, n_obs: int, learning: bool) -> np.ndarray:
-    from spikeloop.spiking.encoders import tile_kernels
+def _lines(table: cell_kernels.Cells, obs: np.ndarray, n_obs: int, learning: bool) -> np.ndarray:
+    from spikeloop.spiking.encoders import cell_kernels
 
     obs = np.asarray(checks.finite("an observation", checks.real("an observation", obs)), np.float64).reshape(-1)
     if len(obs) != n_obs:
         raise ValueError(f"an observation needs {n_obs} numbers, got {len(obs)}")
     active = np.empty(len(table.offsets), np.int64)
-    return active[: tile_kernels.encode(table, obs, active, learning)]
+    return active[: cell_kernels.code_cells(table, obs, active, learning)]

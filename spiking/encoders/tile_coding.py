@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -287,7 +287,7 @@ class PlaceCells:
         return spikes_of(self.table, obs, self.n_channels), memory
 
 
-def spikes_of(table: tile_kernels.Coder, obs: np.ndarray, n_channels: int) -> np.ndarray:
+def spikes_of(table: Any, obs: np.ndarray, n_channels: int) -> np.ndarray:
     """Return the spikes of so many lines, shape (L, B, n_channels), for observations of shape (L, B, n_obs)."""
     from spikeloop.spiking.encoders import tile_kernels
 

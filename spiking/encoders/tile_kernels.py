@@ -6,13 +6,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba.extending import overload
 
 from spikeloop.spiking.compiling import kernel
-from spikeloop.spiking.encoders.cell_kernels import Cells, code_cells, no_cells
+from spikeloop.spiking.encoders.cell_kernels import Cells, code_cells
 
 
 class Coder(NamedTuple):
-    """Tables of tiles, place cells or recruited cells; of ``sizes``, ``centers`` and ``cells`` two are empty."""
+    """Tables of tiles or place cells; one of ``sizes`` and ``centers`` is empty."""
 
     sources: np.ndarray  # (d, 2) component, -1; or cosine, sine
     low: np.ndarray  # (d,)
@@ -22,17 +23,28 @@ class Coder(NamedTuple):
     sizes: np.ndarray  # (d,) tiles along each dimension of a grid
     offsets: np.ndarray  # (n_active, d) displacement of each grid
     centers: np.ndarray  # (n_cells, d)
-    cells: Cells = no_cells()
 
 
-@kernel
 def encode(coder, obs, active, learning=False):
     """Write the lines that spike for ``obs``, shape (n_obs,), to ``active``, ascending; return how many they are.
 
     They are all of ``active``, shape (n_active,), but where cells are still to be recruited, which happens if learning.
+    Kernels may call it too: each is compiled for the one kind of tables it is given, so that none pays for the other.
     """
-    if coder.cells.centers.shape[0] > 0:
-        return code_cells(coder.cells, obs, active, learning)
+    if isinstance(coder, Cells):
+        return code_cells(coder, obs, active, learning)
+    return _encode_tiles(coder, obs, active)
+
+
+@overload(encode)
+def _encode(coder, obs, active, learning=False):
+    if coder.instance_class is Cells:
+        return lambda coder, obs, active, learning=False: code_cells(coder, obs, active, learning)
+    return lambda coder, obs, active, learning=False: _encode_tiles(coder, obs, active)
+
+
+@kernel
+def _encode_tiles(coder, obs, active):
     n_dims = coder.low.shape[0]
     place = np.empty(n_dims)
     for i in range(n_dims):

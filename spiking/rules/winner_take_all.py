@@ -367,7 +367,7 @@ class WinnerTakeAll:
         return n_steps, winners, value
 
     def _check_code(self, coder: tile_kernels.Coder, obs: np.ndarray) -> None:
-        n_lines = len(coder.cells.centers) or len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
+        n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
         n_inputs = len(self.arrays.v)
         if n_lines > n_inputs:
             raise ValueError(f"the code has {n_lines} lines, the network {n_inputs}")

@@ -204,6 +204,7 @@ def closed_loop(
     kind, gamma, baseline_rate, reward_scale, scale = modulation
     next_state, next_obs = np.empty_like(task_state), np.empty_like(obs)
     active = np.empty(coder.offsets.shape[0], np.int64)
+    lines = active
     noise = np.empty((n_ticks if exploring else 0, state.w.shape[1]))
     n_steps = 0
     while n_steps < rewards.shape[0]:
@@ -213,10 +214,12 @@ def closed_loop(
             break
         task_state[:], obs[:] = next_state, next_obs
         n_active = encode(coder, obs, active, learning)
+        if n_active != lines.shape[0]:  # a slice on every step would cost a twentieth of it
+            lines = active[:n_active]
         for tick in range(noise.shape[0]):
             for j in range(noise.shape[1]):
                 noise[tick, j] = rng.standard_normal()
-        next_value = run(state, constants, circuits, active[:n_active], n_ticks, noise, learning, winners)
+        next_value = run(state, constants, circuits, lines, n_ticks, noise, learning, winners)
         if learning:
             seen = reward_scale * np.float64(np.float32(reward))  # as vectorised environments hand it over
             modulator = modulator_of(kind, gamma, baseline_rate, baseline, seen, value, next_value, False)
