@@ -20,7 +20,7 @@ EPILOG = """\
 The proposed ends are those of the observation space where they are finite. Elsewhere they are the middle 98 % of what
 random play shows, and as much again on either side: a policy that has learnt goes where random play does not. An
 observation beyond an end is taken for the end. Lines in use are those that spiked in random play; tiles over many
-dimensions hardly ever meet again, and encoder 'auto', which needs no ends, is then the better choice.
+dimensions hardly ever meet again; encoder 'auto' needs no ends.
 """
 PRESETS = "rstdp"  # the algorithm that takes the input code
 MOST_TILES = 6  # along a dimension, as WtaPolicy has it where nothing is said

@@ -9,8 +9,8 @@ gives them; everything else is the same for all of them. Beside `auto`:
   hand-made     the preset's tiles, those of Acrobot over its two angles; Pendulum's are 12 x 12 over angle and speed
   calibrated    the tiles that `spikeloop calibrate` proposes from 10,000 steps, not looked at by anyone
 
-Pendulum has nine torques to choose from, by Gymnasium's DiscretizeAction. LunarLander needs the extra box2d, and
-takes half an hour a seed; it is played if asked for.
+Pendulum has nine torques to choose from, by Gymnasium's DiscretizeAction. LunarLander needs the extra box2d,
+and is played only if asked for.
 """
 
 from __future__ import annotations
