@@ -57,13 +57,15 @@ BAD_OF_ONE = {
         "n_episodes": [0, 1.5],
     },
 }
+BAD_OF_ONE["rstdp_populations"] = BAD_OF_ONE["rstdp"]
+OF_THE_POLICY = {("rstdp", "learning_rate"), ("rstdp_populations", "learning_rate")}  # its own if None
 CASES = [
     (learner, name, value)
     for learner in LEARNERS
     for table in (BAD, BAD_BY_GRADIENT if learner in BY_GRADIENT else {}, BAD_OF_ONE[learner])
     for name, values in table.items()
     for value in values
-    if (learner, name, value) != ("rstdp", "learning_rate", None)  # the policy's own
+    if value is not None or (learner, name) not in OF_THE_POLICY
 ]
 
 

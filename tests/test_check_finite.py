@@ -96,6 +96,8 @@ def test_an_update_that_leads_to_nan_is_not_gone_on_from(learner):
     model = make(learner)
     if learner == "rstdp":
         model.policy.network.arrays.v[:] = np.nan
+    elif learner == "rstdp_populations":
+        model.policy.network.synapses.v[:] = np.nan
     else:
         with th.no_grad():
             parameters = dict(model.policy.named_parameters())

@@ -93,7 +93,7 @@ def presets():
 def test_the_first_rollout_of_a_preset_is_not_warned_of(algo, env, settings):
     settings = {**settings, "n_epochs": 1} if algo == "spiking_ppo" else dict(settings)
     settings = {k: float(v[4:]) if isinstance(v, str) and v.startswith("lin_") else v for k, v in settings.items()}
-    venv = make_vec_env(env, settings.pop("n_envs", 1), seed=0)
+    venv = make_vec_env(env, settings.pop("n_envs", 1), seed=0, env_kwargs=settings.pop("env_kwargs", None))
     normalize = settings.pop("normalize", None)
     venv = VecNormalize(venv, **normalize) if normalize else venv
     del settings["n_timesteps"]
