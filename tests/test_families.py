@@ -187,6 +187,7 @@ def test_each_part_of_a_split_readout_learns(chip):
     deployment = compile_network(make_lines(10_000), chip)
     taught = deployment.taught()
     assert [p.name for p in taught.program.projections] == [f"readout {k}" for k in range(5)]
+    assert len({p.learning.seed for p in taught.program.projections}) == 5  # no part rounds as another does
     frozen, policy = DeployedPolicy(taught), DeployedPolicy(taught, learning=True)
     obs, state = np.random.default_rng(1).uniform(LOW, HIGH, (150, N_OBS)), policy.initial_state()
     plain = DeployedPolicy(deployment).predict(obs, frozen.initial_state(150))[0]

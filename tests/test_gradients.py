@@ -76,6 +76,16 @@ def test_rates_are_as_differentiable_by_the_engine_as_by_the_equations():
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-14)
 
 
+def test_rates_that_are_asked_for_twice_count_twice_in_a_loss():
+    lsnn = make_lsnn((20,), dtype=torch.float64)
+    sequence = make_sequence(lsnn)
+    found = []
+    for ask in (lambda run: 2 * run.rates()[0], lambda run: run.rates()[0] + run.rates()[0]):
+        found.append(torch.autograd.grad(ask(lsnn.run(*sequence)).square().sum(), list(lsnn.parameters())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize(
     "former",
     [

@@ -50,6 +50,8 @@ def test_ppo_to_e_prop_and_back(kwargs):
     load_network(local.policy, first.to_network())
     np.testing.assert_array_equal(acts(local.to_network()), acts(first.to_network()))
     np.testing.assert_array_equal(local.policy.feedback[:-1], local.policy.w_out[:-1])
+    means = {name: value for name, value in local.policy.state_dict().items() if name.startswith("adam_")}
+    assert means and not any(value.any() for value in means.values())  # of the weights that were there before
     if "encoder" not in kwargs:
         np.testing.assert_array_equal(predicts(local, OBS), predicts(first, OBS))
     before = local.to_network().to_vector()
