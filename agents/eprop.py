@@ -137,6 +137,8 @@ class EProp(LocalLearning):
 
     def _setup_model(self) -> None:
         check_ranges(vars(self), _RANGES)
+        if not isinstance(self.train_hidden, (bool, np.bool_)):
+            raise ValueError(f"train_hidden must be true or false, got {self.train_hidden!r}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
         self._setup_lr_schedule()

@@ -161,6 +161,8 @@ class EpropPolicy(BasePolicy):
         if feedback not in FEEDBACK:
             raise ValueError(f"feedback must be one of {FEEDBACK}, got {feedback!r}")
         self.n_ticks, self.tau_out, self.trained_behind = n_ticks, tau_out, tuple(trained_behind)
+        if not isinstance(critic_sees_changes, (bool, np.bool_)):
+            raise ValueError(f"critic_sees_changes must be true or false, got {critic_sees_changes!r}")
         self.critic_sees_changes, self.feedback_kind = critic_sees_changes, feedback
         self.head, self.scaler = head_for(action_space), fixed_scaler(obs_scale, observation_space)
         self.encoder = encoder_for(encoder, int(np.prod(observation_space.shape)), encoder_kwargs)
@@ -187,6 +189,8 @@ class EpropPolicy(BasePolicy):
             w_out_std=w_out_std,
             bias_scale=bias_scale,
         )
+        if self.critic is not None and feedback == "random":
+            first.feedback[-1] = 0.0  # of the readout's value, which such a critic leaves unused
         self.w, self.w_out, self.rate = (_parameter(array) for array in (first.w, first.w_out, first.rate))
         self.feedback = None if feedback == "symmetric" else _parameter(first.feedback)
         self.values = None if self.critic is None else _parameter(np.zeros(self.critic.n_inputs, np.float32))

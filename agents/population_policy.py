@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -36,6 +37,7 @@ Backend = Callable[..., SpikingPopulations]
 
 _ACTIVE = {"tiles": {"n_grids": 32}, "places": {"n_active": 32}}
 
+_LARGEST_TIME = 1e6  # ms; a space without an end has one beyond it
 # arguments of the algorithm itself, under the names that the populations have for them
 _OF_THE_ALGORITHM = ("learning_rate", "value_learning_rate", "eligibility_decay", "noise", "value_offset", "n_ticks")
 
@@ -71,6 +73,7 @@ class PopulationPolicy(BasePolicy):
     """
 
     parameters_class: ClassVar[type] = PopulationParameters
+    bounds: ClassVar[tuple[str, ...]] = ()  # population_kwargs have them
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning_rate": PopulationParameters.learning_rate,
         "value_learning_rate": PopulationParameters.value_learning_rate,
@@ -193,6 +196,11 @@ class PopulationPolicy(BasePolicy):
         times = encoder_for("spike_times", n_lines, encoder_kwargs)
         if blind := times.blind(self.n_ticks, DT):
             raise ValueError(blind)
+        latest = float(self.observation_space.high.max())  # type: ignore[attr-defined]
+        if self.n_ticks * DT < latest < _LARGEST_TIME:
+            raise ValueError(
+                f"n_ticks must be at least {math.ceil(latest / DT)} for spikes up to {latest:g} ms, got {self.n_ticks}"
+            )
         return times  # type: ignore[return-value]
 
     def _check_drive(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -201,8 +200,7 @@ class RSTDP(LocalLearning):
         """Return the bounds that were given, by name; not every policy has them."""
         given = {"w_max": self.w_max, "eligibility_floor": self.eligibility_floor}
         found = {name: value for name, value in given.items() if value is not None}
-        parameters = self.policy_class.parameters_class  # type: ignore[attr-defined]
-        if others := sorted(found.keys() - {field.name for field in fields(parameters)}):
+        if others := sorted(found.keys() - set(self.policy_class.bounds)):  # type: ignore[attr-defined]
             raise ValueError(f"{others[0]} must be None for {self.policy_class.__name__}, got {found[others[0]]}")
         return found
 

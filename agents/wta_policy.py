@@ -62,6 +62,7 @@ class WtaPolicy(BasePolicy):
     """
 
     parameters_class: ClassVar[type] = WinnerTakeAllParameters
+    bounds: ClassVar[tuple[str, ...]] = ("w_max", "eligibility_floor")
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 0.1,
         "value_learning_rate": 0.0375,

@@ -131,12 +131,13 @@ sensor_offset of Pendulum-v1, got 'friction'
         if part == "action_sign" and factor is not None:
             raise ValueError(f"action_sign takes no factor, got {factor}")
         factor = 2.0 if factor is None else factor
-        if not isinstance(factor, (int, float)) or not abs(factor) < float("inf"):
-            raise ValueError(f"factor must be a finite number, got {factor}")
+        if isinstance(factor, bool) or not isinstance(factor, (int, float, np.number)) or not np.isfinite(factor):
+            raise ValueError(f"factor must be a finite number, got {factor!r}")
+        factor = float(factor)
         if part.partition(":")[0] in _POSITIVE and not factor > 0:
             raise ValueError(f"factor must be a number > 0 for {part}, got {factor}")
-        if after_episodes < 0 or after_episodes % 1:
-            raise ValueError(f"after_episodes must be a whole number >= 0, got {after_episodes}")
+        if not isinstance(after_episodes, (int, np.integer)) or after_episodes < 0:
+            raise ValueError(f"after_episodes must be a whole number >= 0, got {after_episodes!r}")
         self._part, self._factor, self._left = part, factor, after_episodes
         self._amount = _amount(env, part, amount)
         self._stepped = self._changed = False
@@ -172,7 +173,8 @@ sensor_offset of Pendulum-v1, got 'friction'
         if not self._changed or self._part not in ("action_gain", "action_sign"):
             return action
         if isinstance(space, spaces.Discrete):
-            return type(action)(2 * space.start + space.n - 1 - action)
+            turned = 2 * space.start + space.n - 1 - action
+            return turned if isinstance(action, np.ndarray) else type(action)(turned)
         factor = -1.0 if self._part == "action_sign" else self._factor
         return np.clip(np.multiply(action, factor), space.low, space.high).astype(space.dtype)
 
@@ -199,6 +201,8 @@ def parts_of(env: gym.Env) -> list[str]:
     known = next((list(parts) for kind, parts in _PARTS.items() if isinstance(task, kind)), None)
     if known is None:
         known = list(_MUJOCO) if _is_mujoco(task) else [name for name in vars(task) if _is_number(task, name)]
+        if hasattr(task, "P"):  # a table of transitions was made of its numbers, which no step reads again
+            known = []
     if isinstance(env.action_space, spaces.Box):
         known.append("action_gain")
     if isinstance(env.action_space, (spaces.Box, spaces.Discrete)):

@@ -307,6 +307,8 @@ class DeployedPolicy:
     def learned(self) -> Deployment:
         """Return the deployment with what the policy has learned, from which it learns on as it would have here.
 
+        Called between two episodes: what the last step of an unfinished one was worth is not among it.
+
         A search that is within a trial gives it up: its file holds the weights that it keeps.
         """
         if not self.learning:

@@ -53,11 +53,12 @@ class WeightSearch:
 
         S <- max(0, S + min((mean - R) / spread, 4) - 1)        opens where S >= 6
 
-    While it is open, every fourth episode is played with the kept weights and the others are trials: a random change of
-    all weights, the same change with the other sign, or, first and in a tenth of the trials, all weights with the
-    other sign, as a body whose actions have turned round needs. A trial that returns more than the kept weights' score,
-    a running mean, is kept (weight perturbation: Jabri & Flower 1992; an evolution strategy of one parent, Rechenberg
-    1973). The gate closes when that score is back within the tolerance of the mean on record.
+    While it is open, episodes are trials: a random change of all weights and, if that fails, the same change with the
+    other sign; or, at first and in one of ten of the choices after that, all weights with the other sign, as a body
+    whose actions have turned round needs. After an episode whose number four divides, the kept weights are played
+    again, unless the other sign of a change is due, so that this is seldom. A trial that returns more than the score
+    of the kept weights, a running mean, is kept (weight perturbation: Jabri & Flower 1992; an evolution strategy of
+    one parent, Rechenberg 1973). The gate closes when that score is back within the tolerance of the mean on record.
 
     All that is known stands in the fields, so that it is saved with a deployment; the weights are the chip's.
 

@@ -139,10 +139,17 @@ def ends_for(seen: np.ndarray, space: spaces.Box) -> Ends:
     low, high = np.where(high > low, [low, high], [low - 1.0, high + 1.0])  # what never changes has no range
     width = high - low
     bounded = [np.abs(bound) <= LARGEST_END for bound in (space.low, space.high)]
+    low, high = np.where(bounded[0], space.low, low - width), np.where(bounded[1], space.high, high + width)
+    digits = (2 - np.floor(np.log10(high - low))).astype(int)  # of the width three, however far from 0 it lies
     return Ends(
-        [float(f"{value:.3g}") for value in np.where(bounded[0], space.low, low - width)],
-        [float(f"{value:.3g}") for value in np.where(bounded[1], space.high, high + width)],
+        [_short(a) if is_end else round(float(a), n) for a, n, is_end in zip(low, digits, bounded[0], strict=True)],
+        [_short(a) if is_end else round(float(a), n) for a, n, is_end in zip(high, digits, bounded[1], strict=True)],
     )
+
+
+def _short(end: np.floating) -> float:
+    """Return an end of a space with as few digits as name it."""
+    return float(str(end))
 
 
 def proposed(seen: np.ndarray, space: spaces.Box) -> list[str]:

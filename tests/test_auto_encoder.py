@@ -230,7 +230,9 @@ def test_cells_that_make_no_sense_are_refused(changes, message):
         RecruitedCells(**{**fields, **changes})
 
 
-@pytest.mark.parametrize(("name", "value"), [("counts", [-1, 0, 0]), ("sd", [0.0]), ("centers", [[0.0]])])
+@pytest.mark.parametrize(
+    ("name", "value"), [("counts", [-1, 0, 0]), ("sd", [0.0]), ("centers", [[0.0]]), ("n_seen", [-3])]
+)
 def test_damaged_cells_are_refused(name, value):
     cells = RecruitingCells(1, n_inputs=30)
     with pytest.raises(ValueError, match="cells"):

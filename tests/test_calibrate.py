@@ -125,3 +125,12 @@ def test_a_wrong_request_is_answered_in_one_line(args, answer, capsys):
 def test_a_policy_without_ranges_names_the_command():
     with pytest.raises(ValueError, match=r"needs low and high.*spikeloop calibrate ENV"):
         RSTDP("WtaPolicy", "CartPole-v1")
+
+
+def test_ends_tell_numbers_apart_however_far_from_zero_they_lie():
+    seen = 1e5 + np.linspace(-1, 1, 101)[:, None]
+    space = gym.spaces.Box(-np.inf, np.inf, (1,), dtype=np.float64)
+    (low,), (high,) = calibrate.ends_for(seen, space)
+    assert 99_996.5 < low < 99_997.5 and 100_002.5 < high < 100_003.5
+    bounded = gym.spaces.Box(-0.41887903, 0.41887903, (1,), dtype=np.float64)
+    assert calibrate.ends_for(seen * 1e-6, bounded) == ([-0.41887903], [0.41887903])

@@ -200,3 +200,25 @@ def test_the_fields_of_a_mujoco_model_change_by_name():
     np.testing.assert_allclose(changed["gravity"].opt.gravity, 3 * plain.opt.gravity)
     with pytest.raises(ValueError, match=r"mass:NAME, a body of the model: .*arm"):
         ChangeBody(gym.make("Hopper-v5"), "mass:arm")
+
+
+@pytest.mark.parametrize("action", [1, np.int64(1), np.array(1)], ids=["int", "int64", "0-d"])
+def test_turned_actions_stay_single_whatever_they_come_in(action):
+    env = ChangeBody(gym.make("CartPole-v1"), "action_sign")
+    env.reset(seed=0)
+    turned = env._acted(action)
+    assert turned == 0 and np.shape(turned) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("factor", True), ("factor", "2"), ("factor", np.nan), ("after_episodes", "2"), ("after_episodes", 0.5)],
+)
+def test_numbers_of_a_body_that_are_none_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a .*, got"):
+        ChangeBody(gym.make("CartPole-v1"), "length", **{name: value})
+    assert ChangeBody(gym.make("CartPole-v1"), "length", np.float32(2.0)).lets_pass
+
+
+def test_numbers_that_no_step_of_a_table_reads_are_no_parts():
+    assert parts_of(gym.make("FrozenLake-v1")) == ["action_sign"]

@@ -249,3 +249,20 @@ def test_weights_saved_before_neurons_were_among_them_still_load():
     other = make("CartPole-v1", {"tau_a": 30.0}, seed=4)
     other.policy.load_state_dict(former)
     assert th.equal(other.policy.w, model.policy.w)
+
+
+def test_random_feedback_of_a_value_that_nobody_reads_teaches_nothing():
+    code = {"critic": "tiles", "critic_kwargs": {"n_tiles": 2, "low": [-2, -2, -0.2, -2], "high": [2, 2, 0.2, 2]}}
+    learnt = []
+    for value_coef in (0.0, 0.5):
+        kwargs = {"feedback": "random", **code}
+        model = EProp("EpropPolicy", "CartPole-v1", seed=0, value_coef=value_coef, policy_kwargs=kwargs).learn(100)
+        learnt.append(weights(model)["w"])
+    np.testing.assert_array_equal(*learnt)
+
+
+def test_flags_are_true_or_false():
+    with pytest.raises(ValueError, match="train_hidden must be true or false, got 3"):
+        EProp("EpropPolicy", "CartPole-v1", train_hidden=3)
+    with pytest.raises(ValueError, match="critic_sees_changes must be true or false, got 'no'"):
+        EProp("EpropPolicy", "CartPole-v1", policy_kwargs={"critic_sees_changes": "no"})

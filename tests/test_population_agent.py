@@ -211,3 +211,31 @@ def test_every_modulator_learns_to_answer_a_signal(modulator):
     model.learn(2000)
     assert evaluate_policy(model, Monitor(Signal()), 40, deterministic=False)[0] >= 0.9
     assert evaluate_policy(model, Monitor(Signal()), 40)[0] == 1.0
+
+
+CODE = {"n_tiles": 3, "low": [-2.4, -3.0, -0.2, -3.0], "high": [2.4, 3.0, 0.2, 3.0]}
+
+
+def test_ticks_that_are_changed_afterwards_are_refused_in_the_compiled_loop_too():
+    model = RSTDP("PopulationPolicy", "CartPole-v1", seed=0, policy_kwargs={"encoder_kwargs": CODE}).learn(50)
+    model.n_ticks = 200
+    with pytest.raises(ValueError, match="n_ticks must be 20 as in the parameters, got 200"):
+        model.learn(50)
+
+
+def test_a_bound_of_the_weights_has_one_place():
+    with pytest.raises(ValueError, match=r"w_max must be None for PopulationPolicy, got 0\.5"):
+        RSTDP("PopulationPolicy", "CartPole-v1", w_max=0.5, policy_kwargs={"encoder_kwargs": CODE})
+
+
+def test_a_floor_that_forgets_fresh_spikes_is_refused():
+    kwargs = {"encoder_kwargs": CODE, "population_kwargs": {"tau_plus": 3.0}}
+    with pytest.raises(ValueError, match=r"trace_floor must be below .* = 0.00127, got 0.01"):
+        RSTDP("PopulationPolicy", "CartPole-v1", policy_kwargs=kwargs)
+
+
+def test_spikes_beyond_the_env_step_are_refused():
+    import spikeloop.envs  # noqa: F401  # registers the task
+
+    with pytest.raises(ValueError, match="n_ticks must be at least 250 for spikes up to 250 ms, got 20"):
+        RSTDP("PopulationPolicy", "spikeloop/SpikeOrder-v0", policy_kwargs={"encoder": "spike_times"})

@@ -250,6 +250,8 @@ class RecruitingCells:
                 raise ValueError(f"{name} of the cells must have shape {wanted}, got {array.shape}")
         if np.any(given["counts"] < 0) or np.any(given["counts"] > self.cells.room) or np.any(given["sd"] <= 0):
             raise ValueError("the cells are damaged: their counts or units are out of range")
+        if not 0 <= given["n_seen"].min() <= given["n_seen"].max() <= len(given["seen"]):
+            raise ValueError("the cells are damaged: the number of measured observations is out of range")
         for name, array in given.items():
             getattr(self.cells, name)[:] = array
 

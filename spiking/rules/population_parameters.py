@@ -85,7 +85,7 @@ class PopulationParameters:
         value_gain: Its value per rate of one spike per tick.
         value_rate: Its mean rate in Hz where the value is ``value_offset``.
         trace_floor: Lines whose trace over env steps decays below it are forgotten. The time of an env step grows with
-            the number of the others.
+            the number of the others. Below the trace that a spike leaves after an env step, or 0 for none.
 
     Raises:
         ValueError: If a number is out of range.
@@ -151,6 +151,12 @@ class PopulationParameters:
         low, high = self.bounds
         if not low <= self.w_start <= high:
             raise ValueError(f"{me}.w_start must lie within {low} and {high}, got {self.w_start}")
+        fresh = math.exp(-self.n_ticks * DT / self.tau_plus)
+        if self.trace_floor > 0 and self.trace_floor >= fresh:
+            raise ValueError(
+                f"{me}.trace_floor must be below what a spike's trace is an env step later, "
+                f"exp(-n_ticks / tau_plus) = {fresh:.3g}, got {self.trace_floor}"
+            )
         check_choice(me, "trains", self.trains, TRAINS)
         check_choice(me, "critic", self.critic, CRITICS)
         check_choice(me, "readout", self.readout, READOUTS)

@@ -227,6 +227,8 @@ class SpikingPopulations:
         Arguments, result and errors are those of
         :meth:`spikeloop.spiking.rules.winner_take_all.WinnerTakeAll.closed_loop`.
         """
+        if n_ticks != self.parameters.n_ticks:
+            raise ValueError(f"n_ticks must be {self.parameters.n_ticks} as in the parameters, got {n_ticks}")
         n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
         n_inputs, c = len(self.synapses.v), self.constants
         if n_lines > n_inputs:

@@ -139,6 +139,8 @@ def run_neurons(w, gain, lines, spikes, neurons, c, noise, rng, z, read_from):
             neurons.z[j] = 1.0 if fires else 0.0
             neurons.rate[j] = fma(c.kappa, neurons.rate[j], c.per_spike * neurons.z[j])
             z[t, j] = fires
+    if read_from >= spikes.shape[1]:  # nothing was read out
+        neurons.rate[:] = 0.0
 
 
 @kernel
