@@ -94,8 +94,8 @@ class WtaPolicy(BasePolicy):
         check_observed(observation_space)
         check_not_empty("observation", observation_space)
         self.head = head_for(action_space, n_action_neurons, n_rows, action_rings)
-        if n_ticks < 1:
-            raise ValueError(f"n_ticks must be at least 1, got {n_ticks}")
+        if n_ticks < 2:  # a neuron learns from how the last tick differs from the mean of all
+            raise ValueError(f"n_ticks must be at least 2, as nothing is learned from a single tick, got {n_ticks}")
         self.n_ticks = n_ticks
         self.parameters_of_rule = parameters or WinnerTakeAllParameters()
         self.modulator = modulator or Modulator()

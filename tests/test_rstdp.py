@@ -325,3 +325,8 @@ def test_a_run_whose_episodes_are_spent_has_nothing_left(tmp_path, monkeypatch):
 def test_state_is_made_of_tensors():
     assert all(isinstance(value, th.Tensor) for value in make().policy.state_dict().values())
     assert isinstance(make().get_env(), DummyVecEnv)
+
+
+def test_a_single_tick_from_which_nothing_is_learned_is_refused():
+    with pytest.raises(ValueError, match=r"n_ticks must be at least 2, .* got 1"):
+        make("CartPole-v1", n_ticks=1)
