@@ -50,6 +50,22 @@ def changing_wrappers(venv: VecEnv | None) -> tuple[str, ...]:
     return tuple(type(wrapper).__name__ for wrapper in _wrappers(venv) if _changes(wrapper))
 
 
+def exact_inputs_of(space: spaces.Space, venv: VecEnv | None, trained_behind: tuple[str, ...]) -> Inputs:
+    """Do as :func:`inputs_of` does for a policy that reads numbers as they are observed, in float64 too.
+
+    Raises:
+        ValueError: As there, and if past frames would lose digits that the policy tells apart.
+    """
+    inputs = inputs_of(space, venv, (), trained_behind)
+    wide = any(part.dtype == np.float64 for _, part in _items(space))
+    if wide and any(isinstance(step, FrameStack) for step in inputs.preprocessing):
+        raise ValueError(
+            "a Network keeps past frames in float32, this policy tells float64 values apart: make the environment's "
+            "space float32"
+        )
+    return inputs
+
+
 def inputs_of(
     space: spaces.Space, venv: VecEnv | None, own_steps: tuple[Preprocessor, ...], trained_behind: tuple[str, ...]
 ) -> Inputs:

@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import check_carried, check_not_empty, in_words, rows_of
 from spikeloop.agents.encoders import encoder_for
-from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
+from spikeloop.agents.export import check_unchanged, exact_inputs_of
+from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
 from spikeloop.agents.line_codes import coder_for
 from spikeloop.agents.modulators import Modulator
 from spikeloop.spiking.action_head import ActionHead
@@ -27,7 +28,6 @@ from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.encoders.spike_times import SpikeTimes
 from spikeloop.spiking.engine import products
 from spikeloop.spiking.network import Layer, Network
-from spikeloop.spiking.observation import FrameStack
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.population_parameters import DT, PopulationParameters
 from spikeloop.spiking.rules.populations import SpikingPopulations
@@ -157,16 +157,7 @@ class PopulationPolicy(BasePolicy):
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
         check_unchanged(self, PopulationPolicy, ("predict", "step"))
-        space = self.observation_space
-        inputs = inputs_of(space, env, (), self.trained_behind)
-        if any(isinstance(step, FrameStack) for step in inputs.preprocessing) and space.dtype == np.float64:
-            raise ValueError(
-                "a Network keeps past frames in float32, this policy tells float64 values apart: make the "
-                "environment's space float32"
-            )
-        return self._network(inputs, metadata)
-
-    def _network(self, inputs: Inputs, metadata: Mapping[str, str] | None = None) -> Network:
+        inputs = exact_inputs_of(self.observation_space, env, self.trained_behind)
         c, w = self.network.constants, self.network.synapses.w
         if self.go_line:
             raise ValueError("a Network reads all spikes of an env step: it has no place for go_line")
@@ -283,15 +274,10 @@ class PopulationPolicy(BasePolicy):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, array in self._learnt().items():
-            destination[prefix + name] = th.from_numpy(np.array(array))
+        add_learnt(destination, prefix, self._learnt())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        found = {name: state_dict.get(prefix + name) for name in self._learnt()}
-        missing = [name for name, array in found.items() if array is None]
-        if missing:
-            raise ValueError(f"the saved policy lacks {', '.join(missing)}")
-        arrays = {name: array.cpu().numpy() for name, array in found.items()}  # type: ignore[union-attr]
+        arrays = find_learnt(state_dict, prefix, self._learnt())
         self.modulator.baseline[:] = arrays.pop("modulator.baseline")
         self.network.load_state_dict({name.removeprefix("network."): array for name, array in arrays.items()})
 

@@ -15,13 +15,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from spikeloop.agents.action_neurons import head_for
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import check_not_empty, rows_of
-from spikeloop.agents.export import check_unchanged, inputs_of, observation_parts
+from spikeloop.agents.export import check_unchanged, exact_inputs_of, observation_parts
+from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
 from spikeloop.agents.line_codes import check_observed, code_for
 from spikeloop.agents.modulators import Modulator
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.observation import FrameStack, flatten
+from spikeloop.spiking.observation import flatten
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.plastic_network import PlasticNetwork
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters
@@ -142,14 +143,7 @@ class WtaPolicy(BasePolicy):
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
         check_unchanged(self, WtaPolicy, ("predict", "step", "action"))
-        space = self.observation_space
-        inputs = inputs_of(space, env, (), self.trained_behind)
-        wide = any(part.dtype == np.float64 for part in (space.values() if isinstance(space, spaces.Dict) else [space]))
-        if any(isinstance(step, FrameStack) for step in inputs.preprocessing) and wide:
-            raise ValueError(
-                "a Network keeps past frames in float32, this policy tells float64 values apart: make the "
-                "environment's space float32"
-            )
+        inputs = exact_inputs_of(self.observation_space, env, self.trained_behind)
         weights = np.asarray(self.network.state_dict()["w"], np.float64)  # (n_actions, n_lines)
         encoder: Encoder
         if isinstance(self.coder, RecruitingCells):
@@ -235,15 +229,10 @@ class WtaPolicy(BasePolicy):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, array in self._learnt().items():
-            destination[prefix + name] = th.from_numpy(np.array(array))
+        add_learnt(destination, prefix, self._learnt())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        found = {name: state_dict.get(prefix + name) for name in self._learnt()}
-        missing = [name for name, array in found.items() if array is None]
-        if missing:
-            raise ValueError(f"the saved policy lacks {', '.join(missing)}")
-        arrays = {name: array.cpu().numpy() for name, array in found.items()}  # type: ignore[union-attr]
+        arrays = find_learnt(state_dict, prefix, self._learnt())
         self.modulator.baseline[:] = arrays.pop("modulator.baseline")
         if isinstance(self.coder, RecruitingCells):
             self.coder.load_state_dict({name: arrays.pop(f"encoder.{name}") for name in self.coder.state_dict()})

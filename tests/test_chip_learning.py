@@ -254,6 +254,8 @@ def test_wrong_numbers_are_refused_by_name(options, answer):
 def test_lines_and_ticks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="below 20"):
         chip().run(np.array([20]), N_TICKS)
+    with pytest.raises(ValueError, match="each once"):
+        chip().run(np.array([3, 3]), N_TICKS)
     with pytest.raises(ValueError, match="n_ticks must be the chip's 4, got 5"):
         chip().run(np.array([1]), 5)
     with pytest.raises(ValueError, match="at most 129 lines"):

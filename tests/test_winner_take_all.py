@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spikeloop.spiking.encoders.tile_coding import Dimensions, PlaceCells, Tiles
 from spikeloop.spiking.rules import winner_take_all_kernels
 from spikeloop.spiking.rules.base import Post
-from spikeloop.spiking.rules.plastic_network import PlasticNetwork
+from spikeloop.spiking.rules.plastic_network import PlasticNetwork, check_code
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAllParameters, WinnerTakeAllRule
 
 N_INPUTS, N_OUTPUTS = 12, 3
@@ -217,8 +217,8 @@ def test_an_infinite_angle_is_refused():
         (lambda n: n.reinforce(np.inf), "modulator must be finite, got inf"),
         (lambda n: n.load_state_dict({"w": np.full((2, 4), np.nan), "v": np.zeros(4)}), "w must be finite"),
         (lambda n: n.load_state_dict({"w": np.zeros((2, 4)), "v": np.full(4, np.inf)}), "v must be finite"),
-        (lambda n: n._check_code(Tiles(SQUARE, (3, 3)).table, np.zeros(2)), "the code has 128 lines, the network 4"),
-        (lambda n: n._check_code(PlaceCells(SQUARE, 4, 1).table, np.zeros(1)), r"obs must have shape \(2,\)"),
+        (lambda n: check_code(Tiles(SQUARE, (3, 3)).table, np.zeros(2), 4), "the code has 128 lines, the network 4"),
+        (lambda n: check_code(PlaceCells(SQUARE, 4, 1).table, np.zeros(1), 4), r"obs must have shape \(2,\)"),
     ],
 )
 def test_a_learner_refuses_what_it_cannot_learn_from(call, message):

@@ -37,7 +37,7 @@ from spikeloop.hardware.loihi import winner_take_all_kernels as kernels
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.program import Compartments, Program, Projection
 from spikeloop.hardware.loihi.resources import check_limits
-from spikeloop.spiking.rules.plastic_network import runs_compiled_tasks
+from spikeloop.spiking.rules.plastic_network import active_lines, runs_compiled_tasks
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters, first_neurons
 
 CHIP = "loihi1"
@@ -168,13 +168,12 @@ class ChipWinnerTakeAll:
             Spikes of each action in the env step, on its last tick, and the value.
 
         Raises:
-            ValueError: If a line does not exist, too many are active, or the number of ticks is another.
+            ValueError: If a line does not exist or stands there twice, too many are active, or the number of ticks is
+                another.
         """
-        lines = np.ascontiguousarray(x, dtype=np.int64)
+        lines = active_lines(x, self.actor.n_pre)
         if n_ticks != self.n_ticks:
             raise ValueError(f"n_ticks must be the chip's {self.n_ticks}, got {n_ticks}")
-        if lines.ndim != 1 or (lines.size and not 0 <= lines.min() <= lines.max() < self.actor.n_pre):
-            raise ValueError(f"x must be numbers of lines below {self.actor.n_pre}, each once, got {x}")
         if lines.size > _MOST_ACTIVE:
             raise ValueError(f"at most {_MOST_ACTIVE} lines may be active, or sums wrap; got {lines.size}")
         state = (*self._engines, self._epoch, self._host, self.circuits)

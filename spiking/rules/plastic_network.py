@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from spikeloop.spiking.encoders import tile_kernels
+
 Class = TypeVar("Class", bound=type)
 
 RUNS_COMPILED_TASKS: set[type] = set()
@@ -20,6 +22,34 @@ def runs_compiled_tasks(network: Class) -> Class:
     """
     RUNS_COMPILED_TASKS.add(network)
     return network
+
+
+def active_lines(x: np.ndarray, n_inputs: int) -> np.ndarray:
+    """Return the numbers of input lines as kernels take them, int64: these read and write without looking at bounds.
+
+    Raises:
+        ValueError: If a line does not exist or stands there twice.
+
+    >>> active_lines([0, 7], 5)
+    Traceback (most recent call last):
+    ValueError: x must be numbers of lines below 5, each once, got [0 7]
+    """
+    lines = np.asarray(x)
+    if lines.ndim != 1 or (lines.size and lines.dtype.kind not in "iu"):
+        raise ValueError(f"x must be whole numbers of lines, shape (n_active,), got {lines.dtype} {lines.shape}")
+    numbers = set(lines.tolist())
+    if (numbers and not 0 <= min(numbers) <= max(numbers) < n_inputs) or len(numbers) != len(lines):
+        raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {lines}")
+    return np.ascontiguousarray(lines, dtype=np.int64)
+
+
+def check_code(coder: tile_kernels.Coder, obs: np.ndarray, n_inputs: int) -> None:
+    """Refuse an input code that a loop cannot run: more lines than a network has, or numbers that ``obs`` lacks."""
+    n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
+    if n_lines > n_inputs:
+        raise ValueError(f"the code has {n_lines} lines, the network {n_inputs}")
+    if obs.ndim != 1 or len(obs) <= coder.sources.max():
+        raise ValueError(f"obs must have shape ({coder.sources.max() + 1},) or more, got {obs.shape}")
 
 
 @runtime_checkable

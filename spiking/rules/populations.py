@@ -44,7 +44,7 @@ import numpy as np
 from spikeloop.spiking import checks
 from spikeloop.spiking.encoders import tile_kernels
 from spikeloop.spiking.rules import populations_kernels
-from spikeloop.spiking.rules.plastic_network import runs_compiled_tasks
+from spikeloop.spiking.rules.plastic_network import active_lines, check_code, runs_compiled_tasks
 from spikeloop.spiking.rules.population_parameters import PopulationParameters
 
 
@@ -140,13 +140,16 @@ class SpikingPopulations:
         Raises:
             ValueError: If a line does not exist or stands there twice, or the number of ticks is another.
         """
-        if n_ticks != self.parameters.n_ticks:
-            raise ValueError(f"n_ticks must be {self.parameters.n_ticks} as in the parameters, got {n_ticks}")
-        lines, c = self._lines(x), self.constants
+        self._check_ticks(n_ticks)
+        lines, c = active_lines(x, len(self.synapses.v)), self.constants
         spikes = np.empty((len(lines), n_ticks), np.uint8)
         with self._lock:
             populations_kernels.write_trains(spikes, c.p_spike, c.regular, self.rng)
             return self._run(lines, spikes, 0)
+
+    def _check_ticks(self, n_ticks: int) -> None:
+        if n_ticks != self.parameters.n_ticks:
+            raise ValueError(f"n_ticks must be {self.parameters.n_ticks} as in the parameters, got {n_ticks}")
 
     def run_trains(
         self, lines: np.ndarray, spikes: np.ndarray, read_from: int = 0
@@ -164,20 +167,10 @@ class SpikingPopulations:
         Raises:
             ValueError: If a line does not exist or stands there twice, or shapes disagree.
         """
-        lines = self._lines(lines)
+        lines = active_lines(lines, len(self.synapses.v))
         trains = checks.spikes("spikes", spikes, (len(lines), self.parameters.n_ticks))
         with self._lock:
             return self._run(lines, trains, read_from)
-
-    def _lines(self, lines: np.ndarray) -> np.ndarray:
-        lines = np.asarray(lines)
-        n_inputs = len(self.synapses.v)
-        if lines.ndim != 1 or (lines.size and lines.dtype.kind not in "iu"):
-            raise ValueError(f"x must be whole numbers of lines, shape (n_active,), got {lines.dtype} {lines.shape}")
-        numbers = set(lines.tolist())
-        if (numbers and not 0 <= min(numbers) <= max(numbers) < n_inputs) or len(numbers) != len(lines):
-            raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {lines}")
-        return np.ascontiguousarray(lines, dtype=np.int64)
 
     def _run(self, lines: np.ndarray, spikes: np.ndarray, read_from: int) -> tuple[np.ndarray, np.ndarray, float]:
         c, synapses = self.constants, self.synapses
@@ -227,14 +220,9 @@ class SpikingPopulations:
         Arguments, result and errors are those of
         :meth:`spikeloop.spiking.rules.winner_take_all.WinnerTakeAll.closed_loop`.
         """
-        if n_ticks != self.parameters.n_ticks:
-            raise ValueError(f"n_ticks must be {self.parameters.n_ticks} as in the parameters, got {n_ticks}")
-        n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
-        n_inputs, c = len(self.synapses.v), self.constants
-        if n_lines > n_inputs:
-            raise ValueError(f"the code has {n_lines} lines, the network {n_inputs}")
-        if obs.ndim != 1 or len(obs) <= coder.sources.max():
-            raise ValueError(f"obs must have shape ({coder.sources.max() + 1},) or more, got {obs.shape}")
+        self._check_ticks(n_ticks)
+        check_code(coder, obs, len(self.synapses.v))
+        c = self.constants
         spikes = np.empty((len(coder.offsets), n_ticks), np.uint8)
         neurons, z = (self.state, self._z) if self.learning else (self._aside, np.empty_like(self._z))
         options = c, c.noise if self.exploring else 0.0, self.learning, self.rng
@@ -259,7 +247,8 @@ class SpikingPopulations:
         Returns:
             The new state, of the same shape; its last row is what actions are read from.
         """
-        c, lines, n_ticks = self.constants, self._lines(lines), self.parameters.n_ticks
+        c, n_ticks = self.constants, self.parameters.n_ticks
+        lines = active_lines(lines, len(self.synapses.v))
         new = np.array(state, np.float64, order="C")
         spikes, z = np.ones((len(lines), n_ticks), np.uint8), np.empty((n_ticks, new.shape[1]), np.uint8)
         with self._lock:

@@ -43,7 +43,7 @@ from spikeloop.spiking.encoders import tile_kernels
 from spikeloop.spiking.neurons.base import Neurons
 from spikeloop.spiking.rules import winner_take_all_kernels
 from spikeloop.spiking.rules.base import Post, typed
-from spikeloop.spiking.rules.plastic_network import runs_compiled_tasks
+from spikeloop.spiking.rules.plastic_network import active_lines, check_code, runs_compiled_tasks
 
 
 @dataclass(frozen=True)
@@ -284,16 +284,10 @@ class WinnerTakeAll:
         Raises:
             ValueError: If a line does not exist or stands there twice, or there is no tick.
         """
-        lines = np.asarray(x)
         n_inputs, n_outputs = self.arrays.w.shape
         if not (isinstance(n_ticks, (int, np.integer)) and n_ticks >= 1):
             raise ValueError(f"n_ticks must be a whole number of at least 1, got {n_ticks}")
-        if lines.ndim != 1 or (lines.size and lines.dtype.kind not in "iu"):
-            raise ValueError(f"x must be whole numbers of lines, shape (n_active,), got {lines.dtype} {lines.shape}")
-        numbers = set(lines.tolist())
-        if (numbers and not 0 <= min(numbers) <= max(numbers) < n_inputs) or len(numbers) != len(lines):
-            raise ValueError(f"x must be numbers of lines below {n_inputs}, each once, got {x}")
-        active = np.ascontiguousarray(lines, dtype=np.int64)
+        active = active_lines(x, n_inputs)
         winners = np.empty(len(self.circuits) - 1, np.int64)
         with self._lock:
             noise = self.rng.standard_normal((n_ticks if self.exploring else 0, n_outputs))
@@ -357,7 +351,7 @@ class WinnerTakeAll:
         Raises:
             ValueError: If the code has lines that this network lacks, or reads values that the observation lacks.
         """
-        self._check_code(coder, obs)
+        check_code(coder, obs, len(self.arrays.v))
         winners = np.array(action, np.int64, ndmin=1)
         network = self.arrays, self.constants, self.circuits, n_ticks, self.learning, self.exploring, self.rng
         with self._lock:
@@ -365,14 +359,6 @@ class WinnerTakeAll:
                 step, state, body, obs, coder, *network, modulation, baseline, values, n_rows, winners, value, rewards
             )
         return n_steps, winners, value
-
-    def _check_code(self, coder: tile_kernels.Coder, obs: np.ndarray) -> None:
-        n_lines = len(coder.centers) or len(coder.offsets) * int(np.prod(coder.sizes))
-        n_inputs = len(self.arrays.v)
-        if n_lines > n_inputs:
-            raise ValueError(f"the code has {n_lines} lines, the network {n_inputs}")
-        if obs.ndim != 1 or len(obs) <= coder.sources.max():
-            raise ValueError(f"obs must have shape ({coder.sources.max() + 1},) or more, got {obs.shape}")
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the weights: ``w``, shape (n_outputs, n_inputs), and ``v``, shape (n_inputs,)."""
