@@ -139,16 +139,19 @@ def ends_for(seen: np.ndarray, space: spaces.Box) -> Ends:
     low, high = np.where(high > low, [low, high], [low - 1.0, high + 1.0])  # what never changes has no range
     width = high - low
     bounded = [np.abs(bound) <= LARGEST_END for bound in (space.low, space.high)]
-    low, high = np.where(bounded[0], space.low, low - width), np.where(bounded[1], space.high, high + width)
-    digits = (2 - np.floor(np.log10(high - low))).astype(int)  # of the width three, however far from 0 it lies
+    lowest, highest = np.where(bounded[0], space.low, low - width), np.where(bounded[1], space.high, high + width)
+    digits = (2 - np.floor(np.log10(highest - lowest))).astype(int)  # of the width three, however far from 0 it lies
+    proposals = ((lowest, space.low, bounded[0]), (highest, space.high, bounded[1]))
     return Ends(
-        [_short(a) if is_end else round(float(a), n) for a, n, is_end in zip(low, digits, bounded[0], strict=True)],
-        [_short(a) if is_end else round(float(a), n) for a, n, is_end in zip(high, digits, bounded[1], strict=True)],
+        *(
+            [_short(end) if own else round(float(value), n) for value, end, own, n in zip(*of_all, digits, strict=True)]
+            for of_all in proposals
+        )
     )
 
 
 def _short(end: np.floating) -> float:
-    """Return an end of a space with as few digits as name it."""
+    """Return an end of a space with as few digits as name it in its own precision."""
     return float(str(end))
 
 

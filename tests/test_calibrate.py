@@ -134,3 +134,5 @@ def test_ends_tell_numbers_apart_however_far_from_zero_they_lie():
     assert 99_996.5 < low < 99_997.5 and 100_002.5 < high < 100_003.5
     bounded = gym.spaces.Box(-0.41887903, 0.41887903, (1,), dtype=np.float64)
     assert calibrate.ends_for(seen * 1e-6, bounded) == ([-0.41887903], [0.41887903])
+    single = gym.spaces.Box(-4.8, 4.8, (1,), dtype=np.float32)  # 4.8 is 4.800000190734863 in float64
+    assert calibrate.ends_for(seen * 1e-6, single) == ([-4.8], [4.8])
