@@ -26,10 +26,10 @@ Gerstner 2013).
 ``1 - exp(-exp((v - threshold) / (v_th noise)))``: escape noise with an exponential hazard (Gerstner et al. 2014, 9.1).
 
 Taking the mean over the action neurons off the eligibilities of a line is competition among the neurons that the line
-reaches. Pairs of a Hebbian window are positive, whichever action was taken: without it a modulator that is negative on
-average, as at the beginning of most tasks, makes all populations weaker until they fall silent, and with them
-exploration and learning. This one term is not local to a synapse: a synapse has to know what happened at the other
-synapses of its axon.
+reaches. Pairs of a Hebbian window are positive, whichever action was taken, so that a modulator that is negative on
+average, as at the beginning of most tasks, makes all populations weaker; less the mean, it makes some weaker and others
+stronger. This one term is not local to a synapse: a synapse has to know what happened at the other synapses of its
+axon. Tasks are learnt without it as well, ``centred=False``, though not as surely.
 """
 
 from __future__ import annotations
