@@ -222,3 +222,13 @@ def test_numbers_of_a_body_that_are_none_are_refused(name, value):
 
 def test_numbers_that_no_step_of_a_table_reads_are_no_parts():
     assert parts_of(gym.make("FrozenLake-v1")) == ["action_sign"]
+
+
+def test_sensor_noise_is_drawn_anew_each_time_with_the_standard_deviation_that_is_given():
+    noisy, plain = (gym.make("CartPole-v1") for _ in range(2))
+    noisy = ChangeBody(noisy, "sensor_noise", amount=0.5)
+    errors = np.array([noisy.reset(seed=seed)[0] - plain.reset(seed=seed)[0] for seed in range(400)])
+    assert abs(errors.std() - 0.5) < 0.03 and abs(errors.mean()) < 0.05
+    assert len(np.unique(errors)) > 1500
+    again = ChangeBody(gym.make("CartPole-v1"), "sensor_noise", amount=0.5).reset(seed=7)[0]
+    np.testing.assert_array_equal(again, noisy.reset(seed=7)[0])

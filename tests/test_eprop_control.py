@@ -266,3 +266,9 @@ def test_flags_are_true_or_false():
         EProp("EpropPolicy", "CartPole-v1", train_hidden=3)
     with pytest.raises(ValueError, match="critic_sees_changes must be true or false, got 'no'"):
         EProp("EpropPolicy", "CartPole-v1", policy_kwargs={"critic_sees_changes": "no"})
+
+
+def test_the_ends_of_changes_are_no_ones_guess():
+    kwargs = {"critic": "tiles", "critic_sees_changes": True, "critic_kwargs": {"n_tiles": 2}}
+    with pytest.raises(ValueError, match="critic: encoder_kwargs needs low and high within"):
+        EProp("EpropPolicy", "MountainCar-v0", policy_kwargs=kwargs)

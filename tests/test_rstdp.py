@@ -330,3 +330,12 @@ def test_state_is_made_of_tensors():
 def test_a_single_tick_from_which_nothing_is_learned_is_refused():
     with pytest.raises(ValueError, match=r"n_ticks must be at least 2, .* got 1"):
         make("CartPole-v1", n_ticks=1)
+
+
+def test_what_is_saved_is_a_copy():
+    model = make("CartPole-v1")
+    saved = model.policy.state_dict()
+    before = {name: value.clone() for name, value in saved.items()}
+    model.policy.modulator.baseline[:] = 7.0
+    model.policy.network.arrays.w[:] = 7.0
+    assert all((saved[name] == value).all() for name, value in before.items())
