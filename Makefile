@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test
+.PHONY: demo test fuzz
 
 demo: $(VENV)/installed
 	$(BIN)/python scripts/demo.py
@@ -16,6 +16,10 @@ test: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+# The property tests on inputs that no run before has drawn.
+fuzz: $(VENV)/installed
+	SPIKELOOP_INPUTS=fuzz $(BIN)/pytest -n 2 -m hypothesis
 
 $(VENV)/installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -9,8 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would fight for
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
-settings.register_profile("spikeloop", deadline=None)  # the first call of a kernel compiles it
-settings.load_profile("spikeloop")
+# The same inputs on every machine and in every run, so that a failure is of the change at hand: `make fuzz` draws
+# others.
+# No deadline: the first call of a kernel compiles it.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("SPIKELOOP_INPUTS", "same"))
 
 
 @pytest.fixture(scope="session", autouse=True)

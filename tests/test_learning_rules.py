@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeloop.hardware.learning.rule import LearningRule, Trace, decay_per_epoch, grids
+from spikeloop.hardware.learning.rule import ARITHMETICS, LearningRule, Trace, decay_per_epoch, grids
 from spikeloop.hardware.learning.rule_text import FACTORS, Factor, parse
+from spikeloop.hardware.loihi.projection import LEARNED_BITS
 
 
 def only(text, **options):
@@ -146,6 +147,14 @@ def test_learned_weights_keep_to_the_grid_of_their_bits():
     assert grids(rule, "excitatory", 8)["w"] == (0, 255, 1)
     assert grids(rule, "inhibitory", 4)["w"] == (-240, 0, 16)
     assert grids(LearningRule(dw="x0", profile="lava"), "mixed", 8)["w"] == (-256, 255, 1)
+
+
+@pytest.mark.parametrize("profile", sorted(ARITHMETICS))
+@pytest.mark.parametrize("mode", ["mixed", "excitatory", "inhibitory"])
+@pytest.mark.parametrize("bits", LEARNED_BITS)
+def test_the_ends_of_a_grid_lie_on_it(profile, mode, bits):
+    low, high, step = grids(LearningRule(dw="x0", profile=profile), mode, bits)["w"]
+    assert low % step == high % step == 0
 
 
 def written(draw):

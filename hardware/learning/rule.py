@@ -260,8 +260,8 @@ def weight_grid(rule: LearningRule, sign_mode: str, bits: int) -> Grid:
     step = 1 << (8 - bits + mixed)
     if rule.profile == "lava":
         return {"mixed": Grid(-256, 255, 1), "excitatory": Grid(0, 255, 1), "inhibitory": Grid(-255, 0, 1)}[sign_mode]
-    if rule.profile == "brian":
-        high = {"mixed": 254, "excitatory": 255, "inhibitory": 0}[sign_mode]
+    if rule.profile == "brian":  # Brian2Loihi itself lets a weight rise to 254, which fewer than 8 bits cannot hold
+        high = 0 if sign_mode == "inhibitory" else 256 - step
         return Grid(0 if sign_mode == "excitatory" else -256, high, step)
     top = 256 - step if mixed or bits < 8 else 255
     return Grid(0 if sign_mode == "excitatory" else -top, 0 if sign_mode == "inhibitory" else top, step)
