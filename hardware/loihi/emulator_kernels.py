@@ -31,6 +31,7 @@ OK, OVERFLOWED, BAD_PAYLOAD, BAD_BIAS, BAD_STATE = range(5)
 _NO_NOISE, _CURRENT, _MEMBRANE = range(3)
 _CUBA, _ALIF, _LSNN = range(3)
 _MOST = np.int32(2**28 - 1)  # chip.EMULATOR_MAX
+BLOCK = np.uint64(16)  # sources that are looked at together; most are silent
 
 inlined = njit(inline="always")
 
@@ -73,34 +74,42 @@ def _noise(state, b, options):
 
 
 @inlined
+def _any(x, start):
+    """Return whether one of the ``BLOCK`` entries from ``start`` on is other than 0: one instruction reads them all."""
+    some = np.int32(0)
+    for i in range(BLOCK):
+        some |= x[start + i]
+    return some != 0
+
+
+@inlined
 def _gather_spikes(n, n_inputs, z, sources, payloads):
     """List the compartments that fired; return how many."""
-    found = 0
-    for start in range(0, n, 16):
-        stop = min(start + 16, n)
-        some = np.int32(0)
-        for i in range(start, stop):
-            some |= z[i]
-        if some:
-            for i in range(start, stop):  # without a branch, which would be mispredicted at every spike
+    found, rest = 0, np.uint64(n) // BLOCK * BLOCK
+    for start in range(np.uint64(0), rest, BLOCK):
+        if _any(z, start):
+            for i in range(start, start + BLOCK):  # without a branch, which would be mispredicted at every spike
                 sources[found], payloads[found] = n_inputs + i, 1
                 found += z[i]
+    for i in range(rest, np.uint64(n)):
+        sources[found], payloads[found] = n_inputs + i, 1
+        found += z[i]
     return found
 
 
 @inlined
 def _gather_inputs(found, x, sources, payloads):
     """Append the input lines that carry something; return how many sources there are then."""
-    n = x.shape[0]
-    for start in range(0, n, 16):
-        stop = min(start + 16, n)
-        some = np.int32(0)
-        for i in range(start, stop):
-            some |= x[i]
-        if some:
-            for i in range(start, stop):
+    n = np.uint64(x.shape[0])
+    rest = n // BLOCK * BLOCK
+    for start in range(np.uint64(0), rest, BLOCK):
+        if _any(x, start):
+            for i in range(start, start + BLOCK):
                 sources[found], payloads[found] = i, x[i]
                 found += x[i] != 0
+    for i in range(rest, n):
+        sources[found], payloads[found] = i, x[i]
+        found += x[i] != 0
     return found
 
 
@@ -400,6 +409,18 @@ def run(
     status = refusal(state, inputs, bias, new_bias, options)
     if status != OK:
         return status
+    return advance(
+        state, n_ticks, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged,
+        staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
+    )  # fmt: skip
+
+
+@kernel
+def advance(
+    state, n_ticks, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged,
+    staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
+):  # fmt: skip
+    """Do what :func:`run` does, with arguments that :func:`refusal` has taken."""
     n, n_inputs, slots, late_reset = options[N], options[N_INPUTS], options[SLOTS], options[LATE_RESET] != 0
     keep_u, keep_v, v_th, silent = constants[KEEP_U], constants[KEEP_V], constants[V_TH], constants[SILENT]
     v_min, v_max, keep_a, step_a = constants[V_MIN], constants[V_MAX], constants[KEEP_A], constants[STEP_A]

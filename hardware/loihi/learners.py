@@ -129,7 +129,7 @@ def _engine(program: Program, projection: Projection, learner: Learner, views: V
         "table_weights": views.weights,
         "table_delays": views.delayed if p.learns_delays else views.delayed[:0],
         "actual": conversion(program, p),
-        "constants": np.array([p.from_input, program.longest_delay(p)], np.int64),
+        "constants": np.array([p.from_input, program.longest_delay(p), bool(np.all(np.diff(p.pre) == 1))], np.int64),
     }
     return k.Engine._make((*learner.arrays, *no_draws(learner.rule), *of_projection.values()))
 

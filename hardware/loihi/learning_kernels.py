@@ -12,12 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from spikeloop.hardware.learning.c_functions import function_at
-from spikeloop.hardware.loihi import emulator_kernels
-from spikeloop.hardware.loihi.emulator_kernels import OK, N, refusal
+from spikeloop.hardware.loihi.emulator_kernels import BLOCK, OK, N, advance, refusal
 from spikeloop.spiking.compiling import kernel
 
-tick = emulator_kernels.run
-FROM_INPUT, LONGEST_DELAY = range(2)  # of Engine.constants
+FROM_INPUT, LONGEST_DELAY, IN_A_ROW = range(3)  # of Engine.constants
 # Of Engine.actual, from a mantissa to what a spike adds: bits dropped, rounded (ties to even) and appended, bounds.
 DROP, ROUND, APPEND, LEAST, MOST = range(5)
 
@@ -43,7 +41,26 @@ class Engine(NamedTuple):
     table_weights: np.ndarray  # (P, Q) int16, a view into the synapse table
     table_delays: np.ndarray  # (P (1 + 2 Q),) uint16, the same; empty where the rule changes no delays
     actual: np.ndarray  # (5,) int32
-    constants: np.ndarray  # (2,) int64
+    constants: np.ndarray  # (3,) int64; IN_A_ROW: whether each source is the one after that before it
+
+
+@kernel
+def list_spikes(carried, spikes):
+    """List the entries other than 0; return how many."""
+    found, n = 0, np.uint64(carried.size)
+    rest = n // BLOCK * BLOCK
+    for start in range(np.uint64(0), rest, BLOCK):
+        some = np.int32(0)
+        for i in range(BLOCK):
+            some |= carried[start + i]
+        if some:
+            for i in range(start, start + BLOCK):
+                spikes[found] = i
+                found += carried[i] != 0
+    for i in range(rest, n):
+        spikes[found] = i
+        found += carried[i] != 0
+    return found
 
 
 @kernel
@@ -51,8 +68,11 @@ def collect_spikes(engine, lines, z, host_spikes):
     """List the sources and targets of a projection that spiked on this tick; return how many of each."""
     n_pre, n_post = 0, 0
     carried = lines if engine.constants[FROM_INPUT] else z
-    if carried.size:
-        for i in range(engine.pre.size):
+    n, first = np.uint64(engine.pre.size), np.uint64(engine.pre[0])
+    if carried.size and engine.constants[IN_A_ROW]:
+        n_pre = list_spikes(carried[first : first + n], engine.pre_spikes)
+    elif carried.size:
+        for i in range(n):
             engine.pre_spikes[n_pre] = i
             n_pre += carried[engine.pre[i]] != 0
     for j in range(engine.post.size):
@@ -146,8 +166,8 @@ def run_and_learn(
     n = options[N]
     z = state[0, 3 + 4 * n : 3 + 5 * n]
     for t in range(n_ticks):
-        status = tick(
-            state, 1, inputs[t : t + 1], bias, False, options, constants, runs, children, parents, scratch, sources,
+        status = advance(
+            state, 1, inputs[t : t + 1], bias, options, constants, runs, children, parents, scratch, sources,
             staged, staged_post, pointers, segments, weights, targets, outputs_of, outputs[t : t + 1], counters,
             spikes, record, recorded[t : t + 1],
         )  # fmt: skip
