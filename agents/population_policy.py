@@ -26,9 +26,9 @@ from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.encoders.spike_times import SpikeTimes
-from spikeloop.spiking.engine import products
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.readout import Readout
+from spikeloop.spiking.rules.plastic_network import ActsLast
 from spikeloop.spiking.rules.population_parameters import DT, PopulationParameters
 from spikeloop.spiking.rules.populations import SpikingPopulations
 from spikeloop.spiking.stateless import StatelessWarning
@@ -123,6 +123,8 @@ class PopulationPolicy(BasePolicy):
             self.network = (backend or SpikingPopulations)(*numbers, **(backend_kwargs or {}))
         except TypeError as error:  # an argument it does not know
             raise ValueError(f"backend_kwargs: {error}") from None
+        if encoder == "spike_times" and isinstance(self.network, ActsLast):
+            raise ValueError(f"encoder must be 'tiles' or 'places' for {type(self.network).__name__}, got {encoder!r}")
         self.network.learning = self.network.exploring = False
         self._arguments = {
             "backend": backend,
@@ -157,6 +159,11 @@ class PopulationPolicy(BasePolicy):
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
         check_unchanged(self, PopulationPolicy, ("predict", "step"))
+        if not isinstance(self.network, SpikingPopulations):
+            raise ValueError(
+                f"a policy of {type(self.network).__name__} is a program of its chip, policy.network.program, "
+                "and not a Network"
+            )
         inputs = exact_inputs_of(self.observation_space, env, self.trained_behind)
         c, w = self.network.constants, self.network.synapses.w
         if self.go_line:
@@ -208,11 +215,23 @@ class PopulationPolicy(BasePolicy):
 
     def step(self, obs: np.ndarray) -> tuple[np.ndarray, float]:
         """Run the network for one env step; return the number of the population that won, shape (1,), and the value."""
+        value = self.evaluate(obs)
+        return self.act(), value
+
+    def evaluate(self, obs: np.ndarray) -> float:
+        """Begin an env step; return the value of an observation."""
+        if isinstance(self.network, ActsLast):
+            return self.network.evaluate(self.coder.lines(obs))
         if isinstance(self.coder, SpikeTimes):
-            _, last, value = self.network.run_trains(*self._trains(obs))
+            _, self._last, value = self.network.run_trains(*self._trains(obs))
         else:
-            _, last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
-        return self.head.chosen(last[None])[0], value
+            _, self._last, value = self.network.run(self.coder.lines(obs), self.n_ticks)
+        return value
+
+    def act(self) -> np.ndarray:
+        """End the env step that :meth:`evaluate` began; return the number of the population that won, shape (1,)."""
+        last = self.network.act()[1] if isinstance(self.network, ActsLast) else self._last
+        return self.head.chosen(last[None])[0]
 
     def action(self, winners: np.ndarray) -> np.ndarray:
         """Return the actions, shape (B,), of the populations that won, shape (B, 1)."""
@@ -241,7 +260,8 @@ class PopulationPolicy(BasePolicy):
             deterministic: By the mean of the trains and without escape noise: the actions of :meth:`to_network`.
 
         Returns:
-            The actions, and the new state: a tuple of the network's packed state, shape (5, B, N).
+            The actions, and the new state: a tuple of the network's packed state, shape (R, B, W): 5 rows, a neuron
+            each column, of populations in float, one row of a chip's.
 
         Raises:
             ValueError: If a shape is wrong or an observation is not finite.
@@ -249,19 +269,19 @@ class PopulationPolicy(BasePolicy):
         obs, single = rows_of(observation, self.observation_space)
         check_predicted(obs)
         self._note_state(state is None and episode_start is None)
-        n = self._members.shape[1]
-        packed = np.zeros((5, len(obs), n)) if state is None else np.asarray(state[0], np.float64)
-        check_carried(packed, (5, n), episode_start, len(obs))
+        network = self.network
+        rest = network.rest(len(obs))
+        packed = rest if state is None else np.asarray(state[0], rest.dtype)
+        check_carried(packed, (rest.shape[0], rest.shape[2]), episode_start, len(obs))
         starts = np.zeros(len(obs), bool) if episode_start is None else np.reshape(episode_start, -1) != 0
-        new = np.where(starts[:, None], 0.0, packed)
+        new = np.where(starts[:, None], rest, packed)
         for b, row in enumerate(obs):
             if isinstance(self.coder, SpikeTimes):
                 lines, spikes, read_from = self._trains(row)
-                new[:, b] = self.network.advance(lines, new[:, b], not deterministic, spikes, read_from)
+                new[:, b] = network.advance(lines, new[:, b], not deterministic, spikes, read_from)
             else:
-                new[:, b] = self.network.advance(self.coder.lines(row), new[:, b], noise=not deterministic)
-        outputs = np.empty((len(obs), len(self._members)))
-        products.linear_rows(new[-1], self._members, np.zeros(len(self._members)), outputs)
+                new[:, b] = network.advance(self.coder.lines(row), new[:, b], noise=not deterministic)
+        outputs = network.rates(new)
         actions = self.head(outputs)
         return actions[0] if single else actions, (new,)
 

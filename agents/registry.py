@@ -20,12 +20,13 @@ class Algorithm(NamedTuple):
     Args:
         home: Its class, as ``module:class`` in this package.
         search_space: The module of :mod:`spikeloop.agents.search_spaces` that says what a search varies.
-        learns_on_chip: Whether what it learns with can run on an emulated chip's learning engine.
+        chip_network: The network of :mod:`spikeloop.hardware` in which it learns on an emulated chip, with the presets
+            of ``hyperparams/<name>_chip.yml``; None where it does not.
     """
 
     home: str
     search_space: str
-    learns_on_chip: bool = False
+    chip_network: str | None = None
 
 
 # A new algorithm adds its line here and hyperparams/<name>.yml. The first is the one that commands take by default.
@@ -33,8 +34,8 @@ ALGOS = {
     "spiking_ppo": Algorithm("spiking_ppo:SpikingPPO", "surrogate_gradients"),
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop"),
-    "rstdp": Algorithm("rstdp:RSTDP", "rstdp", learns_on_chip=True),
-    "rstdp_populations": Algorithm("rstdp:RSTDP", "rstdp_populations"),
+    "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),
+    "rstdp_populations": Algorithm("rstdp:RSTDP", "rstdp_populations", "ChipPopulations"),
 }
 DEFAULT_ALGO = next(iter(ALGOS))
 

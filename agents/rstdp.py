@@ -238,8 +238,9 @@ class RSTDP(LocalLearning):
         assert self._last_obs is not None and self._last_episode_starts is not None
         if self._last_episode_starts[0]:
             self.policy.network.reset()
-            self._action, self._value = self.policy.step(_first(self._last_obs))
+            self._value = self.policy.evaluate(_first(self._last_obs))
             self.policy.network.reinforce(0.0)
+            self._action = self.policy.act()
         done = False
         while not done and self.num_timesteps < total_timesteps:
             left = total_timesteps - self.num_timesteps - 1
@@ -264,12 +265,12 @@ class RSTDP(LocalLearning):
         done = bool(dones[0])
         terminated = done and not infos[0].get("TimeLimit.truncated", False)
         obs = infos[0]["terminal_observation"] if done else _first(new_obs)
-        self._action, value = self.policy.step(obs)
+        value = self.policy.evaluate(obs)
         modulator = self.policy.modulator(self.reward_scale * float(rewards[0]), self._value, value, terminated)
         if not np.isfinite(modulator):
             raise NonFiniteError(f"learning led to a modulator of {modulator}: a lower value_learning_rate may help")
         self.policy.network.reinforce(scale * modulator)
-        self._value = value
+        self._action, self._value = self.policy.act(), value
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
         self._episode_num += done
         self._update_info_buffer(infos, dones)

@@ -162,6 +162,22 @@ class WtaPolicy(BasePolicy):
             metadata=metadata or {},
         )
 
+    def evaluate(self, obs: Any) -> float:
+        """Run the network for one env step.
+
+        Args:
+            obs: One observation, as the environment shows it.
+
+        Returns:
+            The value.
+        """
+        self._winners, value = self.step(obs)
+        return value
+
+    def act(self) -> np.ndarray:
+        """Return the neuron that won in each circuit in the env step of :meth:`evaluate`, shape (n_circuits,)."""
+        return self._winners
+
     def step(self, obs: Any) -> tuple[np.ndarray, float]:
         """Run the network for one env step.
 

@@ -169,9 +169,9 @@ class Experiment(ExperimentManager):
         """Return the argument that makes a local learner learn on the emulated chip; none for the float simulator."""
         if _backend_of(self.settings) != "chip":
             return {}
-        from spikeloop.hardware.loihi.winner_take_all import ChipWinnerTakeAll
+        from spikeloop import hardware
 
-        return {"backend": ChipWinnerTakeAll}
+        return {"backend": getattr(hardware, str(ALGOS[self.algo].chip_network))}
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Build the model and its environments, and put them where the checkpoint was if the run goes on."""

@@ -26,7 +26,7 @@ from spikeloop.scripts.cli import (
 )
 from spikeloop.scripts.run_folder import CHECKPOINT, DEFAULT_ENV, PREVIOUS, sole_writer
 
-LEARN_ON_CHIP = [name for name, algorithm in ALGOS.items() if algorithm.learns_on_chip]
+LEARN_ON_CHIP = [name for name, algorithm in ALGOS.items() if algorithm.chip_network]
 EPILOG = """\
 Every other option is RL Zoo's and means what it means there (`python -m rl_zoo3.train --help` lists all), such as
   --seed N                   seed of all random numbers

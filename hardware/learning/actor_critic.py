@@ -31,6 +31,7 @@ rates than 2^-10 take a constant as third factor, ``(y3+C)`` with y3 idle: C * 2
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from spikeloop.hardware.learning.rule import LearningRule, Trace
 
@@ -85,6 +86,7 @@ def critic_rule(
     value_unit: float,
     *,
     k: int = 2,
+    epoch: int = 1,
     extended: bool = False,
 ) -> LearningRule:
     """Return the critic's rule, for one graded readout neuron that never spikes.
@@ -94,7 +96,8 @@ def critic_rule(
         reward_scale: r1 for a delta of 1.
         eligibility_decay: 1 - gamma lambda, per env step.
         value_unit: Value of one weight unit.
-        k: An env step is 2^k ticks.
+        k: An env step is 2^k learning epochs.
+        epoch: Ticks of a learning epoch.
         extended: Use ``wide_shift`` and ``residue_bits=4``, which no Loihi has.
 
     Raises:
@@ -104,7 +107,7 @@ def critic_rule(
     if not value_unit > 0:
         raise ValueError(f"value_unit must be > 0, got {value_unit}")
     rate = learning_rate / (TAG_ONE * value_unit * reward_scale)
-    return _rule(rate, f"+ 2^1*u{k}*x1", eligibility_decay, k, extended)
+    return replace(_rule(rate, f"+ 2^1*u{k}*x1", eligibility_decay, k, extended), epoch=epoch)
 
 
 def _check(learning_rate: float, reward_scale: float, eligibility_decay: float, k: int) -> None:
@@ -124,7 +127,7 @@ def _rule(
     scale = _wide_scale(rate) if extended else _scale(rate)
     return LearningRule(
         dw=f"{scale}*u{k}*r1*t",
-        dt=f"{_decay(decay, k)} {growth}",
+        dt=f"{decay_terms(decay, k)} {growth}",
         x1=_SPIKE,
         y1=y1,
         y2=y2,
@@ -158,7 +161,7 @@ def _wide_scale(rate: float) -> str:
     return f"{mantissa}*2^{exponent}"
 
 
-def _decay(decay: float, k: int) -> str:
+def decay_terms(decay: float, k: int) -> str:
     """Return terms that shrink the tag by ``decay``, to the nearest 1/128, each with a mantissa of 4 bits."""
     left, terms = max(1, round(128 * decay)), []
     while left:

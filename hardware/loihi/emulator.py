@@ -12,15 +12,14 @@ import numpy.typing as npt
 
 from spikeloop.hardware.learning.engine import Learner
 from spikeloop.hardware.loihi import emulator_kernels as k
-from spikeloop.hardware.loihi.chip import EMULATOR_MAX, MAX_REFRACTORY
 from spikeloop.hardware.loihi.counts import Counts, Recording, Work
 from spikeloop.hardware.loihi.integers import ids_of
 from spikeloop.hardware.loihi.interpreter import OVERFLOWS, check_run, resting_state, whole_numbers
-from spikeloop.hardware.loihi.kernel_arguments import constants_of, options_of, runs_of, stages_of
-from spikeloop.hardware.loihi.layout import VARIABLES, check_state, layout_of
+from spikeloop.hardware.loihi.kernel_arguments import Loaded, constants_of, options_of, runs_of, stages_of
+from spikeloop.hardware.loihi.layout import VARIABLES, check_state, layout_of, register_range
 from spikeloop.hardware.loihi.learners import Learners, state_of
-from spikeloop.hardware.loihi.learning_kernels import run_and_learn
-from spikeloop.hardware.loihi.program import MODELS, Program
+from spikeloop.hardware.loihi.learning_kernels import Engine, run_and_learn
+from spikeloop.hardware.loihi.program import Program
 from spikeloop.hardware.loihi.resources import routes
 from spikeloop.hardware.loihi.signals import signals_of
 from spikeloop.hardware.loihi.synapse_table import actual_weights, build_table
@@ -216,6 +215,20 @@ class Emulator:
             return outputs, state, Recording(*(parts[:, :, i] for i in range(len(VARIABLES))))
         return outputs, state
 
+    def loaded(self) -> Loaded:
+        """Return what compiled code needs to run this program itself, with counts that are added to the emulator's."""
+        work, nothing = self._new_work(), np.empty((0, 0, 0), np.int32)
+        return Loaded(
+            self._bias, self._options, self._constants, self._runs, self._children, self._parents, work.scratch,
+            work.sources, self._staged, self._staged_post, *self._table, self.program.outputs, work.counters,
+            work.spikes, nothing,
+        )  # fmt: skip
+
+    def learners_for(self, learning: bool) -> tuple[np.ndarray, tuple[Engine, ...]]:
+        """Return the addresses of the learning engines' kernels, or 0 for what only runs, and their arrays."""
+        learners = self._learners
+        return learners.addresses if learning else np.zeros(len(learners.of), np.int64), learners.engines
+
     def write(self, state: np.ndarray, name: str, compartments: npt.ArrayLike, values: npt.ArrayLike) -> np.ndarray:
         """Return a copy of the state in which the host has written a variable, ``u``, ``v``, ``a``, ``r`` or ``z``.
 
@@ -236,7 +249,7 @@ class Emulator:
             raise ValueError(
                 f"values of {name!r} must be whole numbers for {columns.size} compartments: {error}"
             ) from None
-        low, high = self._range(name, columns)
+        low, high = register_range(self.program, name, columns)
         if np.any(outside := (new < low) | (new > high)):
             where = int(np.argmax(outside.any(axis=0)))
             raise ValueError(
@@ -259,22 +272,6 @@ class Emulator:
         if name not in VARIABLES:
             raise ValueError(f"name must be one of {VARIABLES}, got {name!r}")
         return ids_of("compartments", compartments, self.layout.n)
-
-    def _range(self, name: str, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least and the largest value that a variable of these compartments can have, each shape (K,)."""
-        profile = self.program.arithmetic
-        model = self.program.compartments.model[columns]
-        low, high = {
-            "u": (-(2**profile.u_bits), 2**profile.u_bits - (profile.u_wrap == "twos_complement")),
-            "v": (-(2**23), 2**23 - 1) if profile.v_max_values else (-EMULATOR_MAX, EMULATOR_MAX),
-            "a": (-EMULATOR_MAX, EMULATOR_MAX),
-            "r": (0, MAX_REFRACTORY - 1),
-            "z": (0, 1),
-        }[name]
-        if name == "r":  # slayer_alif keeps its refractory term there
-            alif = model == MODELS.index("slayer_alif")
-            return np.where(alif, -EMULATOR_MAX, low), np.where(alif, EMULATOR_MAX, high)
-        return np.full(columns.size, low), np.full(columns.size, high)
 
     def weights(self, projection: int) -> np.ndarray:
         """Return the mantissas that a projection has now, shape (Q, P)."""

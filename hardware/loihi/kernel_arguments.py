@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from spikeloop.hardware.loihi import emulator_kernels as k
@@ -9,6 +11,29 @@ from spikeloop.hardware.loihi.layout import Layout
 from spikeloop.hardware.loihi.program import NOISE_AT, Program
 
 _NEVER = 2**30  # a threshold that no v reaches: EMULATOR_MAX is below it
+
+
+class Loaded(NamedTuple):
+    """Arguments of ``emulator_kernels.run`` that stay the same from run to run, by its names for them."""
+
+    bias: np.ndarray
+    options: np.ndarray
+    constants: np.ndarray
+    runs: np.ndarray
+    children: np.ndarray
+    parents: np.ndarray
+    scratch: np.ndarray
+    sources: np.ndarray
+    staged: np.ndarray
+    staged_post: np.ndarray
+    pointers: np.ndarray
+    segments: np.ndarray
+    weights: np.ndarray
+    targets: np.ndarray
+    outputs_of: np.ndarray
+    counters: np.ndarray
+    spikes: np.ndarray
+    recorded: np.ndarray
 
 
 def options_of(program: Program, slots: int) -> np.ndarray:

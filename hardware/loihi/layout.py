@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spikeloop.hardware.loihi.program import Program, Projection
+from spikeloop.hardware.loihi.chip import EMULATOR_MAX, MAX_REFRACTORY
+from spikeloop.hardware.loihi.program import MODELS, Program, Projection
 
 VARIABLES = ("u", "v", "a", "r", "z")
 
@@ -70,3 +71,20 @@ def check_state(layout: Layout, state: np.ndarray) -> None:
     ):
         found = f"{state.dtype} {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
         raise ValueError(f"state must be int32 of shape (B, {layout.width}), got {found}")
+
+
+def register_range(program: Program, name: str, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the largest value that a variable of these compartments can have, each shape (K,)."""
+    profile = program.arithmetic
+    model = program.compartments.model[columns]
+    low, high = {
+        "u": (-(2**profile.u_bits), 2**profile.u_bits - (profile.u_wrap == "twos_complement")),
+        "v": (-(2**23), 2**23 - 1) if profile.v_max_values else (-EMULATOR_MAX, EMULATOR_MAX),
+        "a": (-EMULATOR_MAX, EMULATOR_MAX),
+        "r": (0, MAX_REFRACTORY - 1),
+        "z": (0, 1),
+    }[name]
+    if name == "r":  # slayer_alif keeps its refractory term there
+        alif = model == MODELS.index("slayer_alif")
+        return np.where(alif, -EMULATOR_MAX, low), np.where(alif, EMULATOR_MAX, high)
+    return np.full(columns.size, low), np.full(columns.size, high)

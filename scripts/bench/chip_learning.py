@@ -195,10 +195,14 @@ def play(model: RSTDP, env: gym.Env, seed: int, deterministic: bool = True) -> f
     return float(np.mean(returns))
 
 
+def changes_of(texts: list[str]) -> dict[str, Any]:
+    """Return the hyperparameters that are set as NAME=VALUE."""
+    return {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
+
+
 def run(args: argparse.Namespace) -> None:
     """Run what is missing, and print the tables."""
-    changes = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in args.set)}
-    lab = Lab(args.output, changes)
+    lab = Lab(args.output, changes_of(args.set))
     env_ids = [TASKS[name] for name in args.tasks]
     if unknown := set(args.synapses) - set(SYNAPSES):
         raise UsageError(did_you_mean("kind of synapse", unknown.pop(), SYNAPSES))

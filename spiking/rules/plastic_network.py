@@ -102,3 +102,21 @@ class PlasticNetwork(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         ...
+
+
+@runtime_checkable
+class ActsLast(Protocol):
+    """A plastic network that reads out the value first, learns next, and acts with the weights that it then has.
+
+    ``evaluate(x)``, ``reinforce(modulator)`` and ``act()`` make an env step, in which :meth:`PlasticNetwork.run` is the
+    first and the last, without learning between them. On a chip this keeps the modulator apart from the spikes of the
+    step in which it is sent, which it says nothing about.
+    """
+
+    def evaluate(self, x: np.ndarray) -> float:
+        """Begin an env step in which the input lines ``x``, shape (n_active,), are active; return the value."""
+        ...
+
+    def act(self) -> tuple[np.ndarray, np.ndarray]:
+        """Run the rest of the env step; return what :meth:`PlasticNetwork.run` does, without the value."""
+        ...

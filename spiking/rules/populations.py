@@ -43,6 +43,7 @@ import numpy as np
 
 from spikeloop.spiking import checks
 from spikeloop.spiking.encoders import tile_kernels
+from spikeloop.spiking.engine import products
 from spikeloop.spiking.rules import populations_kernels
 from spikeloop.spiking.rules.plastic_network import active_lines, check_code, runs_compiled_tasks
 from spikeloop.spiking.rules.population_parameters import PopulationParameters
@@ -262,6 +263,17 @@ class SpikingPopulations:
                 self.synapses.w, gain, lines, spikes, neurons, c, width, self.rng, z, read_from
             )
         return new
+
+    def rest(self, n: int) -> np.ndarray:
+        """Return the state of n copies of the action neurons at rest, shape (5, n, N)."""
+        return np.zeros((5, n, self.constants.n_actions * self.constants.n_per_action))
+
+    def rates(self, states: np.ndarray) -> np.ndarray:
+        """Return what actions are chosen by: the filtered rates of the populations, added up, shape (n, n_actions)."""
+        members = np.repeat(np.eye(self.n_actions), self.constants.n_per_action, axis=1)
+        outputs = np.empty((states.shape[1], self.n_actions))
+        products.linear_rows(states[-1], members, np.zeros(self.n_actions), outputs)
+        return outputs
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the weights: ``w``, shape (N, n_inputs), and ``v``, shape (n_inputs,)."""

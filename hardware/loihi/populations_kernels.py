@@ -1,0 +1,151 @@
+"""Numba kernels of populations on the chip: env steps of an emulated program, and whole stretches of a compiled task.
+
+:mod:`spikeloop.hardware.loihi.populations` says what happens when in an env step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from spikeloop.hardware.loihi.emulator_kernels import advance
+from spikeloop.hardware.loihi.learning_kernels import run_and_learn
+from spikeloop.spiking.compiling import kernel
+from spikeloop.spiking.encoders.tile_kernels import encode
+from spikeloop.spiking.rules.populations_kernels import write_trains
+from spikeloop.spiking.rules.winner_take_all_kernels import modulator_of
+
+
+class Host(NamedTuple):
+    """What the host computes with, and the arrays in which it hands over spikes and rewards and reads membranes."""
+
+    n_lines: int
+    n_actions: int
+    value_offset: float
+    value_unit: float  # of one unit of one weight of the critic
+    r1_scale: float
+    p_spike: float  # spikes of an active line per tick
+    regular: bool
+    inputs: np.ndarray  # (n_ticks, 1, 2 n_lines) int32, 0 between two env steps
+    outputs: np.ndarray  # (n_ticks, 1, n_actions + n_critic) int32
+    rewards: np.ndarray  # (n_ticks,) int64
+    no_spikes: np.ndarray  # (1, 0) int32: the host sends no postsynaptic spikes,
+    no_traces: np.ndarray  # (1, 3, 0) int32: and writes no traces
+
+
+@kernel
+def _run(loaded, addresses, engines, host, state, start, stop, learning):
+    """Run ticks of an env step."""
+    c, n_ticks = loaded, stop - start
+    inputs, outputs = host.inputs[start:stop], host.outputs[start:stop]
+    if learning:
+        return run_and_learn(
+            state, n_ticks, inputs, c.bias, False, c.options, c.constants, c.runs, c.children, c.parents, c.scratch,
+            c.sources, c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets, c.outputs_of, outputs,
+            c.counters, c.spikes, False, c.recorded, addresses, engines, host.rewards[start:stop], host.no_spikes,
+            host.no_traces,
+        )  # fmt: skip
+    return advance(
+        state, n_ticks, inputs, c.bias, c.options, c.constants, c.runs, c.children, c.parents, c.scratch, c.sources,
+        c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets, c.outputs_of, outputs, c.counters,
+        c.spikes, False, c.recorded,
+    )  # fmt: skip
+
+
+@kernel
+def write_even_trains(spikes, p_spike):
+    """Write evenly spaced trains, whose phases are evenly spread too: the same ones each time."""
+    for q in range(spikes.shape[0]):
+        phase = (q + 0.5) / spikes.shape[0]
+        for t in range(spikes.shape[1]):
+            phase += p_spike
+            spikes[q, t] = phase >= 1.0
+            if phase >= 1.0:
+                phase -= 1.0
+
+
+@kernel
+def evaluate(loaded, addresses, engines, host, state, lines, spikes, learning):
+    """Hand over the lines' spikes of an env step, run its first tick and return the value."""
+    for q in range(lines.shape[0]):
+        host.inputs[0, 0, host.n_lines + lines[q]] = 1
+        for t in range(host.inputs.shape[0]):
+            host.inputs[t, 0, lines[q]] = spikes[q, t]
+    host.rewards[:] = 0
+    _run(loaded, addresses, engines, host, state, 0, 1, learning)
+    total = 0
+    for i in range(host.n_actions, host.outputs.shape[2]):
+        total += host.outputs[0, 0, i] >> 6  # a weight of 1 adds 64 to v
+    return host.value_offset + host.value_unit * total
+
+
+@kernel
+def reinforce(host, modulator, rng):
+    """Note the modulator as the reward of the next tick, rounded at random to the 8 bits of r1."""
+    reward = math.floor(min(max(host.r1_scale * modulator, -128.0), 128.0) + rng.random())
+    host.rewards[1] = min(max(reward, -127), 127)
+
+
+@kernel
+def act(loaded, addresses, engines, host, state, lines, learning):
+    """Run the other ticks of the env step; return the action with the largest rate, the first of equals."""
+    n_ticks = host.inputs.shape[0]
+    _run(loaded, addresses, engines, host, state, 1, n_ticks, learning)
+    for q in range(lines.shape[0]):
+        host.inputs[0, 0, host.n_lines + lines[q]] = 0
+        for t in range(n_ticks):
+            host.inputs[t, 0, lines[q]] = 0
+    best = 0
+    for action in range(1, host.n_actions):
+        if host.outputs[n_ticks - 1, 0, action] > host.outputs[n_ticks - 1, 0, best]:
+            best = action
+    return best
+
+
+@kernel
+def closed_loop(
+    step,
+    task_state,
+    body,
+    obs,
+    coder,
+    loaded,
+    addresses,
+    engines,
+    host,
+    state,
+    learning,
+    rng,
+    modulation,
+    baseline,
+    action,
+    value,
+    rewards,
+):
+    """Act in a task, and learn; ``spikeloop.spiking.rules.populations.SpikingPopulations.closed_loop`` says how."""
+    kind, gamma, baseline_rate, reward_scale, scale = modulation
+    next_state, next_obs = np.empty_like(task_state), np.empty_like(obs)
+    lines = np.empty(coder.offsets.shape[0], np.int64)
+    spikes = np.empty((lines.shape[0], host.inputs.shape[0]), np.uint8)
+    n_steps = 0
+    while n_steps < rewards.shape[0]:
+        next_state[:] = task_state
+        reward, terminated = step(next_state, action, body, next_obs)
+        if terminated:
+            break
+        task_state[:], obs[:] = next_state, next_obs
+        encode(coder, obs, lines)
+        write_trains(spikes, host.p_spike, host.regular, rng)
+        next_value = evaluate(loaded, addresses, engines, host, state, lines, spikes, learning)
+        if learning:
+            modulator = modulator_of(
+                kind, gamma, baseline_rate, baseline, reward_scale * reward, value, next_value, False
+            )
+            reinforce(host, scale * modulator, rng)
+        action = act(loaded, addresses, engines, host, state, lines, learning)
+        value = next_value
+        rewards[n_steps] = reward
+        n_steps += 1
+    return n_steps, action, value
