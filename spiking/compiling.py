@@ -8,6 +8,7 @@ truncated, altered or unreadable; here such a file counts as missing, and the ke
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -84,8 +85,12 @@ class _CacheFile(IndexDataCacheFile):
 @lru_cache
 def _digest(package: Path) -> str:
     """Return a digest of all kernel files of a package and of this one, whose kernels the others may call."""
-    digest = hashlib.sha256()
-    for path in sorted({*package.rglob("*.py"), *Path(__file__).parent.rglob("*.py")}):
+    digest, paths = hashlib.sha256(), set()
+    for folder in (package, Path(__file__).parent):
+        # in a checkout, the packages are links to folders, which ``rglob`` does not enter
+        for here, _, names in os.walk(folder, followlinks=True):
+            paths |= {Path(here, name).resolve() for name in names if name.endswith(".py")}
+    for path in sorted(paths):
         source = path.read_bytes()
         if _KERNEL_FILE in source:
             digest.update(source)

@@ -10,18 +10,20 @@ from spikeloop.spiking import compiling
 
 CALLEE = "from spikeloop.spiking.compiling import kernel\n@kernel\ndef inner(x):\n    return x + {}\n"
 CALLER = (
-    "from spikeloop.spiking.compiling import kernel\nfrom small.callee import inner\n"
+    "from spikeloop.spiking.compiling import kernel\nfrom small.linked.callee import inner\n"
     "@kernel\ndef outer(x):\n    return inner(x)\n"
 )
 PROGRAM = "from small.caller import outer; print(outer(1), sum(outer.stats.cache_hits.values()))"
 
 
 def test_a_change_in_a_called_file_is_noticed_and_a_broken_cache_survived(tmp_path):
-    package, cache = tmp_path / "small", tmp_path / "cache"
-    package.mkdir()
-    (package / "__init__.py").touch()
+    package, elsewhere, cache = tmp_path / "small", tmp_path / "elsewhere", tmp_path / "cache"
+    for folder in (package, elsewhere):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+    (package / "linked").symlink_to(elsewhere)  # as the packages of a checkout are
     (package / "caller.py").write_text(CALLER)
-    (package / "callee.py").write_text(CALLEE.format(1))
+    (elsewhere / "callee.py").write_text(CALLEE.format(1))
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": paths}
 
@@ -31,7 +33,7 @@ def test_a_change_in_a_called_file_is_noticed_and_a_broken_cache_survived(tmp_pa
 
     assert run() == (2, 0)
     assert run() == (2, 1)
-    (package / "callee.py").write_text(CALLEE.format(2))
+    (elsewhere / "callee.py").write_text(CALLEE.format(2))
     assert run() == (3, 0)
     for path in cache.rglob("*.nb?"):
         path.write_bytes(b"")
