@@ -118,18 +118,18 @@ def state_of(learner: Learner) -> LearningState:
 
 
 def _engine(program: Program, projection: Projection, learner: Learner, views: Views) -> k.Engine:
-    p = projection
+    p, epoch = projection, learner.rule.epoch
     of_projection = {
         "pre": p.pre.astype(np.int64),
         "post": p.post.astype(np.int64),
-        "pre_spikes": np.zeros(p.pre.size, np.int32),
-        "post_spikes": np.zeros(p.post.size, np.int32),
-        "ends": np.zeros((2, 1), np.int64),
+        "pre_spikes": np.zeros(p.pre.size * epoch, np.int32),
+        "post_spikes": np.zeros(p.post.size * epoch, np.int32),
+        "ends": np.zeros((2, epoch), np.int64),
         "written": np.zeros((3, p.post.size), np.int32),
         "table_weights": views.weights,
         "table_delays": views.delayed if p.learns_delays else views.delayed[:0],
         "actual": conversion(program, p),
-        "constants": np.array([p.from_input, program.longest_delay(p), bool(np.all(np.diff(p.pre) == 1))], np.int64),
+        "constants": np.array([p.from_input, program.longest_delay(p), np.all(np.diff(p.pre) == 1), epoch], np.int64),
     }
     return k.Engine._make((*learner.arrays, *no_draws(learner.rule), *of_projection.values()))
 

@@ -1,4 +1,4 @@
-"""A run in which synapses learn: each tick the emulator's kernel, then the learning engine of each projection.
+"""A run in which synapses learn: the emulator's kernel up to the end of a learning epoch, then the learning engines.
 
 The learning engines' own kernels are handed in by the addresses of C functions, so that this loop is compiled once for
 all rules. After a learning epoch, what an engine made of the weights and delays of the
@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from spikeloop.hardware.learning.c_functions import function_at
+from spikeloop.hardware.learning.kernels import TICK
 from spikeloop.hardware.loihi.emulator_kernels import BLOCK, OK, N, advance, refusal
 from spikeloop.spiking.compiling import kernel
 
-FROM_INPUT, LONGEST_DELAY, IN_A_ROW = range(3)  # of Engine.constants
+FROM_INPUT, LONGEST_DELAY, IN_A_ROW, EPOCH = range(4)  # of Engine.constants
 # Of Engine.actual, from a mantissa to what a spike adds: bits dropped, rounded (ties to even) and appended, bounds.
 DROP, ROUND, APPEND, LEAST, MOST = range(5)
 
@@ -34,52 +35,59 @@ class Engine(NamedTuple):
     synapse_draws: np.ndarray  # (0, 0, 0)
     pre: np.ndarray  # (P,) int64: input lines or compartments
     post: np.ndarray  # (Q,) int64: compartments
-    pre_spikes: np.ndarray  # (P,) int32, scratch: sources that spiked on this tick
-    post_spikes: np.ndarray  # (Q,) int32, scratch: targets that did
-    ends: np.ndarray  # (2, 1) int64, scratch: how many of both
+    pre_spikes: np.ndarray  # (P T,) int32, scratch: sources that spiked, tick after tick of a learning epoch
+    post_spikes: np.ndarray  # (Q T,) int32, scratch: targets that did
+    ends: np.ndarray  # (2, T) int64, scratch: where each tick's part of both ends
     written: np.ndarray  # (3, Q) int32, scratch: posttraces that the host writes
     table_weights: np.ndarray  # (P, Q) int16, a view into the synapse table
     table_delays: np.ndarray  # (P (1 + 2 Q),) uint16, the same; empty where the rule changes no delays
     actual: np.ndarray  # (5,) int32
-    constants: np.ndarray  # (3,) int64; IN_A_ROW: whether each source is the one after that before it
+    constants: np.ndarray  # (4,) int64; IN_A_ROW: whether each source is the one after that before it
 
 
 @kernel
-def list_spikes(carried, spikes):
-    """List the entries other than 0; return how many."""
-    found, n = 0, np.uint64(carried.size)
+def list_spikes(carried, first, n, spikes, found):
+    """Append which of ``n`` entries are other than 0; return how many are listed then."""
     rest = n // BLOCK * BLOCK
     for start in range(np.uint64(0), rest, BLOCK):
         some = np.int32(0)
         for i in range(BLOCK):
-            some |= carried[start + i]
+            some |= carried[first + start + i]
         if some:
             for i in range(start, start + BLOCK):
                 spikes[found] = i
-                found += carried[i] != 0
+                found += carried[first + i] != 0
     for i in range(rest, n):
         spikes[found] = i
-        found += carried[i] != 0
+        found += carried[first + i] != 0
     return found
 
 
 @kernel
-def collect_spikes(engine, lines, z, host_spikes):
-    """List the sources and targets of a projection that spiked on this tick; return how many of each."""
-    n_pre, n_post = 0, 0
-    carried = lines if engine.constants[FROM_INPUT] else z
-    n, first = np.uint64(engine.pre.size), np.uint64(engine.pre[0])
-    if carried.size and engine.constants[IN_A_ROW]:
-        n_pre = list_spikes(carried[first : first + n], engine.pre_spikes)
-    elif carried.size:
-        for i in range(n):
-            engine.pre_spikes[n_pre] = i
-            n_pre += carried[engine.pre[i]] != 0
-    for j in range(engine.post.size):
-        engine.post_spikes[n_post] = j
-        from_host = host_spikes.size > 0 and host_spikes[engine.post[j]] != 0
-        n_post += from_host or z[engine.post[j]] != 0
-    return n_pre, n_post
+def list_sources(pre, in_a_row, carried, spikes, ends):
+    """List the sources of a projection that spiked, ``carried`` (n_ticks, n), and where each tick's part ends."""
+    found, n = 0, np.uint64(pre.size)
+    for t in range(carried.shape[0]):
+        if in_a_row:
+            found = list_spikes(carried[t], np.uint64(pre[0]), n, spikes, found)
+        else:
+            for i in range(n):
+                spikes[found] = i
+                found += carried[t, pre[i]] != 0
+        ends[t] = found
+
+
+@kernel
+def list_targets(post, z, host_spikes, tick, spikes, ends):
+    """List the targets that spiked, or that the host says did, and where each tick's part ends."""
+    found = 0
+    for t in range(z.shape[0]):
+        of_host = host_spikes[(tick + t) % host_spikes.shape[0]]
+        for j in range(post.size):
+            spikes[found] = j
+            from_host = of_host.size > 0 and of_host[post[j]] != 0
+            found += from_host or z[t, post[j]] != 0
+        ends[t] = found
 
 
 @kernel
@@ -108,14 +116,22 @@ def store(synapses, rows, table_weights, table_delays, actual, longest):
 
 
 @kernel
-def learn_tick(learn, engine, lines, z, host_spikes, host_traces, reward):
-    """Show a tick to one learning engine, and what it changed to the synapse table."""
-    n_pre, n_post = collect_spikes(engine, lines, z, host_spikes)
-    engine.ends[0, 0], engine.ends[1, 0] = n_pre, n_post
+def learn_ticks(learn, engine, lines, z, host_spikes, host_traces, rewards, tick):
+    """Show ticks of one learning epoch to a learning engine, and what it changed to the synapse table.
+
+    ``lines`` and ``z`` are what input lines and compartments did on them, (n_ticks, ...); ``tick`` is the first one's.
+    """
+    n_ticks, c = rewards.size, engine.constants
+    carried = lines if c[FROM_INPUT] else z
+    if carried.shape[0]:
+        list_sources(engine.pre, c[IN_A_ROW] != 0, carried, engine.pre_spikes, engine.ends[0])
+    else:
+        engine.ends[0, :n_ticks] = 0
+    list_targets(engine.post, z, host_spikes, tick, engine.post_spikes, engine.ends[1])
     if host_traces.size:
         for k in range(3):
             for j in range(engine.post.size):
-                engine.written[k, j] = host_traces[k, engine.post[j]]
+                engine.written[k, j] = host_traces[tick, k, engine.post[j]]
     learn(
         engine.synapses,
         engine.x,
@@ -124,11 +140,11 @@ def learn_tick(learn, engine, lines, z, host_spikes, host_traces, reward):
         engine.rows,
         engine.scalars,
         engine.traces,
-        engine.pre_spikes[:n_pre],
-        engine.ends[0],
-        engine.post_spikes[:n_post],
-        engine.ends[1],
-        reward,
+        engine.pre_spikes[: engine.ends[0, n_ticks - 1]],
+        engine.ends[0, :n_ticks],
+        engine.post_spikes[: engine.ends[1, n_ticks - 1]],
+        engine.ends[1, :n_ticks],
+        rewards,
         engine.written if host_traces.size else engine.written[:0],
         engine.trace_draws,
         engine.synapse_draws,
@@ -140,7 +156,7 @@ def learn_tick(learn, engine, lines, z, host_spikes, host_traces, reward):
         engine.table_weights,
         engine.table_delays,
         engine.actual,
-        engine.constants[LONGEST_DELAY],
+        c[LONGEST_DELAY],
     )
 
 
@@ -163,23 +179,34 @@ def run_and_learn(
     status = refusal(state, inputs, bias, new_bias, options)
     if status != OK:
         return status
-    n = options[N]
-    z = state[0, 3 + 4 * n : 3 + 5 * n]
-    for t in range(n_ticks):
-        status = advance(
-            state, 1, inputs[t : t + 1], bias, options, constants, runs, children, parents, scratch, sources,
-            staged, staged_post, pointers, segments, weights, targets, outputs_of, outputs[t : t + 1], counters,
-            spikes, record, recorded[t : t + 1],
-        )  # fmt: skip
-        lines = inputs[t, 0] if inputs.shape[0] else z[:0]
+    n, longest = options[N], 1
+    for e in range(len(engines)):
+        longest = max(longest, engines[e].constants[EPOCH])
+    z, fired = state[0, 3 + 4 * n : 3 + 5 * n], np.empty((longest, n), np.int32)
+    lines = inputs[:, 0] if inputs.shape[0] else fired[:0]
+    t = 0
+    while t < n_ticks:
+        stop = n_ticks if host_traces.size == 0 else t + 1  # what the host writes is of one tick
         for e in range(len(engines)):
-            learn_tick(
+            epoch = engines[e].constants[EPOCH]
+            stop = min(stop, t + epoch - engines[e].scalars[TICK] % epoch)
+        for tick in range(t, stop):
+            status = advance(
+                state, 1, inputs[tick : tick + 1], bias, options, constants, runs, children, parents, scratch, sources,
+                staged, staged_post, pointers, segments, weights, targets, outputs_of, outputs[tick : tick + 1],
+                counters, spikes, record, recorded[tick : tick + 1],
+            )  # fmt: skip
+            fired[tick - t] = z
+        for e in range(len(engines)):
+            learn_ticks(
                 function_at(addresses[e]),
                 engines[e],
-                lines,
-                z,
-                host_spikes[t % host_spikes.shape[0]],
-                host_traces[t % host_traces.shape[0]],
-                rewards[t : t + 1],
+                lines[t:stop],
+                fired[: stop - t],
+                host_spikes,
+                host_traces,
+                rewards[t:stop],
+                t,
             )
+        t = stop
     return status
