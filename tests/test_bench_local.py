@@ -39,9 +39,17 @@ def test_populations_have_their_rows_without_and_with_noise(monkeypatch, capsys)
     assert main(["local", "--policy", "populations", *few]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| CartPole")]
-    names = ["populations", "no learning", "post before pre", "shuffled ticks", "no competition", "spiking critic"]
-    assert [row[1].strip() for row in rows[:6]] == names
-    assert all(len(row[6].split(",")) == len(row[11].split(",")) == 2 for row in rows[:6])
+    names = [
+        "populations",
+        "no learning",
+        "post before pre",
+        "shuffled ticks",
+        "no competition",
+        "regular trains",
+        "spiking critic",
+    ]
+    assert [row[1].strip() for row in rows[:7]] == names
+    assert all(len(row[6].split(",")) == len(row[11].split(",")) == 2 for row in rows[:7])
 
 
 def test_turned_windows_with_the_other_sign_of_all_rewards_potentiate_pairs_post_before_pre():

@@ -3,8 +3,10 @@
 import warnings
 
 import gymnasium as gym
+import numba
 import numpy as np
 import pytest
+import torch
 import yaml
 from gymnasium import spaces
 from rstdp_models import Plain
@@ -76,7 +78,7 @@ def test_both_loops_agree_in_each_task(name):
 @pytest.mark.parametrize("population_kwargs", NEURONS)
 def test_the_policy_without_noise_is_its_network(population_kwargs, tmp_path):
     model = make(population_kwargs=population_kwargs)
-    model.learn(1500)
+    model.learn(700)
     model.to_network().save(tmp_path / "policy.safetensors")
     simulator = Simulator(Network.load(tmp_path / "policy.safetensors"))
     rng, state, other = np.random.default_rng(0), None, None
@@ -94,7 +96,7 @@ def test_the_policy_without_noise_is_its_network(population_kwargs, tmp_path):
 def test_the_neurons_are_those_of_the_network():
     """Given a drive that does not vary and no escape noise, the learning network spikes as its exported twin does."""
     regular = {"trains": "regular", "input_rate": 1000.0}  # a spike on every tick is the mean drive
-    model = make(noise=0.0, population_kwargs=regular)
+    model = make(noise=0.0, value_learning_rate=1e-5, population_kwargs=regular)  # the drive is 7 times the preset's
     model.learn(800)
     network = model.policy.network
     network.reset()
@@ -110,6 +112,19 @@ def test_the_neurons_are_those_of_the_network():
         spikes[seen.layers[0].t.astype(int), seen.layers[0].i] = 1
         np.testing.assert_array_equal(network.spikes, spikes)
     assert network.spikes.any()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("population_kwargs", [{}, {"critic": "spiking", "trains": "regular"}])
+def test_training_has_the_same_bits_with_one_thread_and_two(compiled, population_kwargs):
+    found, before = [], (torch.get_num_threads(), numba.get_num_threads())
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+        found.append(weights(make(compiled=compiled, population_kwargs=population_kwargs).learn(500)))
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
+    assert_same(*found)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -83,6 +83,14 @@ def test_centred_changes_add_up_to_zero_over_the_action_neurons_of_a_line(critic
     np.testing.assert_allclose(change[:4].sum(axis=0), 0.0, atol=1e-12)
 
 
+def test_a_spiking_critic_begins_near_the_value_that_nothing_was_learnt_of():
+    parameters = PopulationParameters(critic="spiking", trains="regular", value_offset=1.0)
+    network = SpikingPopulations(64, N_ACTIONS, parameters, np.random.default_rng(0))
+    assert set(network.state_dict()["w"][:, 0]) == {parameters.w_start, parameters.value_w_start}
+    values = [network.run(np.arange(32), parameters.n_ticks)[2] for _ in range(50)]
+    assert abs(np.mean(values[5:]) - 1.0) < 0.02 and np.std(values[5:]) < 0.02
+
+
 @pytest.mark.parametrize("changes", [{}, {"critic": "spiking", "n_critic": 3}, {"trains": "regular"}])
 def test_a_line_whose_traces_died_away_is_forgotten_and_costs_nothing(changes):
     parameters = dataclasses.replace(PARAMETERS, trace_floor=1e-2, **changes)
@@ -128,6 +136,12 @@ def test_what_is_not_learning_leaves_all_that_learning_depends_on_as_it_was():
 def test_numbers_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         dataclasses.replace(PARAMETERS, **{name: value})
+
+
+def test_weights_of_a_critic_that_does_not_spike_need_not_lie_within_bounds():
+    assert PopulationParameters(w_max=0.05).value_w_start > 0.05
+    with pytest.raises(ValueError, match=r"value_w_start must lie within -0\.05 and 0\.05, got 0\.06"):
+        PopulationParameters(w_max=0.05, critic="spiking")
 
 
 @pytest.mark.parametrize("lines", [[9], [-1], [1, 1], [0.5]])

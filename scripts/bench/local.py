@@ -155,8 +155,12 @@ POLICIES = {
             "post before pre": {"population_kwargs": {"a_plus": 0.0, "a_minus": 1.0}, "sign": -1},
             "shuffled ticks": {"backend": ShuffledTicks},
             "no competition": {"population_kwargs": {"centred": False}},
-            # rate of 0.0005 and 0.0016, on seeds 3000 to 3002
-            "spiking critic": {"population_kwargs": {"critic": "spiking"}, "value_learning_rate": 0.0016},
+            "regular trains": {"population_kwargs": {"trains": "regular"}},
+            # on seeds 0 to 2
+            "spiking critic": {
+                "population_kwargs": {"critic": "spiking", "trains": "regular"},
+                "value_learning_rate": 0.0008,
+            },
         },
         noise=True,
         bars={

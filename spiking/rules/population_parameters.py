@@ -39,6 +39,7 @@ _NUMBERS = {
     "tau_a": (0.0, MAX_TIME),
     "beta": (0.0, _LARGEST),
     "inhibition": (0.0, _LARGEST),
+    "value_w_start": (-_LARGEST, _LARGEST),
     "value_gain": (0.0, _LARGEST),
     "value_rate": (0.0, 1000.0 / DT),
     "trace_floor": (0.0, 1.0),
@@ -63,7 +64,7 @@ class PopulationParameters:
         a_minus: Change by a pair post before pre.
         w_max: Upper bound of the weights.
         w_min: Their lower bound; None for ``-w_max``.
-        w_start: All weights at the beginning.
+        w_start: Weights at the beginning, of the action neurons.
         centred: Whether eligibilities compete: less their mean over the action neurons, line by line.
         normalized: Whether every change is followed by subtractive normalization (Miller & MacKay 1994): all weights of
             an action neuron are shifted alike, back to the sum they began with. This takes time for all ``n_inputs``.
@@ -80,10 +81,14 @@ class PopulationParameters:
         readout: ``rate``: the action is the population with the highest filtered rate at the end of the env step;
             ``count``: with the most spikes in it.
         tau_out: Time constant in ms of the filtered rates.
-        critic: ``graded``, linear in the presynaptic traces, or ``spiking``.
+        critic: ``graded``, linear in the presynaptic traces, or ``spiking``. Poisson trains are common to all neurons
+            of a spiking critic, so that no number of these averages their noise out of the value: it wants
+            ``trains="regular"``.
         n_critic: Neurons of a spiking critic.
-        value_gain: Its value per rate of one spike per tick.
-        value_rate: Its mean rate in Hz where the value is ``value_offset``.
+        value_w_start: Their weights at the beginning.
+        value_gain: The value per rate of one spike per tick. The least value is that of silence, ``value_offset -
+            value_gain value_rate / 1000``, and neurons that are silent have no pairs to learn from.
+        value_rate: Their mean rate in Hz where the value is ``value_offset``: that which ``value_w_start`` leads to.
         trace_floor: Lines whose trace over env steps decays below it are forgotten. The time of an env step grows with
             the number of the others. Below the trace that a spike leaves after an env step, or 0 for none.
 
@@ -98,7 +103,7 @@ class PopulationParameters:
     """
 
     learning_rate: float = 0.0018
-    value_learning_rate: float = 0.0005
+    value_learning_rate: float = 0.001
     eligibility_decay: float = 0.8
     noise: float = 0.05
     value_offset: float = 0.0
@@ -125,8 +130,9 @@ class PopulationParameters:
     tau_out: float = 20.0
     critic: str = "graded"
     n_critic: int = 50
+    value_w_start: float = 0.06
     value_gain: float = 2.0
-    value_rate: float = 120.0
+    value_rate: float = 250.0
     trace_floor: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -149,8 +155,9 @@ class PopulationParameters:
             got = f"got {self.eligibility_decay!r}"
             raise ValueError(f"{me}.eligibility_decay, gamma * trace_lambda must be > 0 and <= 1, {got}")
         low, high = self.bounds
-        if not low <= self.w_start <= high:
-            raise ValueError(f"{me}.w_start must lie within {low} and {high}, got {self.w_start}")
+        for name in ("w_start", "value_w_start")[: 1 + (self.critic == "spiking")]:
+            if not low <= (start := getattr(self, name)) <= high:
+                raise ValueError(f"{me}.{name} must lie within {low} and {high}, got {start}")
         fresh = math.exp(-self.n_ticks * DT / self.tau_plus)
         if self.trace_floor > 0 and self.trace_floor >= fresh:
             raise ValueError(

@@ -84,9 +84,12 @@ class SpikingPopulations:
             raise ValueError(f"n_inputs and n_outputs must be at least 1, got {n_inputs} and {n_outputs}")
         self.parameters, self.rng = parameters, rng
         self.learning = self.exploring = True
-        n = parameters.n_acting(n_outputs) + parameters.n_valuing
+        starts = np.repeat(
+            [parameters.w_start, parameters.value_w_start], [parameters.n_acting(n_outputs), parameters.n_valuing]
+        )
+        n = len(starts)
         self.synapses = populations_kernels.SynapseState(
-            w=np.full((n_inputs, n), parameters.w_start),
+            w=np.tile(starts, (n_inputs, 1)),
             e=np.zeros((n_inputs, n)),
             v=np.zeros(n_inputs),
             f=np.zeros(n_inputs),
