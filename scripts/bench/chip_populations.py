@@ -96,7 +96,9 @@ def run(args: argparse.Namespace) -> None:
 def train(lab: Lab, env_id: str, kind: str, seed: int) -> tuple[float, float, float]:
     """Return the returns with and without noise after a training, and its CPU time per env step in microseconds."""
     preset, network, changes = KINDS[kind]
-    settings = lab.settings(preset, env_id, **changes)
+    settings = lab.settings(preset, env_id)
+    options = {**settings.get("backend_kwargs", {}), **changes.get("backend_kwargs", {})}
+    settings |= {**changes, "backend_kwargs": options} if network is not None else changes
 
     def make() -> list[float]:
         model = _model(env_id, seed, settings, network)
