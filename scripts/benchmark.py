@@ -23,6 +23,7 @@ BENCHMARKS = {
     "chip": "the emulated chip beside other emulators of it, and its cost as a network grows",
     "deploy": "returns that trained policies keep on the emulated chips",
     "local": "R-STDP that solves tasks: returns, env steps until solved, speed",
+    "local-peers": "our local learners beside others on the same tasks, in one table",
     "spaces": "R-STDP in continuous and in tabular tasks, in float and on the chip, with its controls",
     "plasticity": "R-STDP on spike trains, ticks per second beside BindsNET and Brian2",
     "chip-learning": "R-STDP on the emulated chip's learning engine: returns, what breaks, adaptation",

@@ -23,7 +23,7 @@ def digest(what: Any, folders: Sequence[str]) -> str:
 
     Args:
         what: Its settings: anything JSON holds.
-        folders: The folders of the repository whose code it runs.
+        folders: The folders and files of the repository whose code it runs.
     """
     whole = {"what": what, "code": {folder: code_digest(folder) for folder in folders}, "versions": versions()}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -31,9 +31,9 @@ def digest(what: Any, folders: Sequence[str]) -> str:
 
 @cache
 def code_digest(folder: str) -> str:
-    """Return a digest of what the Python files of a folder do: comments, docstrings and layout do not count."""
-    found = hashlib.sha256()
-    for path in sorted((ROOT / folder).rglob("*.py")):
+    """Return a digest of what the Python files of a folder, or one file, do: comments and layout do not count."""
+    found, root = hashlib.sha256(), ROOT / folder
+    for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
         found.update(str(path.relative_to(ROOT)).encode())
         found.update(ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode())
     return found.hexdigest()

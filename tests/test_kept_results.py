@@ -38,6 +38,18 @@ def test_only_what_code_does_counts(new, same, folder):
     assert (kept_results.digest("settings", ["agents"]) == before) is same
 
 
+def test_of_a_single_file_the_others_do_not_count(folder):
+    def both():
+        kept_results.code_digest.cache_clear()
+        return kept_results.digest("settings", ["agents"]), kept_results.digest("settings", ["agents/one.py"])
+
+    whole, one = both()
+    (folder / "two.py").write_text("x = 1\n")
+    assert both()[0] != whole and both()[1] == one
+    (folder / "one.py").write_text("x = 1\n")
+    assert both()[1] != one
+
+
 def test_settings_versions_and_new_files_count(folder, monkeypatch):
     digests = {kept_results.digest("settings", ["agents"]), kept_results.digest("others", ["agents"])}
     (folder / "two.py").write_text("x = 1\n")

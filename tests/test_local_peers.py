@@ -2,22 +2,27 @@
 
 import shutil
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
-from spikeloop.scripts.bench import fremaux, local, local_peers
+from spikeloop.scripts import kept_results
+from spikeloop.scripts.bench import fremaux, linear_peers, local_learners, local_peers, mstdpet, peer_play
 from spikeloop.scripts.bench import fremaux_kernels as kernels
+from spikeloop.scripts.bench.peer_features import GRIDS, Features, PlaceCells
 from spikeloop.scripts.benchmark import main
 
-HERE = [name for name in local_peers.PEERS if name != "bindsnet"]
+PEERS = local_learners.peers()
+HERE = [name for name in PEERS if name != "bindsnet"]
 
 
-@pytest.mark.parametrize("env_id", list(fremaux.GRIDS))
+@pytest.mark.parametrize("env_id", list(GRIDS))
 @pytest.mark.parametrize("name", HERE)
 def test_every_peer_learns_for_a_few_episodes_the_same_with_the_same_seed(name, env_id):
-    n_episodes = 3 if env_id == "CartPole-v1" else 1
+    n_episodes, peer = 3 if env_id == "CartPole-v1" else 1, PEERS[name]
     first, second, other = (
-        local_peers.train(local_peers.peers()[name], env_id, n_episodes, seed, 1) for seed in (0, 0, 1)
+        peer_play.train(peer.make, env_id, peer.settings[peer.chosen[env_id]], n_episodes, seed, 1)
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first.returns, second.returns)
     np.testing.assert_array_equal(first.frozen, second.frozen)
@@ -29,12 +34,12 @@ def test_every_peer_learns_for_a_few_episodes_the_same_with_the_same_seed(name, 
 
 @pytest.mark.parametrize("name", HERE)
 def test_frozen_weights_stay_as_they_are(name):
-    env = local_peers.gym.make("CartPole-v1")
-    player = local_peers.peers()[name](env, np.random.default_rng(0))
-    local_peers.play(player, env, 2, 0)
+    env = gym.make("CartPole-v1")
+    player = PEERS[name].make(env, np.random.default_rng(0), **PEERS[name].settings[0])
+    peer_play.play(player, env, 2, 0)
     player.learning = False
     before = weights(player)
-    local_peers.play(player, env, 2, 1)
+    peer_play.play(player, env, 2, 1)
     np.testing.assert_array_equal(weights(player), before)
 
 
@@ -42,25 +47,65 @@ def weights(player):
     if isinstance(player, fremaux.FremauxActorCritic):
         kernels.move_on(player.net, player.c)
         return player.net.synapses[:, :, kernels.W].copy()
-    return (player.w if isinstance(player, local_peers.RewardModulated) else player.theta).copy()
+    return (player.w if isinstance(player, mstdpet.RewardModulated) else player.theta).copy()
 
 
-def test_the_benchmark_has_a_row_for_a_peer(monkeypatch, capsys):
-    monkeypatch.setattr(local, "EPISODES", 2)
-    few = ["--tasks", "cartpole", "--seeds", "0", "--set", "n_episodes=25", "--learners", "no learning"]
-    assert main(["local", *few, "--local-peers", "reinforce", "linear-tiles"]) == 0
+@pytest.mark.parametrize("name", HERE)
+def test_every_peer_had_a_search_of_its_own_and_takes_each_of_its_settings(name):
+    peer, env = PEERS[name], gym.make("CartPole-v1")
+    assert len(peer.settings) >= 8 and len({str(each) for each in peer.settings}) == len(peer.settings)
+    assert set(peer.chosen) == set(GRIDS) and all(0 <= index < len(peer.settings) for index in peer.chosen.values())
+    for settings in peer.settings:
+        player = peer.make(env, np.random.default_rng(0), **settings)
+        assert player.begin(env.reset(seed=0)[0]) in (0, 1)
+
+
+def test_the_code_that_a_peers_runs_depend_on_is_there():
+    assert all((kept_results.ROOT / path).exists() for peer in PEERS.values() for path in peer.code)
+
+
+def test_the_benchmark_has_a_row_for_ours_and_for_a_peer_and_keeps_what_is_finished(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(local_peers.local, "EPISODES", 2)
+    few = ["--tasks", "cartpole", "--seeds", "2", "--episodes", "3", "-o", str(tmp_path)]
+    few += ["--learners", "no learning", "reinforce"]
+    assert main(["local-peers", *few]) == 0
+    first = capsys.readouterr().out
+    rows = [line.split("|")[1:-1] for line in first.splitlines() if line.startswith("| CartPole")]
+    assert [row[1].strip() for row in rows] == ["no learning", "reinforce"]
+    assert all(len(row[8].split(",")) == 2 for row in rows)
+
+    def fail(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(peer_play, "train", fail)
+    monkeypatch.setattr(local_peers.local, "train_one", fail)
+    assert main(["local-peers", *few]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "CartPole-v1 |" in line] == [
+        line for line in first.splitlines() if "CartPole-v1 |" in line
+    ]
+
+
+def test_the_search_tries_the_best_three_on_all_of_its_seeds(capsys, tmp_path):
+    few = ["--tasks", "cartpole", "--episodes", "60", "-o", str(tmp_path), "--learners", "reinforce"]
+    assert main(["local-peers", "--search", *few]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| CartPole")]
-    assert [row[1].strip() for row in rows] == ["no learning", *["reinforce", "linear-tiles"] * 2]
+    assert [len(row[3].split(",")) for row in rows] == [3] * 3 + [1] * 5
+    means = [np.mean([float(value) for value in row[3].split(",")]) for row in rows]
+    assert means[:3] == sorted(means[:3], reverse=True) and means[3:] == sorted(means[3:], reverse=True)
+    assert [row[4].strip() for row in rows].count("x") == 1
 
 
 def test_bindsnet_is_refused_in_one_line_where_it_is_missing():
+    peer = local_learners.peers(shutil.which("false"))["bindsnet"]
     with pytest.raises(SystemExit, match=r"needs a python that has BindsNET \(--bindsnet\), got .*false"):
-        local_peers.train(local_peers.peers(shutil.which("false"))["bindsnet"], "CartPole-v1", 1, 0, 1)
+        peer_play.train(peer.make, "CartPole-v1", peer.settings[0], 1, 0, 1)
 
 
 def test_the_linear_actor_critic_computes_its_equations():
-    features = local_peers.Features(lambda obs: obs, 2, 1.0)
-    learner = local_peers.LinearActorCritic(features, 2, np.random.default_rng(0), 0.5, 0.25, 0.9, 0.5)
+    features = Features(lambda obs: obs, 2, 1.0)
+    env = gym.make("CartPole-v1")
+    learner = linear_peers.LinearActorCritic(env, np.random.default_rng(0), lambda _: features, 0.5, 0.25, 0.5)
+    assert learner.gamma == 0.99
     x = np.array([[1.0, 0.0], [0.5, 2.0], [0.0, 1.0]])
     scores = []
     learner.begin(x[0])
@@ -72,22 +117,59 @@ def test_the_linear_actor_critic_computes_its_equations():
     v = learner.v.copy()
     learner.step(2.0, x[2], True, False)
     delta = 2.0 - v @ x[1]
-    np.testing.assert_allclose(learner.v, v + 0.25 * delta * (x[1] + 0.45 * x[0]))
-    trace = np.outer(scores[1], x[1]) + 0.45 * np.outer(scores[0], x[0])
+    np.testing.assert_allclose(learner.v, v + 0.25 * delta * (x[1] + 0.495 * x[0]))
+    trace = np.outer(scores[1], x[1]) + 0.495 * np.outer(scores[0], x[0])
     np.testing.assert_allclose(learner.theta, 0.5 * np.outer(scores[0], x[0]) + 0.5 * delta * trace)
 
 
 def test_reinforce_climbs_the_gradient_of_what_it_did():
-    learner = local_peers.Reinforce(1, 2, np.random.default_rng(0), 0.1, gamma=0.5)
-    learner.begin(np.zeros(1))
-    learner.step(1.0, np.ones(1), False, False)
+    learner = linear_peers.Reinforce(gym.make("MountainCar-v0"), np.random.default_rng(0), 0.1)
+    learner.begin(np.zeros(2))
+    learner.step(1.0, np.ones(2), False, False)
     scores = np.array(learner.scores)
-    learner.step(0.0, np.zeros(1), True, False)
+    learner.step(0.0, np.zeros(2), True, False)
     np.testing.assert_allclose(learner.theta, 0.1 * (scores[0] - scores[1]), atol=1e-6)  # returns 1 and 0
 
 
+def test_reinforce_compares_with_what_followed_the_same_step_in_past_episodes():
+    learner = linear_peers.Reinforce(gym.make("MountainCar-v0"), np.random.default_rng(0), 0.1, "past")
+    for rewards, weight in (([-1.0, -1.0], 0.0), ([-1.0], 1.0), ([-1.0, -1.0], -1.0)):
+        before, scores = learner.theta.copy(), []
+        learner.begin(np.zeros(2))
+        for i, reward in enumerate(rewards):
+            scores = list(learner.scores)
+            learner.step(reward, np.zeros(2), i == len(rewards) - 1, False)
+        change = learner.theta - before
+        assert np.sign((change * scores[0]).sum().round(9)) == weight
+
+
+def test_the_populations_of_mstdpet_are_integrate_and_fire_neurons_that_inhibit_each_other():
+    rng = np.random.default_rng(0)
+    n_ticks, n_cells, n = 200, 30, 2 * mstdpet.N_PER_ACTION
+    pre = (rng.random((n_ticks, n_cells)) < 0.2).astype(float)
+    w, u, late, z = rng.uniform(0, 0.12, (n, n_cells)), np.zeros(n), np.zeros(n_cells), np.zeros(n)
+    found = mstdpet.run_actor(pre, late, z, w, np.zeros(n), 0.06)
+    other = np.kron(1 - np.eye(2), np.ones((mstdpet.N_PER_ACTION, mstdpet.N_PER_ACTION)))
+    for t in range(n_ticks):
+        u = np.exp(-1 / 20) * u + w @ late - 0.06 * other @ z
+        late, z = pre[t], (u >= 1).astype(float)
+        u[u >= 1] = 0.0
+        np.testing.assert_array_equal(found[t], z)
+    assert found.sum() > 50
+
+
+def test_the_error_of_mstdpet_is_the_reward_less_its_mean_over_past_episodes():
+    third = mstdpet.ThirdFactor("error")
+    third.begin()
+    assert [third.of(-1.0), third.of(-1.0)] == [-1.0, -1.0]
+    third.begin()
+    assert third.of(0.0) == pytest.approx(0.1)
+    plain = mstdpet.ThirdFactor("reward")
+    assert [(plain.begin(), plain.of(-1.0))[1] for _ in range(3)] == [-1.0] * 3
+
+
 def test_place_cells_are_most_active_where_they_stand_and_wrap_around_a_turn():
-    cells = local_peers.PlaceCells(fremaux.GRIDS["Acrobot-v1"])
+    cells = PlaceCells(GRIDS["Acrobot-v1"])
     near = [cells(np.array([np.cos(a), np.sin(a), 1.0, 0.0, 0.0, 0.0])) for a in (np.pi - 1e-9, -np.pi + 1e-9)]
     np.testing.assert_allclose(*near, atol=1e-6)
     assert near[0].shape == (cells.n,) and near[0].sum() == pytest.approx(1.0)

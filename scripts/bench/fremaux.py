@@ -27,73 +27,16 @@ as fast as the critic falls silent, because eligibilities are never negative.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import gymnasium as gym
 import numpy as np
 
 from spikeloop.scripts.bench import fremaux_kernels as kernels
-from spikeloop.spiking.encoders.dimensions import Dimensions
+from spikeloop.scripts.bench.peer_features import DRIVE, cells_of, initial_value_of, n_actions_of
 
 N_CRITIC, N_ACTOR = 50, 60
 N_TICKS, DT = 50, 2.0  # an env step is 100 ms, see above
-DRIVE = 2.5  # spikes of all place cells per ms: 400 Hz at the centre of a cell of a flat grid, as in the water maze
 W_MINUS, W_PLUS, ZETA = -120.0, 60.0, 10.0
 CAPACITY = 2048  # place-cell spikes that are remembered
-
-
-class Grid(NamedTuple):
-    """Where place cells stand: the space, cells along each dimension, and a squashing of velocities, or none."""
-
-    dimensions: Dimensions
-    n: tuple[int, ...]
-    squashed: tuple[int, ...] = ()  # dimensions of which arctan(x / 4) is taken
-
-
-TURN = (-np.pi, np.pi)
-FAST = np.arctan(np.pi), np.arctan(9 * np.pi / 4)  # of the largest velocities of the acrobot
-GRIDS = {
-    "CartPole-v1": Grid(Dimensions([-2.4, -2.5, -0.2095, -2.5], [2.4, 2.5, 0.2095, 2.5]), (5, 5, 7, 7)),
-    "MountainCar-v0": Grid(Dimensions([-1.2, -0.07], [0.6, 0.07]), (11, 11)),
-    "Acrobot-v1": Grid(
-        Dimensions([TURN[0], TURN[0], -FAST[0], -FAST[1]], [TURN[1], TURN[1], *FAST], [(0, 1), (2, 3), 4, 5]),
-        (6, 6, 7, 7),
-        squashed=(2, 3),
-    ),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class PlaceCells:
-    """Gaussian place cells on a grid, as wide as they are apart; their activities have sum 1.
-
-    >>> cells = PlaceCells(GRIDS["MountainCar-v0"])
-    >>> activity = cells(np.array([-0.3, 0.0]))  # the middle of the space
-    >>> activity.shape, activity.argmax() == 60
-    ((121,), True)
-    """
-
-    grid: Grid
-
-    @property
-    def n(self) -> int:
-        """Number of cells."""
-        return int(np.prod(self.grid.n))
-
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """Return the activity of each cell for an observation (n_obs,), shape (n_cells,), float64."""
-        space, activity = self.grid.dimensions, np.ones(1)
-        for i, (part, n) in enumerate(zip(space.components or (), self.grid.n, strict=True)):
-            x = float(obs[part]) if isinstance(part, int) else float(np.arctan2(obs[part[1]], obs[part[0]]))
-            x = float(np.arctan(x / 4)) if i in self.grid.squashed else x
-            low, high, wraps = space.low[i], space.high[i], i in space.wraps
-            width = (high - low) / (n if wraps else n - 1)
-            away = (min(max(x, low), high) - low) / width - np.arange(n)
-            away = (away + n / 2) % n - n / 2 if wraps else away
-            bump = np.exp(-0.5 * away**2)
-            activity = np.outer(activity, bump / bump.sum()).ravel()
-        return activity
 
 
 def lateral_weights(n: int) -> np.ndarray:
@@ -127,33 +70,23 @@ def new_net(n_actor: int, c: kernels.Constants, rates: tuple[float, float], w: n
 
 
 class FremauxActorCritic:
-    """The network as a player of :mod:`spikeloop.scripts.bench.local_peers`.
+    """The network as a player of the table of peers; V begins at the value with which our preset begins.
 
     Args:
-        env: A task of :data:`GRIDS`.
+        env: A task that has place cells.
         rng: Source of the first weights and of all spikes.
         critic_rate: Learning rate of the critic.
         actor_rate: Learning rate of the actor.
-        initial_value: V before anything is learned, in units of reward.
     """
 
-    def __init__(
-        self,
-        env: gym.Env,
-        rng: np.random.Generator,
-        critic_rate: float = 1.0,
-        actor_rate: float = 1.0,
-        initial_value: float = 0.0,
-    ):
-        assert env.spec is not None
-        self.cells, self.rng = PlaceCells(GRIDS[env.spec.id]), rng
+    def __init__(self, env: gym.Env, rng: np.random.Generator, critic_rate: float, actor_rate: float):
+        self.cells, self.rng, self.n_actions = cells_of(env), rng, n_actions_of(env)
         self.learning, self.seconds_elsewhere = True, 0.0
-        self.n_actions = int(env.action_space.n)  # type: ignore[attr-defined]
         n_places, n = self.cells.n, N_CRITIC + N_ACTOR
         w = rng.normal(0.5, 0.1, (n_places, n)).clip(0.0)
         self.c = constants()
         self.net = new_net(N_ACTOR, self.c, (critic_rate, actor_rate), w)
-        self.c = self.c._replace(v_0=initial_value - self._value_at_rest(np.full(n_places, 1 / n_places)))
+        self.c = self.c._replace(v_0=initial_value_of(env) - self._value_at_rest(np.full(n_places, 1 / n_places)))
 
     def _value_at_rest(self, activity: np.ndarray) -> float:
         """Return the mean of V over a second of even input, with the weights as they are."""

@@ -146,7 +146,8 @@ def advance(net, c, cumulative, reward_rate, n_ticks, learning, rng):
         grow2 = np.exp((now - clock[ORIGIN]) * c.dt / c.upsilon_kappa)
         for i in range(n_neurons):
             u = unit * (net.psp[i, 0] - net.psp[i, 1]) + net.after[i]
-            z[tick, i] = rng.random() < 1.0 - np.exp(-c.rho_0 * np.exp((u - c.theta) / c.delta_u) * c.dt)
+            expected, uniform = c.rho_0 * np.exp((u - c.theta) / c.delta_u) * c.dt, rng.random()
+            z[tick, i] = uniform < expected and uniform < 1.0 - np.exp(-expected)  # the second is seldom needed
         for i in range(n_neurons):
             if not z[tick, i]:
                 continue

@@ -3,8 +3,8 @@
 Every run trains in the preset's budget and then plays 100 deterministic episodes with its weights frozen, in
 Gymnasium's own loop; no checkpoint and no seed is left out. Beside it the same network without learning, and a tabular
 actor-critic with softmax actions on the same tiles, with the same modulator and budget. Solved is the env step at which
-the mean of the last 20 training episodes first reaches the bar. With --local-peers also learners of local_peers.py, for
-as many episodes; of --set they take n_episodes alone. With --peers also PPO and DQN as RL Zoo sets them.
+the mean of the last 20 training episodes first reaches the bar. With --peers also PPO and DQN as RL Zoo sets them.
+`spikeloop benchmark local-peers` has other learners.
 
 With --policy populations it is R-STDP of spiking populations, with the returns of both its policies: without noise,
 which is the Network that it exports, and as it acted while it learned. Its controls are the same populations without
@@ -34,7 +34,6 @@ from stable_baselines3.common.monitor import Monitor
 from spikeloop.agents.episodes import read_episodes
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.rstdp import RSTDP
-from spikeloop.scripts.bench import local_peers
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.scripts.kept_results import digest
 from spikeloop.spiking.rules.populations import SpikingPopulations
@@ -187,9 +186,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change hyperparameters of every learner")
     add("--ordinary", action="store_true", help="train in Gymnasium's own loop, not the compiled one")
     add("--peers", type=int, default=0, metavar="N", help="seeds of PPO and DQN (default 0; 15 minutes each)")
-    names = local_peers.PEERS
-    add("--local-peers", nargs="+", choices=names, default=[], metavar="NAME", help=f"learners beside ours: {names}")
-    add("--bindsnet", metavar="PYTHON", default=sys.executable, help="interpreter that has bindsnet, for that peer")
     add("--curves", type=Path, metavar="FILE", help="picture of the learning curves")
     add("-o", "--output", type=Path, default=Path("logs/local"), help="where the peers' runs are kept")
 
@@ -219,9 +215,6 @@ def run(args: argparse.Namespace) -> None:
         for task in tasks
         for learner in learners
     }
-    for task in tasks:
-        for name in args.local_peers:
-            results[task, name] = [_local_peer(task, name, policy, changes, s, args.bindsnet) for s in args.seeds]
     print(f"deterministic return over {EPISODES} episodes with the weights at the end, seeds {_span(args.seeds)}")
     columns = ["environment", "learner", "episodes", "mean ± sd", "worst", "rate", "each seed", "CPU us per env step"]
     with_noise = ["with noise: mean ± sd", "worst", "rate", "each seed"] if policy.noise else []
@@ -330,14 +323,6 @@ def _peer_episodes(task: Task, algo: str, budget: int, seed: int, output: Path) 
         (folder / "done").touch()
     (latest,) = sorted((folder / algo).glob(f"{task.env}_*/learning_curve.csv"))[-1:]
     return read_episodes(latest)
-
-
-def _local_peer(task: Task, name: str, policy: Policy, changes: Mapping[str, Any], seed: int, python: str) -> Result:
-    """Train a learner of another kind for as many episodes as ours."""
-    preset = yaml.safe_load(hyperparams_file(policy.preset).read_text("utf-8"))[task.env]
-    n_episodes = changes.get("n_episodes", preset["n_episodes"])
-    found = local_peers.train(local_peers.peers(python)[name], task.env, n_episodes, seed, EPISODES)
-    return Result(float(found.frozen.mean()), np.nan, found.steps, found.returns, found.seconds)
 
 
 def draw(curves: Mapping[tuple[Task, str], list[tuple[np.ndarray, np.ndarray]]], path: Path) -> None:
