@@ -16,6 +16,13 @@ PEERS = local_learners.peers()
 HERE = [name for name in PEERS if name != "bindsnet"]
 
 
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    """Let no episode take long."""
+    for env_id in GRIDS:
+        monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 60)
+
+
 @pytest.mark.parametrize("env_id", list(GRIDS))
 @pytest.mark.parametrize("name", HERE)
 def test_every_peer_learns_for_a_few_episodes_the_same_with_the_same_seed(name, env_id):
@@ -65,7 +72,7 @@ def test_the_code_that_a_peers_runs_depend_on_is_there():
 
 
 def test_the_benchmark_has_a_row_for_ours_and_for_a_peer_and_keeps_what_is_finished(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(local_peers.local, "EPISODES", 2)
+    monkeypatch.setattr(local_peers, "N_FROZEN", 2)
     few = ["--tasks", "cartpole", "--seeds", "2", "--episodes", "3", "-o", str(tmp_path)]
     few += ["--learners", "no learning", "reinforce"]
     assert main(["local-peers", *few]) == 0

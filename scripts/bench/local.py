@@ -240,7 +240,9 @@ def _with_bar(task: Task, policy: Policy) -> Task:
     return replace(task, bar=bar, wanted=wanted)
 
 
-def train_one(task: Task, policy: Policy, changes: Mapping[str, Any], seed: int, ordinary: bool) -> Result:
+def train_one(
+    task: Task, policy: Policy, changes: Mapping[str, Any], seed: int, ordinary: bool, n_frozen: int = EPISODES
+) -> Result:
     """Train with the preset and play at the end."""
     hyperparams = {**yaml.safe_load(hyperparams_file(policy.preset).read_text("utf-8"))[task.env], **changes}
     budget, sign = hyperparams.pop("n_timesteps"), hyperparams.pop("sign", 1)
@@ -262,7 +264,7 @@ def train_one(task: Task, policy: Policy, changes: Mapping[str, Any], seed: int,
     if model._episode_num != model.n_episodes:
         raise SystemExit(f"{budget} env steps were not enough for {model.n_episodes} episodes of {task.env}")
     mean, with_noise = (
-        float(evaluate_policy(model, make_vec_env(task.env, seed=10_000 + seed), EPISODES, deterministic)[0])  # type: ignore[arg-type]
+        float(evaluate_policy(model, make_vec_env(task.env, seed=10_000 + seed), n_frozen, deterministic)[0])  # type: ignore[arg-type]
         if deterministic or policy.noise
         else np.nan
         for deterministic in (True, False)

@@ -4,7 +4,7 @@ Ours are the winner-take-all rule and spiking populations with their presets, an
 Beside them: a tabular actor-critic on the same tiles; a linear actor-critic on tiles and on place cells; REINFORCE of
 one layer; a re-implementation of the spiking actor-critic of Frémaux, Sprekeler & Gerstner (2013), fremaux.py; MSTDPET
 (Florian 2007) without a critic, by our rule and in BindsNET, mstdpet.py. All see the environment's own observations and
-rewards, learn for so many episodes, and then play 100 with their weights frozen: those with a softmax take their best
+rewards, learn for so many episodes, and then play 50 with their weights frozen: those with a softmax take their best
 action, spiking peers stay random.
 
 Each peer had the same search, which --search prints: eight settings, a third of the episodes, on seed 0; then the best
@@ -33,6 +33,7 @@ from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head,
 
 SEEDS = tuple(range(100, 120))  # never used to choose a setting
 SEARCH_SEEDS = (0, 1, 2)
+N_FROZEN = 50
 EPISODES = {"CartPole-v1": 200, "MountainCar-v0": 500, "Acrobot-v1": 300}
 OURS = {
     "winner-take-all": ("wta", "rstdp", 20),
@@ -67,12 +68,12 @@ def compare(args: argparse.Namespace) -> None:
     for task in (local.TASKS[name] for name in args.tasks):
         n_episodes = args.episodes or EPISODES[task.env]
         for name in (name for name in OURS if name in args.learners):
-            budget = Budget(n_episodes, local.EPISODES, min(OURS[name][2], args.seeds))
+            budget = Budget(n_episodes, N_FROZEN, min(OURS[name][2], args.seeds))
             features = f"our tiles x {4 if name == 'populations' else 1}"
             runs = [_ours(task, name, n_episodes, seed, args.output) for seed in SEEDS[: budget.n_seeds]]
             _print_runs(task, name, features, budget, runs)
         for name, peer in ((name, peer) for name, peer in peers(args.bindsnet).items() if name in args.learners):
-            budget = peer.budgets.get(task.env, Budget(n_episodes, local.EPISODES, peer.n_seeds))
+            budget = peer.budgets.get(task.env, Budget(n_episodes, N_FROZEN, peer.n_seeds))
             settings = peer.settings[peer.chosen[task.env]]
             seeds = SEEDS[: min(budget.n_seeds, args.seeds)]
             runs = [run_peer(name, peer, task.env, settings, budget, seed, args.output) for seed in seeds]
@@ -87,11 +88,11 @@ def _ours(task: local.Task, name: str, n_episodes: int, seed: int, folder: Path)
     changes: dict[str, Any] = {**policy.learners[learner], "n_episodes": n_episodes, "n_timesteps": 1000 * n_episodes}
 
     def make() -> peer_play.Run:
-        local.train_one(task, policy, {**changes, "n_episodes": 2}, 0, False)  # compiles
-        found = local.train_one(task, policy, changes, seed, False)
+        local.train_one(task, policy, {**changes, "n_episodes": 2}, 0, False, 1)  # compiles
+        found = local.train_one(task, policy, changes, seed, False, N_FROZEN)
         return peer_play.Run(np.array([found.mean_return]), found.steps, found.returns, found.seconds)
 
-    what = [name, task.env, policy.preset, {key: str(value) for key, value in changes.items()}, seed, local.EPISODES]
+    what = [name, task.env, policy.preset, {key: str(value) for key, value in changes.items()}, seed, N_FROZEN]
     code = ("agents", "envs", "spiking", "scripts/bench/local.py")
     return peer_play.kept(folder, f"{name.replace(' ', '-')}-{task.env}-seed{seed}", what, code, make)
 
