@@ -61,6 +61,8 @@ MODULES = [
     "hardware.reinforcement",
     "hardware.report",
     "hardware.target",
+    "scripts.bench.linear_peers",
+    "scripts.bench.peer_features",
     "scripts.bench.tables",
     "scripts.bench.timing",
     "scripts.cli",

@@ -240,3 +240,41 @@ def test_what_a_terminal_state_teaches_fremaux_is_a_fall_of_the_value_to_zero():
     eligibility = (k1 * np.exp(elapsed / c.tau_kappa) - k2 * np.exp(elapsed / c.upsilon_kappa)) / 150.0 / c.tau_r
     kernels.impulse(net, c, -5.0)
     np.testing.assert_allclose(net.synapses[:, :, kernels.W], (before - 5e3 * eligibility).clip(0, 3), rtol=1e-9)
+
+
+def test_in_bindsnet_the_same_network_fires_the_same_spikes_and_learns_nearly_the_same():
+    pytest.importorskip("bindsnet")
+    import torch
+    from bindsnet.learning import MSTDPET
+    from bindsnet.network import Network
+    from bindsnet.network.monitors import Monitor
+    from bindsnet.network.nodes import Input, LIFNodes
+    from bindsnet.network.topology import Connection
+
+    rng, n_cells, n, threshold, rate = np.random.default_rng(0), 121, 15, 13.0, 1e-6
+    start = rng.uniform(0, 2 * mstdpet.MEAN_WEIGHT, (n, n_cells))
+    network = Network(dt=1.0)
+    network.add_layer(Input(n=n_cells), "places")
+    network.add_layer(LIFNodes(n=n, tc_decay=20.0, refrac=0), "actor")
+    layers, given = network.layers, torch.tensor(threshold * start.T, dtype=torch.float32)
+    rule = {"update_rule": MSTDPET, "nu": rate * threshold, "tc_e_trace": mstdpet.TAU_E}
+    learned = Connection(layers["places"], layers["actor"], w=given.clone(), **rule)
+    network.add_connection(learned, "places", "actor")
+    other = torch.kron(1 - torch.eye(3), torch.ones(5, 5))
+    inhibition = Connection(layers["actor"], layers["actor"], w=-0.06 * threshold * other)
+    network.add_connection(inhibition, "actor", "actor")
+    monitor = Monitor(layers["actor"], ["s"], time=mstdpet.N_TICKS)
+    network.add_monitor(monitor, "actor")
+
+    ours = mstdpet.RewardSTDP(20.0, 20.0, mstdpet.TAU_E, 1 / mstdpet.TAU_E, 1 / mstdpet.TAU_E, rate)
+    w, state, u, late, z, n_spikes = start.copy(), None, np.zeros(n), np.zeros(n_cells), np.zeros(n), 0
+    for _ in range(100):
+        pre = mstdpet.place_cell_spikes(rng.dirichlet(np.full(n_cells, 0.1)), rng)
+        reward = float(rng.normal())
+        network.run({"places": torch.tensor(pre[:, None], dtype=torch.float32)}, time=len(pre), reward=reward)
+        post = mstdpet.run_actor(pre, late, z, w, u, 0.06)
+        late, z, n_spikes = pre[-1], post[-1], n_spikes + post.sum()
+        np.testing.assert_array_equal(post, monitor.get("s").reshape(post.shape).numpy())
+        w, state = mstdpet.reward_stdp(pre, post, np.full(len(pre), reward), w, ours, state)
+    theirs = (learned.w - given).detach().numpy().T / threshold
+    assert n_spikes > 300 and np.corrcoef((w - start).ravel(), theirs.ravel())[0, 1] > 0.98  # pairs of one tick differ
