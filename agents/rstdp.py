@@ -55,7 +55,7 @@ class RSTDP(LocalLearning):
         env: One environment, or its id.
         learning_rate: η, the actor's; or its schedule, which scales the critic's as well. This, ``n_ticks``, ``noise``
             and the next one have units of the policy's own, and its defaults where they are None: 0.1, 5, 0.3 and
-            0.0375 for ``"WtaPolicy"``, 0.0018, 20, 0.05 and 0.001 for ``"PopulationPolicy"``.
+            0.0375 for ``"WtaPolicy"``, 0.0018, 20, 0.05 and 0.0007 for ``"PopulationPolicy"``.
         value_learning_rate: The critic's; under a schedule, that at the beginning, or at the highest learning rate
             where it begins with 0.
         gamma: Discount factor.

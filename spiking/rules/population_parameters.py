@@ -103,7 +103,7 @@ class PopulationParameters:
     """
 
     learning_rate: float = 0.0018
-    value_learning_rate: float = 0.001
+    value_learning_rate: float = 0.0007
     eligibility_decay: float = 0.8
     noise: float = 0.05
     value_offset: float = 0.0
