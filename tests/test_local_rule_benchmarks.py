@@ -25,6 +25,14 @@ def test_local_lsnn_prints_a_row_for_each_network(capsys):
     assert all(len(row) == 9 and len(row[5].split(",")) == 2 for row in rows[2:])
 
 
+def test_local_lsnn_plays_what_it_trained_on_a_chip(capsys):
+    command = ["--seeds", "0", "-n", "60", "--env", "CartPole-v1", "--rows", "16 neurons", "--chip", "loihi1"]
+    assert main(["local-lsnn", *command]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) == 3 and rows[0][8].strip() == "on loihi1, mean ± sd"
+    assert float(rows[2][10]) > 0  # return of the one seed on the chip
+
+
 def test_plasticity_measures_ours_alone_where_no_peer_is_installed(capsys):
     interpreter = shutil.which("false")
     arguments = ["--steps", "100", "--blocks", "1", "--bindsnet", interpreter, "--brian2", interpreter]

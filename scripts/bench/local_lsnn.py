@@ -6,6 +6,9 @@ which a control at the learner's rates would look worse than it is:
 
 - frozen: only the readout learns, and the critic;
 - beta = 0: no neuron adapts, so that nothing in the hidden layer outlasts a few ticks by itself.
+
+With ``--chip`` each trained network is also compiled for a chip as it is, with 8-bit weights, and plays the same
+episodes there. What it keeps is (chip - random) / (float - random) of its mean returns.
 """
 
 from __future__ import annotations
@@ -18,13 +21,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from gymnasium import Space
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.agents.registry import hyperparams_file
+from spikeloop.hardware import DeployedPolicy, compile_network
+from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.scripts.bench.tmaze import train_preset
+from spikeloop.scripts.compared import kept
 
 SEEDS = tuple(range(1000, 1020))  # never used to choose a setting
 EPISODES = 100
@@ -42,6 +49,16 @@ class Row(NamedTuple):
     policy: Mapping[str, Any] = {}
     n_seeds: int = 20
     wanted: str = ""
+
+
+class Result(NamedTuple):
+    """What one training came to."""
+
+    mean: float  # return of greedy episodes
+    n_steps: int  # env steps
+    seconds: float
+    on_chip: float | None = None  # mean return of the compiled network
+    kept: float | None = None  # None if float is not better than chance
 
 
 def _rates(learning_rate: float, actor_rate: float, value_rate: float) -> dict[str, Any]:
@@ -77,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "train no more than so many env steps (default the presets')"
     parser.add_argument("-n", "--n-timesteps", type=int, default=None, help=text)
     names = sorted({row.name for row in ROWS})
+    text = "also compile each network for this chip and play the same episodes there"
+    parser.add_argument("--chip", choices=sorted(TARGETS), default=None, help=text)
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="networks to train (default all)")
 
 
@@ -86,14 +105,15 @@ def run(args: argparse.Namespace) -> None:
     bars = ", ".join(f"{bar:g} in {env}" for env, bar in SOLVED.items())
     print(f"The presets' budgets, then {EPISODES} greedy episodes with the last weights. Solved from {bars} on.\n")
     columns = ["task", "network", "return, mean ± sd", "worst", "solved", "each seed", "env steps", "s"]
+    columns += [f"on {args.chip}, mean ± sd", "kept", "each seed on the chip"] if args.chip else []
     print_head([*columns, "wanted"])
     for row in ROWS:
         if (args.env or row.env) != row.env or row.name not in args.rows:
             continue
         preset = copy.deepcopy(presets[row.env])
         preset["n_timesteps"] = min(args.n_timesteps or np.inf, preset["n_timesteps"])
-        results = np.array([_train(preset, row, seed) for seed in args.seeds[: row.n_seeds]])
-        returns, steps, seconds = results.T
+        results = [_train(preset, row, seed, args.chip) for seed in args.seeds[: row.n_seeds]]
+        returns, steps, seconds = (np.array(column) for column in list(zip(*results, strict=True))[:3])
         cells = [
             row.env,
             row.name,
@@ -103,16 +123,48 @@ def run(args: argparse.Namespace) -> None:
             each(returns, 0),
             f"{steps.mean():,.0f}",
             f"{seconds.mean():.1f}",
+            *(_chip_cells(results) if args.chip else ()),
             row.wanted,
         ]
         print_row(cells)
 
 
-def _train(preset: dict[str, Any], row: Row, seed: int) -> tuple[float, int, float]:
-    """Train once and return the return of greedy episodes, the env steps and the seconds that training took."""
+def _chip_cells(results: list[Result]) -> list[str]:
+    on_chip = np.array([result.on_chip for result in results], np.float64)
+    defined = [result.kept for result in results if result.kept is not None]
+    shares = f"{np.mean(defined):.1%}, worst {min(defined):.1%}" if defined else "undefined"
+    if len(defined) < len(results):
+        shares += f", {len(defined)} of {len(results)} seeds"
+    return [mean_and_deviation(on_chip, 0), shares, each(on_chip, 0)]
+
+
+def _train(preset: dict[str, Any], row: Row, seed: int, chip: str | None = None) -> Result:
+    """Train once, and judge the network in float and, if a chip is named, on it."""
     begin = time.perf_counter()
     model = train_preset(preset, make_vec_env(row.env, seed=seed), seed, dict(row.algorithm), dict(row.policy))
     seconds = time.perf_counter() - begin
-    judged_in = make_vec_env(row.env, n_envs=20, seed=10_000 + seed)
-    mean, _ = evaluate_policy(model, judged_in, EPISODES, deterministic=True)
-    return float(mean), model.num_timesteps, seconds  # type: ignore[arg-type]
+    played = {"float": _returns(model, row.env, seed)}
+    result = Result(float(np.mean(played["float"])), model.num_timesteps, seconds)
+    if chip is None:
+        return result
+    played["chip"] = _returns(DeployedPolicy(compile_network(model.to_network(), chip)), row.env, seed)
+    played["random"] = _returns(_Chance(model.action_space, seed), row.env, seed)
+    return result._replace(on_chip=float(np.mean(played["chip"])), kept=kept(played)["kept"])
+
+
+class _Chance:
+    """A player that draws its actions from the space."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        space.seed(seed)
+        self.space = space
+
+    def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, None]:
+        return np.stack([self.space.sample() for _ in observation]), None
+
+
+def _returns(player: Any, env: str, seed: int) -> list[float]:
+    """Return the returns of greedy episodes, from starts that depend on the seed alone."""
+    judged_in = make_vec_env(env, n_envs=20, seed=10_000 + seed)
+    returns, _ = evaluate_policy(player, judged_in, EPISODES, deterministic=True, return_episode_rewards=True)
+    return list(returns)  # type: ignore[arg-type]
