@@ -281,7 +281,7 @@ def _remember(errors, lines, learner):
         for j in range(weights.w_out.shape[1]):
             memory.trace_out[k, j] = c.trace_decay * memory.trace_out[k, j] + error * state.y[j]
     if len(lines) > 0:
-        _remember_lines(lines, learner.critic, c.trace_decay)
+        remember_lines(lines, learner.critic, c.trace_decay)
     if c.learning_rate == 0:
         return
     for j in range(n):
@@ -297,7 +297,7 @@ def _remember(errors, lines, learner):
 
 
 @kernel
-def _remember_lines(lines, critic, trace_decay):
+def remember_lines(lines, critic, trace_decay):
     """Let the traces of all lines decay and set those of the active ones so that they sum to 1."""
     n_kept = 0
     for at in range(critic.n_live[0]):

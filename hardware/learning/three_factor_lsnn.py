@@ -1,0 +1,74 @@
+"""Rule text by which a recurrent layer and its readout learn from traces of spikes, an error and a TD error.
+
+Reward-based e-prop (Bellec et al. 2020) as far as synapses of Loihi 1 can compute it. With traces of the source's and
+the target's own spikes, x and y, and what the host writes into the target's third trace::
+
+    hidden    tag_ji <- gamma lambda tag_ji + L_j y_j (x_i - c x'_i)       dw_ji = eta delta tag_ji
+    readout   tag_ki <- gamma lambda tag_ki + err_k x_i                    dw_ki = eta delta tag_ki
+
+- x_i = ``x1`` and y_j = ``y1`` are fast traces, x'_i = ``x2`` a slow one with the time constant of adaptation;
+- L_j, the sum of the errors that comes back to neuron j through fixed weights, and err_k = 1[action = k] - pi_k are
+  ``y3``, written by the host as a signed number, as nengo-loihi's PES writes errors;
+- delta = ``r1``, the TD error of the env step *before*, as ``dw`` reads the tags from before their update.
+
+What is not e-prop's: its pseudo-derivative is a function of the membrane, which no rule can read. Its place takes y_j,
+so that a neuron that has not spiked learns nothing. And its adaptation's eligibility is one number per synapse, of
+which there is room for none beside the tag: its place takes x'_i, which every synapse of a source shares.
+"""
+
+from __future__ import annotations
+
+from spikeloop.hardware.learning.rule import LearningRule, Trace, decay_per_epoch
+
+# gamma lambda = 1 - 2^-4 - 2^-5 - 2^-6 = 0.891, for gamma 0.99 and lambda 0.9
+_DECAY = " ".join(f"- 2^{e}*u{{k}}*t" for e in (-4, -5, -6))
+_HELD = Trace(0.0, float("inf"))  # what the host writes stays until it writes the next
+
+
+def trace_of(tau: float) -> Trace:
+    """Return a trace of time constant ``tau`` ticks that reaches 127 where a neuron spikes on every tick.
+
+    >>> trace_of(20.0).impulse
+    6.1875
+    """
+    rule = LearningRule(dw="2^0*x1*y0", x1=Trace(0.0, tau))
+    return Trace(127 * (1 - decay_per_epoch(rule.x1, rule)), tau)
+
+
+def hidden_rule(k: int, tau: float, tau_slow: float | None, residue: bool = False) -> LearningRule:
+    """Return the rule of input and recurrent synapses.
+
+    Args:
+        k: An env step is 2^k ticks; synapses change on its last.
+        tau: Time constant of x1 and y1 in ticks.
+        tau_slow: That of x2; None leaves the slow trace out.
+        residue: Whether each weight has a second synapse with four more bits, which no Loihi has.
+
+    >>> hidden_rule(2, 2.0, 20.0).dt
+    '- 2^-4*u2*t - 2^-5*u2*t - 2^-6*u2*t + 2^-5*u2*x1*y1*y3 - 2^-6*u2*x2*y1*y3'
+    """
+    slow = "" if tau_slow is None else f" - 2^-6*u{k}*x2*y1*y3"
+    return LearningRule(
+        dt=f"{_DECAY.format(k=k)} + 2^-5*u{k}*x1*y1*y3{slow}",
+        dw=f"2^-5*u{k}*r1*t",
+        x1=trace_of(tau),
+        x2=Trace() if tau_slow is None else trace_of(tau_slow),
+        y1=trace_of(tau),
+        y3=_HELD,
+        residue_bits=4 * residue,
+    )
+
+
+def readout_rule(k: int, tau: float, residue: bool = False) -> LearningRule:
+    """Return the rule of readout synapses, whose targets never spike; arguments as those of :func:`hidden_rule`.
+
+    >>> readout_rule(2, 2.0).dw
+    '2^-7*u2*r1*t'
+    """
+    return LearningRule(
+        dt=f"{_DECAY.format(k=k)} + 2^-6*u{k}*x1*y3",
+        dw=f"2^-7*u{k}*r1*t",
+        x1=trace_of(tau),
+        y3=_HELD,
+        residue_bits=4 * residue,
+    )

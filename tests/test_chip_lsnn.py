@@ -1,0 +1,158 @@
+"""An LSNN learns on the chip by rules of traces, and what the compiled loop does is what a host beside it would do."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import spikeloop.envs  # noqa: F401  registers the task
+from spikeloop.agents.critic_code import critic_code
+from spikeloop.envs.compiled import compiled_of
+from spikeloop.hardware.learning.engine import Learner
+from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, readout_rule
+from spikeloop.hardware.loihi.emulator import Emulator
+from spikeloop.hardware.loihi.lsnn_learner import ChipLsnn, ChipLsnnParameters, FrozenChipLsnn
+from spikeloop.hardware.loihi.program import LearningRule, Trace
+
+KEEP = np.array([0, 2])
+SCALE = np.array([1.0, 12.0])
+
+
+@pytest.fixture(scope="module")
+def task():
+    env = gym.make("spikeloop/CartPoleNoVel-v0")
+    low, high = [-2.4, -0.2, -0.05, -0.05], [2.4, 0.2, 0.05, 0.05]
+    code = critic_code("tiles", {"n_tiles": 3, "low": low, "high": high}, True, env.observation_space)
+    compiled = compiled_of(env)
+    return compiled.step, compiled.body(env), code
+
+
+def learn(task, seed=0, n_episodes=4, **parameters):
+    step, body, code = task
+    network = ChipLsnn(2, SCALE, code.n_channels, ChipLsnnParameters(**parameters), np.random.default_rng(seed))
+    starts = np.random.default_rng(seed).uniform(-0.05, 0.05, (n_episodes, 4))
+    steps = [network.learn_episode(step, s, body, KEEP, code.table, True, 30, 0.5)[0] for s in starts]
+    return network, starts, steps
+
+
+def plain_host(task, network, starts, most_steps, progress):
+    """Do in Python, on an Emulator, what the compiled loop does; return the emulator and the steps."""
+    step, body, code = task
+    p, rng = network.parameters, network.rng
+    emulator, n_ticks = Emulator(network.program), p.n_ticks
+    scale = np.exp(-1 / p.tau_out)
+    values, traces, n_steps = np.zeros(code.n_channels), np.zeros(code.n_channels), []
+    for task_state in starts.copy():
+        state, carry, last, traces[:] = emulator.initial_state(), np.zeros(2), None, 0
+        obs, shown, changes = np.empty(4), task_state[KEEP], np.zeros(2)
+        reward, terminated, t = 0.0, False, 0
+        while True:
+            lines = code.lines(np.concatenate((shown, changes)))
+            ends = terminated or t == most_steps
+            inputs = np.zeros((n_ticks, 1, 5), np.int32)
+            for tick in range(n_ticks * (not ends)):
+                carry += np.clip(shown * SCALE, -1, 1)
+                up, down = carry >= 0.5, carry <= -0.5
+                inputs[tick, 0] = [up[0], down[0], up[1], down[1], 1]
+                carry -= up.astype(float) - down
+            v, state = emulator.run(state, n_ticks - 1, inputs[:-1])
+            value, r1 = 0.0 if terminated else p.initial_value + values[lines].sum(), 0
+            if last is not None:
+                delta = p.reward_scale * reward + p.gamma * value - last
+                values += progress * p.value_rate * delta * traces
+                r1 = whole(progress * p.r1_scale * delta, rng)
+            if not ends:
+                logits = v[-1, 0] * (1 - scale) * p.w_out_max / 254 / 64
+                probability = np.exp(logits - logits.max())
+                probability /= probability.sum()
+                action = int(rng.random() >= probability[0])
+                errors = (np.arange(2) == action) - probability
+                emulator.learner(2).write("y3", [whole(127 * error, rng) for error in errors])
+                signal = [whole(p.signal_scale * (network.feedback[:, j] @ errors), rng) for j in range(p.n_neurons)]
+                emulator.learner(0).write("y3", signal)
+                emulator.learner(1).write("y3", signal)
+                traces *= p.gamma * p.trace_lambda
+                traces[traces < 1e-3 / lines.size] = 0
+                traces[lines] = 1 / lines.size
+                last = value
+            _, state = emulator.run(state, 1, inputs[-1:], rewards=[r1])
+            if ends:
+                break
+            reward, terminated = step(task_state, action, body, obs)
+            changes, shown = obs[KEEP] - shown, obs[KEEP]
+            t += 1
+        emulator.clear_learning()
+        n_steps.append(t)
+    return emulator, n_steps
+
+
+def whole(value, rng):
+    return int(np.clip(np.floor(value + rng.random()), -127, 127))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"residue": True, "n_ticks": 8, "slow": False}])
+def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
+    network, starts, steps = learn(task, **parameters)
+    fresh, _, _ = learn(task, n_episodes=0, **parameters)
+    emulator, expected = plain_host(task, fresh, starts, 30, 0.5)
+    assert steps == expected and max(steps) > 8
+    for i, learner in network.learners.of.items():
+        assert np.array_equal(learner.w, emulator.weights(i)) and np.array_equal(
+            learner.residue, emulator.learner(i).residue
+        )
+        assert np.any(learner.w != network.program.projections[i].weights)
+
+
+def test_controls_learn_nothing_where_they_are_not_to(task):
+    frozen = learn(task, train_hidden=False)[0]
+    for i, changes in ((0, False), (1, False), (2, True)):
+        assert np.any(frozen.learners.of[i].w != frozen.program.projections[i].weights) == changes
+    unrewarded = learn(task, r1_scale=0.0)[0]
+    assert all(np.array_equal(unrewarded.learners.of[i].w, unrewarded.program.projections[i].weights) for i in range(3))
+
+
+def test_tags_are_eligibility_times_signal():
+    """One synapse whose ends spike on every tick: tag <- 0.891 tag + 2^-14 y1 y3 (x1 - x2 / 2)."""
+    rule = hidden_rule(2, 2.0, 20.0)
+    learner, expected, both = Learner(rule, [[0]]), 0.0, np.array([0], np.int32)
+    for step in range(200):
+        learner.write("y3", [50 if step < 100 else -50])
+        for _ in range(4):
+            learner.tick(both, both)
+        x1, x2, y1 = (float(learner.trace(name)[0]) for name in ("x1", "x2", "y1"))
+        expected = 0.890625 * expected + learner.trace("y3")[0] * y1 * (x1 - x2 / 2) / 2**14
+        assert abs(learner.t[0, 0] - expected) < 8
+    assert expected < -100
+
+
+def test_a_target_that_never_spikes_tags_no_hidden_synapse():
+    for rule, tagged in ((hidden_rule(2, 2.0, None), False), (readout_rule(2, 2.0), True)):
+        learner = Learner(rule, [[0]])
+        learner.write("y3", [100])
+        for _ in range(8):
+            learner.tick(np.array([0], np.int32), np.array([], np.int32))
+        assert bool(learner.t.any()) == tagged
+
+
+def test_rules_are_such_as_loihi_1_could_hold():
+    for rule in (hidden_rule(2, 2.0, 20.0), readout_rule(3, 2.0)):
+        assert isinstance(rule, LearningRule) and rule.residue_bits == 0 and not rule.wide_shift
+        assert rule.profile == "nengo" and rule.y3 == Trace(0.0, float("inf"))
+
+
+def test_what_was_learned_plays_on_an_emulator_of_its_own(task):
+    network, starts, _ = learn(task)
+    player = FrozenChipLsnn(network)
+    actions, state = player.predict(starts[:, KEEP])
+    again, _ = player.predict(starts[:, KEEP], state, np.ones(4, bool))
+    assert np.array_equal(actions, again) and set(actions) <= {0, 1}
+    one, _ = player.predict(starts[2:3, KEEP])
+    assert one[0] == actions[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n_ticks", 3), ("n_neurons", 0), ("tau_m", 0.0), ("beta", -1.0), ("gamma", 1.1), ("reward_scale", np.inf)],
+)
+def test_numbers_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        ChipLsnnParameters(**{name: value})
