@@ -61,15 +61,15 @@ def plain_host(task, network, starts, most_steps, progress):
                 values += progress * p.value_rate * delta * traces
                 r1 = whole(progress * p.r1_scale * delta, rng)
             if not ends:
-                logits = v[-1, 0] * (1 - scale) * p.w_out_max / 254 / 64
+                logits = v[-1, 0] * (1 - scale) * p.w_out_max / (254 * p.n_copies) / 64
                 probability = np.exp(logits - logits.max())
                 probability /= probability.sum()
                 action = int(rng.random() >= probability[0])
                 errors = (np.arange(2) == action) - probability
-                emulator.learner(2).write("y3", [whole(127 * error, rng) for error in errors])
+                written = [whole(127 * error, rng) for error in errors]
                 signal = [whole(p.signal_scale * (network.feedback[:, j] @ errors), rng) for j in range(p.n_neurons)]
-                emulator.learner(0).write("y3", signal)
-                emulator.learner(1).write("y3", signal)
+                for i in range(3 * p.n_copies):
+                    emulator.learner(i).write("y3", written if i >= 2 * p.n_copies else signal)
                 traces *= p.gamma * p.trace_lambda
                 traces[traces < 1e-3 / lines.size] = 0
                 traces[lines] = 1 / lines.size
@@ -89,7 +89,7 @@ def whole(value, rng):
     return int(np.clip(np.floor(value + rng.random()), -127, 127))
 
 
-@pytest.mark.parametrize("parameters", [{}, {"residue": True, "n_ticks": 8, "slow": False}])
+@pytest.mark.parametrize("parameters", [{}, {"residue": True, "n_ticks": 8, "slow": False, "n_copies": 2}])
 def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
     network, starts, steps = learn(task, **parameters)
     fresh, _, _ = learn(task, n_episodes=0, **parameters)
@@ -151,8 +151,21 @@ def test_what_was_learned_plays_on_an_emulator_of_its_own(task):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("n_ticks", 3), ("n_neurons", 0), ("tau_m", 0.0), ("beta", -1.0), ("gamma", 1.1), ("reward_scale", np.inf)],
+    [
+        ("n_ticks", 3),
+        ("n_neurons", 0),
+        ("tau_m", 0.0),
+        ("beta", -1.0),
+        ("gamma", 1.1),
+        ("reward_scale", np.inf),
+        ("n_copies", 0),
+    ],
 )
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
         ChipLsnnParameters(**{name: value})
+
+
+def test_a_network_whose_sums_could_wrap_is_refused(task):
+    with pytest.raises(ValueError, match="sums wrap"):
+        learn(task, n_neurons=64, n_copies=4)

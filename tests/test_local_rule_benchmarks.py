@@ -33,6 +33,14 @@ def test_local_lsnn_plays_what_it_trained_on_a_chip(capsys):
     assert float(rows[2][10]) > 0  # return of the one seed on the chip
 
 
+def test_chip_lsnn_prints_what_was_learned_and_how_fast(capsys):
+    command = ["--seeds", "0", "1", "-n", "60", "--rows", "8-bit"]
+    assert main(["chip-lsnn", *command]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) == 3 and rows[2][6].strip() == "60"
+    assert len(rows[2][5].split(",")) == 2
+
+
 def test_plasticity_measures_ours_alone_where_no_peer_is_installed(capsys):
     interpreter = shutil.which("false")
     arguments = ["--steps", "100", "--blocks", "1", "--bindsnet", interpreter, "--brian2", interpreter]

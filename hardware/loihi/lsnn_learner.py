@@ -24,6 +24,7 @@ import numpy as np
 from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, readout_rule
 from spikeloop.hardware.loihi import emulator_kernels
 from spikeloop.hardware.loihi import lsnn_learner_kernels as kernels
+from spikeloop.hardware.loihi.chip import PROFILES
 from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.kernel_arguments import constants_of, options_of, runs_of, stages_of
 from spikeloop.hardware.loihi.layout import layout_of
@@ -48,8 +49,9 @@ class ChipLsnnParameters:
         tau_a: Time constant of adaptation and of the slow trace x2 in ticks.
         beta: What a spike adds to the adaptation, in units of the threshold; 0: no neuron adapts.
         tau_out: Time constant of the outputs and of the fast traces x1 and y1 in ticks.
-        w_max: Input or recurrent weight that is stored as 254, in units of the threshold.
-        w_out_max: Readout weight that is stored as 254; a weight is the logit of a neuron that always spikes.
+        w_max: Largest input or recurrent weight, stored as 254 in each of its synapses, in units of the threshold.
+        w_out_max: Largest readout weight; a weight is the logit of a neuron that spikes on every tick.
+        w_in_scale: Standard deviation of a number's weights at first, times sqrt(n_obs), in units of the threshold.
         bias_scale: Neurons' weights from the line that spikes on every tick are at first uniform from 0 to this.
         gamma: Discount; with ``trace_lambda`` for the critic alone, as the chip's tags decay by 0.109 per env step.
         trace_lambda: Decay of the critic's traces beside gamma.
@@ -60,6 +62,8 @@ class ChipLsnnParameters:
         signal_scale: y3 for a learning signal of 1: the rate of the input and recurrent weights.
         slow: Whether the slow trace is part of the hidden rule.
         train_hidden: Whether input and recurrent synapses learn; off, their rule has no dw (a control).
+        n_copies: Synapses that each weight is the sum of, which learn alike: rounding at random, which they do apart,
+            makes them noisy, and the noise of their mean is the less the more they are.
         residue: Whether each weight has a second synapse with four more bits; no Loihi has.
 
     Raises:
@@ -79,6 +83,7 @@ class ChipLsnnParameters:
     tau_out: float = 2.0
     w_max: float = 2.0
     w_out_max: float = 6.0
+    w_in_scale: float = 1.0
     bias_scale: float = 0.5
     gamma: float = 0.99
     trace_lambda: float = 0.9
@@ -89,6 +94,7 @@ class ChipLsnnParameters:
     signal_scale: float = 64.0
     slow: bool = True
     train_hidden: bool = True
+    n_copies: int = 1
     residue: bool = False
 
     def __post_init__(self) -> None:
@@ -97,10 +103,12 @@ class ChipLsnnParameters:
             raise ValueError(f"n_ticks must be one of (4, 8, 16, 32, 64), got {self.n_ticks!r}")
         if not (isinstance(self.n_neurons, int) and 1 <= self.n_neurons <= 256):
             raise ValueError(f"n_neurons must be a whole number within 1 and 256, got {self.n_neurons!r}")
+        if not (isinstance(self.n_copies, int) and 1 <= self.n_copies <= 16):
+            raise ValueError(f"n_copies must be a whole number within 1 and 16, got {self.n_copies!r}")
         for name in ("tau_m", "tau_a", "tau_out", "w_max", "w_out_max"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a number > 0, got {getattr(self, name)!r}")
-        for name in ("beta", "bias_scale", "value_rate", "r1_scale", "signal_scale"):
+        for name in ("beta", "w_in_scale", "bias_scale", "value_rate", "r1_scale", "signal_scale"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)!r}")
         for name in ("gamma", "trace_lambda"):
@@ -124,6 +132,9 @@ class ChipLsnn:
         parameters: The numbers.
         rng: Draws first weights, seeds of the learning engines, actions and the host's rounding.
 
+    Raises:
+        ValueError: If the network is so large that the sums of its synapses could wrap.
+
     Attributes:
         program: The chip program with its first weights.
         learners: Its learning engines.
@@ -144,13 +155,13 @@ class ChipLsnn:
     ) -> None:
         p, n, factors = parameters, parameters.n_neurons, np.array(scale, np.float64)
         self.parameters, self.rng = p, rng
-        w_in = rng.normal(0, 1 / np.sqrt(factors.size), (n, factors.size))
+        w_in = rng.normal(0, p.w_in_scale / np.sqrt(factors.size), (n, factors.size))
         w_in = np.stack((w_in, -w_in), axis=2).reshape(n, -1)
         w_in = np.concatenate((w_in, rng.uniform(0, p.bias_scale, (n, 1))), axis=1)
         w_rec = rng.normal(0, 0.5 / np.sqrt(n), (n, n))
         np.fill_diagonal(w_rec, 0)
         self.feedback = rng.normal(0, 3 / np.sqrt(n), (n_outputs, n))
-        self.program = _program(p, w_in, w_rec, self.feedback, rng.integers(0, 2**62, 3).tolist())
+        self.program = _program(p, w_in, w_rec, self.feedback, rng.integers(0, 2**62, 3 * p.n_copies).tolist())
         layout = layout_of(self.program)
         table, views = build_table(self.program, layout, [p.weights for p in self.program.projections])
         self.learners = Learners(self.program, views)
@@ -174,7 +185,7 @@ class ChipLsnn:
         self._host = kernels.Host(
             scale=factors,
             feedback=self.feedback,
-            output_scale=float((1 - decay(np.float64(p.tau_out), 1.0)) * p.w_out_max / _LARGEST / 64),
+            output_scale=float((1 - decay(np.float64(p.tau_out), 1.0)) * p.w_out_max / (_LARGEST * p.n_copies) / 64),
             signal_scale=float(p.signal_scale),
             r1_scale=float(p.r1_scale),
             gamma=float(p.gamma),
@@ -273,11 +284,17 @@ def _program(
 ) -> Program:
     """Return the chip program: compartments of adaptation, neurons and outputs, and what joins them."""
     n_outputs, n = w_out.shape
-    k, unit = p.n_ticks.bit_length() - 1, _LARGEST / p.w_max
+    k, unit = p.n_ticks.bit_length() - 1, _LARGEST * p.n_copies / p.w_max
     hidden = hidden_rule(k, p.tau_out, p.tau_a if p.slow else None, p.residue)
     if not p.train_hidden:
         hidden = replace(hidden, dw="", residue_bits=0)
     readout = readout_rule(k, p.tau_out, p.residue)
+    most = (2 ** (PROFILES["nengo"].input_bits - 6) - 1) // (_LARGEST * p.n_copies)
+    if w_in.shape[1] + n > most:
+        raise ValueError(
+            f"at most {most} lines and neurons may reach a neuron by {p.n_copies} synapses each, or sums wrap; got "
+            f"{w_in.shape[1] + n}"
+        )
     slow, neurons, outputs = np.arange(n), n + np.arange(n), 2 * n + np.arange(n_outputs)
     sizes = n, n, n_outputs
     kept = np.repeat([float(decay(np.float64(tau), 1.0)) for tau in (p.tau_a, p.tau_m, p.tau_out)], sizes)
@@ -288,17 +305,21 @@ def _program(
         fires=np.repeat([0, 1, 0], sizes),
         parent=np.concatenate((neurons, np.full(n + n_outputs, -1))),
     )
-    units, lines = (unit, unit, _LARGEST / p.w_out_max), np.arange(w_in.shape[1])
-    w_in, w_rec, w_out = (_mantissas(w * one) for w, one in zip((w_in, w_rec, w_out), units, strict=True))
-    learning = [Learning(rule, seed) for rule, seed in zip((hidden, hidden, readout), seeds, strict=True)]
-    projections = [
-        Projection("input", True, lines, neurons, w_in, learning=learning[0]),
-        Projection("recurrent", False, neurons, neurons, w_rec, learning=learning[1]),
-        Projection("readout", False, neurons, outputs, w_out, learning=learning[2]),
-    ]
+    kinds = (
+        ("input", True, np.arange(w_in.shape[1]), neurons, w_in * _LARGEST / p.w_max, hidden),
+        ("recurrent", False, neurons, neurons, w_rec * _LARGEST / p.w_max, hidden),
+        ("readout", False, neurons, outputs, w_out * _LARGEST / p.w_out_max, readout),
+    )
+    projections, seed = [], iter(seeds)
+    for name, from_input, pre, post, weights, rule in kinds:
+        for copy in range(p.n_copies):
+            called = name if p.n_copies == 1 else f"{name} {copy}"
+            learning = Learning(rule, next(seed))
+            projections.append(Projection(called, from_input, pre, post, _mantissas(weights), learning=learning))
     if p.beta:
-        jump = _mantissas(np.diag(np.full(n, -p.beta * unit)))
-        projections.append(Projection("adaptation", False, neurons, slow, jump))
+        exponent = max(0, int(np.ceil(np.log2(p.beta * unit / _LARGEST))))
+        jump = _mantissas(np.diag(np.full(n, -p.beta * unit / 2**exponent)))
+        projections.append(Projection("adaptation", False, neurons, slow, jump, exponent))
     groups = (("adaptation", 0, n), ("neurons", n, 2 * n), ("outputs", 2 * n, 2 * n + n_outputs))
     program = Program(
         "loihi1", "nengo", w_in.shape[1], compartments, tuple(projections), outputs, groups, input_latency=0

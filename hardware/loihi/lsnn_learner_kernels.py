@@ -18,7 +18,7 @@ from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
 from spikeloop.spiking.rules.eprop_kernels import LineCritic, remember_lines
 
-INPUT, RECURRENT, READOUT = range(3)  # the learning engines
+KINDS = 3  # of synapses: input, recurrent, readout; as many learning engines of each, in this order
 _Y3, _MOST = 2, 127  # row of a learner's y, and the largest number in it and in r1
 
 
@@ -143,15 +143,18 @@ def decide(v, engines, host, rng):
             break
     errors = -p
     errors[action] += 1
+    n_copies = len(engines) // KINDS
     for k in range(n_outputs):
-        engines[READOUT].y[_Y3, k] = _whole(_MOST * errors[k], rng)
+        written = _whole(_MOST * errors[k], rng)
+        for e in range(2 * n_copies, len(engines)):
+            engines[e].y[_Y3, k] = written
     for j in range(host.feedback.shape[1]):
         signal = 0.0
         for k in range(n_outputs):
             signal += host.feedback[k, j] * errors[k]
         written = _whole(host.signal_scale * signal, rng)
-        engines[INPUT].y[_Y3, j] = written
-        engines[RECURRENT].y[_Y3, j] = written
+        for e in range(2 * n_copies):
+            engines[e].y[_Y3, j] = written
     return action
 
 
@@ -176,7 +179,7 @@ def episode(
         progress: Factor of the TD error, and so of all learning rates: 1 at first, 0 at last.
         chip: The emulated chip.
         addresses: Of the learning engines' kernels.
-        engines: Their arrays: input, recurrent, readout.
+        engines: Their arrays: those of input, of recurrent, of readout synapses.
         host: What the host keeps.
         rng: Draws actions and rounds.
     """

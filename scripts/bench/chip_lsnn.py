@@ -44,19 +44,21 @@ class Row(NamedTuple):
     permuted: bool = False
 
 
-_FROZEN = {"train_hidden": False, "r1_scale": 64.0}
-_EIGHT = {"n_neurons": 8}
+_EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True}
+_FROZEN = {"train_hidden": False, "w_in_scale": 2.0, "r1_scale": 64.0}
 ROWS = (
     Row(NO_VELOCITY, "8-bit"),
-    Row(NO_VELOCITY, "8-bit + residue", {"residue": True}),
-    Row(NO_VELOCITY, "frozen", _FROZEN),
-    Row(NO_VELOCITY, "feedback permuted", {}, True),
+    Row(NO_VELOCITY, "8-bit + residue", _RESIDUE),
+    Row(NO_VELOCITY, "frozen, 8-bit", _FROZEN),
+    Row(NO_VELOCITY, "frozen, residue", {**_FROZEN, **_RESIDUE}),
+    Row(NO_VELOCITY, "feedback permuted, residue", _RESIDUE, True),
+    Row(NO_VELOCITY, "8-bit, 4 synapses a weight", {"n_copies": 4}),
+    Row(NO_VELOCITY, "no slow trace, residue", {"slow": False, **_RESIDUE}),
+    Row(NO_VELOCITY, "beta = 0, residue", {"beta": 0.0, **_RESIDUE}),
     Row(NO_VELOCITY, "r1 = 0", {"r1_scale": 0.0}),
-    Row(NO_VELOCITY, "no slow trace", {"slow": False}),
-    Row(NO_VELOCITY, "beta = 0", {"beta": 0.0}),
     Row(CARTPOLE, "8 neurons, 8-bit", _EIGHT),
-    Row(CARTPOLE, "8 neurons, 8-bit + residue", {**_EIGHT, "residue": True}),
-    Row(CARTPOLE, "8 neurons, frozen", {**_EIGHT, **_FROZEN}),
+    Row(CARTPOLE, "8 neurons, residue", {**_EIGHT, **_RESIDUE}),
+    Row(CARTPOLE, "8 neurons, frozen, residue", {**_EIGHT, **_FROZEN, **_RESIDUE}),
 )
 
 
