@@ -83,7 +83,7 @@ class ChipLsnnParameters:
     tau_out: float = 2.0
     w_max: float = 2.0
     w_out_max: float = 6.0
-    w_in_scale: float = 1.0
+    w_in_scale: float = 2.0
     bias_scale: float = 0.5
     gamma: float = 0.99
     trace_lambda: float = 0.9

@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 _EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True}
-_FROZEN = {"train_hidden": False, "w_in_scale": 2.0, "r1_scale": 64.0}
+_FROZEN = {"train_hidden": False, "r1_scale": 64.0}
 ROWS = (
     Row(NO_VELOCITY, "8-bit"),
     Row(NO_VELOCITY, "8-bit + residue", _RESIDUE),
