@@ -18,7 +18,9 @@ which there is room for none beside the tag: its place takes x'_i, which every s
 
 from __future__ import annotations
 
-from spikeloop.hardware.learning.rule import LearningRule, Trace, decay_per_epoch
+import math
+
+from spikeloop.hardware.learning.rule import LearningRule, Trace
 
 # gamma lambda = 1 - 2^-4 - 2^-5 - 2^-6 = 0.891, for gamma 0.99 and lambda 0.9
 _DECAY = " ".join(f"- 2^{e}*u{{k}}*t" for e in (-4, -5, -6))
@@ -26,13 +28,12 @@ _HELD = Trace(0.0, float("inf"))  # what the host writes stays until it writes t
 
 
 def trace_of(tau: float) -> Trace:
-    """Return a trace of time constant ``tau`` ticks that reaches 127 where a neuron spikes on every tick.
+    """Return a trace of time constant ``tau`` ticks, > 0, that nears 127 where a neuron spikes on every tick.
 
-    >>> trace_of(20.0).impulse
-    6.1875
+    >>> round(trace_of(20.0).impulse, 2)
+    6.19
     """
-    rule = LearningRule(dw="2^0*x1*y0", x1=Trace(0.0, tau))
-    return Trace(127 * (1 - decay_per_epoch(rule.x1, rule)), tau)
+    return Trace(127 * (1 - math.exp(-1 / tau)), tau)
 
 
 def hidden_rule(k: int, tau: float, tau_slow: float | None, residue: bool = False) -> LearningRule:
