@@ -49,10 +49,10 @@ _FROZEN = {"train_hidden": False, "bias_scale": 1.0, "r1_scale": 128.0}
 ROWS = (
     Row(NO_VELOCITY, "8-bit"),
     Row(NO_VELOCITY, "8-bit + residue", _RESIDUE),
-    Row(NO_VELOCITY, "frozen, 8-bit", _FROZEN),
     Row(NO_VELOCITY, "frozen, residue", {**_FROZEN, **_RESIDUE}),
     Row(NO_VELOCITY, "feedback permuted, residue", _RESIDUE, True),
     Row(NO_VELOCITY, "8-bit, 4 synapses a weight", {"n_copies": 4}),
+    Row(NO_VELOCITY, "frozen, 8-bit", _FROZEN),
     Row(NO_VELOCITY, "no slow trace, residue", {"slow": False, **_RESIDUE}),
     Row(NO_VELOCITY, "beta = 0, residue", {"beta": 0.0, **_RESIDUE}),
     Row(NO_VELOCITY, "r1 = 0", {"r1_scale": 0.0}),
