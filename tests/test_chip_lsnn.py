@@ -95,7 +95,7 @@ def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
     fresh, _, _ = learn(task, n_episodes=0, **parameters)
     emulator, expected = plain_host(task, fresh, starts, 30, 0.5)
     assert steps == expected and max(steps) > 8
-    for i, learner in network.learners.of.items():
+    for i, learner in network.emulator._learners.of.items():
         assert np.array_equal(learner.w, emulator.weights(i)) and np.array_equal(
             learner.residue, emulator.learner(i).residue
         )
@@ -105,9 +105,11 @@ def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
 def test_controls_learn_nothing_where_they_are_not_to(task):
     frozen = learn(task, train_hidden=False)[0]
     for i, changes in ((0, False), (1, False), (2, True)):
-        assert np.any(frozen.learners.of[i].w != frozen.program.projections[i].weights) == changes
+        assert np.any(frozen.emulator.weights(i) != frozen.program.projections[i].weights) == changes
     unrewarded = learn(task, r1_scale=0.0)[0]
-    assert all(np.array_equal(unrewarded.learners.of[i].w, unrewarded.program.projections[i].weights) for i in range(3))
+    assert all(
+        np.array_equal(unrewarded.emulator.weights(i), unrewarded.program.projections[i].weights) for i in range(3)
+    )
 
 
 def test_tags_are_eligibility_times_signal():

@@ -22,16 +22,11 @@ from typing import Any
 import numpy as np
 
 from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, readout_rule
-from spikeloop.hardware.loihi import emulator_kernels
 from spikeloop.hardware.loihi import lsnn_learner_kernels as kernels
 from spikeloop.hardware.loihi.chip import PROFILES
 from spikeloop.hardware.loihi.emulator import Emulator
-from spikeloop.hardware.loihi.kernel_arguments import constants_of, options_of, runs_of, stages_of
-from spikeloop.hardware.loihi.layout import layout_of
-from spikeloop.hardware.loihi.learners import Learners
 from spikeloop.hardware.loihi.placement import place
 from spikeloop.hardware.loihi.program import Compartments, Learning, Program, Projection
-from spikeloop.hardware.loihi.synapse_table import build_table
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.rules.eprop_kernels import LineCritic
 
@@ -137,7 +132,7 @@ class ChipLsnn:
 
     Attributes:
         program: The chip program with its first weights.
-        learners: Its learning engines.
+        emulator: The chip.
         feedback: B, from outputs back to neurons, shape (n_outputs, N): the readout's first weights, which stay.
 
     >>> network = ChipLsnn(2, [1.0, 12.0], 2592, ChipLsnnParameters(), np.random.default_rng(0))
@@ -162,25 +157,8 @@ class ChipLsnn:
         np.fill_diagonal(w_rec, 0)
         self.feedback = rng.normal(0, 3 / np.sqrt(n), (n_outputs, n))
         self.program = _program(p, w_in, w_rec, self.feedback, rng.integers(0, 2**62, 3 * p.n_copies).tolist())
-        layout = layout_of(self.program)
-        table, views = build_table(self.program, layout, [p.weights for p in self.program.projections])
-        self.learners = Learners(self.program, views)
-        n_compartments = self.program.compartments.n
-        n_sources = self.program.n_inputs + n_compartments
-        self._chip = kernels.Chip(
-            np.zeros((1, layout.width), np.int32),
-            self.program.compartments.bias.reshape(1, -1),
-            options_of(self.program, layout.slots),
-            constants_of(self.program),
-            *runs_of(self.program),
-            np.zeros((3, n_compartments), np.int32),
-            np.zeros((2, n_sources + 1), np.int32),
-            *stages_of(self.program, layout),
-            *table,
-            self.program.outputs,
-            np.zeros(emulator_kernels.N_COUNTERS, np.int64),
-            np.zeros(n_sources, np.int64),
-        )
+        self.emulator = Emulator(self.program)
+        self._loaded, self._state = self.emulator.loaded(), self.emulator.initial_state()
         lines = np.zeros(n_lines), np.zeros(n_lines), np.zeros(n_lines, np.int64), np.zeros(1, np.int64)
         self._host = kernels.Host(
             scale=factors,
@@ -231,18 +209,16 @@ class ChipLsnn:
             most_steps,
             self.parameters.n_ticks,
             float(progress),
-            self._chip,
-            self.learners.addresses,
-            self.learners.engines,
+            self._loaded,
+            self._state,
+            *self.emulator.learners_for(True),
             self._host,
             self.rng,
         )
 
     def program_now(self) -> Program:
         """Return the program with the weights of now, which a :class:`FrozenChipLsnn` plays."""
-        now = {i: learner.w for i, learner in self.learners.of.items()}
-        projections = (replace(p, weights=now.get(i, p.weights)) for i, p in enumerate(self.program.projections))
-        return replace(self.program, projections=tuple(projections))
+        return self.emulator.program_now()
 
 
 class FrozenChipLsnn:

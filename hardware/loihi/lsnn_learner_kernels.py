@@ -22,29 +22,6 @@ KINDS = 3  # of synapses: input, recurrent, readout; as many learning engines of
 _Y3, _MOST = 2, 127  # row of a learner's y, and the largest number in it and in r1
 
 
-class Chip(NamedTuple):
-    """What the emulator's kernel takes, see ``emulator_kernels.run``; first the state, (1, W)."""
-
-    state: np.ndarray
-    bias: np.ndarray
-    options: np.ndarray
-    constants: np.ndarray
-    runs: np.ndarray
-    children: np.ndarray
-    parents: np.ndarray
-    scratch: np.ndarray
-    sources: np.ndarray
-    staged: np.ndarray
-    staged_post: np.ndarray
-    pointers: np.ndarray
-    segments: np.ndarray
-    weights: np.ndarray
-    targets: np.ndarray
-    outputs_of: np.ndarray
-    counters: np.ndarray
-    spikes: np.ndarray
-
-
 class Host(NamedTuple):
     """What the host computes with, and what it keeps."""
 
@@ -160,8 +137,9 @@ def decide(v, engines, host, rng):
 
 @kernel
 def episode(
-    step, task_state, body, keep, coder, changes, most_steps, n_ticks, progress, chip, addresses, engines, host, rng
-):
+    step, task_state, body, keep, coder, changes, most_steps, n_ticks, progress, loaded, state, addresses, engines,
+    host, rng,
+):  # fmt: skip
     """Learn in an episode of a compiled task; return its steps and the sum of its rewards.
 
     An env step is ``n_ticks`` ticks. Before the last of them the host reads the outputs, and synapses change at its
@@ -177,7 +155,8 @@ def episode(
         most_steps: After so many steps the episode is cut off.
         n_ticks: Ticks of an env step.
         progress: Factor of the TD error, and so of all learning rates: 1 at first, 0 at last.
-        chip: The emulated chip.
+        loaded: The emulated chip, as ``Emulator.loaded`` returns it.
+        state: Its state, shape (1, W).
         addresses: Of the learning engines' kernels.
         engines: Their arrays: those of input, of recurrent, of readout synapses.
         host: What the host keeps.
@@ -187,8 +166,8 @@ def episode(
     obs, shown, seen = np.empty_like(task_state), np.empty(n_obs), np.zeros(2 * n_obs if changes else n_obs)
     lines = np.empty(len(coder.offsets), np.int64)
     inputs = np.empty((n_ticks, 1, 2 * n_obs + 1), np.int32)
-    outputs = np.empty((n_ticks, 1, len(chip.outputs_of)), np.int32)
-    rewards, no_record = np.zeros(n_ticks, np.int64), np.zeros((n_ticks, 0, 0), np.int32)
+    outputs = np.empty((n_ticks, 1, len(loaded.outputs_of)), np.int32)
+    rewards, c = np.zeros(n_ticks, np.int64), loaded
     no_spikes, no_traces = np.zeros((1, 0), np.int32), np.zeros((1, 3, 0), np.int32)
     reward, total, n_steps, action, terminated = 0.0, 0.0, 0, 0, False
     for i in range(n_obs):
@@ -211,11 +190,10 @@ def episode(
                     host.last[0], host.last[1] = value, 1
                     remember_lines(lines, host.critic, host.trace_decay)
             run_and_learn(
-                chip.state, stop - first, inputs[first:stop], chip.bias, False, chip.options, chip.constants,
-                chip.runs, chip.children, chip.parents, chip.scratch, chip.sources, chip.staged, chip.staged_post,
-                chip.pointers, chip.segments, chip.weights, chip.targets, chip.outputs_of, outputs[first:stop],
-                chip.counters, chip.spikes, False, no_record[first:stop], addresses, engines, rewards[first:stop],
-                no_spikes, no_traces,
+                state, stop - first, inputs[first:stop], c.bias, False, c.options, c.constants, c.runs, c.children,
+                c.parents, c.scratch, c.sources, c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets,
+                c.outputs_of, outputs[first:stop], c.counters, c.spikes, False, c.recorded, addresses, engines,
+                rewards[first:stop], no_spikes, no_traces,
             )  # fmt: skip
         if ends:
             break
@@ -226,5 +204,5 @@ def episode(
             if changes:
                 seen[n_obs + i] = obs[keep[i]] - shown[i]
             shown[i] = seen[i] = obs[keep[i]]
-    rest(chip.state, engines, host)
+    rest(state, engines, host)
     return n_steps, total
