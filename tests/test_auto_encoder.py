@@ -52,7 +52,7 @@ def expected_lines(observations, n_inputs, n_active, n_sizes, share, n_measured)
     places = np.arcsinh((observations - mean) / sd)
     a, b = np.tril_indices(n_measured, -1)
     distances = np.sort(np.linalg.norm(places[a] - places[b], axis=1))
-    radii = distances[int(share * len(distances))] / 2.0 ** np.arange(n_sizes)
+    radii = [distances[int(share / 4**size * len(distances))] for size in range(n_sizes)]
     cells = [[] for _ in range(n_sizes)]
     yield from ([] for _ in range(n_measured))
     for place in places[n_measured:]:

@@ -17,8 +17,8 @@ def test_every_code_has_its_row(monkeypatch, capsys):
     assert all(len(row[7].split(",")) == 2 and int(row[2]) == 8 for row in rows)
 
 
-def test_pendulum_chooses_among_torques_and_acrobot_shows_its_raw_numbers():
-    assert auto.TASKS["pendulum"].make().action_space == gym.spaces.Discrete(auto.N_TORQUES)
+def test_pendulum_has_a_row_of_action_neurons_and_acrobot_shows_its_raw_numbers():
+    assert len(auto.model_of(auto.TASKS["pendulum"], 0, {}, "auto", {}).policy.head.values) == 3
     model = auto.model_of(auto.TASKS["acrobot"], 0, {}, "auto", {})
     assert len(model.policy.coder.cells.mean) == 6 and model.n_episodes == 300 and model.gamma == 0.99
 

@@ -96,12 +96,12 @@ def run_one(task: Task, learner: str, seed: int, changes: Mapping[str, Any]) -> 
     return play(model, gym.make(task.env, **env_kwargs), seed), 1e6 * seconds / model.num_timesteps
 
 
-def play(model: RSTDP, env: gym.Env, seed: int) -> float:
+def play(model: RSTDP, env: gym.Env, seed: int, n_episodes: int = EPISODES) -> float:
     """Return the mean return of deterministic episodes with frozen weights."""
     monitor, policy = Monitor(env), model.policy
     loop = ClosedLoop.of(DummyVecEnv([lambda: monitor]), policy.network, policy.coder, policy.head)
     policy.network.learning = policy.network.exploring = False
-    for episode in range(EPISODES):
+    for episode in range(n_episodes):
         obs, _ = monitor.reset(seed=10_000 * (1 + seed) + episode)
         winners, value = policy.step(obs)
         done = False

@@ -25,7 +25,7 @@ class Cells(NamedTuple):
     sd: np.ndarray  # (d,)
     seen: np.ndarray  # (n_measured, d) observations that are measured before there are cells
     n_seen: np.ndarray  # (1,) int64
-    share: np.ndarray  # (1,) of their pairs that are nearer to each other than the largest radius
+    share: np.ndarray  # (1,) of their pairs that are nearer to each other than the largest radius; 1/4 for the next
     # what every table of lines has: where numbers come from, and a row for each line that spikes at any time
     sources: np.ndarray  # (d, 1) components of the observation
     offsets: np.ndarray  # (n_active, 0)
@@ -120,4 +120,4 @@ def _measure(cells):
             pair += 1
     distances.sort()
     for size in range(cells.squared_radii.shape[0]):
-        cells.squared_radii[size] = distances[int(cells.share[0] * pair)] * 0.25**size
+        cells.squared_radii[size] = distances[int(cells.share[0] * 0.25**size * pair)]

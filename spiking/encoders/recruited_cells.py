@@ -4,14 +4,15 @@ What an observation x shows is measured in units of the random play that learnin
 from there, the more coarsely:
 
     p_i = asinh((x_i - mean_i) / sd_i)                          mean, sd: of the first ``n_measured`` observations
-    r_s = r_0 / 2^s                                             r_0: ``share`` of their pairs are nearer than that
+    r_s: ``share`` / 4^s of their pairs are nearer than that
     of each size s the ``n_active`` cells nearest to p spike
     if the nearest of size s is farther away than r_s, a cell is recruited at p and spikes in place of the farthest
 
 Until then no cell spikes, so that noise alone chooses the actions: this is the random play. Large cells generalise,
 small ones tell apart, as along the axis of the hippocampus (Kjelstrup et al. 2008). A radius that is a quantile of
-distances suits any number of dimensions, of which fixed lengths know nothing. Recruiting where no prototype is near is
-Platt's (1991) resource-allocating network without its gradients.
+distances suits any number of dimensions, of which fixed lengths know nothing: what random play fills takes about as
+many cells in two dimensions as in six, and about four times as many of the next size. Recruiting where no prototype is
+near is Platt's (1991) resource-allocating network without its gradients.
 """
 
 from __future__ import annotations
@@ -161,8 +162,9 @@ class RecruitingCells:
         n_inputs: How many cells there can be, a multiple of the number of sizes. Where all of a size are used up, the
             nearest spike however far they are.
         n_active: How many cells of each size spike at any time.
-        n_sizes: Number of sizes; the radius of each is half of that of the one before.
-        share: Largest radius: so large a share of the pairs of measured observations are nearer to each other.
+        n_sizes: Number of sizes.
+        share: Largest radius: so large a share of the pairs of measured observations are nearer to each other. Of the
+            next size it is a quarter of that, and so on, which in a plane is half of the radius.
         n_measured: Observations that are measured before there are cells.
 
     Attributes:
@@ -185,7 +187,7 @@ class RecruitingCells:
         n_inputs: int = 6000,
         n_active: int = 4,
         n_sizes: int = 3,
-        share: float = 0.1,
+        share: float = 0.05,
         n_measured: int = 500,
     ):
         me = "encoder 'auto'"
