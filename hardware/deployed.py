@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spikeloop.hardware.deployment import Deployment
+from spikeloop.hardware.host import Host
 from spikeloop.hardware.reinforcement import Reinforcement
+from spikeloop.hardware.sensors import corrected
 from spikeloop.hardware.target import Machine
-from spikeloop.hardware.weight_search import WeightSearch
+from spikeloop.hardware.weight_search import Verdict, WeightSearch
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.observation import flatten, n_frames, preprocess
 from spikeloop.spiking.reference import read as output_of
@@ -97,7 +99,8 @@ class DeployedPolicy:
         self.learning = learning
         self.n_steps = 0
         self._lock, self._told = threading.Lock(), False
-        self._n_frames = n_frames(host.preprocessing)
+        self._n_frames, self._preprocessing = n_frames(host.preprocessing), host.preprocessing
+        self._shift = self._kept_shift = np.zeros(2 * host.n_obs)  # of sensors, now and kept; for a search
         self._n_obs, self._memory_shape = host.n_obs, host.memory_shape
         self._n_read = host.readout.n_neurons  # whose spikes the host receives
         self._b_out = host.readout.b_out.astype(np.float64)
@@ -228,7 +231,7 @@ class DeployedPolicy:
         """Return the encoder's output, (B, n_channels) or (n_ticks, B, n_channels), and its memory."""
         host = self.deployment.host
         by_step = None if starts is None else starts[None]
-        seen, frames = preprocess(host.preprocessing, obs[None], memory[: self._n_frames], by_step)
+        seen, frames = preprocess(self._preprocessing, obs[None], memory[: self._n_frames], by_step)
         if host.encoder.identity:  # what is infinite may saturate on the way to the chip
             return seen[0].astype(np.float32), frames
         _refuse_nan(obs)
@@ -275,7 +278,8 @@ class DeployedPolicy:
         The third factor (:class:`~spikeloop.hardware.reinforcement.Reinforcement`) reaches the learning engines on the
         last tick of the next env step, the spike of the output that won on its first. At an episode's end as many ticks
         run without spikes, and traces and tags are forgotten. Where a
-        :class:`~spikeloop.hardware.weight_search.WeightSearch` judges, weights change between two episodes only.
+        :class:`~spikeloop.hardware.weight_search.WeightSearch` judges, weights and the correction of sensors change
+        between two episodes only.
 
         Args:
             reward: The reward of the env step.
@@ -295,6 +299,7 @@ class DeployedPolicy:
             if terminated or truncated:
                 self.reinforcement, verdict = self.reinforcement.after(self._return)
                 machine.change_weights(verdict)
+                self._change_sensors(verdict)
                 self._return = 0.0
             return
         r1, value = self.reinforcement.after(float(reward), terminated)
@@ -304,26 +309,54 @@ class DeployedPolicy:
             machine.end_episode()
             self._winner = None
 
+    def _change_sensors(self, verdict: Verdict) -> None:
+        """Do with the correction of the sensors what a search wants."""
+        none = np.zeros_like(self._shift)
+        if verdict.keep:
+            self._kept_shift = self._shift
+        if verdict.restore:
+            self._kept_shift = none
+        if verdict.first or verdict.restore or verdict.back:
+            self._shift = none if verdict.first else self._kept_shift
+        if verdict.shift:
+            self._shift = self._shift + np.array(verdict.shift)
+        self._preprocessing = self._host(self._shift).preprocessing
+
+    def _host(self, shift: np.ndarray) -> Host:
+        host = self.deployment.host
+        return corrected(host, shift) if shift.any() else host
+
     def learned(self) -> Deployment:
         """Return the deployment with what the policy has learned, from which it learns on as it would have here.
 
         Called between two episodes: what the last step of an unfinished one was worth is not among it.
 
-        A search that is within a trial gives it up: its file holds the weights that it keeps.
+        A search that is within a trial gives it up: its file holds the weights and sensors that it keeps, which are
+        then those deployed.
         """
         if not self.learning:
             return self.deployment
         machine: Any = self.machine
         if isinstance(self.reinforcement, WeightSearch):
             return replace(
-                self.deployment, program=machine.kept_program(), reinforcement=self.reinforcement.without_trial()
+                self.deployment,
+                program=machine.kept_program(),
+                host=self._host(self._kept_shift),
+                reinforcement=self.reinforcement.of_kept(),
             )
         return replace(self.deployment, program=machine.program_now(), reinforcement=self.reinforcement)
 
     def changes(self) -> dict[str, dict[str, float]]:
-        """Return what learning did so far, by projection: weights, how many changed, the mean size of the changes."""
+        """Return what learning did so far, by projection: weights, how many changed, the mean size of the changes.
+
+        Where sensors have been corrected, their offsets and logarithms of gains stand beside them, as ``sensors``.
+        """
         machine: Any = self.machine
-        return machine.changes() if self.learning else {}
+        changes = machine.changes() if self.learning else {}
+        if self._kept_shift.any():
+            size = abs(self._kept_shift)
+            changes["sensors"] = {"weights": size.size, "changed": int((size > 0).sum()), "mean": float(size.mean())}
+        return changes
 
     def firing_rates(self) -> list[float]:
         """Return the spikes per neuron and tick of each layer so far."""

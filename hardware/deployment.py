@@ -11,6 +11,7 @@ from typing import Any
 from spikeloop.hardware.host import Host
 from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.hardware.reinforcement import Reinforcement
+from spikeloop.hardware.sensors import n_sensors
 from spikeloop.hardware.target import TARGETS, Target, target_of
 from spikeloop.hardware.weight_search import WeightSearch
 from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
@@ -104,7 +105,7 @@ class Deployment:
         Args:
             rule: A learning rule; the text of one that changes weights, such as ``"2^-7*u0*r1*t"``; ``"rstdp"``, for
                 the readout of a policy with discrete actions; or ``"perturbation"``, which leaves a policy as it is
-                while its returns are those on record, and else tries other weights, an episode each.
+                while its returns are those on record, and else tries other sensors and weights, episode by episode.
             projection: Name of the projection; None for that of the readout.
             reinforcement: How the host turns rewards into the rule's; None for the defaults. A
                 :class:`~spikeloop.hardware.weight_search.WeightSearch` for ``"perturbation"``, and for nothing else.
@@ -122,6 +123,8 @@ class Deployment:
         if not isinstance(reinforcement, kind):
             found = type(reinforcement).__name__
             raise ValueError(f"reinforcement must be a {kind.__name__} for the rule {rule!r}, got a {found}")
+        if isinstance(reinforcement, WeightSearch) and reinforcement.n_sensors is None:
+            reinforcement = replace(reinforcement, n_sensors=n_sensors(self.host))
         program = teach(self.program, self.host, rule, projection, seed, **options)
         return replace(self, program=program, reinforcement=reinforcement)
 

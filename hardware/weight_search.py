@@ -1,4 +1,4 @@
-"""When a deployed policy begins to try other weights, and which of them it keeps: judged by the returns of episodes."""
+"""When a deployed policy begins to try something else, and what of it is kept: judged by the returns of episodes."""
 
 from __future__ import annotations
 
@@ -8,57 +8,77 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spikeloop.spiking.fields import check_choice, number, set_fields, whole
+from spikeloop.spiking.fields import check_choice, flag, number, set_fields, whole
+from spikeloop.spiking.observation import MAX_OBS
 
 SIZES = (5, 6, 7, 8)  # bits of the tags that are drawn for a trial
-RECORDING, QUIET, JUDGING, TRYING, REVERSED, TURNED = PHASES = (
+RECORDING, QUIET, JUDGING, COMPARING, TRYING, REVERSED, REPEATED, TURNED = PHASES = (
     "recording",
     "quiet",
     "judging",
+    "comparing",
     "trying",
     "reversed",
+    "repeated",
     "turned",
 )
-_OF_TRIALS = (TRYING, REVERSED, TURNED)
+_OF_TRIALS = (TRYING, REVERSED, REPEATED, TURNED)
 _MOST_SURPRISE = 4.0  # of one episode, so that a single bad one starts nothing
 _SLACK, _ALARM = 1.0, 6.0  # of the cumulative sum, in units of the spread
-_JUDGED_EVERY = 4  # episodes; the others are trials
-_TURNED_SHARE = 0.1  # of trials
-_FORGETS = 0.3  # of the score of the weights that are kept, by each of their episodes
+_JUDGED_FIRST = 2  # episodes of what is kept, before anything is compared with it
+_JUDGED_EVERY = 5  # episodes; the others are trials
+_RACE, _LONGEST_RACE = 3, 8  # episodes of a trial that is kept
+_SCATTER_OF = 16  # distances whose mean the scatter is; of more, the last ones count most
+_SURE = 2.0  # differences of means that count, in units of their scatter
+_REMEMBERED = 8  # episodes whose mean a score is; of more, the last ones count most
+_WEIGHTS_EVERY = 5  # choices; the others are of sensors, where there are any
+_TURNED_SHARE = 0.1  # of the choices of weights
+_SHIFTED_SHARE, _SHIFT = 0.25, 1.0  # of offsets and gains in a trial, and the standard deviation of their change
 
 
 class Verdict(NamedTuple):
-    """What the host does with the weights between two episodes.
+    """What the host does between two episodes with weights and sensors, in this order.
 
     Args:
-        back: Whether the trial is over and was no better: the kept weights are written back.
-        keep: Whether the trial was better: its weights are the kept ones from now on.
-        size: Bits of the tags to draw for a new trial; 0: none.
+        keep: Whether what has been played is what is kept from now on.
+        restore: Whether what was deployed is what is kept from now on.
+        back: Whether what is kept is written back.
+        first: Whether what was deployed is played next.
+        size: Bits of the tags to draw for a trial of other weights; 0: none.
         reverse: Whether the tags drawn last are tried with the other sign.
         turn: Whether all weights change their sign.
+        shift: What is added to the offset of each sensor, then to the logarithm of each gain; empty: nothing.
     """
 
-    back: bool = False
     keep: bool = False
+    restore: bool = False
+    back: bool = False
+    first: bool = False
     size: int = 0
     reverse: bool = False
     turn: bool = False
+    shift: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class WeightSearch:
-    """Keeps a policy as it is while its returns are those on record; else tries other weights, an episode each.
+    """Keeps a policy as it is while its returns are those on record; else tries other sensors and weights, in races.
 
     The gate is a cumulative sum over episodes with return R (CUSUM, Page 1954)::
 
         S <- max(0, S + min((mean - R) / spread, 4) - 1)        opens where S >= 6
 
-    While it is open, episodes are trials: a random change of all weights and, if that fails, the same change with the
-    other sign; or, at first and in one of ten of the choices after that, all weights with the other sign, as a body
-    whose actions have turned round needs. After an episode whose number four divides, the kept weights are played
-    again, unless the other sign of a change is due, so that this is seldom. A trial that returns more than the score
-    of the kept weights, a running mean, is kept (weight perturbation: Jabri & Flower 1992; an evolution strategy of
-    one parent, Rechenberg 1973). The gate closes when that score is back within the tolerance of the mean on record.
+    While it is open, what is kept is first judged by two episodes more, as those that opened the gate were bad by
+    selection. Then trials begin. In the first all weights change their sign, as a body whose actions have turned round
+    needs. After that, four of five change offsets and gains of some sensors, which the host applies before it encodes,
+    and the fifth draws a change of all weights; what fails is tried with the other sign, and sensors that win are
+    shifted once more (random search, in few dimensions and in all: Rechenberg 1973; Jabri & Flower 1992).
+
+    A trial races against what is kept: it is over with the first episode after which its mean return is no more than
+    the score of what is kept, and is kept itself after three (racing: Maron & Moore 1994). What is kept goes on being
+    judged, one episode in five. What was deployed stays in the comparison: it is played again while its score cannot
+    be told from that of what is kept, and it is taken back once its score is the higher. The gate closes when what is
+    kept has a score, of three episodes or more, that is back within the tolerance of the mean on record.
 
     All that is known stands in the fields, so that it is saved with a deployment; the weights are the chip's.
 
@@ -66,11 +86,23 @@ class WeightSearch:
         n_record: Episodes on record, played before anything is tried.
         tolerance: Share of the mean on record, in absolute value, that a return may miss and count as recovered.
         seed: Of which trials are made.
+        n_sensors: Numbers observed, each with an offset and a gain; 0: only weights are tried. None: as many as
+            :meth:`~spikeloop.hardware.deployment.Deployment.taught` finds.
         mean: Mean return on record.
         square: Mean squared return on record.
         n_episodes: Episodes so far.
         surprise: S.
-        score: Return of the kept weights, a running mean; of no meaning while the gate is closed.
+        score: Mean return of what is kept, since the gate opened.
+        n_score: Episodes of that mean, at most eight.
+        first: Mean return of what was deployed, since the gate opened.
+        n_first: Episodes of that mean, at most eight.
+        changed: Whether something else than what was deployed is kept.
+        scatter: Mean distance of returns from the mean of those of the same weights and sensors before them.
+        n_scatter: Episodes of that mean, at most 16.
+        trial: Mean return of the trial of now.
+        n_trial: Episodes of that mean.
+        choice: Trials chosen so far, their repetitions apart.
+        sign: Of the shift of sensors that is tried; 0 where weights are tried.
         phase: What is played now: one of ``PHASES``.
 
     Raises:
@@ -78,43 +110,63 @@ class WeightSearch:
 
     Example:
         >>> search = WeightSearch(n_record=2)
-        >>> for episode_return in (100.0, 100.0, 99.0, 40.0, 40.0):
+        >>> for episode_return in (100.0, 100.0, 99.0, 40.0, 40.0, 41.0, 39.0):
         ...     search, verdict = search.after(episode_return)
-        ...     print(search.phase, search.surprise)
-        recording 0.0
-        quiet 0.0
-        quiet 0.0
-        quiet 3.0
-        turned 6.0
+        ...     print(search.phase, search.surprise, search.score)
+        recording 0.0 0.0
+        quiet 0.0 0.0
+        quiet 0.0 0.0
+        quiet 3.0 0.0
+        judging 6.0 0.0
+        judging 6.0 41.0
+        turned 6.0 40.0
         >>> search, verdict = search.after(20.0)  # with all signs turned: worse
-        >>> verdict.back, verdict.size in SIZES
-        (True, True)
+        >>> search.phase, verdict.back, verdict.size in SIZES
+        ('trying', True, True)
     """
 
     n_record: int = 20
     tolerance: float = 0.05
     seed: int = 0
+    n_sensors: int | None = None
     mean: float = 0.0
     square: float = 0.0
     n_episodes: int = 0
     surprise: float = 0.0
     score: float = 0.0
+    n_score: int = 0
+    first: float = 0.0
+    n_first: int = 0
+    changed: bool = False
+    scatter: float = 0.0
+    n_scatter: int = 0
+    trial: float = 0.0
+    n_trial: int = 0
+    choice: int = 0
+    sign: int = 0
     phase: str = RECORDING
 
     def __post_init__(self) -> None:
         """Validate the fields."""
         me = "WeightSearch"
         check_choice(me, "phase", self.phase, PHASES)
+        counts, returns = (
+            ("n_episodes", "n_score", "n_first", "n_trial", "n_scatter", "choice"),
+            ("mean", "score", "first", "trial"),
+        )
         set_fields(
             self,
             n_record=whole(me, "n_record", self.n_record, 2, 10**6),
             tolerance=number(me, "tolerance", self.tolerance, 0.0, 1.0),
             seed=whole(me, "seed", self.seed, 0, 2**63 - 1),
-            mean=number(me, "mean", self.mean, -1e30, 1e30),
+            n_sensors=None if self.n_sensors is None else whole(me, "n_sensors", self.n_sensors, 0, MAX_OBS),
             square=number(me, "square", self.square, 0.0, 1e60),
-            n_episodes=whole(me, "n_episodes", self.n_episodes, 0, 2**62),
             surprise=number(me, "surprise", self.surprise, 0.0, 1e30),
-            score=number(me, "score", self.score, -1e30, 1e30),
+            scatter=number(me, "scatter", self.scatter, 0.0, 1e31),
+            changed=flag(me, "changed", self.changed),
+            sign=whole(me, "sign", self.sign, -1, 1),
+            **{name: whole(me, name, getattr(self, name), 0, 2**62) for name in counts},
+            **{name: number(me, name, getattr(self, name), -1e30, 1e30) for name in returns},
         )
 
     @property
@@ -130,15 +182,16 @@ class WeightSearch:
 
     @property
     def trying(self) -> bool:
-        """Whether the weights of now are a trial's."""
+        """Whether what is played now is a trial."""
         return self.phase in _OF_TRIALS
 
-    def without_trial(self) -> WeightSearch:
-        """Return the search as it goes on if the trial of now is given up."""
-        return replace(self, phase=JUDGING) if self.trying else self
+    def of_kept(self) -> WeightSearch:
+        """Return the search as it goes on with what is kept in the place of what was deployed, without a trial."""
+        phase = self.phase if self.phase in (RECORDING, QUIET) else JUDGING
+        return replace(self, phase=phase, changed=False, first=self.score, n_first=self.n_score, n_trial=0)
 
     def after(self, episode_return: float) -> tuple[WeightSearch, Verdict]:
-        """Return the search after an episode, and what is to be done with the weights before the next."""
+        """Return the search after an episode, and what is to be done before the next."""
         now = replace(self, n_episodes=self.n_episodes + 1)
         if self.phase == RECORDING:
             share = 1.0 / now.n_episodes
@@ -151,25 +204,90 @@ class WeightSearch:
             now = replace(now, surprise=max(0.0, self.surprise + step))
             if now.surprise < _ALARM:
                 return now, Verdict()
-            return replace(now, score=episode_return, phase=TURNED), Verdict(turn=True)
-        return self._judged(now, episode_return)
+            return replace(now, n_score=0, n_first=0, n_scatter=0, phase=JUDGING), Verdict()
+        if self.trying:
+            return now._raced(episode_return)
+        return now._judged(episode_return)
 
-    def _judged(self, now: WeightSearch, episode_return: float) -> tuple[WeightSearch, Verdict]:
-        """Return what follows an episode while the gate is open."""
-        verdict = Verdict()
-        if self.phase == JUDGING:
-            now = replace(now, score=self.score + _FORGETS * (episode_return - self.score))
-        elif episode_return > self.score:
-            now, verdict = replace(now, score=episode_return), Verdict(keep=True)
-        else:
-            verdict = Verdict(back=True)
+    def _judged(self, episode_return: float) -> tuple[WeightSearch, Verdict]:
+        """Return what follows an episode of what is kept, or of what was deployed."""
+        of_first = self.phase == COMPARING
+        score, n = (self.first, self.n_first) if of_first else (self.score, self.n_score)
+        missed, n = episode_return - score, min(n + 1, _REMEMBERED)
+        score = episode_return if n == 1 else score + missed / n
+        now = replace(self, first=score, n_first=n) if of_first else replace(self, score=score, n_score=n)
+        if n > 1:
+            now = now._scattered(missed)
+        if not now.changed:
+            return replace(now, first=now.score, n_first=now.n_score)._next(Verdict())
+        if now.n_first and now.first > now.score:
+            return replace(now, score=now.first, n_score=now.n_first, changed=False)._next(Verdict(restore=True))
+        return now._next(Verdict(back=of_first))
+
+    def _raced(self, episode_return: float) -> tuple[WeightSearch, Verdict]:
+        """Return what follows an episode of a trial."""
+        n = self.n_trial + 1
+        now = replace(
+            self, trial=episode_return if n == 1 else self.trial + (episode_return - self.trial) / n, n_trial=n
+        )
+        lost = now.trial <= now.score
+        if lost or (n >= _LONGEST_RACE and not self._sure(now.trial, n)):
+            now = replace(now, n_trial=0)
             if self.phase == TRYING:
-                return replace(now, phase=REVERSED), verdict._replace(reverse=True)
-        if now.score >= self.bar:
-            return replace(now, phase=QUIET, surprise=0.0), verdict
-        if now.n_episodes % _JUDGED_EVERY == 0:
-            return replace(now, phase=JUDGING), verdict
-        rng = np.random.default_rng([self.seed, now.n_episodes])
-        if rng.random() < _TURNED_SHARE:
-            return replace(now, phase=TURNED), verdict._replace(turn=True)
-        return replace(now, phase=TRYING), verdict._replace(size=int(rng.choice(SIZES)))
+                return replace(now, sign=-now.sign, phase=REVERSED)._played(Verdict(back=True))
+            return now._next(Verdict(back=True))
+        if n < _RACE or not self._sure(now.trial, n):
+            return now, Verdict()
+        now = replace(now, score=now.trial, n_score=n, n_trial=0, changed=True)
+        return now._next(Verdict(keep=True), repeat=self.phase != TURNED and self.sign != 0)
+
+    def _next(self, verdict: Verdict, repeat: bool = False) -> tuple[WeightSearch, Verdict]:
+        """Return what is played next, beside what is done with what has been played."""
+        if self.changed and self.n_first < self.n_score and not (self.n_first and self._sure(self.first, self.n_first)):
+            return replace(self, phase=COMPARING), verdict._replace(first=True)
+        if self.score >= self.bar and self.n_score >= _RACE:
+            return replace(self, phase=QUIET, surprise=0.0), verdict
+        if self.n_score < _JUDGED_FIRST:
+            return replace(self, phase=JUDGING), verdict
+        if repeat:
+            return replace(self, phase=REPEATED)._played(verdict)
+        if self.n_episodes % _JUDGED_EVERY == 0:
+            return replace(self, phase=JUDGING), verdict
+        now = replace(self, choice=self.choice + 1, sign=0, phase=TRYING)
+        if self.choice == 0:
+            now = replace(now, phase=TURNED)
+        elif self.n_sensors and self.choice % _WEIGHTS_EVERY:
+            now = replace(now, sign=1)
+        elif now._rng().random() < _TURNED_SHARE:
+            now = replace(now, phase=TURNED)
+        return now._played(verdict)
+
+    def _played(self, verdict: Verdict) -> tuple[WeightSearch, Verdict]:
+        """Return the search, and the trial that it has chosen beside what is done with what has been played."""
+        if self.phase == TURNED:
+            return self, verdict._replace(turn=True)
+        if self.sign:
+            return self, verdict._replace(shift=tuple((self.sign * self._direction()).tolist()))
+        if self.phase == REVERSED:
+            return self, verdict._replace(reverse=True)
+        return self, verdict._replace(size=int(self._rng().choice(SIZES)))
+
+    def _scattered(self, missed: float) -> WeightSearch:
+        """Return the search with one more distance of a return from the mean of those before it."""
+        n = min(self.n_scatter + 1, _SCATTER_OF)
+        return replace(self, scatter=self.scatter + (abs(missed) - self.scatter) / n, n_scatter=n)
+
+    def _sure(self, mean: float, n: int) -> bool:
+        """Return whether the score of what is kept differs from the mean of n returns by more than their scatter."""
+        error = self.scatter * math.sqrt(1 / max(n, 1) + 1 / max(self.n_score, 1))
+        return abs(mean - self.score) >= _SURE * error
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.choice])
+
+    def _direction(self) -> np.ndarray:
+        """Return the shift of sensors that was chosen last, shape (2 n_sensors,)."""
+        rng, n = self._rng(), 2 * (self.n_sensors or 0)
+        shifted = rng.random(n) < _SHIFTED_SHARE
+        shifted[rng.integers(n)] = True
+        return _SHIFT * shifted * rng.standard_normal(n)

@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--learn",
         metavar="RULE",
         help="let the chip go on learning, and play the episodes frozen and learning: 'perturbation', which tries "
-        "other weights once returns fall below those of 20 episodes before, 'rstdp', or a rule such as "
+        "other sensors and weights once returns fall below those of 20 episodes before, 'rstdp', or a rule such as "
         "'2^-7*u0*r1*t', what is added to each weight at the end of each learning epoch",
     )
     add("--learn-tag", metavar="RULE", default="", help="the same for each synapse's tag, t")
@@ -370,8 +370,9 @@ def _print(args: argparse.Namespace, results: dict[str, Any], figures: Report, d
     for name, values in results["returns"].items():
         print(f"{name:<8} return {np.mean(values):9.2f} +/- {np.std(values):.2f} over {len(values)} episodes")
     for name, change in results.get("learned", {}).items():
-        changed = f"{change['changed']} of {change['weights']} weights of {name}"
-        print(f"learned  {changed}, by {change['mean']:.1f} on average")
+        what = "offsets and gains of sensors" if name == "sensors" else f"weights of {name}"
+        changed = f"{change['changed']} of {change['weights']} {what}"
+        print(f"learned  {changed}, by {change['mean']:.{2 if name == 'sensors' else 1}f} on average")
     print(f"kept     {kept_in_words(results)}")
     agreement = results["agreement"]
     baseline = agreement["baseline"]

@@ -15,7 +15,7 @@ from spikeloop.spiking import Encoder
 @pytest.fixture
 def subject(monkeypatch, tmp_path):
     """Return an untrained policy for CartPole, and short lives."""
-    for name, n in {"EPISODES": 4, "SCRATCH_EPISODES": 3, "OLD_EPISODES": 3, "JUDGED": 2}.items():
+    for name, n in {"EPISODES": 4, "LONG_EPISODES": 5, "SCRATCH_EPISODES": 3, "OLD_EPISODES": 3, "JUDGED": 2}.items():
         monkeypatch.setattr(body, name, n)
     three = exact_network(beta=0.0)
     layer = replace(three.layers[0], w_in=np.pad(three.layers[0].w_in, ((0, 0), (0, 1)), "edge"))
@@ -39,9 +39,17 @@ def test_scratch_has_other_weights_in_what_learns_alone(subject):
     other = body.from_scratch(taught, 0)
     assert abs(body.weights(other)).max() <= 64 and np.any(body.weights(other) != body.weights(taught))
     np.testing.assert_array_equal(other.program.projections[0].weights, taught.program.projections[0].weights)
-    for scratch in (False, True):
-        life = subject.life("action_sign", scratch)
-        assert life[0][0] == 0 and all(n <= 4 for n, _ in life)
+    for how in (body.LEARNING, body.WEIGHTS, body.SCRATCH):
+        life = subject.life("action_sign", how)
+        assert life[0][0] == 0 and all(n <= 5 for n, _ in life)
+
+
+def test_recovered_is_who_stays_so(subject, monkeypatch):
+    monkeypatch.setattr(body.Subject, "share", lambda self, mean: mean / 100)
+    assert body._recovered(subject, [(0, 20), (7, 95), (9, 50), (12, 91)], 50) == 12
+    assert body._recovered(subject, [(0, 20), (7, 95), (9, 50), (12, 91)], 10) == np.inf
+    assert body._first(subject, [(0, 20), (7, 95), (9, 50)]) == 7
+    assert body._end([(0, 20), (7, 95), (60, 50)], 50) == 95
 
 
 @pytest.mark.filterwarnings("ignore:values left")
@@ -49,4 +57,4 @@ def test_the_tables_show_every_seed(subject, monkeypatch, capsys):
     monkeypatch.setattr(body, "COSTS", 100.0)
     body.run(argparse.Namespace(envs=["CartPole-v1"], bodies=["action_sign"], seeds=[3, 4], output=subject.output))
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| action_sign")]
-    assert len(rows) == 1 and rows[0][-3].count(":") == 2
+    assert len(rows) == 1 and rows[0][-3].count(":") == 2 and len(rows[0]) == 14

@@ -167,13 +167,15 @@ class LoihiMachine:
             learner.clear()
 
     def change_weights(self, verdict: Verdict) -> None:
-        """Do with the weights that learn what a search wants: keep them, write the kept ones back, make a trial."""
-        learning = [i for i, p in enumerate(self.program.projections) if p.learning is not None]
+        """Do with the weights that learn what a search wants: keep them, write others, make a trial."""
+        deployed = {i: p.weights for i, p in enumerate(self.program.projections) if p.learning is not None}
         if verdict.keep or not self._kept:
-            self._kept = {i: self.emulator.weights(i).copy() for i in learning}
-        if verdict.back:
-            for i in learning:
-                self.emulator.update_weights(i, self._kept[i])
+            self._kept = {i: self.emulator.weights(i).copy() for i in deployed}
+        if verdict.restore:
+            self._kept = deployed
+        if verdict.first or verdict.restore or verdict.back:
+            for i, weights in (deployed if verdict.first else self._kept).items():
+                self.emulator.update_weights(i, weights)
         ticks = ticks_of_trial(verdict.size, verdict.reverse, verdict.turn)
         if ticks:
             quiet = np.zeros((1, self.program.compartments.n), np.int32)

@@ -2,11 +2,11 @@
 
 Policies are trained by their presets with --chip-ready, one for each seed, and compiled. Each lives through the
 episodes of its record on the old body; then the body changes. Recovered is who has 90 % of the old return less that of
-random actions: what counts are the weights that are kept, frozen, over 20 deterministic episodes from seeds of their
-own, whenever they change. From scratch: the same plastic weights, search and record, from random weights, with the
-rest of the policy as trained. On the old body, the returns of a life of 100 episodes, its trials included, are compared
-with frozen ones from the same starts. Finished runs are kept in the output folder and not repeated; no seed is left
-out.
+random actions, and keeps it: what counts is what is kept, weights and sensors, frozen, over 20 deterministic episodes
+from seeds of their own, whenever it changes. Weights alone: the same search without sensors. From scratch: the same
+search and record, from random weights, with the rest of the policy as trained; there the first time counts. On the old
+body, the returns of a life of 100 episodes, its trials included, are compared with frozen ones from the same starts.
+Finished runs are kept in the output folder and not repeated; no seed is left out.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from spikeloop.scripts.bench.tables import each, print_head, print_row
 from spikeloop.scripts.bodies import bodies_of
 from spikeloop.scripts.kept_results import digest
 from spikeloop.scripts.players import observations
-from spikeloop.spiking import Network
+from spikeloop.spiking import Network, Normalizer
 
 SEEDS = tuple(range(100, 110))  # never used to choose a setting
-EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED = 50, 150, 100, 20
+EPISODES, LONG_EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED = 50, 300, 150, 100, 20
 RECOVERED, COSTS = 0.9, 0.8  # shares of the old return, less that of random actions
+LEARNING, WEIGHTS, SCRATCH = "learning", "weights", "scratch"
 BODIES = {
     "CartPole-v1": (
         "action_sign",
@@ -87,7 +88,7 @@ class Subject:
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what ``make()`` returned with this code, now or in an earlier run."""
-        budgets = [EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED]
+        budgets = [EPISODES, LONG_EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED]
         made_by = digest([self.env_id, self.seed, name, budgets], ("agents", "envs", "hardware", "spiking"))
         path = self.output / f"{self.env_id}-{name}-seed{self.seed}-{made_by}.json"
         if not path.is_file():
@@ -149,32 +150,42 @@ class Subject:
         """Return the return of the frozen policy on another body."""
         return self.kept(f"frozen-{text}", lambda: judged(self.deployment(), self, text))
 
-    def life(self, text: str, scratch: bool) -> list[tuple[int, float]]:
-        """Return after which episodes on another body the kept weights changed, and their return."""
+    def life(self, text: str, how: str) -> list[tuple[int, float]]:
+        """Return after which episodes on another body what is kept changed, and its return; first the frozen one's.
+
+        Who learns on and has not recovered in time goes on, to show who would in a longer life.
+        """
 
         def live() -> list[tuple[int, float]]:
             deployment = self.deployment()
-            search = self.search()
+            search = replace(self.search(), n_sensors=0) if how == WEIGHTS else self.search()
             for episode_return in self.old()["record"]:
                 search, _ = search.after(episode_return)
-            if scratch:
+            if how == SCRATCH:
                 search = replace(search, surprise=100.0)  # there is nothing to be surprised at
             taught = deployment.taught("perturbation", reinforcement=search, seed=self.seed)
-            if scratch:
+            if how == SCRATCH:
                 taught = from_scratch(taught, self.seed)
             policy, env = DeployedPolicy(taught, learning=True), self.body(text)
-            changes, before = [(0, judged(taught, self, text))], weights(taught)
-            for i in range(SCRATCH_EPISODES if scratch else EPISODES):
+            changes, before = [(0, judged(taught, self, text))], kept(taught)
+            in_time = {LEARNING: EPISODES, WEIGHTS: EPISODES, SCRATCH: 0}[how]
+            for i in range({LEARNING: LONG_EPISODES, WEIGHTS: EPISODES, SCRATCH: SCRATCH_EPISODES}[how]):
+                if i >= in_time and self.share(changes[-1][1]) >= RECOVERED:
+                    break
                 episode(policy, env, self.seed + 500, i)
                 now = policy.learned()
-                if not np.array_equal(weights(now), before):
-                    before = weights(now)
+                if not np.array_equal(kept(now), before):
+                    before = kept(now)
                     changes.append((i + 1, judged(now, self, text)))
-                    if scratch and self.share(changes[-1][1]) >= RECOVERED:
-                        break
             return changes
 
-        return self.kept(f"{'scratch' if scratch else 'learning'}-{text}", live)
+        return self.kept(f"{how}-{text}", live)
+
+
+def kept(deployment: Deployment) -> np.ndarray:
+    """Return what a search keeps, weights and the correction of sensors, flat."""
+    steps = [step for step in deployment.host.preprocessing if isinstance(step, Normalizer)]
+    return np.concatenate([weights(deployment), *(values for step in steps for values in (step.mean, step.std))])
 
 
 def weights(deployment: Deployment) -> np.ndarray:
@@ -262,41 +273,62 @@ def _changed(env_id: str, subjects: Sequence[Subject], texts: Sequence[str]) -> 
         f"keep less than {COSTS:.0%}: these learn",
         f"learning, {EPISODES} episodes",
         "recovered",
+        "in a third of scratch's",
+        "worse than frozen",
+        f"recovered in {LONG_EPISODES}",
+        "weights alone",
         "scratch",
-        "median episodes",
+        "learning: episodes, return of each seed",
+        "scratch: episodes of each seed",
     ]
-    print_head([*titles, "learning: episodes, return of each seed", "scratch: episodes of each seed"])
+    print_head(titles)
     for text in texts:
         frozen = [subject.frozen(text) for subject in subjects]
         hurt = [subject for subject, mean in zip(subjects, frozen, strict=True) if subject.share(mean) < COSTS]
         cells = [text, each(frozen), f"{len(hurt)}/{len(subjects)}"]
-        print_row(cells + (_learned(hurt, text) if hurt else ["" for _ in range(6)]))
+        print_row(cells + (_learned(hurt, text) if hurt else ["" for _ in titles[3:]]))
 
 
 def _learned(subjects: Sequence[Subject], text: str) -> list[str]:
-    lives = {scratch: [subject.life(text, scratch) for subject in subjects] for scratch in (False, True)}
+    lives = {how: [subject.life(text, how) for subject in subjects] for how in (LEARNING, WEIGHTS, SCRATCH)}
     until = {
-        scratch: [_recovered(subject, life) for subject, life in zip(subjects, lives[scratch], strict=True)]
-        for scratch in lives
+        how: np.array([_recovered(s, life, EPISODES) for s, life in zip(subjects, lives[how], strict=True)])
+        for how in (LEARNING, WEIGHTS)
     }
-    ends = [life[-1][1] for life in lives[False]]
-    medians = " / ".join(_episodes(float(np.median(until[scratch]))) for scratch in (False, True))
-    seeds = ", ".join(f"{_episodes(n)}: {end:.0f}" for n, end in zip(until[False], ends, strict=True))
-    n = len(subjects)
-    recovered = [sum(np.isfinite(until[scratch])) for scratch in (False, True)]
-    return [
-        f"{np.mean(ends):.1f}",
-        f"{recovered[0]}/{n}",
-        f"{recovered[1]}/{n}",
-        medians,
-        seeds,
-        ", ".join(map(_episodes, until[True])),
+    scratch = np.array([_first(s, life) for s, life in zip(subjects, lives[SCRATCH], strict=True)])
+    ends = [_end(life, EPISODES) for life in lives[LEARNING]]
+    long = [_recovered(s, life, LONG_EPISODES) for s, life in zip(subjects, lives[LEARNING], strict=True)]
+    needed = np.where(np.isfinite(scratch), scratch, SCRATCH_EPISODES)
+    seeds = ", ".join(f"{_episodes(n)}: {end:.0f}" for n, end in zip(until[LEARNING], ends, strict=True))
+    worse = sum(end < life[0][1] for end, life in zip(ends, lives[LEARNING], strict=True))
+    counts = [
+        np.isfinite(until[LEARNING]).sum(),
+        (until[LEARNING] <= needed / 3).sum(),
+        worse,
+        np.isfinite(long).sum(),
+        np.isfinite(until[WEIGHTS]).sum(),
+        np.isfinite(scratch).sum(),
     ]
+    cells = [f"{count}/{len(subjects)}" for count in counts]
+    return [f"{np.mean(ends):.1f}", *cells, seeds, ", ".join(map(_episodes, scratch))]
 
 
-def _recovered(subject: Subject, life: Sequence[Sequence[float]]) -> float:
-    """Return after how many episodes the kept weights first were as good as the old body's, infinite if never."""
+def _end(life: Sequence[Sequence[float]], within: int) -> float:
+    """Return the return of what is kept after some episodes."""
+    return [mean for n, mean in life if n <= within][-1]
+
+
+def _first(subject: Subject, life: Sequence[Sequence[float]]) -> float:
+    """Return after how many episodes what is kept first was as good as on the old body, infinite if never."""
     return next((n for n, mean in life if subject.share(mean) >= RECOVERED), np.inf)
+
+
+def _recovered(subject: Subject, life: Sequence[Sequence[float]], within: int) -> float:
+    """Return after how many episodes what is kept was as good as on the old body and stayed so, infinite if never."""
+    lived = [change for change in life if change[0] <= within]
+    bad = [i for i, (_, mean) in enumerate(lived) if subject.share(mean) < RECOVERED]
+    back = bad[-1] + 1 if bad else 0
+    return lived[back][0] if back < len(lived) else np.inf
 
 
 def _episodes(n: float) -> str:
