@@ -39,8 +39,8 @@ def test_scratch_has_other_weights_in_what_learns_alone(subject):
     other = body.from_scratch(taught, 0)
     assert abs(body.weights(other)).max() <= 64 and np.any(body.weights(other) != body.weights(taught))
     np.testing.assert_array_equal(other.program.projections[0].weights, taught.program.projections[0].weights)
-    for how in (body.LEARNING, body.WEIGHTS, body.SCRATCH):
-        life = subject.life("action_sign", how)
+    for scratch in (False, True):
+        life = subject.life("action_sign", scratch)
         assert life[0][0] == 0 and all(n <= 5 for n, _ in life)
 
 
@@ -55,6 +55,10 @@ def test_recovered_is_who_stays_so(subject, monkeypatch):
 @pytest.mark.filterwarnings("ignore:values left")
 def test_the_tables_show_every_seed(subject, monkeypatch, capsys):
     monkeypatch.setattr(body, "COSTS", 100.0)
-    body.run(argparse.Namespace(envs=["CartPole-v1"], bodies=["action_sign"], seeds=[3, 4], output=subject.output))
+    body.run(
+        argparse.Namespace(
+            envs=["CartPole-v1"], bodies=["action_sign"], seeds=[3, 4], output=subject.output, weights_alone=True
+        )
+    )
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| action_sign")]
-    assert len(rows) == 1 and rows[0][-3].count(":") == 2 and len(rows[0]) == 14
+    assert len(rows) == 1 and rows[0][-3].count(":") == 2 and len(rows[0]) == 13

@@ -3,9 +3,9 @@
 Policies are trained by their presets with --chip-ready, one for each seed, and compiled. Each lives through the
 episodes of its record on the old body; then the body changes. Recovered is who has 90 % of the old return less that of
 random actions, and keeps it: what counts is what is kept, weights and sensors, frozen, over 20 deterministic episodes
-from seeds of their own, whenever it changes. Weights alone: the same search without sensors. From scratch: the same
-search and record, from random weights, with the rest of the policy as trained; there the first time counts. On the old
-body, the returns of a life of 100 episodes, its trials included, are compared with frozen ones from the same starts.
+from seeds of their own, whenever it changes. From scratch: the same search and record, from random weights, with the
+rest of the policy as trained; there the first time counts. On the old body, the returns of a life of 100 episodes, its
+trials included, are compared with frozen ones from the same starts. With --weights-alone, sensors are left as they are.
 Finished runs are kept in the output folder and not repeated; no seed is left out.
 """
 
@@ -33,9 +33,8 @@ from spikeloop.scripts.players import observations
 from spikeloop.spiking import Network, Normalizer
 
 SEEDS = tuple(range(100, 110))  # never used to choose a setting
-EPISODES, LONG_EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED = 50, 300, 150, 100, 20
+EPISODES, LONG_EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED = 50, 200, 150, 100, 20
 RECOVERED, COSTS = 0.9, 0.8  # shares of the old return, less that of random actions
-LEARNING, WEIGHTS, SCRATCH = "learning", "weights", "scratch"
 BODIES = {
     "CartPole-v1": (
         "action_sign",
@@ -69,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--envs", nargs="+", choices=list(BODIES), default=list(BODIES), metavar="ID", help=f"{list(BODIES)}")
     add("--bodies", nargs="+", default=[], metavar="PART=VALUE", help="only these, as in `spikeloop deploy --body`")
     add("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 100 ... 109")
+    add("--weights-alone", action="store_true", help="the control in which no sensor is corrected")
     add("-o", "--output", type=Path, default=Path("logs/body"), help="default logs/body")
 
 
@@ -80,11 +80,13 @@ class Subject:
         env_id: Its task.
         seed: That of its training, its life and what it is judged on.
         output: Folder of finished runs and trained policies.
+        weights_alone: Whether no sensor is corrected.
     """
 
     env_id: str
     seed: int
     output: Path
+    weights_alone: bool = False
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what ``make()`` returned with this code, now or in an earlier run."""
@@ -119,7 +121,7 @@ class Subject:
 
     def search(self) -> WeightSearch:
         """Return a search before its first episode."""
-        return WeightSearch(seed=self.seed)
+        return WeightSearch(seed=self.seed, n_sensors=0 if self.weights_alone else None)
 
     def old(self) -> dict[str, Any]:
         """Return what is known on the old body: old and random return, the record, and a life without a change."""
@@ -150,7 +152,7 @@ class Subject:
         """Return the return of the frozen policy on another body."""
         return self.kept(f"frozen-{text}", lambda: judged(self.deployment(), self, text))
 
-    def life(self, text: str, how: str) -> list[tuple[int, float]]:
+    def life(self, text: str, scratch: bool) -> list[tuple[int, float]]:
         """Return after which episodes on another body what is kept changed, and its return; first the frozen one's.
 
         Who learns on and has not recovered in time goes on, to show who would in a longer life.
@@ -158,19 +160,18 @@ class Subject:
 
         def live() -> list[tuple[int, float]]:
             deployment = self.deployment()
-            search = replace(self.search(), n_sensors=0) if how == WEIGHTS else self.search()
+            search = self.search()
             for episode_return in self.old()["record"]:
                 search, _ = search.after(episode_return)
-            if how == SCRATCH:
+            if scratch:
                 search = replace(search, surprise=100.0)  # there is nothing to be surprised at
             taught = deployment.taught("perturbation", reinforcement=search, seed=self.seed)
-            if how == SCRATCH:
+            if scratch:
                 taught = from_scratch(taught, self.seed)
             policy, env = DeployedPolicy(taught, learning=True), self.body(text)
             changes, before = [(0, judged(taught, self, text))], kept(taught)
-            in_time = {LEARNING: EPISODES, WEIGHTS: EPISODES, SCRATCH: 0}[how]
-            for i in range({LEARNING: LONG_EPISODES, WEIGHTS: EPISODES, SCRATCH: SCRATCH_EPISODES}[how]):
-                if i >= in_time and self.share(changes[-1][1]) >= RECOVERED:
+            for i in range(SCRATCH_EPISODES if scratch else LONG_EPISODES):
+                if (scratch or i >= EPISODES) and self.share(changes[-1][1]) >= RECOVERED:
                     break
                 episode(policy, env, self.seed + 500, i)
                 now = policy.learned()
@@ -179,7 +180,8 @@ class Subject:
                     changes.append((i + 1, judged(now, self, text)))
             return changes
 
-        return self.kept(f"{how}-{text}", live)
+        how = "scratch" if scratch else "learning"
+        return self.kept(f"{how}{'-weights' if self.weights_alone else ''}-{text}", live)
 
 
 def kept(deployment: Deployment) -> np.ndarray:
@@ -244,7 +246,7 @@ def judged(deployment: Deployment, subject: Subject, text: str) -> float:
 def run(args: argparse.Namespace) -> None:
     """Run what is missing, and print the table of each task."""
     for env_id in args.envs:
-        subjects = [Subject(env_id, seed, args.output) for seed in args.seeds]
+        subjects = [Subject(env_id, seed, args.output, args.weights_alone) for seed in args.seeds]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # values leave their range where bodies do what no calibration has seen
             _unchanged(env_id, subjects)
@@ -276,7 +278,6 @@ def _changed(env_id: str, subjects: Sequence[Subject], texts: Sequence[str]) -> 
         "in a third of scratch's",
         "worse than frozen",
         f"recovered in {LONG_EPISODES}",
-        "weights alone",
         "scratch",
         "learning: episodes, return of each seed",
         "scratch: episodes of each seed",
@@ -290,23 +291,19 @@ def _changed(env_id: str, subjects: Sequence[Subject], texts: Sequence[str]) -> 
 
 
 def _learned(subjects: Sequence[Subject], text: str) -> list[str]:
-    lives = {how: [subject.life(text, how) for subject in subjects] for how in (LEARNING, WEIGHTS, SCRATCH)}
-    until = {
-        how: np.array([_recovered(s, life, EPISODES) for s, life in zip(subjects, lives[how], strict=True)])
-        for how in (LEARNING, WEIGHTS)
-    }
-    scratch = np.array([_first(s, life) for s, life in zip(subjects, lives[SCRATCH], strict=True)])
-    ends = [_end(life, EPISODES) for life in lives[LEARNING]]
-    long = [_recovered(s, life, LONG_EPISODES) for s, life in zip(subjects, lives[LEARNING], strict=True)]
+    lives, anew = ([subject.life(text, scratch) for subject in subjects] for scratch in (False, True))
+    until = np.array([_recovered(s, life, EPISODES) for s, life in zip(subjects, lives, strict=True)])
+    long = np.array([_recovered(s, life, LONG_EPISODES) for s, life in zip(subjects, lives, strict=True)])
+    scratch = np.array([_first(s, life) for s, life in zip(subjects, anew, strict=True)])
+    ends = [_end(life, EPISODES) for life in lives]
     needed = np.where(np.isfinite(scratch), scratch, SCRATCH_EPISODES)
-    seeds = ", ".join(f"{_episodes(n)}: {end:.0f}" for n, end in zip(until[LEARNING], ends, strict=True))
-    worse = sum(end < life[0][1] for end, life in zip(ends, lives[LEARNING], strict=True))
+    seeds = ", ".join(f"{_episodes(n)}: {end:.0f}" for n, end in zip(until, ends, strict=True))
+    worse = sum(end < life[0][1] for end, life in zip(ends, lives, strict=True))
     counts = [
-        np.isfinite(until[LEARNING]).sum(),
-        (until[LEARNING] <= needed / 3).sum(),
+        np.isfinite(until).sum(),
+        (until <= needed / 3).sum(),
         worse,
         np.isfinite(long).sum(),
-        np.isfinite(until[WEIGHTS]).sum(),
         np.isfinite(scratch).sum(),
     ]
     cells = [f"{count}/{len(subjects)}" for count in counts]
