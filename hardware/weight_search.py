@@ -75,9 +75,10 @@ class WeightSearch:
     shifted once more (random search, in few dimensions and in all: Rechenberg 1973; Jabri & Flower 1992).
 
     A trial races against what is kept: it is over with the first episode after which its mean return is no more than
-    the score of what is kept, and is kept itself after three (racing: Maron & Moore 1994). What is kept goes on being
-    judged, one episode in five. What was deployed stays in the comparison: it is played again while its score cannot
-    be told from that of what is kept, and it is taken back once its score is the higher. The gate closes when what is
+    the score of what is kept, and is kept itself after three to eight, once it is better by more than returns scatter
+    (racing: Maron & Moore 1994). What is kept goes on being judged, one episode in five. What was
+    deployed stays in the comparison: it is played again while its score cannot be
+    told from that of what is kept, and it is taken back once its score is the higher. The gate closes when what is
     kept has a score, of three episodes or more, that is back within the tolerance of the mean on record.
 
     All that is known stands in the fields, so that it is saved with a deployment; the weights are the chip's.
