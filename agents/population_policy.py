@@ -98,6 +98,11 @@ class PopulationPolicy(BasePolicy):
         trained_behind: Sequence[str] = (),
     ):
         super().__init__(observation_space, action_space)
+        mine = type(self)
+        if mine.step is not PopulationPolicy.step and mine.evaluate is PopulationPolicy.evaluate:
+            raise ValueError(
+                f"{mine.__name__} must override evaluate and act, the halves of step, which learning takes"
+            )
         self.trained_behind = tuple(trained_behind)
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(
@@ -158,7 +163,7 @@ class PopulationPolicy(BasePolicy):
         Raises:
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
-        check_unchanged(self, PopulationPolicy, ("predict", "step"))
+        check_unchanged(self, PopulationPolicy, ("predict", "step", "evaluate", "act"))
         if not isinstance(self.network, SpikingPopulations):
             raise ValueError(
                 f"a policy of {type(self.network).__name__} is a program of its chip, policy.network.program, "
@@ -214,7 +219,10 @@ class PopulationPolicy(BasePolicy):
             )
 
     def step(self, obs: np.ndarray) -> tuple[np.ndarray, float]:
-        """Run the network for one env step; return the number of the population that won, shape (1,), and the value."""
+        """Run the network for one env step; return the number of the population that won, shape (1,), and the value.
+
+        Learning takes :meth:`evaluate` and :meth:`act`, the halves of it, apart.
+        """
         value = self.evaluate(obs)
         return self.act(), value
 

@@ -142,7 +142,7 @@ class WtaPolicy(BasePolicy):
         Raises:
             ValueError: If a wrapper has no place in a Network, or ``env`` lacks one that the policy was trained behind.
         """
-        check_unchanged(self, WtaPolicy, ("predict", "step", "action"))
+        check_unchanged(self, WtaPolicy, ("predict", "step", "action", "evaluate", "act"))
         inputs = exact_inputs_of(self.observation_space, env, self.trained_behind)
         weights = np.asarray(self.network.state_dict()["w"], np.float64)  # (n_actions, n_lines)
         encoder: Encoder

@@ -81,6 +81,10 @@ class Deployment:
         for note in self.approximations:
             check_choice(me, "approximations", note, tuple(self.target.approximations))
         self.target.check(self.program, self.host)
+        if isinstance(self.reinforcement, WeightSearch):
+            n = n_sensors(self.host)
+            if self.reinforcement.n_sensors not in (None, 0, n):
+                raise ValueError(f"{me}.reinforcement.n_sensors must be 0 or {n}, got {self.reinforcement.n_sensors}")
 
     @property
     def chip(self) -> str:

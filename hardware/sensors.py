@@ -13,7 +13,7 @@ _MOST = 20.0  # of a gain's logarithm
 
 
 def n_sensors(host: Host) -> int:
-    """Return how many numbers are observed; 0 where some of what is observed is choices or has a name."""
+    """Return how many numbers are observed; 0 where some of what is observed is choices, or there are several parts."""
     numbers = len(host.observation) == 1 and not host.observation[0].sizes
     return host.n_obs if numbers else 0
 

@@ -1,5 +1,7 @@
 """An LSNN learns on the chip by rules of traces, and what the compiled loop does is what a host beside it would do."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -100,6 +102,12 @@ def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
             learner.residue, emulator.learner(i).residue
         )
         assert np.any(learner.w != network.program.projections[i].weights)
+
+
+def test_what_a_copy_learns_reaches_its_own_chip(task):
+    network = copy.deepcopy(learn(task, n_episodes=1)[0])
+    table = network.emulator.learners_for(False)[1][0].table_weights
+    assert np.shares_memory(network._loaded.weights, table)
 
 
 def test_controls_learn_nothing_where_they_are_not_to(task):

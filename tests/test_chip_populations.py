@@ -111,10 +111,30 @@ def test_a_copy_and_what_is_loaded_go_on_alike(options):
         one.reinforce(-0.2)
         one.act()
         one.run(np.arange(3), SMALL.n_ticks)
-    assert_same(chip.state_dict(), twin.state_dict())
     assert_same(chip.state_dict(), loaded.state_dict())
+    for one in (chip, twin):
+        one.reset()  # which draws the noise of the next episode
+        one.evaluate(np.arange(5))
+        one.act()
+    assert_same(chip.state_dict(), twin.state_dict())
     with pytest.raises(ValueError, match="must have shapes"):
         network(n_critic=5).load_state_dict(chip.state_dict())
+
+
+def test_predictions_in_the_middle_of_a_training_do_not_change_it():
+    models = [make(), make()]
+    models[0].learn(100)
+    models[0].predict(np.zeros((2, 4), np.float32), deterministic=False, episode_start=np.ones(2, bool))
+    before = models[0].policy.network.rng.bit_generator.state
+    models[0].predict(np.zeros((3, 4), np.float32), deterministic=True)
+    assert models[0].policy.network.rng.bit_generator.state == before
+
+
+def test_an_env_step_that_was_not_ended_leaves_no_spikes():
+    chip = network()
+    chip.evaluate(np.arange(9))
+    chip.reset()
+    assert not chip._host.inputs.any()
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "MountainCar-v0"])

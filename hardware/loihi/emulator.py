@@ -116,6 +116,10 @@ class Emulator:
             spikes += work.spikes
         return counters, spikes
 
+    def seed_noise(self, rng: np.random.Generator) -> None:
+        """Take the seeds of the noise from this generator from now on."""
+        self._rng = rng
+
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state of ``n_envs`` copies of the chip, int32 of shape (n_envs, W)."""
         return resting_state(self.program, n_envs, self._rng)

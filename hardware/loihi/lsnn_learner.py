@@ -16,6 +16,7 @@ chip is our assumption; nengo-loihi's PES writes an error into a posttrace in th
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,12 +26,14 @@ from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, readout_r
 from spikeloop.hardware.loihi import lsnn_learner_kernels as kernels
 from spikeloop.hardware.loihi.chip import PROFILES
 from spikeloop.hardware.loihi.emulator import Emulator
+from spikeloop.hardware.loihi.interpreter import OVERFLOWS
 from spikeloop.hardware.loihi.placement import place
 from spikeloop.hardware.loihi.program import Compartments, Learning, Program, Projection
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.rules.eprop_kernels import LineCritic
 
 _LARGEST, _STEP = 254, 2  # of weights of 8 bits with a sign
+_COARSEST = 8  # least threshold, in units of the stored weight
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ChipLsnnParameters:
     """Numbers of the network, of its rule and of the host.
 
     Args:
-        n_neurons: LSNN neurons N.
+        n_neurons: LSNN neurons N; with their lines 128 at most, or their share where a weight is several synapses.
         n_ticks: Ticks per env step, a power of 2 from 4 to 64; the host reads the outputs before the last.
         tau_m: Membrane time constant in ticks.
         tau_a: Time constant of adaptation and of the slow trace x2 in ticks.
@@ -176,6 +179,15 @@ class ChipLsnn:
             critic=LineCritic(*lines),
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: all but views of the emulator's arrays."""
+        return {name: value for name, value in vars(self).items() if name != "_loaded"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a network with the same weights, traces and random streams."""
+        self.__dict__.update(state)
+        self._loaded = self.emulator.loaded()
+
     def learn_episode(
         self,
         step: Any,
@@ -199,7 +211,7 @@ class ChipLsnn:
             most_steps: After so many env steps the episode is cut off.
             progress: Factor of all learning rates, by which they go down over a training.
         """
-        return kernels.episode(
+        result = kernels.episode(
             step,
             np.array(state, np.float64),
             body,
@@ -215,6 +227,12 @@ class ChipLsnn:
             self._host,
             self.rng,
         )
+        if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
+            self.emulator.overflowed = True
+            warnings.warn(
+                "a value left the chip's range: emulator.counts.overflows says how often which did", stacklevel=2
+            )
+        return result
 
     def program_now(self) -> Program:
         """Return the program with the weights of now, which a :class:`FrozenChipLsnn` plays."""
@@ -246,7 +264,8 @@ class FrozenChipLsnn:
         chip, carry = state or (self.emulator.initial_state(n_envs), np.zeros((n_envs, self._scale.size)))
         chip, carry = chip.copy(), carry.copy()
         if episode_start is not None:
-            chip[episode_start], carry[episode_start] = 0, 0
+            starts = np.reshape(episode_start, -1) != 0
+            chip[starts], carry[starts] = 0, 0
         inputs = np.empty((n_envs, self._n_ticks, 1, 2 * self._scale.size + 1), np.int32)
         for b in range(n_envs):
             kernels.send(np.asarray(observation[b], np.float64), self._scale, carry[b], inputs[b])
@@ -265,6 +284,8 @@ def _program(
     if not p.train_hidden:
         hidden = replace(hidden, dw="", residue_bits=0)
     readout = readout_rule(k, p.tau_out, p.residue)
+    if unit < _COARSEST:
+        raise ValueError(f"w_max must be at most {_LARGEST * p.n_copies / _COARSEST:g} thresholds, got {p.w_max}")
     most = (2 ** (PROFILES["nengo"].input_bits - 6) - 1) // (_LARGEST * p.n_copies)
     if w_in.shape[1] + n > most:
         raise ValueError(

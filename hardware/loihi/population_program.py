@@ -32,7 +32,7 @@ class ChipOptions:
             ``epoch * 2^k``.
         residue: Whether each weight has a second synapse with four more bits. No Loihi has.
         r1_scale: r1 for a modulator of 1; beyond 127 it saturates.
-        value_unit: Value of one unit of the critic's weights, of which there are 254.
+        value_unit: Value of one unit of the critic's weights, which go from -254 to 254.
         n_critic: Compartments of the critic.
 
     Raises:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ from spikeloop.hardware.loihi import populations_kernels as kernels
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.emulator_kernels import NOISE_AT
+from spikeloop.hardware.loihi.interpreter import OVERFLOWS, resting_state
 from spikeloop.hardware.loihi.population_program import (
     ACTOR,
     CHIP,
@@ -48,6 +50,7 @@ from spikeloop.spiking.rules.plastic_network import active_lines, check_code, ru
 from spikeloop.spiking.rules.population_parameters import DT, PopulationParameters
 from spikeloop.spiking.rules.populations_kernels import write_trains
 
+_NOISE_OF_PREDICTIONS = 0  # a seed
 _MOST_INPUT = 2 ** (PROFILES[CHIPS[CHIP].profile].input_bits - 6)  # of one tick, in units of a weight
 
 
@@ -128,6 +131,7 @@ class ChipPopulations:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become a network with the same weights, traces and random streams."""
         self.__dict__.update(state)
+        self.emulator.seed_noise(self.rng)
         self._load()
 
     def __copy__(self) -> ChipPopulations:
@@ -152,6 +156,7 @@ class ChipPopulations:
         if mask is None or np.all(mask):
             self._state, self._aside = self.emulator.initial_state(), self.emulator.initial_state()
             self.emulator.clear_learning()
+            self._host.inputs[:] = 0  # of an env step that was not ended
 
     # --- an env step
 
@@ -167,8 +172,14 @@ class ChipPopulations:
         Raises:
             ValueError: If a line does not exist or stands there twice, or sums could leave the chip's range.
         """
-        lines = self._active(x)
-        return kernels.evaluate(*self._chip(), self._row(), lines, self._trains(lines), self.learning)
+        self._lines = active_lines(x, self.n_inputs)
+        self._check_sums(len(self._lines))
+        spikes = np.empty((len(self._lines), self.parameters.n_ticks), np.uint8)
+        if self.exploring:
+            write_trains(spikes, self._host.p_spike, self._host.regular, self.rng)
+        else:
+            kernels.write_even_trains(spikes, self._host.p_spike)
+        return kernels.evaluate(*self._chip(), self._row(), self._lines, spikes, self.learning)
 
     def reinforce(self, modulator: float) -> None:
         """Learn from the modulator of the action before, in the rest of this env step.
@@ -189,6 +200,7 @@ class ChipPopulations:
         """
         last = np.zeros(self.n_actions, np.int64)
         last[kernels.act(*self._chip(), self._row(), self._lines, self.learning)] = 1
+        self._look_at_overflows()
         return self._host.outputs[-1, 0, : self.n_actions].copy(), last
 
     def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -224,8 +236,10 @@ class ChipPopulations:
         check_code(coder, obs, self.n_inputs)
         self._check_sums(len(coder.offsets))
         task = step, state, body, obs, coder
-        options = self.learning, self.rng, modulation, baseline, action, value, rewards
-        return kernels.closed_loop(*task, *self._chip(), self._row(), *options)
+        options = self.learning, self.exploring, self.rng, modulation, baseline, action, value, rewards
+        result = kernels.closed_loop(*task, *self._chip(), self._row(), *options)
+        self._look_at_overflows()
+        return result
 
     def advance(
         self, lines: np.ndarray, state: np.ndarray, noise: bool, trains: np.ndarray | None = None, read_from: int = 0
@@ -253,8 +267,11 @@ class ChipPopulations:
             self.learning, self.exploring, self._aside = before
 
     def rest(self, n: int) -> np.ndarray:
-        """Return the state of n chips at rest, int32, shape (1, n, W); their noise is drawn."""
-        return self.emulator.initial_state(n)[None]
+        """Return the state of n chips at rest, int32, shape (1, n, W).
+
+        The noise of each is another, and always the same: predictions in the middle of a training must not change it.
+        """
+        return resting_state(self.emulator.program, n, np.random.default_rng(_NOISE_OF_PREDICTIONS))[None]
 
     def rates(self, states: np.ndarray) -> np.ndarray:
         """Return the filtered rates of the populations, shape (n, n_actions), of chips, shape (1, n, W)."""
@@ -268,10 +285,14 @@ class ChipPopulations:
     def _row(self) -> np.ndarray:
         return self._state if self.learning else self._aside
 
-    def _active(self, x: np.ndarray) -> np.ndarray:
-        self._lines = active_lines(x, self.n_inputs)
-        self._check_sums(len(self._lines))
-        return self._lines
+    def _look_at_overflows(self) -> None:
+        """Warn once where a sum has wrapped or a membrane has met its bound."""
+        if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
+            self.emulator.overflowed = True
+            warnings.warn(
+                "a value left the chip's range: policy.network.emulator.counts.overflows says how often which did",
+                stacklevel=3,
+            )
 
     def _check_sums(self, n_active: int) -> None:
         p = self.parameters
@@ -279,14 +300,6 @@ class ChipPopulations:
         most = int((_MOST_INPUT - against) // LARGEST)
         if n_active > most:
             raise ValueError(f"at most {most} lines may be active on the chip, or sums wrap; got {n_active}")
-
-    def _trains(self, lines: np.ndarray) -> np.ndarray:
-        spikes = np.empty((len(lines), self.parameters.n_ticks), np.uint8)
-        if self.exploring:
-            write_trains(spikes, self._host.p_spike, self._host.regular, self.rng)
-        else:
-            kernels.write_even_trains(spikes, self._host.p_spike)
-        return spikes
 
     def _check_ticks(self, n_ticks: int) -> None:
         if n_ticks != self.parameters.n_ticks:

@@ -117,6 +117,7 @@ def closed_loop(
     host,
     state,
     learning,
+    exploring,
     rng,
     modulation,
     baseline,
@@ -137,7 +138,10 @@ def closed_loop(
             break
         task_state[:], obs[:] = next_state, next_obs
         encode(coder, obs, lines)
-        write_trains(spikes, host.p_spike, host.regular, rng)
+        if exploring:
+            write_trains(spikes, host.p_spike, host.regular, rng)
+        else:
+            write_even_trains(spikes, host.p_spike)
         next_value = evaluate(loaded, addresses, engines, host, state, lines, spikes, learning)
         if learning:
             modulator = modulator_of(

@@ -5,7 +5,8 @@ stand still: the mean return of greedy episodes on other starts. Input, recurren
 text from traces of spikes, y3 and r1 (:mod:`spikeloop.hardware.loihi.lsnn_learner` says what the host computes).
 The controls:
 
-- frozen: only the readout learns, at the best of the four settings tried on seeds 0 to 2, with biases twice as large;
+- frozen: only the readout learns, at the best of the four settings tried on seeds 0 to 2, biases
+  twice as large and half the rate;
 - feedback permuted: which neuron gets whose learning signal is drawn anew for each episode;
 - r1 = 0: nothing learns;
 - no slow trace: the hidden rule has no x2, which stands for the eligibility of adaptation;

@@ -39,7 +39,7 @@ from spikeloop.scripts.kept_results import digest
 from spikeloop.spiking.rules.populations import SpikingPopulations
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters
 
-SEEDS = tuple(range(100, 120))  # never used to choose a setting
+SEEDS = tuple(range(100, 120))  # settings were chosen on others; of populations, the critic's rate knowing of these
 EPISODES = 100
 WINDOW = 20
 
