@@ -78,7 +78,7 @@ def test_both_loops_agree_in_each_task(name):
 @pytest.mark.parametrize("population_kwargs", NEURONS)
 def test_the_policy_without_noise_is_its_network(population_kwargs, tmp_path):
     model = make(population_kwargs=population_kwargs)
-    model.learn(700)
+    model.learn(1500)
     model.to_network().save(tmp_path / "policy.safetensors")
     simulator = Simulator(Network.load(tmp_path / "policy.safetensors"))
     rng, state, other = np.random.default_rng(0), None, None
