@@ -35,7 +35,7 @@ def test_the_tabular_learner_is_a_softmax_actor_critic():
 
 def test_populations_have_their_rows_without_and_with_noise(monkeypatch, capsys):
     monkeypatch.setattr(local, "EPISODES", 2)
-    few = ["--tasks", "cartpole", "--seeds", "0", "1", "--set", "n_episodes=25"]
+    few = ["--tasks", "cartpole", "--seeds", "0", "1", "--set", "n_episodes=5"]
     assert main(["local", "--policy", "populations", *few]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| CartPole")]
