@@ -70,7 +70,7 @@ def reward_stdp_rule(
         if exponent not in _EXPONENTS:
             raise ValueError(
                 f"a learning rate of {learning_rate:.3g} stored units at a reward scale of {reward_scale:g} is out of "
-                f"the chip's reach, {_reach(0, reward_scale):.3g} to {_reach(-1, reward_scale):.3g}"
+                f"the chip's reach, about {_reach(0, reward_scale):.3g} to {_reach(-1, reward_scale):.3g}"
             )
         dw, tag = f"2^{exponent}*u{k}*r1*t", learning_rate / reward_scale / 2.0 ** (exponent - 3)
     texts, x1, y1 = [decay_terms(eligibility_decay, k)], Trace(), Trace()

@@ -227,6 +227,8 @@ class ChipLsnn:
             self._host,
             self.rng,
         )
+        self._state[:] = 0
+        self.emulator.clear_learning()
         if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
             self.emulator.overflowed = True
             warnings.warn(

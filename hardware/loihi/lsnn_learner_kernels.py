@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.learning.kernels import N_ROWS, REWARD, REWARD_TRACE
 from spikeloop.hardware.loihi.learning_kernels import run_and_learn
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
@@ -63,16 +62,8 @@ def send(shown, scale, carry, inputs):
 
 
 @kernel
-def rest(state, engines, host):
-    """Bring chip and host to rest: traces, tags and rewards are forgotten, as by ``Learner.clear``; weights stay."""
-    state[:] = 0
-    for e in range(len(engines)):
-        engine = engines[e]
-        engine.synapses[:, 1] = 0
-        engine.x[:] = 0
-        engine.y[:] = 0
-        engine.hy[:] = 0
-        engine.scalars[REWARD_TRACE] = engine.scalars[REWARD] = engine.scalars[N_ROWS] = 0
+def forget(host):
+    """Let the host forget an episode; the critic's weights stay."""
     host.carry[:] = 0
     host.last[:] = 0
     critic = host.critic
@@ -204,5 +195,5 @@ def episode(
             if changes:
                 seen[n_obs + i] = obs[keep[i]] - shown[i]
             shown[i] = seen[i] = obs[keep[i]]
-    rest(state, engines, host)
+    forget(host)
     return n_steps, total
