@@ -104,6 +104,11 @@ def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
         assert np.any(learner.w != network.program.projections[i].weights)
 
 
+def test_thresholds_that_weights_are_coarse_beside_are_refused(task):
+    with pytest.raises(ValueError, match=r"w_max must be at most 31\.75 thresholds, got 40"):
+        learn(task, w_max=40.0)
+
+
 def test_what_a_copy_learns_reaches_its_own_chip(task):
     network = copy.deepcopy(learn(task, n_episodes=1)[0])
     table = network.emulator.learners_for(False)[1][0].table_weights

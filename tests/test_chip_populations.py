@@ -1,6 +1,7 @@
 """Populations on the chip are a program that the emulator runs, learn in the ways of their float form, and are kept."""
 
 import copy
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -128,6 +129,18 @@ def test_predictions_in_the_middle_of_a_training_do_not_change_it():
     before = models[0].policy.network.rng.bit_generator.state
     models[0].predict(np.zeros((3, 4), np.float32), deterministic=True)
     assert models[0].policy.network.rng.bit_generator.state == before
+
+
+def test_a_value_that_leaves_the_range_is_warned_of_once():
+    chip = network()
+    chip.evaluate(np.arange(9))
+    chip._loaded.counters[0] += 1
+    with pytest.warns(UserWarning, match="a value left the chip's range"):
+        chip.act()
+    assert chip.emulator.overflowed and chip.emulator.counts.overflows["input"] == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chip.run(np.arange(9), SMALL.n_ticks)
 
 
 def test_an_env_step_that_was_not_ended_leaves_no_spikes():

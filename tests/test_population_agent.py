@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from spikeloop.agents import RSTDP
 from spikeloop.agents.compiled_episodes import ClosedLoop
+from spikeloop.agents.population_policy import PopulationPolicy
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.spiking import Network, Simulator
 
@@ -64,6 +65,15 @@ def test_the_compiled_loop_does_bit_for_bit_what_the_ordinary_one_does(populatio
         model.learn(700)
     assert_same(*map(weights, models))
     assert models[0]._value == models[1]._value
+
+
+def test_a_policy_that_overrides_step_alone_is_refused():
+    class Own(PopulationPolicy):
+        def step(self, obs):
+            return super().step(obs)
+
+    with pytest.raises(ValueError, match="Own must override evaluate and act, the halves of step"):
+        RSTDP(Own, "CartPole-v1", policy_kwargs=SMALL)
 
 
 @pytest.mark.parametrize("name", CLASSIC)

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -11,6 +12,7 @@ from spikeloop.agents import RSTDP
 from spikeloop.agents.action_neurons import head_for
 from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.line_codes import code_for
+from spikeloop.agents.registry import hyperparams_file
 from spikeloop.envs.tmaze import TMaze
 from spikeloop.hardware import ChipWinnerTakeAll, DeployedPolicy, compile_network
 from spikeloop.spiking import Network, Simulator
@@ -253,6 +255,21 @@ def test_a_compiled_table_does_what_the_environment_does(name, backend):
         np.testing.assert_array_equal(value, weights[1][key])
     one, other = (model.get_env().envs[0].unwrapped.s for model in models)
     assert one == other
+
+
+@pytest.mark.parametrize("residue", [True, False])
+def test_the_chip_learns_a_table_by_its_preset(residue):
+    preset = dict(yaml.safe_load(hyperparams_file("rstdp_chip").read_text("utf-8"))["CliffWalking-v1"])
+    budget, env = preset.pop("n_timesteps"), gym.make("CliffWalking-v1", **preset.pop("env_kwargs"))
+    preset["backend_kwargs"] = {**preset["backend_kwargs"], "residue": residue}
+    model = RSTDP(env=Monitor(env), seed=0, backend=ChipWinnerTakeAll, **preset).learn(budget)
+    obs, total = env.reset(seed=0)[0], 0.0
+    for _ in range(20):
+        obs, reward, terminated, _, _ = env.step(int(model.predict(obs, deterministic=True)[0]))
+        total += reward
+        if terminated:
+            break
+    assert terminated and total >= -20
 
 
 def test_a_lake_that_is_slippery_runs_in_the_ordinary_loop():

@@ -248,5 +248,7 @@ def test_what_cannot_be_searched_is_refused():
         plain.taught("perturbation", reinforcement=Reinforcement())
     with pytest.raises(ValueError, match="must be a Reinforcement for the rule 'rstdp', got a WeightSearch"):
         plain.taught("rstdp", reinforcement=WeightSearch())
+    with pytest.raises(ValueError, match=r"reinforcement\.n_sensors must be 0 or \d+, got 77"):
+        plain.taught("perturbation", reinforcement=WeightSearch(n_sensors=77))
     with pytest.raises(ValueError, match="phase must be one of"):
         WeightSearch(phase="resting")
