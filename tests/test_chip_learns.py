@@ -102,7 +102,8 @@ def interpreted(emulator):
     def run(*args):
         with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
             patch.setattr(learning_kernels, "function_at", lambda e: learners[e].kernel.py_func)
-            patch.setattr(learning_kernels, "learn_ticks", learning_kernels.learn_ticks.py_func)
+            for name in ("advance_and_learn", "learn_ticks"):
+                patch.setattr(learning_kernels, name, getattr(learning_kernels, name).py_func)
             return learning_kernels.run_and_learn.py_func(*args)
 
     emulator._run_and_learn = run

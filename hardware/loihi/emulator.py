@@ -64,7 +64,8 @@ class Emulator:
         self.program, self.layout = program, layout_of(program)
         self._rng = rng
         n = program.compartments.n
-        self._bias = program.compartments.bias.reshape(1, n)
+        # writeable copies: for arrays that are read-only the kernels would be compiled once more
+        self._bias, self._outputs_of = program.compartments.bias.reshape(1, n).copy(), program.outputs.copy()
         self._options, self._constants = options_of(program, self.layout.slots), constants_of(program)
         self._runs, self._children, self._parents = runs_of(program)
         self._staged, self._staged_post = stages_of(program, self.layout)
@@ -179,7 +180,6 @@ class Emulator:
             work = self._new_work()
         arguments = (
             state,
-            n_ticks,
             inputs,
             self._bias if bias is None else bias,
             bias is not None,
@@ -193,11 +193,10 @@ class Emulator:
             self._staged,
             self._staged_post,
             *self._table,
-            program.outputs,
+            self._outputs_of,
             outputs,
             work.counters,
             work.spikes,
-            record,
             recorded,
         )
         if signals is None:
@@ -224,7 +223,7 @@ class Emulator:
         work, nothing = self._new_work(), np.empty((0, 0, 0), np.int32)
         return Loaded(
             self._bias, self._options, self._constants, self._runs, self._children, self._parents, work.scratch,
-            work.sources, self._staged, self._staged_post, *self._table, self.program.outputs, work.counters,
+            work.sources, self._staged, self._staged_post, *self._table, self._outputs_of, work.counters,
             work.spikes, nothing,
         )  # fmt: skip
 

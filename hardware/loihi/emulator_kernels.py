@@ -398,29 +398,33 @@ def refusal(state, inputs, bias, new_bias, options):
 
 @kernel
 def run(
-    state, n_ticks, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged,
-    staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
+    state, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged,
+    staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded,
 ):  # fmt: skip
-    """Advance every row of ``state`` by ``n_ticks``, in place, and fill ``outputs``; return a status.
+    """Advance every row of ``state``, in place, by as many ticks as ``outputs`` has; fill these; return a status.
 
-    The status is ``OVERFLOWED`` as soon as the counters hold a value that left its range. On a bad status nothing has
-    changed.
+    Every tick is recorded where ``recorded`` is not empty. The status is ``OVERFLOWED`` as soon as the counters hold a
+    value that left its range. On a bad status nothing has changed.
     """
     status = refusal(state, inputs, bias, new_bias, options)
     if status != OK:
         return status
     return advance(
-        state, n_ticks, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged,
-        staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
+        state, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
+        pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded,
     )  # fmt: skip
 
 
 @kernel
 def advance(
-    state, n_ticks, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged,
-    staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
+    state, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
+    pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded,
 ):  # fmt: skip
-    """Do what :func:`run` does, with arguments that :func:`refusal` has taken."""
+    """Do what :func:`run` does, with arguments that :func:`refusal` has taken.
+
+    There is no argument that a caller may write as a constant: numba compiles this function anew for each of them.
+    """
+    n_ticks, record = outputs.shape[0], recorded.size > 0
     n, n_inputs, slots, late_reset = options[N], options[N_INPUTS], options[SLOTS], options[LATE_RESET] != 0
     keep_u, keep_v, v_th, silent = constants[KEEP_U], constants[KEEP_V], constants[V_TH], constants[SILENT]
     v_min, v_max, keep_a, step_a = constants[V_MIN], constants[V_MAX], constants[KEEP_A], constants[STEP_A]

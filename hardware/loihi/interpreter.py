@@ -284,7 +284,7 @@ def check_run(
     inputs: npt.ArrayLike | None,
     bias: npt.ArrayLike | None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return inputs and biases as int32 arrays in C order, if a program in this state can run for so long with them.
+    """Return inputs and biases as writeable int32 arrays in C order, if a program in this state can run so with them.
 
     Raises:
         ValueError: If not, naming the argument.
@@ -305,7 +305,7 @@ def _int32(name: str, values: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarr
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if array.dtype != np.int32 and array.size and max(-int(array.min()) - 1, int(array.max())) >= 2**31:
         raise ValueError(f"{name} must hold integers of 32 bits, found {array.min()} to {array.max()}")
-    return np.ascontiguousarray(array, np.int32)
+    return np.require(array, np.int32, ["C", "W"])
 
 
 def whole_numbers(name: str, values: npt.ArrayLike) -> np.ndarray:

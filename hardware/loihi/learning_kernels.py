@@ -162,9 +162,9 @@ def learn_ticks(learn, engine, lines, z, host_spikes, host_traces, rewards, tick
 
 @kernel
 def run_and_learn(
-    state, n_ticks, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged,
-    staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, record, recorded,
-    addresses, engines, rewards, host_spikes, host_traces,
+    state, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
+    pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded, addresses, engines, rewards,
+    host_spikes, host_traces,
 ):  # fmt: skip
     """Do what ``emulator_kernels.run`` does, with a single row of state, and learn after each tick.
 
@@ -179,7 +179,21 @@ def run_and_learn(
     status = refusal(state, inputs, bias, new_bias, options)
     if status != OK:
         return status
-    n, longest = options[N], 1
+    return advance_and_learn(
+        state, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
+        pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded, addresses, engines,
+        rewards, host_spikes, host_traces,
+    )  # fmt: skip
+
+
+@kernel
+def advance_and_learn(
+    state, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
+    pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded, addresses, engines, rewards,
+    host_spikes, host_traces,
+):  # fmt: skip
+    """Do what :func:`run_and_learn` does, with arguments that ``refusal`` has taken."""
+    n, n_ticks, longest, status = options[N], outputs.shape[0], 1, OK
     for e in range(len(engines)):
         longest = max(longest, engines[e].constants[EPOCH])
     z, fired = state[0, 3 + 4 * n : 3 + 5 * n], np.empty((longest, n), np.int32)
@@ -192,9 +206,9 @@ def run_and_learn(
             stop = min(stop, t + epoch - engines[e].scalars[TICK] % epoch)
         for tick in range(t, stop):
             status = advance(
-                state, 1, inputs[tick : tick + 1], bias, options, constants, runs, children, parents, scratch, sources,
+                state, inputs[tick : tick + 1], bias, options, constants, runs, children, parents, scratch, sources,
                 staged, staged_post, pointers, segments, weights, targets, outputs_of, outputs[tick : tick + 1],
-                counters, spikes, record, recorded[tick : tick + 1],
+                counters, spikes, recorded[tick : tick + 1],
             )  # fmt: skip
             fired[tick - t] = z
         for e in range(len(engines)):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.loihi.learning_kernels import run_and_learn
+from spikeloop.hardware.loihi.learning_kernels import advance_and_learn
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
 from spikeloop.spiking.rules.eprop_kernels import LineCritic, remember_lines
@@ -180,10 +180,10 @@ def episode(
                     action = decide(outputs[first - 1, 0], engines, host, rng)
                     host.last[0], host.last[1] = value, 1
                     remember_lines(lines, host.critic, host.trace_decay)
-            run_and_learn(
-                state, stop - first, inputs[first:stop], c.bias, False, c.options, c.constants, c.runs, c.children,
+            advance_and_learn(
+                state, inputs[first:stop], c.bias, c.options, c.constants, c.runs, c.children,
                 c.parents, c.scratch, c.sources, c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets,
-                c.outputs_of, outputs[first:stop], c.counters, c.spikes, False, c.recorded, addresses, engines,
+                c.outputs_of, outputs[first:stop], c.counters, c.spikes, c.recorded, addresses, engines,
                 rewards[first:stop], no_spikes, no_traces,
             )  # fmt: skip
         if ends:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spikeloop.hardware.loihi.emulator_kernels import advance
-from spikeloop.hardware.loihi.learning_kernels import run_and_learn
+from spikeloop.hardware.loihi.learning_kernels import advance_and_learn
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
 from spikeloop.spiking.rules.populations_kernels import write_trains
@@ -36,21 +36,19 @@ class Host(NamedTuple):
 
 
 @kernel
-def _run(loaded, addresses, engines, host, state, start, stop, learning):
-    """Run ticks of an env step."""
-    c, n_ticks = loaded, stop - start
-    inputs, outputs = host.inputs[start:stop], host.outputs[start:stop]
+def _run(loaded, addresses, engines, host, state, inputs, outputs, rewards, learning):
+    """Run ticks of an env step: as many as ``outputs`` has."""
+    c = loaded
     if learning:
-        return run_and_learn(
-            state, n_ticks, inputs, c.bias, False, c.options, c.constants, c.runs, c.children, c.parents, c.scratch,
-            c.sources, c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets, c.outputs_of, outputs,
-            c.counters, c.spikes, False, c.recorded, addresses, engines, host.rewards[start:stop], host.no_spikes,
-            host.no_traces,
+        return advance_and_learn(
+            state, inputs, c.bias, c.options, c.constants, c.runs, c.children, c.parents, c.scratch, c.sources,
+            c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets, c.outputs_of, outputs, c.counters,
+            c.spikes, c.recorded, addresses, engines, rewards, host.no_spikes, host.no_traces,
         )  # fmt: skip
     return advance(
-        state, n_ticks, inputs, c.bias, c.options, c.constants, c.runs, c.children, c.parents, c.scratch, c.sources,
-        c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets, c.outputs_of, outputs, c.counters,
-        c.spikes, False, c.recorded,
+        state, inputs, c.bias, c.options, c.constants, c.runs, c.children, c.parents, c.scratch, c.sources, c.staged,
+        c.staged_post, c.pointers, c.segments, c.weights, c.targets, c.outputs_of, outputs, c.counters, c.spikes,
+        c.recorded,
     )  # fmt: skip
 
 
@@ -74,7 +72,7 @@ def evaluate(loaded, addresses, engines, host, state, lines, spikes, learning):
         for t in range(host.inputs.shape[0]):
             host.inputs[t, 0, lines[q]] = spikes[q, t]
     host.rewards[:] = 0
-    _run(loaded, addresses, engines, host, state, 0, 1, learning)
+    _run(loaded, addresses, engines, host, state, host.inputs[:1], host.outputs[:1], host.rewards[:1], learning)
     total = 0
     for i in range(host.n_actions, host.outputs.shape[2]):
         total += host.outputs[0, 0, i] >> 6  # a weight of 1 adds 64 to v
@@ -92,7 +90,7 @@ def reinforce(host, modulator, rng):
 def act(loaded, addresses, engines, host, state, lines, learning):
     """Run the other ticks of the env step; return the action with the largest rate, the first of equals."""
     n_ticks = host.inputs.shape[0]
-    _run(loaded, addresses, engines, host, state, 1, n_ticks, learning)
+    _run(loaded, addresses, engines, host, state, host.inputs[1:], host.outputs[1:], host.rewards[1:], learning)
     for q in range(lines.shape[0]):
         host.inputs[0, 0, host.n_lines + lines[q]] = 0
         for t in range(n_ticks):

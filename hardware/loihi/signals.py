@@ -60,7 +60,9 @@ def signals_of(
     }
     types = {"rewards": np.int64, "post_spikes": np.int32, "post_traces": np.int32}
     return Signals(**{
-        name: np.ascontiguousarray(none[name] if found[name] is None or n_ticks == 0 else found[name], types[name])
+        name: np.require(
+            none[name] if found[name] is None or n_ticks == 0 else found[name], types[name], ["C", "W"]
+        )
         for name in given
     })  # fmt: skip
 
