@@ -30,7 +30,7 @@ class SpikingA2C(SpikingPPO):
         gae_lambda: Factor of the generalised advantage estimator; 1 is the classic advantage.
         ent_coef: Weight of the entropy in the loss.
         vf_coef: Weight of the value loss.
-        max_grad_norm: Bound on the norm of the gradient.
+        max_grad_norm: Bound on the norm of the gradient, of the actor's and of the critic's each.
         rms_prop_eps: Epsilon of RMSprop.
         use_rms_prop: Use RMSprop (as TensorFlow had it); Adam otherwise.
         normalize_advantage: Normalise the advantages of each batch.

@@ -24,6 +24,7 @@ from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
+from spikeloop.agents.ppo_update import update
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
 from spikeloop.agents.seeding import reseed
 from spikeloop.agents.silence import warn_of_silence
@@ -67,7 +68,8 @@ class SpikingPPO(RecurrentPPO):
 
     Loss, advantage estimation and collection are those of ``sb3_contrib.RecurrentPPO``, whose other arguments it
     takes (``learning_rate``, ``n_steps``, ``batch_size``, ``n_epochs``, ``gamma``, ``clip_range``, ``target_kl``,
-    ``use_sde``, ``policy_kwargs``, ...).
+    ``use_sde``, ``policy_kwargs``, ...). ``max_grad_norm`` bounds the gradient of the actor, that of the critic, and
+    that of a features extractor which both read, each for itself.
 
     Args:
         policy: ``"LsnnPolicy"``, ``"LifPolicy"`` or a subclass of :class:`~spikeloop.agents.policies.LsnnPolicy`.
@@ -227,7 +229,7 @@ class SpikingPPO(RecurrentPPO):
         total = self.n_steps * self.n_envs
         try:
             with self.policy.one_thread(min(self.batch_size or total, total)):
-                super().train()
+                update(self)
         except ValueError:  # torch's, where a minibatch meets what the one before made NaN
             check_learnt(self.policy.named_parameters(), f"update {self._n_updates + 1}")
             raise
