@@ -171,6 +171,16 @@ class SpikingActor(nn.Module):
         )
 
 
+def in_one_order(linear: nn.Linear) -> RowLinear:
+    """Return a linear map with the same parameters that is summed in one order whatever the batch.
+
+    A rollout's log-probabilities thus come out again exactly.
+    """
+    rows = RowLinear(linear.in_features, linear.out_features)
+    rows.weight, rows.bias = linear.weight, linear.bias
+    return rows
+
+
 def fixed_scaler(scale: float | Sequence[float] | None, space: spaces.Space) -> Normalizer | None:
     """Return fixed factors on a vector observation as a normaliser; None for none.
 

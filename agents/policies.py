@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,15 +19,19 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from spikeloop.agents.actor import SpikingActor, fixed_scaler, head_for
+from spikeloop.agents.action_distributions import drawn_actions, without_graph
+from spikeloop.agents.actor import SpikingActor, fixed_scaler, head_for, in_one_order
 from spikeloop.agents.check_finite import check_predicted
-from spikeloop.agents.checks import check_carried, check_not_empty, check_ranges
+from spikeloop.agents.checks import check_carried, check_ranges
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
+from spikeloop.agents.frames import check_frames, critic_view
+from spikeloop.agents.one_thread import one_thread_up_to, weights_per_row
 from spikeloop.agents.policy_arguments import (
     LSNN_OPTIONS,
     RANGES,
-    check_axes,
+    check_learnt_encoder,
+    check_spaces,
     default_extractor,
     former_surrogate,
     from_zero,
@@ -40,12 +42,8 @@ from spikeloop.agents.silence import Coverage
 from spikeloop.spiking.gradients import gradient_for
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.threads import torch_on_one_thread
-
-# Rows times weights of the critic and the like, up to which a pass through them gains next to nothing from threads.
-ONE_THREAD_UP_TO = 16_000_000
 
 
 class LsnnPolicy(RecurrentActorCriticPolicy):
@@ -68,6 +66,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             running statistics move on while a policy drifts, and what was learnt moves with them; fixed factors do not.
         gradient: How gradients reach the weights, one of :data:`~spikeloop.spiking.gradients.GRADIENTS`.
         gradient_kwargs: Its arguments; of ``"surrogate"`` these are ``shape``, ``damping`` and ``width``.
+        critic_frames: How many frames the critic sees, the last of which is what the actor sees: what a hidden velocity
+            has to be told by. A frame is the features of an observation; those from before the episode are 0. As the
+            actor alone is deployed, it costs nothing there.
         critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
             whose observation does not tell the state.
         net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]);
@@ -107,6 +108,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         trained_behind: Sequence[str] = (),
         gradient: str = "surrogate",
         gradient_kwargs: Mapping[str, Any] | None = None,
+        critic_frames: int = 1,
         critic_reads_actor: bool = False,
         net_arch: dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -114,9 +116,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
-        check_not_empty("observation", observation_space)
-        check_not_empty("action", action_space)
-        check_axes(observation_space)
+        check_spaces(observation_space, action_space)
         self._own_arguments = dict(
             n_neurons=sizes_of("n_neurons", n_neurons),
             encoder=encoder,
@@ -124,14 +124,14 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             obs_scale=obs_scale,
             gradient=gradient,
             gradient_kwargs={**former_surrogate(gradient, kwargs), **(gradient_kwargs or {})},
+            critic_frames=critic_frames,
             critic_reads_actor=critic_reads_actor,
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
         self._own_arguments.setdefault("recurrent", self.recurrent_default)
         self.trained_behind = tuple(trained_behind)
         check_ranges(self._own_arguments, RANGES)
-        if self._own_arguments.get("learn_encoder") and encoder != "population":
-            raise ValueError(f"learn_encoder needs encoder='population', whose centres it trains, got {encoder!r}")
+        check_learnt_encoder(self._own_arguments)
         if optimizer_kwargs is None:
             optimizer_kwargs = {"eps": 1e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
         # contrib's constructor would build LSTMs only to throw them away
@@ -152,25 +152,20 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         self.coverage = Coverage(self.lstm_actor.encoder)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out of copies what the last pass left in the distribution: it belongs to a graph, and is made anew."""
-        left = copy.copy(self.action_dist)
-        for name, value in list(vars(left).items()):
-            if isinstance(value, th.Tensor):
-                setattr(left, name, value.detach())
-            elif name in ("distribution", "weights_dist"):
-                setattr(left, name, None)
-        return {**self.__dict__, "action_dist": left}
+        """Leave out of copies what the last pass left in the distribution."""
+        return {**self.__dict__, "action_dist": without_graph(self.action_dist)}
 
     def _build(self, lr_schedule: Schedule) -> None:
         with torch_on_one_thread():  # the initial weights of SB3 are orthogonalised
             self._build_parts(lr_schedule)
-        weights = [p for name, p in self.named_parameters() if not name.startswith("lstm_actor.")]
-        convolves = any(p.ndim > 2 for p in weights)
-        self._weights_per_row = math.inf if convolves else sum(p.numel() for p in weights)
+        self._weights_per_row = weights_per_row(self)
 
     def _build_parts(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
-        self.critic_reads_actor = arguments.pop("critic_reads_actor")
+        self.critic_frames, self.critic_reads_actor = (
+            arguments.pop("critic_frames"),
+            arguments.pop("critic_reads_actor"),
+        )
         scaler = fixed_scaler(arguments.pop("obs_scale"), self.observation_space)
         if scaler is not None and self.features_extractor_class is not FlattenExtractor:
             raise ValueError(f"obs_scale is for observations as they are, not for {self.features_extractor_class}")
@@ -182,12 +177,11 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         super()._build(lr_schedule)
         first = next(iter(self.mlp_extractor.value_net), self.value_net)
         with th.no_grad():
-            first.get_parameter("weight")[:, self.features_dim :] = 0.0  # learn the value from the observation first
+            seen = self.critic_frames * self.features_dim
+            first.get_parameter("weight")[:, seen:] = 0.0  # learn the value from the observation first
+        check_frames(self.critic_frames, self.features_extractor)
         if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
-            # summed in one order whatever the batch, so that a rollout's log-probabilities come out again exactly
-            rows = RowLinear(self.action_net.in_features, self.action_net.out_features)
-            rows.weight, rows.bias = self.action_net.weight, self.action_net.bias
-            self.action_net = rows
+            self.action_net = in_one_order(self.action_net)
         # Its parts are registered above, under the names that SB3 and saved models have for them, so it is not itself.
         self.__dict__["actor"] = SpikingActor(
             self.lstm_actor,
@@ -202,13 +196,13 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
         It leaves torch its threads where they save time: for a large critic, and for one with convolutions.
         """
-        return torch_on_one_thread() if n_rows * self._weights_per_row <= ONE_THREAD_UP_TO else nullcontext()
+        return one_thread_up_to(n_rows * self._weights_per_row)
 
     def _build_mlp_extractor(self) -> None:
         assert isinstance(self.net_arch, dict)
         make = partial(MlpExtractor, activation_fn=self.activation_fn, device=self.device)
         actor = make(self.lstm_actor.n_neurons[-1], {"pi": self.net_arch["pi"], "vf": []})
-        critic_dim = self.features_dim + self.critic_reads_actor * self.lstm_actor.n_neurons[-1]
+        critic_dim = self.critic_frames * self.features_dim + self.critic_reads_actor * self.lstm_actor.n_neurons[-1]
         self.mlp_extractor = make(critic_dim, {"pi": [], "vf": self.net_arch["vf"]})
         self.mlp_extractor.policy_net, self.mlp_extractor.latent_dim_pi = actor.policy_net, actor.latent_dim_pi
 
@@ -224,6 +218,10 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the actor's resting packed state, shape (n_rows, n_envs, width)."""
         return self.lstm_actor.initial_state(n_envs, self._key_rng)
+
+    def initial_frames(self, n_envs: int = 1) -> th.Tensor:
+        """Return what the critic remembers before its first step, zeros of shape (critic_frames - 1, n_envs, F)."""
+        return th.zeros((self.critic_frames - 1, n_envs, self.features_dim), device=self.device)
 
     def reset_rollout_counts(self) -> None:
         """Begin to count the spikes of a rollout."""
@@ -244,7 +242,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(y))
 
     def _value(self, features: th.Tensor, y: th.Tensor) -> th.Tensor:
-        """Return the critic's values, shape (B, 1), for features (B, F) and readout traces (B, N)."""
+        """Return the critic's values, shape (B, 1), for what it sees (B, frames * F) and readout traces (B, N)."""
         if self.critic_reads_actor:
             features = th.cat([features, y.detach()], dim=-1)
         return self.value_net(self.mlp_extractor.forward_critic(features))
@@ -267,7 +265,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
         Args:
             obs: Observations, shape (B, ...).
-            lstm_states: ``pi[0]`` is the packed state, shape (n_rows, B, width); the critic has none.
+            lstm_states: ``pi[0]`` is the packed state, shape (n_rows, B, width), and ``vf[1]`` the critic's frames,
+                shape (critic_frames - 1, B, F).
             episode_starts: 1 where a new episode begins, shape (B,).
             deterministic: Take the most likely action.
 
@@ -281,9 +280,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             distribution = self._act(y)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-            values = self._value(vf_features, y)
-        # contrib cuts two critic states to pieces at timeouts; an empty one costs nothing
-        states = RNNStates((state,), (state, state[:0]))
+            seen, frames = critic_view(self.critic_frames, vf_features[None], lstm_states.vf[1], episode_starts[None])
+            values = self._value(seen[0], y)
+        states = RNNStates((state,), (state, frames))  # contrib cuts both of the critic's to pieces at timeouts
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob, states  # type: ignore[misc]
 
     def get_distribution(
@@ -294,12 +293,15 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         return self._act(y), (state,)
 
     def predict_values(self, obs: Any, lstm_states: tuple[th.Tensor, ...], episode_starts: th.Tensor) -> th.Tensor:
-        """Return the critic's values, shape (B, 1); the state, ``lstm_states[0]``, is the actor's."""
+        """Return the critic's values, shape (B, 1), from the actor's state and the frames before, ``lstm_states``."""
         with self.one_thread(len(episode_starts)):
             pi_features, vf_features = self._features(obs)
+            seen = vf_features[None]
+            if self.critic_frames > 1:
+                seen, _ = critic_view(self.critic_frames, seen, lstm_states[1], episode_starts[None])
             if not self.critic_reads_actor:
-                return self._value(vf_features, vf_features)
-            return self._value(vf_features, self.actor.step(pi_features, lstm_states[0], episode_starts)[0])
+                return self._value(seen[0], seen[0])
+            return self._value(seen[0], self.actor.step(pi_features, lstm_states[0], episode_starts)[0])
 
     def evaluate_actions(
         self, obs: Any, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
@@ -309,7 +311,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         Args:
             obs: Observations of ``n_seq`` sequences of length L, one after the other, shape (n_seq * L, ...).
             actions: Actions taken, shape (n_seq * L, ...).
-            lstm_states: ``pi[0]`` is the packed state at the start of each sequence, shape (n_rows, n_seq, width).
+            lstm_states: ``pi[0]`` is the packed state at the start of each sequence, shape (n_rows, n_seq, width), and
+                ``vf[1]`` the critic's frames, shape (critic_frames - 1, n_seq, F).
             episode_starts: 1 where a new episode begins, shape (n_seq * L,).
 
         Returns:
@@ -319,9 +322,14 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         state = lstm_states.pi[0]
         n_seq = state.shape[1]
         sequences = pi_features.reshape(n_seq, -1, pi_features.shape[-1]).transpose(0, 1)  # (L, n_seq, F)
-        y, _ = self.actor(sequences, state, episode_starts.reshape(n_seq, -1).transpose(0, 1))
+        starts = episode_starts.reshape(n_seq, -1).transpose(0, 1)
+        y, _ = self.actor(sequences, state, starts)
         y = y.transpose(0, 1).flatten(0, 1)  # (n_seq * L, N)
         distribution = self._act(y)
+        if self.critic_frames > 1:
+            seen = vf_features.reshape(n_seq, -1, vf_features.shape[-1]).transpose(0, 1)
+            view, _ = critic_view(self.critic_frames, seen, lstm_states.vf[1], starts)
+            vf_features = view.transpose(0, 1).flatten(0, 1)
         values = self._value(vf_features, y)
         return values, distribution.log_prob(actions), distribution.entropy()  # type: ignore[return-value]
 
@@ -364,18 +372,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
                 th.from_numpy(starts.astype(np.float32).reshape(n_envs)).to(features.device),
             )
             # what the head reads off the outputs is the mode of the distribution, which need not be built
-            actions = self.actor.best(y) if deterministic else self._sample(y)
+            actions = self.actor.best(y) if deterministic else drawn_actions(self._act(y), self)
         return actions if vectorized else actions.squeeze(axis=0), (new.cpu().numpy(),)
-
-    def _sample(self, y: th.Tensor) -> np.ndarray:
-        """Return actions drawn from the distribution of readout traces (B, N), within the action space."""
-        space = self.action_space
-        actions = self._act(y).get_actions().cpu().numpy().reshape((-1, *space.shape))  # type: ignore[misc, arg-type]
-        if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-            return actions + space.start
-        if not isinstance(space, spaces.Box):
-            return actions
-        return np.clip(self.unscale_action(actions) if self.squash_output else actions, space.low, space.high)
 
     def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the actor as a value: what it observes, encoder, neurons, readout and action head.

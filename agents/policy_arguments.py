@@ -17,7 +17,7 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
 )
 
-from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, in_words
+from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_not_empty, in_words
 from spikeloop.spiking.module import LSNN
 
 LSNN_OPTIONS = tuple(
@@ -31,6 +31,7 @@ RANGES = {
     "w_in_scale": POSITIVE._replace(optional=True),
     **dict.fromkeys(("adaptive_fraction", "target_rate"), UNIT),
     "n_ticks": WHOLE,
+    "critic_frames": WHOLE,
     "refractory": Range(0, whole=True),
     "latency": Range(0, 1, whole=True),
 }
@@ -95,6 +96,19 @@ def default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
     if isinstance(space, spaces.Dict):
         return CombinedExtractor
     return NatureCNN if is_image_space(space) else FlattenExtractor
+
+
+def check_learnt_encoder(arguments: Mapping[str, Any]) -> None:
+    """Refuse to train an encoder that has nothing to train."""
+    if arguments.get("learn_encoder") and (encoder := arguments["encoder"]) != "population":
+        raise ValueError(f"learn_encoder needs encoder='population', whose centres it trains, got {encoder!r}")
+
+
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """Refuse spaces that hold nothing, and a bare number as observation."""
+    check_not_empty("observation", observation_space)
+    check_not_empty("action", action_space)
+    check_axes(observation_space)
 
 
 def check_axes(space: spaces.Space) -> None:

@@ -35,31 +35,41 @@ class _Chunks:
 
     Each environment's row of ``n_steps`` is cut into ``n_steps / seq_len`` chunks. A minibatch is a random set of
     whole chunks, flattened chunk by chunk: entry ``c * seq_len + t`` is step ``t`` of chunk ``c``. Only the states
-    at chunk starts are kept.
+    at chunk starts are kept, and the frames that the critic remembers there.
 
     Args:
         seq_len: Steps per chunk, a divisor of the buffer's size; gradients do not pass beyond a chunk.
         state_shape: ``(n_rows, width)`` of the packed state.
+        frames_shape: ``(n_frames, F)`` of the frames; no frames by default.
     """
 
     generator_ready: bool
 
-    def __init__(self, *args: Any, seq_len: int, state_shape: tuple[int, int], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        seq_len: int,
+        state_shape: tuple[int, int],
+        frames_shape: tuple[int, int] = (0, 0),
+        **kwargs: Any,
+    ):
         self.seq_len = seq_len
-        self.state_shape = state_shape
+        self.state_shape, self.frames_shape = state_shape, frames_shape
         super().__init__(*args, hidden_state_shape=(0, 0, 0, 0), **kwargs)  # type: ignore[call-arg]
 
     def reset(self) -> None:
         """Empty the buffer."""
         super().reset()  # type: ignore[misc]
-        n_rows, width = self.state_shape
-        n_chunks = self.buffer_size // self.seq_len  # type: ignore[attr-defined]
-        self.start_states = np.zeros((self.n_envs, n_chunks, n_rows, width), np.float32)  # type: ignore[attr-defined]
+        n_chunks = self.n_envs, self.buffer_size // self.seq_len  # type: ignore[attr-defined]
+        self.start_states = np.zeros((*n_chunks, *self.state_shape), np.float32)
+        self.start_frames = np.zeros((*n_chunks, *self.frames_shape), np.float32)
 
-    def _keep_state(self, state: th.Tensor) -> None:
+    def _keep_state(self, states: RNNStates) -> None:
         chunk, offset = divmod(self.pos, self.seq_len)  # type: ignore[attr-defined]
         if offset == 0:
-            self.start_states[:, chunk] = state.transpose(0, 1).cpu().numpy()  # (n_envs, n_rows, width)
+            self.start_states[:, chunk] = states.pi[0].transpose(0, 1).cpu().numpy()  # (n_envs, n_rows, width)
+            if self.frames_shape[0]:
+                self.start_frames[:, chunk] = states.vf[1].transpose(0, 1).cpu().numpy()  # (n_envs, n_frames, F)
 
     def _in_chunks(self, array: np.ndarray) -> th.Tensor:
         """(n_steps, n_envs, ...) -> (n_envs * n_chunks, seq_len, ...)."""
@@ -83,6 +93,7 @@ class _Chunks:
             is_dict = isinstance(obs, dict)
             self._obs = {k: self._in_chunks(v) for k, v in obs.items()} if is_dict else self._in_chunks(obs)
             self._states = self.to_torch(self.start_states).flatten(0, 1)  # type: ignore[attr-defined]
+            self._frames = self.to_torch(self.start_frames).flatten(0, 1)  # type: ignore[attr-defined]
             self.generator_ready = True
         n_chunks = len(self._states)
         per_batch = max(1, (batch_size or n_chunks * self.seq_len) // self.seq_len)
@@ -102,7 +113,10 @@ class _Chunks:
 
         column = {name: take(chunks) for name, chunks in self._columns.items()}
         obs = {k: take(v) for k, v in self._obs.items()} if isinstance(self._obs, dict) else take(self._obs)
-        states = self._states if ids is None else self._states.index_select(0, ids)
+        states, frames = (
+            (chunks if ids is None else chunks.index_select(0, ids)).transpose(0, 1)  # (n_rows, n_seq, width)
+            for chunks in (self._states, self._frames)
+        )
         return RecurrentRolloutBufferSamples(
             observations=obs,  # type: ignore[arg-type]
             actions=column["actions"],
@@ -110,7 +124,7 @@ class _Chunks:
             old_log_prob=column["log_probs"],
             advantages=column["advantages"],
             returns=column["returns"],
-            lstm_states=RNNStates((states.transpose(0, 1),), ()),  # (n_rows, n_seq, width)
+            lstm_states=RNNStates((states,), (states, frames)),
             episode_starts=column["episode_starts"],
             mask=Unpadded(),  # type: ignore[arg-type]
         )
@@ -121,7 +135,7 @@ class ChunkedRolloutBuffer(_Chunks, RecurrentRolloutBuffer):  # type: ignore[mis
 
     def add(self, *args: Any, lstm_states: RNNStates, **kwargs: Any) -> None:
         """Store one step of every environment; contrib's four LSTM states are not kept."""
-        self._keep_state(lstm_states.pi[0])
+        self._keep_state(lstm_states)
         RolloutBuffer.add(self, *args, **kwargs)
 
 
@@ -130,5 +144,5 @@ class ChunkedDictRolloutBuffer(_Chunks, RecurrentDictRolloutBuffer):  # type: ig
 
     def add(self, *args: Any, lstm_states: RNNStates, **kwargs: Any) -> None:
         """Store one step of every environment; contrib's four LSTM states are not kept."""
-        self._keep_state(lstm_states.pi[0])
+        self._keep_state(lstm_states)
         DictRolloutBuffer.add(self, *args, **kwargs)

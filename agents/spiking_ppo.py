@@ -125,9 +125,10 @@ class SpikingPPO(RecurrentPPO):
             n_envs=self.n_envs,
             seq_len=self.seq_len,
             state_shape=state_shape,
+            frames_shape=(self.policy.critic_frames - 1, self.policy.features_dim),
         )
         state = th.from_numpy(self.policy.initial_state(self.n_envs)).to(self.device)
-        self._last_lstm_states = RNNStates((state,), (state, state[:0]))  # type: ignore[assignment]
+        self._last_lstm_states = RNNStates((state,), (state, self.policy.initial_frames(self.n_envs)))  # type: ignore[assignment]
 
     def to_network(self, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the trained actor as a value, with all that stands between it and the environment.

@@ -15,10 +15,11 @@ from spikeloop.agents.episodes import EpisodeLog
 from spikeloop.scripts import train
 
 NET = "policy_kwargs:dict(n_neurons=[8])"
+FRAMES = "policy_kwargs:dict(n_neurons=[8, 8], critic_frames=3)"
 RATE = "policy_kwargs:dict(n_neurons=[8], encoder='rate', n_ticks=2)"
 BY_STEPS = ["n_envs:2", "n_steps:32", "batch_size:64", "n_epochs:1"]
 RUNS = {
-    "spiking_ppo": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, NET]),
+    "spiking_ppo": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, FRAMES]),
     "spiking_a2c": (["--algo", "spiking_a2c", "--env", "CartPole-v1"], ["n_envs:2", "n_steps:8", NET]),
     "rstdp": (["--algo", "rstdp", "--env", "CartPole-v1"], ["n_episodes:200"]),
     "rstdp_populations": (["--algo", "rstdp_populations", "--env", "CartPole-v1"], ["n_episodes:200"]),
