@@ -22,15 +22,15 @@ from torch import nn
 from spikeloop.agents.action_distributions import drawn_actions, without_graph
 from spikeloop.agents.actor import SpikingActor, fixed_scaler, head_for, in_one_order
 from spikeloop.agents.check_finite import check_predicted
-from spikeloop.agents.checks import check_carried, check_ranges
+from spikeloop.agents.checks import check_carried
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
 from spikeloop.agents.frames import check_frames, critic_view
+from spikeloop.agents.initial_firing import fingerprint
 from spikeloop.agents.one_thread import one_thread_up_to, weights_per_row
 from spikeloop.agents.policy_arguments import (
     LSNN_OPTIONS,
-    RANGES,
-    check_learnt_encoder,
+    check_options,
     check_spaces,
     default_extractor,
     former_surrogate,
@@ -71,6 +71,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             actor alone is deployed, it costs nothing there.
         critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
             whose observation does not tell the state.
+        calibrate_init: Scale the input weights of layers that are silent in the first rollout until they fire on 15 %
+            of ticks; a number brings all layers to that rate, False none. Loaded weights are never touched.
         net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]);
             what is left out stays so. SB3's short form, one list for both, is refused: it hardly means layers behind
             the actor.
@@ -94,6 +96,9 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     recurrent_default = True
     lstm_actor: LSNN  # type: ignore[assignment]  # under the name contrib's algorithm looks for
     actor: SpikingActor
+    critic_frames: int
+    critic_reads_actor: bool
+    calibrate_init: bool | float
 
     def __init__(
         self,
@@ -110,6 +115,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         gradient_kwargs: Mapping[str, Any] | None = None,
         critic_frames: int = 1,
         critic_reads_actor: bool = False,
+        calibrate_init: bool | float = True,
         net_arch: dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -126,12 +132,12 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
             gradient_kwargs={**former_surrogate(gradient, kwargs), **(gradient_kwargs or {})},
             critic_frames=critic_frames,
             critic_reads_actor=critic_reads_actor,
+            calibrate_init=calibrate_init,
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
         self._own_arguments.setdefault("recurrent", self.recurrent_default)
         self.trained_behind = tuple(trained_behind)
-        check_ranges(self._own_arguments, RANGES)
-        check_learnt_encoder(self._own_arguments)
+        check_options(self._own_arguments)
         if optimizer_kwargs is None:
             optimizer_kwargs = {"eps": 1e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
         # contrib's constructor would build LSTMs only to throw them away
@@ -150,6 +156,7 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
         self._key_rng = np.random.default_rng(int(th.randint(2**31, ())))
         self._note_state = StatelessWarning("model")
         self.coverage = Coverage(self.lstm_actor.encoder)
+        self.as_drawn = fingerprint(self.lstm_actor)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of copies what the last pass left in the distribution."""
@@ -162,10 +169,8 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
 
     def _build_parts(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._own_arguments)
-        self.critic_frames, self.critic_reads_actor = (
-            arguments.pop("critic_frames"),
-            arguments.pop("critic_reads_actor"),
-        )
+        for name in ("critic_frames", "critic_reads_actor", "calibrate_init"):
+            setattr(self, name, arguments.pop(name))
         scaler = fixed_scaler(arguments.pop("obs_scale"), self.observation_space)
         if scaler is not None and self.features_extractor_class is not FlattenExtractor:
             raise ValueError(f"obs_scale is for observations as they are, not for {self.features_extractor_class}")
@@ -218,10 +223,6 @@ class LsnnPolicy(RecurrentActorCriticPolicy):
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the actor's resting packed state, shape (n_rows, n_envs, width)."""
         return self.lstm_actor.initial_state(n_envs, self._key_rng)
-
-    def initial_frames(self, n_envs: int = 1) -> th.Tensor:
-        """Return what the critic remembers before its first step, zeros of shape (critic_frames - 1, n_envs, F)."""
-        return th.zeros((self.critic_frames - 1, n_envs, self.features_dim), device=self.device)
 
     def reset_rollout_counts(self) -> None:
         """Begin to count the spikes of a rollout."""

@@ -17,7 +17,8 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
 )
 
-from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_not_empty, in_words
+from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_not_empty, check_ranges, in_words
+from spikeloop.spiking.initial import neuron_kind
 from spikeloop.spiking.module import LSNN
 
 LSNN_OPTIONS = tuple(
@@ -98,21 +99,29 @@ def default_extractor(space: spaces.Space) -> type[BaseFeaturesExtractor]:
     return NatureCNN if is_image_space(space) else FlattenExtractor
 
 
-def check_learnt_encoder(arguments: Mapping[str, Any]) -> None:
-    """Refuse to train an encoder that has nothing to train."""
+def check_options(arguments: dict[str, Any]) -> None:
+    """Refuse a policy's own arguments that are out of range or do not go together.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    check_ranges(arguments, RANGES)
     if arguments.get("learn_encoder") and (encoder := arguments["encoder"]) != "population":
         raise ValueError(f"learn_encoder needs encoder='population', whose centres it trains, got {encoder!r}")
+    rate = arguments["calibrate_init"]
+    if isinstance(rate, bool):
+        return
+    if not (Range(0, 1, above=True).holds(rate) and rate < 1):
+        raise ValueError(f"calibrate_init must be True, False or a rate above 0 and below 1, got {rate!r}")
+    if neuron_kind(arguments.get("neurons", "lsnn")).graded:
+        raise ValueError(f"calibrate_init={rate} needs neurons that spike, got {arguments['neurons']!r}: leave it out")
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """Refuse spaces that hold nothing, and a bare number as observation."""
+    """Refuse spaces that hold nothing, and a bare number observed, in which SB3 finds nothing to flatten."""
     check_not_empty("observation", observation_space)
     check_not_empty("action", action_space)
-    check_axes(observation_space)
-
-
-def check_axes(space: spaces.Space) -> None:
-    """Refuse a bare number as observation, which SB3's extractors find nothing to flatten in."""
+    space = observation_space
     for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
         if isinstance(part, spaces.Box) and part.shape == ():
             raise ValueError(f"the observation space must have an axis, such as shape (1,), got {in_words(space)}")

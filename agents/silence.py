@@ -15,17 +15,30 @@ _FEWEST_SPIKES = 3.0  # that are expected at that rate where a rollout is long e
 _REMEDY = "Scale the observations to about -1 to 1 (VecNormalize or obs_scale)"
 
 
+def fires_below(rate: float, count: np.ndarray, n_counted: float) -> bool:
+    """Return whether a layer of spike counts ``count``, shape (N,), has fewer spikes per neuron and tick than ``rate``.
+
+    Too short a run, in which :data:`LOWEST_RATE` would give hardly a spike, tells nothing.
+    """
+    most = n_counted * count.size
+    return bool(most * LOWEST_RATE >= _FEWEST_SPIKES and count.sum() / most < rate)
+
+
+def is_silent(count: np.ndarray, n_counted: float) -> bool:
+    """Return whether a layer hardly spikes: below :data:`LOWEST_RATE`, and three quarters of its neurons never."""
+    return fires_below(LOWEST_RATE, count, n_counted) and bool(np.mean(count < 0.5) > 0.75)
+
+
 def warn_of_silence(counts: Sequence[np.ndarray], n_counted: float) -> None:
-    """Warn of the first layer that hardly spikes: below :data:`LOWEST_RATE`, and three quarters of its neurons never.
+    """Warn of the first layer that hardly spikes (:func:`is_silent`).
 
     Args:
         counts: Per layer the spikes of each neuron in a rollout, shape (N,).
         n_counted: Number of (environment, tick) pairs they are counted over.
     """
     for layer, count in enumerate(counts):
-        rate, silent = count.sum() / (n_counted * count.size), np.mean(count < 0.5)
-        enough = n_counted * count.size * LOWEST_RATE >= _FEWEST_SPIKES
-        if enough and rate < LOWEST_RATE and silent > 0.75:
+        if is_silent(count, n_counted):
+            rate, silent = count.sum() / (n_counted * count.size), np.mean(count < 0.5)
             warnings.warn(
                 f"layer {layer} spikes on {rate:.2%} of its ticks, {silent:.0%} of its neurons never did in the first "
                 f"rollout, so that little can be learnt. {_REMEDY}, lower v_th, or raise n_ticks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt, is_checked
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
 from spikeloop.agents.export import model_to_network, note_wrappers
+from spikeloop.agents.initial_firing import calibrate, fingerprint, starts_silent
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.ppo_update import update
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
@@ -32,6 +33,7 @@ from spikeloop.spiking.metrics import accumulates
 from spikeloop.spiking.network import Network
 
 Self = TypeVar("Self", bound="SpikingPPO")
+_MOST_ROWS = 2048  # env steps of the first rollout that silent layers are brought to fire on
 
 _RANGES = {
     **COMMON,
@@ -115,6 +117,7 @@ class SpikingPPO(RecurrentPPO):
         note_wrappers(self)
         is_dict = isinstance(self.observation_space, spaces.Dict)
         state_shape = self.policy.lstm_actor.state_shape
+        n_frames, n_features = self.policy.critic_frames - 1, self.policy.features_dim
         self.rollout_buffer = (ChunkedDictRolloutBuffer if is_dict else ChunkedRolloutBuffer)(
             self.n_steps,
             self.observation_space,
@@ -125,10 +128,11 @@ class SpikingPPO(RecurrentPPO):
             n_envs=self.n_envs,
             seq_len=self.seq_len,
             state_shape=state_shape,
-            frames_shape=(self.policy.critic_frames - 1, self.policy.features_dim),
+            frames_shape=(n_frames, n_features),
         )
         state = th.from_numpy(self.policy.initial_state(self.n_envs)).to(self.device)
-        self._last_lstm_states = RNNStates((state,), (state, self.policy.initial_frames(self.n_envs)))  # type: ignore[assignment]
+        frames = th.zeros((n_frames, self.n_envs, n_features), device=self.device)
+        self._last_lstm_states = RNNStates((state,), (state, frames))  # type: ignore[assignment]
 
     def to_network(self, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the trained actor as a value, with all that stands between it and the environment.
@@ -199,14 +203,42 @@ class SpikingPPO(RecurrentPPO):
         return go_on
 
     def _look(self) -> None:
-        """Warn, after the first rollout, of a network that sees or says nothing."""
+        """After the first rollout, let silent layers fire, and warn of a network that sees or says nothing."""
         self._looked = True
         seen = self.rollout_buffer.observations
         first = {k: _rows(v) for k, v in seen.items()} if isinstance(seen, dict) else _rows(seen)
         with th.no_grad():
             self.policy.coverage.warn_of_rollout(self.policy._features(obs_as_tensor(first, self.device))[0])
         if not self.policy.lstm_actor.layers.graded:
-            warn_of_silence(*self.policy.rollout_counts)
+            warn_of_silence(*self._calibrated())
+
+    def _calibrated(self) -> tuple[Sequence[np.ndarray], float]:
+        """Let layers fire that start silent (``calibrate_init``); return the spikes of layers, and ticks they fell in.
+
+        The rollout is still learnt from. Its log-probabilities are those of the policy that played, as PPO wants them.
+        """
+        policy, actor, counted = self.policy, self.policy.lstm_actor, self.policy.rollout_counts
+        target = policy.calibrate_init
+        silent = any(starts_silent(i, count, counted[1]) for i, count in enumerate(counted[0]))
+        wanted = silent if target is True else bool(target)
+        if not wanted or fingerprint(actor) != policy.as_drawn:
+            return counted
+        n_steps = min(self.n_steps, max(1, _MOST_ROWS // self.n_envs))
+        buffer: Any = self.rollout_buffer
+        seen = buffer.observations
+        shown = {k: _flat(v[:n_steps]) for k, v in seen.items()} if isinstance(seen, dict) else _flat(seen[:n_steps])
+        with th.no_grad():
+            features = policy._features(obs_as_tensor(shown, self.device))[0]
+        factors, counts, n_counted = calibrate(
+            actor,
+            features.reshape(n_steps, self.n_envs, -1),
+            th.from_numpy(buffer.start_states[:, 0].swapaxes(0, 1).copy()).to(self.device),
+            th.from_numpy(buffer.episode_starts[:n_steps]).to(self.device),
+            None if target is True else target,
+        )
+        for i, factor in factors.items():
+            self.logger.record(f"spiking/init_scale_{i}", factor)
+        return counts, n_counted
 
     def _log_spikes(self) -> None:
         actor, (counts, n_counted) = self.policy.lstm_actor, self.policy.rollout_counts
@@ -250,7 +282,12 @@ class SpikingPPO(RecurrentPPO):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
+def _flat(observations: np.ndarray) -> np.ndarray:
+    """Return the observations of a rollout, one below the other."""
+    return observations.reshape(-1, *observations.shape[2:])
+
+
 def _rows(observations: np.ndarray) -> np.ndarray:
     """Return the observations of a rollout, one below the other, some of them where there are many."""
-    rows = observations.reshape(-1, *observations.shape[2:])
+    rows = _flat(observations)
     return rows[:: 1 + len(rows) // 512]

@@ -54,7 +54,9 @@ def test_a_layer_that_hardly_spikes_in_the_first_rollout_is_told_of_once(algo, s
 
 def test_a_later_layer_is_told_of_by_its_number():
     env = VecNormalize(make_vec_env(lambda: Raw(1.0), seed=0))
-    (text,) = said(lambda: learner(SpikingPPO, env, n_neurons=[64, 64], tau_m=0.5, v_th=1.5).learn(64))
+    (text,) = said(
+        lambda: learner(SpikingPPO, env, n_neurons=[64, 64], tau_m=0.5, v_th=1.5, calibrate_init=False).learn(64)
+    )
     assert text.startswith("layer 1 spikes on 0")
 
 
