@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,16 +14,15 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from spikeloop.agents.check_finite import NonFiniteError, check_first, check_learnt, check_step
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges
+from spikeloop.agents.chip_eprop_policy import ChipEpropPolicy, ChipLearning
 from spikeloop.agents.compiled_episodes import DrawnEpisodes
+from spikeloop.agents.eprop_learning import FloatLearning
 from spikeloop.agents.eprop_policy import EpropPolicy
 from spikeloop.agents.export import note_wrappers
 from spikeloop.agents.local_learning import LocalLearning
 from spikeloop.agents.silence import warn_of_silence
 from spikeloop.agents.stretches import Stretches
-from spikeloop.spiking.encoders.dimensions import Dimensions
-from spikeloop.spiking.encoders.tile_coding import Tiles
 from spikeloop.spiking.rules import eprop_kernels
-from spikeloop.spiking.rules.eprop_kernels import RewardLearner
 from spikeloop.spiking.rules.reward_eprop import OPTIMIZERS, TAU_RATE, RewardEprop
 
 _RANGES = {
@@ -35,7 +34,8 @@ _RANGES = {
     "n_episodes": WHOLE,
     "max_episodes": WHOLE._replace(optional=True),
 }
-_NO_CODE = Tiles(Dimensions(low=[0.0], high=[1.0]), n_tiles=[1], n_grids=1)  # kernels take one, used or not
+BACKENDS = ("float",)
+Learning = FloatLearning | ChipLearning
 
 
 class EProp(LocalLearning):
@@ -48,7 +48,7 @@ class EProp(LocalLearning):
     other environment is stepped as usual. All learn the same bits.
 
     Args:
-        policy: ``"EpropPolicy"`` or a subclass.
+        policy: ``"EpropPolicy"``, or ``"ChipEpropPolicy"`` with a ``backend``.
         env: The environment, or its id.
         learning_rate: Rate of the hidden weights, or its schedule; the other rates are multiples of it.
         actor_scale: Rate of the action weights, in units of ``learning_rate``.
@@ -68,6 +68,9 @@ class EProp(LocalLearning):
             that an environment hands out are always finished.
         max_episodes: Learning also stops at the end of this many episodes; None for no such limit. Schedules go by
             whichever budget is nearer to its end.
+        backend: Where the network learns: ``float``, or what builds it, such as :class:`spikeloop.hardware.ChipLsnn`.
+            Learning rates are then in units of its own, and what it has no place for must be off.
+        backend_kwargs: Further arguments of what builds the network, by name.
         policy_kwargs: Arguments of the policy.
         stats_window_size: Episodes that logged means are taken over.
         tensorboard_log: Folder of the TensorBoard log; None for none.
@@ -85,12 +88,15 @@ class EProp(LocalLearning):
     [26, 26, 26, 26]
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"EpropPolicy": EpropPolicy}
-    policy: EpropPolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "EpropPolicy": EpropPolicy,
+        "ChipEpropPolicy": ChipEpropPolicy,
+    }
+    policy: EpropPolicy | ChipEpropPolicy
 
     def __init__(
         self,
-        policy: str | type[EpropPolicy],
+        policy: str | type[EpropPolicy] | type[ChipEpropPolicy],
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 0.01,
         actor_scale: float = 10.0,
@@ -107,6 +113,8 @@ class EProp(LocalLearning):
         optimizer: str = "sgd",
         n_episodes: int = 20,
         max_episodes: int | None = None,
+        backend: str | Callable[..., Any] = "float",
+        backend_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -131,6 +139,7 @@ class EProp(LocalLearning):
         self.rate_coef, self.target_rate, self.n_episodes = rate_coef, target_rate, n_episodes
         self.reward_scale, self.initial_value, self.trace_max = reward_scale, initial_value, trace_max
         self.optimizer, self.max_episodes = optimizer, max_episodes
+        self.backend, self.backend_kwargs = backend, backend_kwargs
         self._looked = False  # whether the first rollout was looked at for a network that says nothing
         if _init_setup_model:
             self._setup_model()
@@ -141,21 +150,36 @@ class EProp(LocalLearning):
             raise ValueError(f"train_hidden must be true or false, got {self.train_hidden!r}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
+        vars(self).setdefault("backend", "float")  # which models that were saved before lack
+        if isinstance(self.backend, str) and self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {self.backend!r}")
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,
             self.lr_schedule,
-            optimizer=self.optimizer,
+            **self._own_policy_kwargs(),
             **self.policy_kwargs,
         )
         self.policy.rate.fill_(self.target_rate)
         note_wrappers(self)
 
-    def _rule(self) -> RewardEprop:
-        """Return the rule at the learning rate of now."""
-        rate = float(self.lr_schedule(self._current_progress_remaining))
+    def _own_policy_kwargs(self) -> dict[str, Any]:
+        """Return what a policy takes from the algorithm; one that has a backend, and it alone, needs another one."""
+        on_backend = issubclass(self.policy_class, ChipEpropPolicy)
+        if on_backend == (self.backend == "float"):
+            wanted = "build a network" if on_backend else "be float"
+            raise ValueError(f"backend must {wanted} for {self.policy_class.__name__}, got {self.backend!r}")
+        if not on_backend:
+            return {"optimizer": self.optimizer}
+        schedule = self.lr_schedule  # which may begin with 0
+        peak = float(schedule(1.0)) or max(map(float, map(schedule, np.linspace(0.0, 1.0, 101).tolist())))
+        return {"backend": self.backend, "backend_kwargs": self.backend_kwargs, "rule": self._rule(peak)}
+
+    def _rule(self, rate: float | None = None) -> RewardEprop:
+        """Return the rule at a learning rate, that of now if None."""
+        rate = float(self.lr_schedule(self._current_progress_remaining)) if rate is None else rate
         return RewardEprop(
             gamma=self.gamma,
             trace_lambda=self.trace_lambda,
@@ -174,8 +198,7 @@ class EProp(LocalLearning):
     @contextmanager
     def _session(self) -> Iterator[DrawnEpisodes | Stretches | None]:
         policy = self.policy
-        plain = policy.encoder.identity and policy.log_std is None
-        yield (self._drawn() or Stretches.of(self.env)) if plain else None
+        yield (self._drawn() or Stretches.of(self.env)) if policy.plain else None
 
     def _drawn(self) -> DrawnEpisodes | None:
         """Return the environment as one that hands out episodes; None if it does not, or the critic has a code."""
@@ -262,15 +285,16 @@ class EProp(LocalLearning):
 
     def _learn_episodes(self, observations: np.ndarray, paid: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Learn from drawn episodes and return what each of them paid, shape (E,)."""
-        n_episodes, n_steps = uniform.shape
-        x = self.policy.with_constant(self.policy.features(observations.reshape(n_episodes * n_steps, -1)))
+        policy, (n_episodes, n_steps) = self.policy, uniform.shape
+        assert isinstance(policy, EpropPolicy)  # others have a critic with a code
+        x = policy.with_constant(policy.features(observations.reshape(n_episodes * n_steps, -1)))
         returns = np.empty(n_episodes, np.float32)
         eprop_kernels.reward_eprop_episodes(
             x.reshape(n_episodes, n_steps, -1),
             paid,
             uniform,
-            self.policy.n_ticks,
-            self.policy.learner(self._rule()),
+            policy.n_ticks,
+            policy.learner(self._rule()),
             returns,
         )
         return returns
@@ -279,8 +303,7 @@ class EProp(LocalLearning):
         """Learn from episodes of the environment, step by step, or by stretches of a compiled task."""
         assert self.env is not None
         policy, episodes, starts = self.policy, 0, True
-        learner, memory = policy.learner(self._rule()), policy.encoder.initial_memory(1, policy.rng)
-        outputs, reward, n_ticks = np.empty(len(policy.w_out), np.float32), np.float32(0), policy.n_ticks
+        learning, reward = policy.learning(self._rule()), np.float32(0)
         if self._last_obs is None:
             self._last_obs = self.env.reset()  # type: ignore[assignment]
             check_first(self.env, self._last_obs)
@@ -288,11 +311,10 @@ class EProp(LocalLearning):
         before: Any = obs  # what was observed on the step before
         n_episodes = self._rollout_length()
         while episodes < n_episodes and self.num_timesteps < total_timesteps:
-            x, memory = policy.input(obs, memory, starts)
-            action = self._act(x, policy.critic_lines(obs, before), reward, learner, outputs)
+            action = learning.act(obs, before, reward, starts)
             if stretches is not None:
                 left = total_timesteps - self.num_timesteps - 1
-                obs, action, goes_on = self._stretch(callback, stretches, obs, action, left, learner)
+                obs, action, goes_on = self._stretch(callback, stretches, obs, action, left, learning)
                 if not goes_on:
                     self._last_obs = None
                     return False
@@ -303,9 +325,7 @@ class EProp(LocalLearning):
             self.num_timesteps += 1
             if starts:
                 last, cut = infos[0]["terminal_observation"], bool(infos[0].get("TimeLimit.truncated", False))
-                x, memory = policy.input(last, memory, False)
-                lines = policy.critic_lines(last, obs)
-                eprop_kernels.reward_eprop_end(x, lines, reward, cut, n_ticks, learner, outputs)
+                learning.end(last, obs, reward, cut)
                 episodes += 1
                 self._episode_num += 1
             before = new_obs if starts else obs
@@ -319,21 +339,6 @@ class EProp(LocalLearning):
             self._last_obs = None
         return True
 
-    def _act(self, x: np.ndarray, lines: np.ndarray, reward: Any, learner: RewardLearner, outputs: np.ndarray) -> Any:
-        """Run the network for an env step, learn from the step before, and return the action."""
-        policy = self.policy
-        if policy.log_std is None:
-            uniform = np.float32(policy.rng.random())
-            action = eprop_kernels.reward_eprop_act(x, lines, reward, uniform, policy.n_ticks, learner, outputs)
-        else:
-            noise = policy.rng.standard_normal(len(outputs) - 1)
-            gaussian = np.array((np.exp(policy.log_std.numpy()), *policy.bounds), np.float64)
-            eprop_kernels.reward_eprop_act_box(x, lines, reward, noise, gaussian, policy.n_ticks, learner, outputs)
-            action = outputs[:-1]
-        if not np.isfinite(outputs).all():
-            raise NonFiniteError(f"learning led to outputs and a value of {outputs}: a lower learning_rate may help")
-        return action
-
     def _in_space(self, action: Any) -> np.ndarray:
         """Return an action as the environment takes it, shape (1, ...)."""
         if self.policy.log_std is None:
@@ -341,13 +346,7 @@ class EProp(LocalLearning):
         return self.policy.head(action[None])  # whose bounds it is rounded into
 
     def _stretch(
-        self,
-        callback: BaseCallback,
-        stretches: Stretches,
-        obs: Any,
-        action: int,
-        most_steps: int,
-        learner: RewardLearner,
+        self, callback: BaseCallback, stretches: Stretches, obs: Any, action: int, most_steps: int, learning: Learning
     ) -> tuple[Any, int, bool]:
         """Take up to so many steps in the kernel.
 
@@ -355,25 +354,9 @@ class EProp(LocalLearning):
             What is observed then, shape (1, n_obs), the action that was chosen for it, and False if a callback wants to
             stop.
         """
-        policy, compiled = self.policy, stretches.compiled
-        rewards, task_obs = np.empty(stretches.longest(most_steps)), np.empty(compiled.n_obs)
+        rewards = np.empty(stretches.longest(most_steps))
         state, shown = np.array(stretches.task.state, np.float64), np.array(obs[0], np.float64)
-        n_steps, action = eprop_kernels.reward_eprop_stretch(
-            compiled.step,
-            state,
-            compiled.body(stretches.task),
-            task_obs,
-            stretches.keep,
-            shown,
-            np.ones(len(shown)) if policy.scaler is None else policy.scaler.std.copy(),
-            (policy.critic or _NO_CODE).table,
-            policy.critic_sees_changes,
-            policy.n_ticks,
-            learner,
-            policy.rng,
-            action,
-            rewards,
-        )
+        n_steps, action = learning.stretch(stretches, state, shown, action, rewards)
         rewards = rewards[:n_steps]
         stretches.tell(state, rewards)
         obs, end = shown.astype(obs.dtype)[None], self.num_timesteps + n_steps

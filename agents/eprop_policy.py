@@ -29,6 +29,7 @@ from spikeloop.agents.checks import (
 )
 from spikeloop.agents.critic_code import critic_code
 from spikeloop.agents.encoders import encoder_for
+from spikeloop.agents.eprop_learning import FloatLearning
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.network import Layer, Network
@@ -219,6 +220,11 @@ class EpropPolicy(BasePolicy):
         return self.head.low.ravel(), self.head.high.ravel()
 
     @property
+    def plain(self) -> bool:
+        """Whether the kernels of compiled tasks know encoder and head."""
+        return self.encoder.identity and self.log_std is None
+
+    @property
     def biased(self) -> bool:
         """Whether neurons and readout have biases."""
         return self._own_arguments["bias_scale"] is not None
@@ -249,6 +255,10 @@ class EpropPolicy(BasePolicy):
             moments = Moments(*(getattr(self, f"adam_{name}").numpy() for name in Moments._fields))
         values = None if self.values is None else self.values.detach().numpy()
         return new_learner(*self.plastic(), rule, moments, values)
+
+    def learning(self, rule: RewardEprop) -> FloatLearning:
+        """Return what runs and teaches the network, at rest."""
+        return FloatLearning(self, rule)
 
     def input(self, obs: np.ndarray, memory: np.ndarray, start: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return the input of an env step as the kernels take it, and what the encoder remembers after it.

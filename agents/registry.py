@@ -33,7 +33,7 @@ class Algorithm(NamedTuple):
 ALGOS = {
     "spiking_ppo": Algorithm("spiking_ppo:SpikingPPO", "surrogate_gradients"),
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
-    "eprop": Algorithm("eprop:EProp", "eprop"),
+    "eprop": Algorithm("eprop:EProp", "eprop", "ChipLsnn"),
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),
     "rstdp_populations": Algorithm("rstdp:RSTDP", "rstdp_populations", "ChipPopulations"),
 }

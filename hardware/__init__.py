@@ -11,6 +11,7 @@ _HOME = {
     "Trace": "learning.rule",
     "actor_rule": "learning.actor_critic",
     "critic_rule": "learning.actor_critic",
+    "ChipLsnn": "loihi.lsnn_learner",
     "ChipPopulations": "loihi.populations",
     "ChipWinnerTakeAll": "loihi.winner_take_all",
     "CHIPS": "loihi.chip",

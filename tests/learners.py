@@ -1,4 +1,4 @@
-"""The four algorithms at their smallest, and an environment of any spaces to learn in."""
+"""The algorithms at their smallest, and an environment of any spaces to learn in."""
 
 import copy
 
@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spikeloop.agents import RSTDP, EProp, SpikingA2C, SpikingPPO
+from spikeloop.hardware import ChipLsnn
 
 OBSERVATION = spaces.Box(-1, 1, (3,), np.float32)
 ACTION = spaces.Discrete(3)
@@ -15,6 +16,12 @@ _LEARNERS = {
     "spiking_ppo": (SpikingPPO, "LsnnPolicy", {"n_steps": 16, "batch_size": 8, "seq_len": 8, "n_epochs": 1}, _SMALL),
     "spiking_a2c": (SpikingA2C, "LifPolicy", {"n_steps": 8}, _SMALL),
     "eprop": (EProp, "EpropPolicy", {"n_episodes": 2}, {"n_neurons": 8, "n_ticks": 2}),
+    "eprop_chip": (
+        EProp,
+        "ChipEpropPolicy",
+        {"n_episodes": 2, "value_coef": 0.0, "rate_coef": 0.0, "actor_scale": 0.4, "backend": ChipLsnn},
+        {"n_neurons": 8, "critic_kwargs": {"n_tiles": 2}},
+    ),
     "rstdp": (RSTDP, "WtaPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
     "rstdp_populations": (RSTDP, "PopulationPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
 }

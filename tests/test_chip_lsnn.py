@@ -1,6 +1,7 @@
 """An LSNN learns on the chip by rules of traces, and what the compiled loop does is what a host beside it would do."""
 
 import copy
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -10,10 +11,12 @@ import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.agents.critic_code import critic_code
 from spikeloop.envs.compiled import compiled_of
 from spikeloop.hardware.learning.engine import Learner
-from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, readout_rule
+from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, rates_of, readout_rule
 from spikeloop.hardware.loihi.emulator import Emulator
-from spikeloop.hardware.loihi.lsnn_learner import ChipLsnn, ChipLsnnParameters, FrozenChipLsnn
+from spikeloop.hardware.loihi.lsnn_learner import ChipLsnn
+from spikeloop.hardware.loihi.lsnn_program import ChipLsnnParameters
 from spikeloop.hardware.loihi.program import LearningRule, Trace
+from spikeloop.spiking.rules.reward_eprop import RewardEprop
 
 KEEP = np.array([0, 2])
 SCALE = np.array([1.0, 12.0])
@@ -28,18 +31,51 @@ def task():
     return compiled.step, compiled.body(env), code
 
 
-def learn(task, seed=0, n_episodes=4, **parameters):
+RULE = {
+    "learning_rate": 0.5,
+    "actor_rate": 0.2,
+    "value_rate": 0.1,
+    "trace_lambda": 0.9,
+    "reward_scale": 0.01,
+    "initial_value": 1.0,
+    "value_coef": 0.0,
+    "rate_coef": 0.0,
+}
+
+
+def new(code, seed=0, rule=(), **options):
+    rule = RewardEprop(**{**RULE, **dict(rule)})
+    return ChipLsnn(2, SCALE, code.n_channels, rule, np.random.default_rng(seed), **options)
+
+
+def lines_of(code, shown, before):
+    return code.lines(np.concatenate((shown, shown - before)))
+
+
+def learn(task, seed=0, n_episodes=4, compiled=True, **options):
+    """Learn in a few episodes of 30 steps at most, by stretches of a compiled task or step by step."""
     step, body, code = task
-    network = ChipLsnn(2, SCALE, code.n_channels, ChipLsnnParameters(**parameters), np.random.default_rng(seed))
-    starts = np.random.default_rng(seed).uniform(-0.05, 0.05, (n_episodes, 4))
-    steps = [network.learn_episode(step, s, body, KEEP, code.table, True, 30, 0.5)[0] for s in starts]
+    network, steps = new(code, seed, **options), []
+    starts = np.random.default_rng(seed).uniform(-0.05, 0.05, (n_episodes, 4)).astype(np.float32).astype(float)
+    for state in starts.copy():
+        obs, shown, before, reward, terminated, t = np.empty(4), state[KEEP], state[KEEP], 0.0, False, 0
+        while not terminated and t < 30:
+            action = network.act(shown, lines_of(code, shown, before), reward, 0.5)
+            if compiled:
+                rewards, shown = np.empty(29 - t), shown.copy()
+                n, action = network.stretch(step, state, body, obs, KEEP, shown, code.table, True, action, rewards, 0.5)
+                t += n
+            reward, terminated = step(state, action, body, obs)
+            before, shown, t = shown, obs[KEEP], t + 1
+        network.end(lines_of(code, shown, before), reward, not terminated, 0.5)
+        steps.append(t)
     return network, starts, steps
 
 
 def plain_host(task, network, starts, most_steps, progress):
     """Do in Python, on an Emulator, what the compiled loop does; return the emulator and the steps."""
     step, body, code = task
-    p, rng = network.parameters, network.rng
+    p, rule, rng, host = network.parameters, network.rule, network.rng, network._host
     emulator, n_ticks = Emulator(network.program), p.n_ticks
     scale = np.exp(-1 / p.tau_out)
     values, traces, n_steps = np.zeros(code.n_channels), np.zeros(code.n_channels), []
@@ -57,11 +93,11 @@ def plain_host(task, network, starts, most_steps, progress):
                 inputs[tick, 0] = [up[0], down[0], up[1], down[1], 1]
                 carry -= up.astype(float) - down
             v, state = emulator.run(state, n_ticks - 1, inputs[:-1])
-            value, r1 = 0.0 if terminated else p.initial_value + values[lines].sum(), 0
+            value, r1 = 0.0 if terminated else rule.initial_value + values[lines].sum(), 0
             if last is not None:
-                delta = p.reward_scale * reward + p.gamma * value - last
-                values += progress * p.value_rate * delta * traces
-                r1 = whole(progress * p.r1_scale * delta, rng)
+                delta = rule.reward_scale * reward + rule.gamma * value - last
+                values += progress * rule.value_rate * delta * traces
+                r1 = whole(progress * host.r1_scale * delta, rng)
             if not ends:
                 logits = v[-1, 0] * (1 - scale) * p.w_out_max / (254 * p.n_copies) / 64
                 probability = np.exp(logits - logits.max())
@@ -69,10 +105,10 @@ def plain_host(task, network, starts, most_steps, progress):
                 action = int(rng.random() >= probability[0])
                 errors = (np.arange(2) == action) - probability
                 written = [whole(127 * error, rng) for error in errors]
-                signal = [whole(p.signal_scale * (network.feedback[:, j] @ errors), rng) for j in range(p.n_neurons)]
+                signal = [whole(host.signal_scale * (network.feedback[:, j] @ errors), rng) for j in range(p.n_neurons)]
                 for i in range(3 * p.n_copies):
                     emulator.learner(i).write("y3", written if i >= 2 * p.n_copies else signal)
-                traces *= p.gamma * p.trace_lambda
+                traces *= rule.gamma * rule.trace_lambda
                 traces[traces < 1e-3 / lines.size] = 0
                 traces[lines] = 1 / lines.size
                 last = value
@@ -104,6 +140,12 @@ def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
         assert np.any(learner.w != network.program.projections[i].weights)
 
 
+def test_single_steps_learn_the_same_bits_as_stretches_of_a_compiled_task(task):
+    one, other = (learn(task, compiled=compiled)[0].state_dict() for compiled in (True, False))
+    for name, array in one.items():
+        np.testing.assert_array_equal(other[name], array, err_msg=name)
+
+
 def test_thresholds_that_weights_are_coarse_beside_are_refused(task):
     with pytest.raises(ValueError, match=r"w_max must be at most 31\.75 thresholds, got 40"):
         learn(task, w_max=40.0)
@@ -116,10 +158,10 @@ def test_what_a_copy_learns_reaches_its_own_chip(task):
 
 
 def test_controls_learn_nothing_where_they_are_not_to(task):
-    frozen = learn(task, train_hidden=False)[0]
+    frozen = learn(task, rule={"learning_rate": 0.0})[0]
     for i, changes in ((0, False), (1, False), (2, True)):
         assert np.any(frozen.emulator.weights(i) != frozen.program.projections[i].weights) == changes
-    unrewarded = learn(task, r1_scale=0.0)[0]
+    unrewarded = learn(task, rule={"learning_rate": 0.0, "actor_rate": 0.0})[0]
     assert all(
         np.array_equal(unrewarded.emulator.weights(i), unrewarded.program.projections[i].weights) for i in range(3)
     )
@@ -154,14 +196,48 @@ def test_rules_are_such_as_loihi_1_could_hold():
         assert rule.profile == "nengo" and rule.y3 == Trace(0.0, float("inf"))
 
 
-def test_what_was_learned_plays_on_an_emulator_of_its_own(task):
+def test_what_was_learned_plays_without_learning(task):
     network, starts, _ = learn(task)
-    player = FrozenChipLsnn(network)
-    actions, state = player.predict(starts[:, KEEP])
-    again, _ = player.predict(starts[:, KEEP], state, np.ones(4, bool))
-    assert np.array_equal(actions, again) and set(actions) <= {0, 1}
-    one, _ = player.predict(starts[2:3, KEEP])
-    assert one[0] == actions[2]
+    before, rest = network.state_dict(), network.rest(4)
+    logits, state = network.advance(starts[:, KEEP], rest)
+    alone, _ = network.advance(starts[2:3, KEEP], rest[:, 2:3])
+    np.testing.assert_array_equal(alone, logits[2:3])
+    assert np.any(network.advance(starts[:, KEEP], state)[0] != logits) and not rest.any()
+    for name, array in before.items():
+        np.testing.assert_array_equal(network.state_dict()[name], array)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"value_coef": 0.5}, "value_coef must be 0.0 on the chip, got 0.5"),
+        ({"rate_coef": 0.1}, "rate_coef must be 0.0 on the chip, got 0.1"),
+        ({"trace_max": 1.0}, "trace_max must be None on the chip, got 1.0"),
+        ({"optimizer": "adam"}, "optimizer must be sgd on the chip, got 'adam'"),
+        ({"learning_rate": 5.0}, r"learning_rate must be at most 1\.06 on the chip .*, got 5"),
+    ],
+)
+def test_a_rule_that_the_chip_has_no_place_for_is_refused(task, rule, message):
+    with pytest.raises(ValueError, match=message):
+        new(task[2], rule=rule)
+
+
+def test_rates_of_the_rule_are_those_of_the_synapses(task):
+    """A tag of one synapse at rest, for spikes on every tick: dw = rate * delta * L, in thresholds."""
+    host = new(task[2])._host
+    hidden, readout = rates_of(host.r1_scale, host.signal_scale)
+    assert 2.0 * hidden == pytest.approx(0.5) and 6.0 * readout == pytest.approx(0.2)
+    rule, both = hidden_rule(2, 2.0, None), np.array([0], np.int32)
+    learner = Learner(replace(rule, rounding="nearest"), [[0]])
+    for tick in range(40):
+        learner.write("y3", [round(host.signal_scale) if tick == 39 else 0])
+        learner.tick(both, both)
+    tag = 2.0**-14 * 127**2 * host.signal_scale
+    assert learner.t[0, 0] == pytest.approx(tag, rel=0.06)
+    learner.write("y3", [0])
+    for tick in range(4):
+        learner.tick(both, both, 100 if tick == 3 else 0)
+    assert learner.w[0, 0] == pytest.approx(254 * hidden * 100 / host.r1_scale, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +247,6 @@ def test_what_was_learned_plays_on_an_emulator_of_its_own(task):
         ("n_neurons", 0),
         ("tau_m", 0.0),
         ("beta", -1.0),
-        ("gamma", 1.1),
-        ("reward_scale", np.inf),
         ("n_copies", 0),
     ],
 )

@@ -35,6 +35,7 @@ RUNS = {
             "critic_kwargs=dict(n_tiles=3, low=[-2.4, -3, -0.2, -3], high=[2.4, 3, 0.2, 3]))",
         ],
     ),
+    "eprop on the chip": (["--algo", "eprop", "--backend", "chip", "--env", "CartPole-v1"], ["n_episodes:1"]),
     "eprop, episodes drawn": (
         ["--algo", "eprop", "--env", "spikeloop/TMaze-v0"],
         ["n_episodes:2", "policy_kwargs:dict(n_neurons=8)"],

@@ -20,11 +20,28 @@ from __future__ import annotations
 
 import math
 
+from spikeloop.hardware.learning.actor_critic import decay_terms
 from spikeloop.hardware.learning.rule import LearningRule, Trace
 
-# gamma lambda = 1 - 2^-4 - 2^-5 - 2^-6 = 0.891, for gamma 0.99 and lambda 0.9
-_DECAY = " ".join(f"- 2^{e}*u{{k}}*t" for e in (-4, -5, -6))
 _HELD = Trace(0.0, float("inf"))  # what the host writes stays until it writes the next
+
+
+def rates_of(r1_scale: float, signal_scale: float) -> tuple[float, float]:
+    """Return the learning rates of hidden and readout weights, in units of the largest weight.
+
+    Where eligibilities are ``x1 y1`` and ``x1`` with traces whose 127 is taken as 1. A product of two or three keeps
+    2^-3 of its size in profile nengo, as far as tags and r1 are among them, and 2^-2 and 2^-9 of traces.
+
+    Args:
+        r1_scale: r1 for a TD error of 1.
+        signal_scale: y3 for a learning signal of 1; for an error of 1 of the readout it is 127.
+
+    >>> hidden, readout = rates_of(256.0, 64.0)
+    >>> round(2.0 * hidden, 3), round(6.0 * readout, 3)  # w_max and w_out_max
+    (0.496, 0.186)
+    """
+    hidden, readout = 2.0**-8 * 2.0**-14 * 127.0**2 * signal_scale, 2.0**-10 * 2.0**-9 * 127.0**2
+    return r1_scale * hidden / 254, r1_scale * readout / 254
 
 
 def trace_of(tau: float) -> Trace:
@@ -36,7 +53,9 @@ def trace_of(tau: float) -> Trace:
     return Trace(127 * (1 - math.exp(-1 / tau)), tau)
 
 
-def hidden_rule(k: int, tau: float, tau_slow: float | None, residue: bool = False) -> LearningRule:
+def hidden_rule(
+    k: int, tau: float, tau_slow: float | None, residue: bool = False, trace_decay: float = 0.891
+) -> LearningRule:
     """Return the rule of input and recurrent synapses.
 
     Args:
@@ -44,13 +63,14 @@ def hidden_rule(k: int, tau: float, tau_slow: float | None, residue: bool = Fals
         tau: Time constant of x1 and y1 in ticks.
         tau_slow: That of x2; None leaves the slow trace out.
         residue: Whether each weight has a second synapse with four more bits, which no Loihi has.
+        trace_decay: gamma lambda, to the nearest 1/128 below 1.
 
     >>> hidden_rule(2, 2.0, 20.0).dt
-    '- 2^-4*u2*t - 2^-5*u2*t - 2^-6*u2*t + 2^-5*u2*x1*y1*y3 - 2^-6*u2*x2*y1*y3'
+    '-7*2^-6*u2*t + 2^-5*u2*x1*y1*y3 - 2^-6*u2*x2*y1*y3'
     """
     slow = "" if tau_slow is None else f" - 2^-6*u{k}*x2*y1*y3"
     return LearningRule(
-        dt=f"{_DECAY.format(k=k)} + 2^-5*u{k}*x1*y1*y3{slow}",
+        dt=f"{decay_terms(1 - trace_decay, k)} + 2^-5*u{k}*x1*y1*y3{slow}",
         dw=f"2^-5*u{k}*r1*t",
         x1=trace_of(tau),
         x2=Trace() if tau_slow is None else trace_of(tau_slow),
@@ -60,14 +80,14 @@ def hidden_rule(k: int, tau: float, tau_slow: float | None, residue: bool = Fals
     )
 
 
-def readout_rule(k: int, tau: float, residue: bool = False) -> LearningRule:
+def readout_rule(k: int, tau: float, residue: bool = False, trace_decay: float = 0.891) -> LearningRule:
     """Return the rule of readout synapses, whose targets never spike; arguments as those of :func:`hidden_rule`.
 
     >>> readout_rule(2, 2.0).dw
     '2^-7*u2*r1*t'
     """
     return LearningRule(
-        dt=f"{_DECAY.format(k=k)} + 2^-6*u{k}*x1*y3",
+        dt=f"{decay_terms(1 - trace_decay, k)} + 2^-6*u{k}*x1*y3",
         dw=f"2^-7*u{k}*r1*t",
         x1=trace_of(tau),
         y3=_HELD,

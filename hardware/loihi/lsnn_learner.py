@@ -1,5 +1,7 @@
 """An LSNN that learns on the emulated chip, from input spikes to outputs, and the host beside it.
 
+``EProp("ChipEpropPolicy", env, backend=ChipLsnn)`` trains it, as ``spikeloop train --algo eprop --backend chip`` does.
+
 ========================================== ==========================================================
 the chip, in integers                      the host, in floating point
 ========================================== ==========================================================
@@ -16,167 +18,108 @@ chip is our assumption; nengo-loihi's PES writes an error into a posttrace in th
 
 from __future__ import annotations
 
+import copy
 import warnings
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, readout_rule
+from spikeloop.hardware.learning.three_factor_lsnn import rates_of
 from spikeloop.hardware.loihi import lsnn_learner_kernels as kernels
-from spikeloop.hardware.loihi.chip import PROFILES
 from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.interpreter import OVERFLOWS
-from spikeloop.hardware.loihi.placement import place
-from spikeloop.hardware.loihi.program import Compartments, Learning, Program, Projection
+from spikeloop.hardware.loihi.lsnn_program import LARGEST, ChipLsnnParameters, lsnn_program
+from spikeloop.hardware.loihi.program import Program
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.rules.eprop_kernels import LineCritic
+from spikeloop.spiking.rules.reward_eprop import RewardEprop
 
-_LARGEST, _STEP = 254, 2  # of weights of 8 bits with a sign
-_COARSEST = 8  # least threshold, in units of the stored weight
+_SIGNAL = 127  # largest y3
+# Numbers of the rule that mean nothing here, and what they must be.
+_ABSENT = {"value_coef": 0.0, "rate_coef": 0.0, "trace_max": None, "optimizer": "sgd"}
 
 
-@dataclass(frozen=True)
-class ChipLsnnParameters:
-    """Numbers of the network, of its rule and of the host.
+class _Scales(NamedTuple):
+    """What the host multiplies by before it rounds."""
 
-    Args:
-        n_neurons: LSNN neurons N; with their lines 128 at most, or their share where a weight is several synapses.
-        n_ticks: Ticks per env step, a power of 2 from 4 to 64; the host reads the outputs before the last.
-        tau_m: Membrane time constant in ticks.
-        tau_a: Time constant of adaptation and of the slow trace x2 in ticks.
-        beta: What a spike adds to the adaptation, in units of the threshold; 0: no neuron adapts.
-        tau_out: Time constant of the outputs and of the fast traces x1 and y1 in ticks.
-        w_max: Largest input or recurrent weight, stored as 254 in each of its synapses, in units of the threshold.
-        w_out_max: Largest readout weight; a weight is the logit of a neuron that spikes on every tick.
-        w_in_scale: Standard deviation of a number's weights at first, times sqrt(n_obs), in units of the threshold.
-        bias_scale: Neurons' weights from the line that spikes on every tick are at first uniform from 0 to this.
-        gamma: Discount; with ``trace_lambda`` for the critic alone, as the chip's tags decay by 0.109 per env step.
-        trace_lambda: Decay of the critic's traces beside gamma.
-        value_rate: Rate of the critic.
-        reward_scale: Factor of rewards.
-        initial_value: Value of what was never seen.
-        r1_scale: r1 for a TD error of 1: the rate of all weights; 0 and nothing is learned.
-        signal_scale: y3 for a learning signal of 1: the rate of the input and recurrent weights.
-        slow: Whether the slow trace is part of the hidden rule.
-        train_hidden: Whether input and recurrent synapses learn; off, their rule has no dw (a control).
-        n_copies: Synapses that each weight is the sum of, which learn alike: rounding at random, which they do apart,
-            makes them noisy, and the noise of their mean is the less the more they are.
-        residue: Whether each weight has a second synapse with four more bits; no Loihi has.
-
-    Raises:
-        ValueError: If a number is out of range.
-
-    >>> ChipLsnnParameters(n_ticks=3)
-    Traceback (most recent call last):
-    ...
-    ValueError: n_ticks must be one of (4, 8, 16, 32, 64), got 3
-    """
-
-    n_neurons: int = 16
-    n_ticks: int = 4
-    tau_m: float = 2.0
-    tau_a: float = 20.0
-    beta: float = 0.4
-    tau_out: float = 2.0
-    w_max: float = 2.0
-    w_out_max: float = 6.0
-    w_in_scale: float = 2.0
-    bias_scale: float = 0.5
-    gamma: float = 0.99
-    trace_lambda: float = 0.9
-    value_rate: float = 0.1
-    reward_scale: float = 0.01
-    initial_value: float = 1.0
-    r1_scale: float = 256.0
-    signal_scale: float = 64.0
-    slow: bool = True
-    train_hidden: bool = True
-    n_copies: int = 1
-    residue: bool = False
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.n_ticks not in (4, 8, 16, 32, 64):
-            raise ValueError(f"n_ticks must be one of (4, 8, 16, 32, 64), got {self.n_ticks!r}")
-        if not (isinstance(self.n_neurons, int) and 1 <= self.n_neurons <= 256):
-            raise ValueError(f"n_neurons must be a whole number within 1 and 256, got {self.n_neurons!r}")
-        if not (isinstance(self.n_copies, int) and 1 <= self.n_copies <= 16):
-            raise ValueError(f"n_copies must be a whole number within 1 and 16, got {self.n_copies!r}")
-        for name in ("tau_m", "tau_a", "tau_out", "w_max", "w_out_max"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be a number > 0, got {getattr(self, name)!r}")
-        for name in ("beta", "w_in_scale", "bias_scale", "value_rate", "r1_scale", "signal_scale"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)!r}")
-        for name in ("gamma", "trace_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be within 0 and 1, got {getattr(self, name)!r}")
-        for name in ("reward_scale", "initial_value"):
-            if not abs(getattr(self, name)) < np.inf:
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+    r1: float  # of a TD error of 1
+    signal: float  # y3 of a learning signal of 1
 
 
 class ChipLsnn:
-    """One LSNN layer and its readout, whose synapses all learn on the chip; for tasks with a compiled step.
+    """One LSNN layer and its readout, whose synapses all learn on the chip.
 
     Neurons are the chip's own, cleared by a spike, with an auxiliary compartment each for the adaptation; outputs are
     compartments that never fire. Synapses of a neuron onto itself are plastic as all others are.
+
+    An episode is :meth:`act` for each observation but the last, then :meth:`end`. In a compiled task :meth:`stretch`
+    does the same, bit for bit.
 
     Args:
         n_outputs: Actions.
         scale: Factors of the observed numbers, shape (n_obs,): they are cut at -1 and 1 after them.
         n_lines: Lines of the critic's input code.
-        parameters: The numbers.
+        rule: Learning rates, discount and so on. ``learning_rate`` is in thresholds per TD error and eligibility, the
+            product of the learning signal and of x1 and y1, each 1 where a neuron spikes on every tick; ``actor_rate``
+            is in logits likewise. What the chip has no place for must be off: ``value_coef``, ``rate_coef``,
+            ``trace_max``, ``optimizer``.
         rng: Draws first weights, seeds of the learning engines, actions and the host's rounding.
+        options: Fields of :class:`ChipLsnnParameters`, by name.
 
     Raises:
-        ValueError: If the network is so large that the sums of its synapses could wrap.
+        ValueError: If a number is out of range or of the chip's reach, or the network is so large that the sums of its
+            synapses could wrap.
 
     Attributes:
         program: The chip program with its first weights.
         emulator: The chip.
         feedback: B, from outputs back to neurons, shape (n_outputs, N): the readout's first weights, which stay.
 
-    >>> network = ChipLsnn(2, [1.0, 12.0], 2592, ChipLsnnParameters(), np.random.default_rng(0))
+    >>> rule = RewardEprop(learning_rate=0.5, actor_rate=0.2, value_coef=0.0, rate_coef=0.0)
+    >>> network = ChipLsnn(2, [1.0, 12.0], 2592, rule, np.random.default_rng(0))
     >>> [(p.name, p.weights.shape) for p in network.program.projections if p.learning]
     [('input', (16, 5)), ('recurrent', (16, 16)), ('readout', (2, 16))]
+    >>> network.act(np.zeros(2), np.arange(8), 0.0) in (0, 1)
+    True
     """
 
     def __init__(
-        self,
-        n_outputs: int,
-        scale: Any,
-        n_lines: int,
-        parameters: ChipLsnnParameters,
-        rng: np.random.Generator,
+        self, n_outputs: int, scale: Any, n_lines: int, rule: RewardEprop, rng: np.random.Generator, **options: Any
     ) -> None:
-        p, n, factors = parameters, parameters.n_neurons, np.array(scale, np.float64)
-        self.parameters, self.rng = p, rng
+        p = self.parameters = ChipLsnnParameters(**options)
+        n, factors = p.n_neurons, np.array(scale, np.float64)
+        self.rule, self.rng = rule, rng
+        scales = _scales(p, rule)
         w_in = rng.normal(0, p.w_in_scale / np.sqrt(factors.size), (n, factors.size))
         w_in = np.stack((w_in, -w_in), axis=2).reshape(n, -1)
         w_in = np.concatenate((w_in, rng.uniform(0, p.bias_scale, (n, 1))), axis=1)
         w_rec = rng.normal(0, 0.5 / np.sqrt(n), (n, n))
         np.fill_diagonal(w_rec, 0)
         self.feedback = rng.normal(0, 3 / np.sqrt(n), (n_outputs, n))
-        self.program = _program(p, w_in, w_rec, self.feedback, rng.integers(0, 2**62, 3 * p.n_copies).tolist())
+        self.program = lsnn_program(
+            p, rule, w_in, w_rec, self.feedback, rng.integers(0, 2**62, 3 * p.n_copies).tolist()
+        )
         self.emulator = Emulator(self.program)
         self._loaded, self._state = self.emulator.loaded(), self.emulator.initial_state()
         lines = np.zeros(n_lines), np.zeros(n_lines), np.zeros(n_lines, np.int64), np.zeros(1, np.int64)
         self._host = kernels.Host(
             scale=factors,
             feedback=self.feedback,
-            output_scale=float((1 - decay(np.float64(p.tau_out), 1.0)) * p.w_out_max / (_LARGEST * p.n_copies) / 64),
-            signal_scale=float(p.signal_scale),
-            r1_scale=float(p.r1_scale),
-            gamma=float(p.gamma),
-            trace_decay=float(p.gamma * p.trace_lambda),
-            value_rate=float(p.value_rate),
-            reward_scale=float(p.reward_scale),
-            initial_value=float(p.initial_value),
+            output_scale=float((1 - decay(np.float64(p.tau_out), 1.0)) * p.w_out_max / (LARGEST * p.n_copies) / 64),
+            signal_scale=scales.signal,
+            r1_scale=scales.r1,
+            gamma=float(rule.gamma),
+            trace_decay=float(rule.gamma * rule.trace_lambda),
+            value_rate=float(rule.value_rate),
+            reward_scale=float(rule.reward_scale),
+            initial_value=float(rule.initial_value),
             carry=np.zeros(factors.size),
             last=np.zeros(2),
             critic=LineCritic(*lines),
+            inputs=np.zeros((p.n_ticks, 1, 2 * factors.size + 1), np.int32),
+            outputs=np.zeros((p.n_ticks, 1, n_outputs), np.int32),
+            rewards=np.zeros(p.n_ticks, np.int64),
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -188,144 +131,156 @@ class ChipLsnn:
         self.__dict__.update(state)
         self._loaded = self.emulator.loaded()
 
-    def learn_episode(
+    def __copy__(self) -> ChipLsnn:
+        """Return a network of its own, as ``copy.deepcopy`` does: its arrays are its state."""
+        return copy.deepcopy(self)
+
+    def reset(self) -> None:
+        """Forget the episode: membranes, traces, tags, and what the host remembers."""
+        kernels.forget(self._host)
+        self._state[:] = 0
+        self.emulator.clear_learning()
+
+    def act(self, obs: np.ndarray, lines: np.ndarray, reward: float, progress: float = 1.0) -> int:
+        """Run one env step and learn from the one before; return the action.
+
+        Args:
+            obs: What is observed, float64, shape (n_obs,).
+            lines: Active lines of the critic, int64.
+            reward: Reward of the step before; unused on the first of an episode.
+            progress: Factor of all learning rates, by which they go down over a training.
+        """
+        return self._env_step(obs, lines, reward, kernels.GOES_ON, progress)
+
+    def end(self, lines: np.ndarray, reward: float, truncated: bool, progress: float = 1.0) -> None:
+        """Learn from the last reward of an episode, and forget the episode.
+
+        Args:
+            lines: Active lines of the critic for the last observation, only looked at if ``truncated``.
+            reward: Last reward.
+            truncated: Whether a time limit ended the episode, so that its last value counts.
+            progress: Factor of all learning rates.
+        """
+        self._env_step(self._host.carry, lines, reward, kernels.CUT if truncated else kernels.TERMINATED, progress)
+        self.reset()
+        if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
+            self.emulator.overflowed = True
+            warnings.warn(
+                "a value left the chip's range: policy.network.emulator.counts.overflows says how often which did",
+                stacklevel=2,
+            )
+
+    def _env_step(self, obs: np.ndarray, lines: np.ndarray, reward: float, ending: int, progress: float) -> int:
+        chip = self._loaded, self._state, *self.emulator.learners_for(True), self._host, self.rng
+        return kernels.env_step(obs, lines, float(reward), ending, float(progress), *chip)
+
+    def stretch(
         self,
         step: Any,
         state: np.ndarray,
         body: np.ndarray,
+        obs: np.ndarray,
         keep: np.ndarray,
+        shown: np.ndarray,
         coder: Any,
         changes: bool,
-        most_steps: int,
+        action: int,
+        rewards: np.ndarray,
         progress: float = 1.0,
-    ) -> tuple[int, float]:
-        """Learn in one episode of a compiled task; return its steps and the sum of its rewards.
+    ) -> tuple[int, int]:
+        """Act and learn in a compiled task until the next step would end the episode.
 
         Args:
             step: The task's step, a C function (:data:`spikeloop.envs.compiled.STEP`).
-            state: State of the task to begin with, of which the observation is a part.
+            state: State of the task, changed in place.
             body: Its constants.
-            keep: Which numbers of the state are observed, int64, shape (n_obs,).
+            obs: Written with the last observation, shape (n_obs of the task,).
+            keep: Which components of it are shown, int64.
+            shown: What was shown last, float64, shape (n_obs,), changed in place.
             coder: Tables of the critic's input code (:class:`~spikeloop.spiking.encoders.tile_coding.Tiles`).
             changes: Whether that code is also of the change of each number since the step before.
-            most_steps: After so many env steps the episode is cut off.
-            progress: Factor of all learning rates, by which they go down over a training.
+            action: The action chosen last.
+            rewards: Written with the reward of each step; its length is the most steps to take.
+            progress: Factor of all learning rates.
+
+        Returns:
+            The number of steps, and the action chosen after them.
         """
-        result = kernels.episode(
-            step,
-            np.array(state, np.float64),
-            body,
-            keep,
-            coder,
-            changes,
-            most_steps,
-            self.parameters.n_ticks,
-            float(progress),
-            self._loaded,
-            self._state,
-            *self.emulator.learners_for(True),
-            self._host,
-            self.rng,
-        )
-        self._state[:] = 0
-        self.emulator.clear_learning()
-        if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
-            self.emulator.overflowed = True
-            warnings.warn(
-                "a value left the chip's range: emulator.counts.overflows says how often which did", stacklevel=2
-            )
-        return result
+        task = step, state, body, obs, keep, shown, coder, changes, float(progress)
+        chip = self._loaded, self._state, *self.emulator.learners_for(True), self._host, self.rng
+        return kernels.stretch(*task, *chip, action, rewards)
+
+    # --- without learning
+
+    def rest(self, n: int) -> np.ndarray:
+        """Return the state of n chips at rest, and of the hosts' carries, float64, shape (1, n, W + n_obs)."""
+        return np.zeros((1, n, self._state.shape[1] + self._host.scale.size))
+
+    def advance(self, obs: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run an env step of some chips with the weights of now, without learning.
+
+        Args:
+            obs: Observations, shape (B, n_obs).
+            state: From :meth:`rest` or this method, shape (1, B, W + n_obs).
+
+        Returns:
+            Logits of the actions, shape (B, n_outputs), and the new state.
+        """
+        width, n_ticks, scale = self._state.shape[1], self.parameters.n_ticks, self._host.scale
+        inputs, carry = np.empty((len(obs), n_ticks, 1, 2 * scale.size + 1), np.int32), state[0, :, width:].copy()
+        for b in range(len(obs)):
+            kernels.send(np.asarray(obs[b], np.float64), scale, carry[b], inputs[b])
+        sent = np.ascontiguousarray(inputs[:, :, 0].swapaxes(0, 1))
+        v, chips = self.emulator.run(state[0, :, :width].astype(np.int32), n_ticks, sent, learning=False)
+        return self._host.output_scale * v[-2], np.concatenate((chips, carry), axis=1)[None]
+
+    @property
+    def value(self) -> float:
+        """The critic's value on the step before."""
+        return float(self._host.last[0])
+
+    @property
+    def spike_counts(self) -> np.ndarray:
+        """Spikes of each neuron so far, shape (N,)."""
+        n = self.parameters.n_neurons
+        return self.emulator.counts.spikes[n : 2 * n]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return all that learning goes on from between two episodes, as copies."""
+        own = {"feedback": self.feedback.copy(), "values": self._host.critic.w.copy()}
+        return {**self.emulator.state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If the shapes are not those of this network.
+        """
+        shapes = {name: array.shape for name, array in self.state_dict().items()}
+        found = {name: np.asarray(state[name]) for name in shapes}
+        if any(found[name].shape != shape for name, shape in shapes.items()):
+            raise ValueError(f"arrays must have shapes {shapes}, got { {n: a.shape for n, a in found.items()} }")
+        self.reset()
+        self.feedback[:], self._host.critic.w[:] = found.pop("feedback"), found.pop("values")
+        self.emulator.load_state_dict(found)
 
     def program_now(self) -> Program:
-        """Return the program with the weights of now, which a :class:`FrozenChipLsnn` plays."""
+        """Return the program with the weights of now."""
         return self.emulator.program_now()
 
 
-class FrozenChipLsnn:
-    """Plays what a :class:`ChipLsnn` has learned on an emulator whose learning engines stand still, greedily.
-
-    Args:
-        network: What has learned; what it learns later is not played.
-    """
-
-    def __init__(self, network: ChipLsnn) -> None:
-        self.emulator = Emulator(network.program_now())
-        self._scale, self._n_ticks = network._host.scale.copy(), network.parameters.n_ticks
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: tuple[np.ndarray, np.ndarray] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = True,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """Return actions for observations, shape (B, n_obs), and the state, as SB3's policies do."""
-        if not deterministic:
-            raise ValueError("predict with deterministic=True: the draw of an action belongs to learning")
-        n_envs = len(observation)
-        chip, carry = state or (self.emulator.initial_state(n_envs), np.zeros((n_envs, self._scale.size)))
-        chip, carry = chip.copy(), carry.copy()
-        if episode_start is not None:
-            starts = np.reshape(episode_start, -1) != 0
-            chip[starts], carry[starts] = 0, 0
-        inputs = np.empty((n_envs, self._n_ticks, 1, 2 * self._scale.size + 1), np.int32)
-        for b in range(n_envs):
-            kernels.send(np.asarray(observation[b], np.float64), self._scale, carry[b], inputs[b])
-        sent = np.ascontiguousarray(inputs[:, :, 0].swapaxes(0, 1))
-        v, chip = self.emulator.run(chip, self._n_ticks, sent, learning=False)
-        return np.argmax(v[-2], axis=1), (chip, carry)
-
-
-def _program(
-    p: ChipLsnnParameters, w_in: np.ndarray, w_rec: np.ndarray, w_out: np.ndarray, seeds: list[int]
-) -> Program:
-    """Return the chip program: compartments of adaptation, neurons and outputs, and what joins them."""
-    n_outputs, n = w_out.shape
-    k, unit = p.n_ticks.bit_length() - 1, _LARGEST * p.n_copies / p.w_max
-    hidden = hidden_rule(k, p.tau_out, p.tau_a if p.slow else None, p.residue)
-    if not p.train_hidden:
-        hidden = replace(hidden, dw="", residue_bits=0)
-    readout = readout_rule(k, p.tau_out, p.residue)
-    if unit < _COARSEST:
-        raise ValueError(f"w_max must be at most {_LARGEST * p.n_copies / _COARSEST:g} thresholds, got {p.w_max}")
-    most = (2 ** (PROFILES["nengo"].input_bits - 6) - 1) // (_LARGEST * p.n_copies)
-    if w_in.shape[1] + n > most:
+def _scales(p: ChipLsnnParameters, rule: RewardEprop) -> _Scales:
+    """Return by what the host brings about the rates of a rule; y3 of the readout's errors is always as large."""
+    for name, value in _ABSENT.items():
+        if getattr(rule, name) != value:
+            raise ValueError(f"{name} must be {value} on the chip, got {getattr(rule, name)!r}")
+    hidden, readout = (p.w_max, p.w_out_max) * np.array(rates_of(1.0, 1.0))
+    r1 = rule.actor_rate / readout if rule.actor_rate else rule.learning_rate / hidden / (_SIGNAL / 2)
+    signal = rule.learning_rate / hidden / r1 if r1 else 0.0
+    if signal > _SIGNAL:
+        most = rule.learning_rate * _SIGNAL / signal
         raise ValueError(
-            f"at most {most} lines and neurons may reach a neuron by {p.n_copies} synapses each, or sums wrap; got "
-            f"{w_in.shape[1] + n}"
+            f"learning_rate must be at most {most:.3g} on the chip, as y3 has 7 bits and actor_rate is "
+            f"{rule.actor_rate:.3g}; got {rule.learning_rate:.3g}"
         )
-    slow, neurons, outputs = np.arange(n), n + np.arange(n), 2 * n + np.arange(n_outputs)
-    sizes = n, n, n_outputs
-    kept = np.repeat([float(decay(np.float64(tau), 1.0)) for tau in (p.tau_a, p.tau_m, p.tau_out)], sizes)
-    compartments = Compartments.build(
-        2 * n + n_outputs,
-        decay_v=np.rint(4096 * (1 - kept)).astype(int),
-        v_th=np.repeat([64, 64 * round(unit), 64], sizes),
-        fires=np.repeat([0, 1, 0], sizes),
-        parent=np.concatenate((neurons, np.full(n + n_outputs, -1))),
-    )
-    kinds = (
-        ("input", True, np.arange(w_in.shape[1]), neurons, w_in * _LARGEST / p.w_max, hidden),
-        ("recurrent", False, neurons, neurons, w_rec * _LARGEST / p.w_max, hidden),
-        ("readout", False, neurons, outputs, w_out * _LARGEST / p.w_out_max, readout),
-    )
-    projections, seed = [], iter(seeds)
-    for name, from_input, pre, post, weights, rule in kinds:
-        for copy in range(p.n_copies):
-            called = name if p.n_copies == 1 else f"{name} {copy}"
-            learning = Learning(rule, next(seed))
-            projections.append(Projection(called, from_input, pre, post, _mantissas(weights), learning=learning))
-    if p.beta:
-        exponent = max(0, int(np.ceil(np.log2(p.beta * unit / _LARGEST))))
-        jump = _mantissas(np.diag(np.full(n, -p.beta * unit / 2**exponent)))
-        projections.append(Projection("adaptation", False, neurons, slow, jump, exponent))
-    groups = (("adaptation", 0, n), ("neurons", n, 2 * n), ("outputs", 2 * n, 2 * n + n_outputs))
-    program = Program(
-        "loihi1", "nengo", w_in.shape[1], compartments, tuple(projections), outputs, groups, input_latency=0
-    )
-    return place(program)
-
-
-def _mantissas(weights: np.ndarray) -> np.ndarray:
-    """Return weights as mantissas of 8 bits with a sign."""
-    return np.clip(_STEP * np.rint(weights / _STEP), -_LARGEST, _LARGEST).astype(np.int64)
+    return _Scales(float(r1), float(signal))

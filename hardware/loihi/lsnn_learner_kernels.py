@@ -1,4 +1,4 @@
-"""Kernels of an LSNN that learns on the chip: the host's part of an env step, and whole episodes of a compiled task.
+"""Kernels of an LSNN that learns on the chip: an env step with the host's part of it, and stretches of a compiled task.
 
 The chip's part is the emulator's own loop, which runs the learning engines after each tick. What the host reads of the
 chip is v of the output compartments; what it writes are input spikes, the third posttraces, and rewards. The loop is
@@ -18,6 +18,7 @@ from spikeloop.spiking.encoders.tile_kernels import encode
 from spikeloop.spiking.rules.eprop_kernels import LineCritic, remember_lines
 
 KINDS = 3  # of synapses: input, recurrent, readout; as many learning engines of each, in this order
+GOES_ON, CUT, TERMINATED = 0, 1, 2  # of episodes
 _Y3, _MOST = 2, 127  # row of a learner's y, and the largest number in it and in r1
 
 
@@ -37,6 +38,9 @@ class Host(NamedTuple):
     carry: np.ndarray  # what the spikes of each number have not said yet, (n_obs,)
     last: np.ndarray  # value of the last step, and 1 once there was one in this episode, (2,)
     critic: LineCritic
+    inputs: np.ndarray  # of an env step, (n_ticks, 1, n_lines), int32
+    outputs: np.ndarray  # v of the outputs after each tick, (n_ticks, 1, n_outputs), int32
+    rewards: np.ndarray  # r1 of each tick, (n_ticks,), int64
 
 
 @kernel
@@ -127,24 +131,18 @@ def decide(v, engines, host, rng):
 
 
 @kernel
-def episode(
-    step, task_state, body, keep, coder, changes, most_steps, n_ticks, progress, loaded, state, addresses, engines,
-    host, rng,
-):  # fmt: skip
-    """Learn in an episode of a compiled task; return its steps and the sum of its rewards.
+def env_step(shown, lines, reward, ending, progress, loaded, state, addresses, engines, host, rng):
+    """Run one env step and learn from the one before; return the action.
 
-    An env step is ``n_ticks`` ticks. Before the last of them the host reads the outputs, and synapses change at its
-    end. After the last env step come as many ticks without input, in which the chip learns from it.
+    It is as many ticks as ``host.inputs`` has. Before the last of them the host reads the outputs, and synapses change
+    at its end. After an episode's last env step come as many ticks without input, in which the chip learns from it.
 
     Args:
-        step: The task's step, a C function (:data:`spikeloop.envs.compiled.STEP`).
-        task_state: State of the task to begin with, changed in place.
-        body: Its constants.
-        keep: Which components of the state are shown, int64.
-        coder: Tables of the critic's input code.
-        changes: Whether that code is also of the change since the step before.
-        most_steps: After so many steps the episode is cut off.
-        n_ticks: Ticks of an env step.
+        shown: What is observed, shape (n_obs,).
+        lines: Active lines of the critic.
+        reward: Reward of the step before.
+        ending: :data:`GOES_ON`, or how the episode has ended: :data:`CUT`, whose last value counts, or
+            :data:`TERMINATED`.
         progress: Factor of the TD error, and so of all learning rates: 1 at first, 0 at last.
         loaded: The emulated chip, as ``Emulator.loaded`` returns it.
         state: Its state, shape (1, W).
@@ -153,47 +151,74 @@ def episode(
         host: What the host keeps.
         rng: Draws actions and rounds.
     """
-    n_obs = len(keep)
-    obs, shown, seen = np.empty_like(task_state), np.empty(n_obs), np.zeros(2 * n_obs if changes else n_obs)
-    lines = np.empty(len(coder.offsets), np.int64)
-    inputs = np.empty((n_ticks, 1, 2 * n_obs + 1), np.int32)
-    outputs = np.empty((n_ticks, 1, len(loaded.outputs_of)), np.int32)
-    rewards, c = np.zeros(n_ticks, np.int64), loaded
-    no_spikes, no_traces = np.zeros((1, 0), np.int32), np.zeros((1, 3, 0), np.int32)
-    reward, total, n_steps, action, terminated = 0.0, 0.0, 0, 0, False
-    for i in range(n_obs):
-        shown[i] = seen[i] = task_state[keep[i]]
-    while True:
-        encode(coder, seen, lines)
-        ends = terminated or n_steps == most_steps
-        if ends:
-            inputs[:] = 0
-        else:
-            send(shown, host.scale, host.carry, inputs)
-        for part in range(2):
-            first, stop = 0, n_ticks - 1
-            if part == 1:
-                first, stop = n_ticks - 1, n_ticks
-                value = 0.0 if terminated else _value(lines, host)
-                rewards[first] = criticise(reward, value, host, progress, rng)
-                if not ends:
-                    action = decide(outputs[first - 1, 0], engines, host, rng)
-                    host.last[0], host.last[1] = value, 1
-                    remember_lines(lines, host.critic, host.trace_decay)
-            advance_and_learn(
-                state, inputs[first:stop], c.bias, c.options, c.constants, c.runs, c.children,
-                c.parents, c.scratch, c.sources, c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets,
-                c.outputs_of, outputs[first:stop], c.counters, c.spikes, c.recorded, addresses, engines,
-                rewards[first:stop], no_spikes, no_traces,
-            )  # fmt: skip
-        if ends:
+    inputs, outputs, rewards, c, n_ticks = host.inputs, host.outputs, host.rewards, loaded, len(host.inputs)
+    no_spikes, no_traces, action = np.zeros((1, 0), np.int32), np.zeros((1, 3, 0), np.int32), 0
+    if ending == GOES_ON:
+        send(shown, host.scale, host.carry, inputs)
+    else:
+        inputs[:] = 0
+    for part in range(2):
+        first, stop = 0, n_ticks - 1
+        if part == 1:
+            first, stop = n_ticks - 1, n_ticks
+            value = 0.0 if ending == TERMINATED else _value(lines, host)
+            rewards[first] = criticise(reward, value, host, progress, rng)
+            if ending == GOES_ON:
+                action = decide(outputs[first - 1, 0], engines, host, rng)
+                host.last[0], host.last[1] = value, 1
+                remember_lines(lines, host.critic, host.trace_decay)
+        advance_and_learn(
+            state, inputs[first:stop], c.bias, c.options, c.constants, c.runs, c.children, c.parents, c.scratch,
+            c.sources, c.staged, c.staged_post, c.pointers, c.segments, c.weights, c.targets, c.outputs_of,
+            outputs[first:stop], c.counters, c.spikes, c.recorded, addresses, engines, rewards[first:stop], no_spikes,
+            no_traces,
+        )  # fmt: skip
+    return action
+
+
+@kernel
+def stretch(
+    step, task_state, body, obs, keep, shown, coder, changes, progress, loaded, state, addresses, engines, host, rng,
+    action, rewards,
+):  # fmt: skip
+    """Act and learn in a compiled task until the next step would end the episode.
+
+    Args:
+        step: The task's step, a C function (:data:`spikeloop.envs.compiled.STEP`).
+        task_state: State of the task, changed in place.
+        body: Its constants.
+        obs: Written with the last observation, shape (n_obs of the task,).
+        keep: Which components of it are shown, int64.
+        shown: What was shown last, shape (len(keep),), changed in place.
+        coder: Tables of the critic's input code.
+        changes: Whether that code is also of the change since the step before.
+        progress: See :func:`env_step`, as the next six.
+        loaded: The chip.
+        state: Its state.
+        addresses: Of the learning engines.
+        engines: Their arrays.
+        host: What the host keeps.
+        rng: Draws actions and rounds.
+        action: The action chosen last.
+        rewards: Written with the reward of each step; its length is the most steps to take.
+
+    Returns:
+        The number of steps, and the action chosen after them.
+    """
+    next_state, next_obs, n_obs = np.empty_like(task_state), np.empty_like(obs), len(keep)
+    seen, lines, n_steps = np.zeros(2 * n_obs if changes else n_obs), np.empty(len(coder.offsets), np.int64), 0
+    while n_steps < len(rewards):
+        next_state[:] = task_state
+        reward, terminated = step(next_state, action, body, next_obs)
+        if terminated:
             break
-        reward, terminated = step(task_state, action, body, obs)
-        total += reward
-        n_steps += 1
+        task_state[:], obs[:] = next_state, next_obs
         for i in range(n_obs):
             if changes:
                 seen[n_obs + i] = obs[keep[i]] - shown[i]
             shown[i] = seen[i] = obs[keep[i]]
-    forget(host)
-    return n_steps, total
+        encode(coder, seen, lines)
+        action = env_step(shown, lines, reward, GOES_ON, progress, loaded, state, addresses, engines, host, rng)
+        rewards[n_steps] = reward
+        n_steps += 1
+    return n_steps, action
