@@ -214,7 +214,7 @@ def test_what_was_learned_plays_without_learning(task):
         ({"rate_coef": 0.1}, "rate_coef must be 0.0 on the chip, got 0.1"),
         ({"trace_max": 1.0}, "trace_max must be None on the chip, got 1.0"),
         ({"optimizer": "adam"}, "optimizer must be sgd on the chip, got 'adam'"),
-        ({"learning_rate": 5.0}, r"learning_rate must be at most 1\.06 on the chip .*, got 5"),
+        ({"learning_rate": 5.0}, r"learning_rate must be at most 1\.06 on the chip, .* got 5"),
     ],
 )
 def test_a_rule_that_the_chip_has_no_place_for_is_refused(task, rule, message):
