@@ -18,6 +18,8 @@ from spikeloop.agents.registry import hyperparams_file
 from spikeloop.hardware import ChipPopulations, Interpreter
 from spikeloop.hardware.learning.reward_stdp import reward_stdp_rule
 from spikeloop.hardware.loihi.population_program import ACTOR, ChipOptions, population_program
+from spikeloop.scripts.bench import chip_populations as benchmark
+from spikeloop.scripts.bench.chip_learning import Lab
 from spikeloop.spiking.rules.population_parameters import PopulationParameters
 
 PRESETS = yaml.safe_load(hyperparams_file("rstdp_populations_chip").read_text("utf-8"))
@@ -219,6 +221,13 @@ def test_what_the_chip_does_not_have_is_refused(changes, options, named):
 def test_more_lines_than_a_core_has_axons_for_are_refused():
     with pytest.raises(ValueError, match="a core of loihi1 has 4096 input axons; core 0 needs 4104 for group 'actor'"):
         population_program(2050, N_ACTIONS, SMALL, ChipOptions(), (0, 1))
+
+
+@pytest.mark.parametrize("kind", list(benchmark.KINDS))
+def test_every_row_of_the_benchmark_fits_its_chip(kind, tmp_path):
+    for env_id in benchmark.BARS:
+        settings, network = benchmark.settings_of(Lab(tmp_path), env_id, kind)
+        benchmark.model_of(env_id, 0, settings, network)  # or it is refused
 
 
 def test_rates_of_learning_keep_their_product_with_the_unit_of_tags():

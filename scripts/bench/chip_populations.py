@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "8-bit + residue (no Loihi has it)": (
         "rstdp_populations_chip",
         ChipPopulations,
-        {"backend_kwargs": {"residue": True}},
+        {"backend_kwargs": {"residue": True, "n_critic": 16}},  # of 24, MountainCar's would not fit their core
     ),
     "float": ("rstdp_populations", None, {}),
     "no learning": (
@@ -95,20 +95,17 @@ def run(args: argparse.Namespace) -> None:
 
 def train(lab: Lab, env_id: str, kind: str, seed: int) -> tuple[float, float, float]:
     """Return the returns with and without noise after a training, and its CPU time per env step in microseconds."""
-    preset, network, changes = KINDS[kind]
-    settings = lab.settings(preset, env_id)
-    options = {**settings.get("backend_kwargs", {}), **changes.get("backend_kwargs", {})}
-    settings |= {**changes, "backend_kwargs": options} if network is not None else changes
+    settings, network = settings_of(lab, env_id, kind)
 
     def make() -> list[float]:
-        model = _model(env_id, seed, settings, network)
+        model = model_of(env_id, seed, settings, network)
         start = time.process_time()
         steps, _ = learn(model)
         us = (time.process_time() - start) / steps[-1] * 1e6
         if (
             network is LateModulators
         ):  # which no compiled loop knows: what it has learned is played by what it is made of
-            player = _model(env_id, seed, settings, ChipPopulations)
+            player = model_of(env_id, seed, settings, ChipPopulations)
             player.policy.network.load_state_dict(model.policy.network.state_dict())
             model = player
         played = [play(model, gym.make(env_id), seed, deterministic) for deterministic in (False, True)]
@@ -118,6 +115,15 @@ def train(lab: Lab, env_id: str, kind: str, seed: int) -> tuple[float, float, fl
     return noisy, quiet, us
 
 
-def _model(env_id: str, seed: int, settings: Mapping[str, Any], network: Any) -> RSTDP:
+def settings_of(lab: Lab, env_id: str, kind: str) -> tuple[dict[str, Any], Any]:
+    """Return the hyperparameters of a kind of synapses in a task, and its network, None for float."""
+    preset, network, changes = KINDS[kind]
+    settings = lab.settings(preset, env_id)
+    options = {**settings.get("backend_kwargs", {}), **changes.get("backend_kwargs", {})}
+    return settings | ({**changes, "backend_kwargs": options} if network is not None else changes), network
+
+
+def model_of(env_id: str, seed: int, settings: Mapping[str, Any], network: Any) -> RSTDP:
+    """Return a model that has learnt nothing."""
     backend = {} if network is None else {"backend": network}
     return RSTDP(env=Monitor(gym.make(env_id)), seed=seed, **backend, **settings)
