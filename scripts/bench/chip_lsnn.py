@@ -5,7 +5,7 @@ still: the mean return of greedy episodes on other starts. Input, recurrent and 
 traces of spikes, y3 and r1 (:mod:`spikeloop.hardware.loihi.lsnn_learner` says what the host computes). The controls:
 
 - frozen: only the readout learns, at the best of the settings tried on seeds 0 to 2, biases twice as large and
-  a quarter of the rate;
+  half the rate;
 - feedback permuted: which neuron gets whose learning signal is drawn anew for each episode;
 - r1 = 0: nothing learns;
 - no slow trace: the hidden rule has no x2, which stands for the eligibility of adaptation;
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 _EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True}
 _FROZEN: dict[str, Any] = {
-    "changes": {"train_hidden": False, "actor_scale": 0.09},
+    "changes": {"train_hidden": False, "actor_scale": 0.186},
     "policy": {"bias_scale": 1.0},
 }
 ROWS = (
