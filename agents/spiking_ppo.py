@@ -22,6 +22,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt, is_checked
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
+from spikeloop.agents.compiled_policy import CompiledPolicy, torch_reason
+from spikeloop.agents.compiled_rollout import collect
+from spikeloop.agents.compiled_update import limits_of, update_compiled
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.initial_firing import calibrate, fingerprint, starts_silent
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
@@ -79,11 +82,15 @@ class SpikingPPO(RecurrentPPO):
         args: Further positional arguments of ``RecurrentPPO``, in its order.
         seq_len: Env steps per training sequence, a divisor of ``n_steps``. Gradients through time stop at its
             start, so memory tasks want it as long as what is to be remembered.
+        compiled: Whether updates and the policy's steps run in numba instead of torch: ``"auto"`` where that can be,
+            ``True`` to be refused where not, ``False`` for never. Either way gives the same up to rounding; the log
+            of ``verbose=1`` names which it is, and why.
         kwargs: Further keyword arguments of ``RecurrentPPO``.
 
     Raises:
         ValueError: If an argument is out of range, ``seq_len`` does not divide ``n_steps`` and ``batch_size``, or the
-            advantages of a single step were to be normalised.
+            advantages of a single step were to be normalised,
+            or ``compiled=True`` cannot be.
 
     >>> model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=32, batch_size=32, policy_kwargs={"n_neurons": 16})
     >>> network = model.learn(32).to_network()  # what is saved, simulated and deployed
@@ -100,15 +107,21 @@ class SpikingPPO(RecurrentPPO):
         env: GymEnv | str | None,
         *args: Any,
         seq_len: int = 16,
+        compiled: bool | str = "auto",
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[arg-type, misc]
-        self.seq_len = seq_len
+        if compiled not in ("auto", True, False):
+            raise ValueError(f"compiled must be 'auto', True or False, got {compiled!r}")
+        self.seq_len, self.compiled = seq_len, compiled
+        self._compiled_policy: CompiledPolicy | None = None
         self._looked = False  # whether the first rollout was looked at for a network that sees or says nothing
         if _init_setup_model:
             self._setup_model()
             self._check_training()
+            if self.compiled is True and (reason := torch_reason(self.policy)):
+                raise ValueError(f"compiled=True cannot be, as {reason}: 'auto' trains it in torch")
 
     def _setup_model(self) -> None:
         check_ranges(vars(self), _RANGES)
@@ -196,7 +209,10 @@ class SpikingPPO(RecurrentPPO):
         if not is_checked(env):
             env = CheckFinite(env)
         self.policy.reset_rollout_counts()
-        go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if (compiled := self._compiled()) is not None:
+            go_on = collect(self, compiled, env, callback, rollout_buffer, n_rollout_steps)
+        else:
+            go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self._log_spikes()
         if go_on and not self._looked:
             self._look()
@@ -262,11 +278,28 @@ class SpikingPPO(RecurrentPPO):
         total = self.n_steps * self.n_envs
         try:
             with self.policy.one_thread(min(self.batch_size or total, total)):
-                update(self)
+                if (compiled := self._compiled()) is not None:
+                    update_compiled(self, compiled)
+                else:
+                    update(self)
         except ValueError:  # torch's, where a minibatch meets what the one before made NaN
             check_learnt(self.policy.named_parameters(), f"update {self._n_updates + 1}")
             raise
         check_learnt(self.policy.named_parameters(), f"update {self._n_updates}")
+
+    def _compiled(self) -> CompiledPolicy | None:
+        """Return the policy as the kernels take it; None where torch trains it."""
+        if self.compiled is False or torch_reason(self.policy) is not None:
+            return None
+        known = self._compiled_policy
+        if known is None or known.policy is not self.policy or known.optimizer is not self.policy.optimizer:
+            n_sequences = self.n_steps // self.seq_len * self.n_envs
+            most = int(np.diff(limits_of(n_sequences, self.seq_len, self.batch_size)).max())
+            known = self._compiled_policy = CompiledPolicy(self.policy, self.seq_len, most, self.n_envs)
+        return known
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled_policy"]
 
     def learn(
         self: Self,
@@ -279,6 +312,9 @@ class SpikingPPO(RecurrentPPO):
     ) -> Self:
         """Train for ``total_timesteps`` env steps; the arguments are SB3's."""
         note_wrappers(self, learns=True)
+        if self.verbose >= 1:
+            reason = "compiled=False" if self.compiled is False else torch_reason(self.policy)
+            print("Training runs compiled" if reason is None else f"Training runs in torch: {reason}")
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 

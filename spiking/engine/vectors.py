@@ -305,6 +305,16 @@ def magnitude(typingctx: Any, a: Any) -> Any:
 
 
 @intrinsic
+def square_root(typingctx: Any, a: Any) -> Any:
+    """Return square roots."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call_intrinsic(builder, "sqrt", *args)
+
+    return a(a), codegen
+
+
+@intrinsic
 def bits_of(typingctx: Any, mask: Any) -> Any:
     """Return the mask as an integer, lane i in bit i."""
 

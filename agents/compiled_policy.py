@@ -1,0 +1,284 @@
+"""A policy laid out for the compiled path: one vector of parameters, one of gradients, two of Adam's moments.
+
+Parameters and optimizer stay torch's; :meth:`CompiledPolicy.take` copies them in before kernels run, and
+:meth:`CompiledPolicy.give_back` copies them out, so that whatever saves, loads, plays or exports a policy knows nothing
+of this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+from spikeloop.agents import ppo_kernels
+from spikeloop.agents.policies import LsnnPolicy
+from spikeloop.agents.ppo_kernels import DenseAt, LayerAt, Scratch, Sizes
+from spikeloop.spiking.engine import shares, vectors
+from spikeloop.spiking.engine.sequences import padded_size
+from spikeloop.spiking.gradients import Surrogate
+from spikeloop.spiking.row_linear import RowLinear
+
+_ACTIVATIONS: dict[type, int] = {nn.Tanh: ppo_kernels.TANH, nn.ReLU: ppo_kernels.RELU}
+_METHODS = ("forward", "evaluate_actions", "predict_values", "_features", "_act", "_value", "extract_features")
+_ADAM = {"weight_decay": 0, "amsgrad": False, "maximize": False, "differentiable": False, "capturable": False}
+
+
+def torch_reason(policy: LsnnPolicy) -> str | None:
+    """Say why only torch can train a policy; None if the compiled path can, too.
+
+    >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
+    >>> torch_reason(LsnnPolicy(*space, lambda _: 3e-4)) is None
+    True
+    >>> torch_reason(LsnnPolicy(*space, lambda _: 3e-4, net_arch={"pi": [8]}))
+    'layers follow the spiking actor (net_arch pi)'
+    """
+    lsnn = policy.lstm_actor
+    changed = [name for name in _METHODS if getattr(type(policy), name) is not getattr(LsnnPolicy, name)]
+    if changed:
+        return f"{type(policy).__name__} has a method {changed[0]} of its own"
+    if policy.use_sde:
+        return "use_sde is on"
+    if any(True for _ in policy.features_extractor.parameters()):
+        return f"{type(policy.features_extractor).__name__} has weights"
+    if not lsnn.layers.on_engine:
+        return "its neurons are not LSNN neurons"
+    if type(lsnn.gradient) is not Surrogate:
+        return f"its gradient is {type(lsnn.gradient).__name__}"
+    if lsnn.centers is not None:
+        return "learn_encoder is on"
+    if len(policy.mlp_extractor.policy_net):
+        return "layers follow the spiking actor (net_arch pi)"
+    if type(policy.action_net) is not RowLinear:
+        return f"its action_net is {type(policy.action_net).__name__}"
+    if _critic_layers(policy) is None:
+        return "its critic has other layers than linear ones with tanh or ReLU"
+    return _training_reason(policy)
+
+
+def _training_reason(policy: LsnnPolicy) -> str | None:
+    optimizer, parameters = policy.optimizer, list(policy.parameters())
+    if type(optimizer) is not th.optim.Adam:
+        return f"its optimizer is {type(optimizer).__name__}"
+    if len(optimizer.param_groups) != 1:
+        return "its optimizer has several parameter groups"
+    for name, usual in _ADAM.items():
+        if optimizer.param_groups[0].get(name, usual) != usual:
+            return f"its optimizer has {name}={optimizer.param_groups[0][name]!r}"
+    if any(p.device.type != "cpu" for p in parameters):
+        return f"it is on {parameters[0].device}"
+    if any(p.dtype != th.float32 for p in parameters):
+        return "its parameters are not all float32"
+    if not all(p.requires_grad for p in parameters):
+        return "some of its parameters are frozen"
+    if len(parameters) != len(_known_parameters(policy)):
+        return "it has parameters of its own"
+    return None
+
+
+def _critic_layers(policy: LsnnPolicy) -> list[nn.Linear] | None:
+    modules = list(policy.mlp_extractor.value_net)
+    linear, activations = modules[::2], modules[1::2]
+    kinds = {type(activation) for activation in activations}
+    fits = len(linear) == len(activations) and len(kinds) <= 1 and kinds <= set(_ACTIVATIONS)
+    fits = fits and all(type(one) is nn.Linear and one.bias is not None for one in linear)
+    return linear if fits and type(policy.value_net) is nn.Linear else None  # type: ignore[return-value]
+
+
+def _known_parameters(policy: LsnnPolicy) -> list[th.Tensor]:
+    """Return the parameters in the order of their places in the vector: actor first, then critic."""
+    known: list[Any] = []
+    for layer in policy.lstm_actor.layers:
+        known += [layer.w_in, layer.bias] + ([] if layer.w_rec is None else [layer.w_rec])
+    known += [policy.action_net.weight, policy.action_net.bias]
+    if hasattr(policy, "log_std"):
+        known.append(policy.log_std)
+    for linear in [*(_critic_layers(policy) or []), policy.value_net]:
+        known += [linear.weight, linear.bias]
+    return known
+
+
+@dataclass(eq=False)
+class _Places:
+    """Hands out places in a vector, whole vector panels each."""
+
+    n: int = 0
+
+    def take(self, n: int) -> int:
+        first = self.n
+        self.n += padded_size(int(n), np.float32)
+        return first
+
+
+class CompiledPolicy:
+    """The arrays that the kernels of :mod:`spikeloop.agents.ppo_kernels` take for a policy.
+
+    Args:
+        policy: A policy for which :func:`torch_reason` is None.
+        n_steps: Env steps of a sequence.
+        n_sequences: Sequences at a time, at most.
+        n_envs: Environments that it acts in.
+
+    >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
+    >>> compiled = CompiledPolicy(LsnnPolicy(*space, lambda _: 3e-4, n_neurons=20), 16, 4, 8)
+    >>> compiled.sizes.n_outputs, len(compiled.vectors)  # parameters, gradients, and two moments
+    (2, 4)
+    """
+
+    def __init__(self, policy: LsnnPolicy, n_steps: int, n_sequences: int, n_envs: int):
+        self.policy, self.optimizer = policy, policy.optimizer
+        lsnn, space = policy.lstm_actor, policy.action_space
+        n_rows, at_once = max(n_sequences * n_steps, n_envs), max(n_sequences, n_envs)
+        n_state, state_width = lsnn.state_shape[0] - lsnn._n_memory, lsnn.state_shape[1]
+        places, scratch, spikes, limits, counts = (_Places() for _ in range(5))
+        views: list[tuple[int, tuple[int, int], int, bool]] = []  # place, padded shape, columns in use, transposed
+
+        def weights(n: int, width: int, used: int, transposed: bool = False) -> int:
+            place = places.take(n * width)
+            views.append((place, (n, width), used, transposed))
+            return place
+
+        width_of = lambda n: padded_size(n, np.float32)  # noqa: E731
+        layers, rows, n_ticks = [], _Places(), lsnn.n_ticks
+        n_below, width_below = lsnn._encoder.n_channels, 0
+        n_t = n_rows * n_ticks  # ticks of all sequences
+        for layer in lsnn.layers:
+            n, width = layer.n_neurons, width_of(layer.n_neurons)
+            keeps = layer.options["reset"] == "zero"
+            w_in, bias = weights(n_below, width, n, True), weights(1, width, n)
+            w_rec = weights(n, width, n, True) if layer.w_rec is not None else places.n
+            packed_in, packed_rec = scratch.take(width_below * n), scratch.take(width * n)
+            tape = scratch.take(n_t * width), scratch.take(n_t * width if keeps else 0)
+            layers.append(
+                LayerAt(
+                    n, n_below, width, n if layer.w_rec is not None else 0, int(keeps), w_in, bias, w_rec,
+                    rows.take(9 * width), *tape, packed_in, packed_rec, scratch.take(n_t * width_below),
+                    scratch.take(width), spikes.take((n_t + at_once) * n), limits.take(n_t + 2 * at_once), counts.n,
+                )
+            )  # fmt: skip
+            counts.n += n
+            n_below, width_below = n, width
+        outputs = int(policy.action_net.out_features)  # type: ignore[arg-type]
+        gaussian = isinstance(space, spaces.Box)
+        w_out, b_out = weights(outputs, width_below, n_below), weights(1, width_of(outputs), outputs)
+        log_std = weights(1, width_of(outputs), outputs) if gaussian else b_out
+        split, dense = places.n, []
+        n_features, n_read = policy.features_dim, n_below if policy.critic_reads_actor else 0
+        stride = critic_stride = width_of(n_features + n_read)
+        linear = _critic_layers(policy) or []
+        n_in, critic_x = n_features + n_read, scratch.take(n_rows * stride)
+        for one in linear:
+            n_out, width = one.out_features, width_of(one.out_features)
+            place = weights(n_in, width, n_out, True), weights(1, width, n_out)
+            work = scratch.take(n_rows * width), scratch.take(n_rows * width), scratch.take(stride * n_out)
+            dense.append(DenseAt(n_in, stride, n_out, width, *place, *work))
+            n_in, stride = n_out, width
+        w_value, b_value = weights(1, stride, n_in), weights(1, width_of(1), 1)
+        head, groups = _head_of(space, outputs)
+        n_action = len(groups) if head == ppo_kernels.CATEGORICAL else outputs
+        n_x = (1 if lsnn._encoder.held else n_ticks) * lsnn._encoder.n_channels
+        packed = n_state * at_once * state_width
+        take = scratch.take
+        self.sizes = Sizes(
+            n_steps, n_ticks, n_state, state_width, outputs, n_action, head, width_below, n_read, n_features,
+            critic_stride, _ACTIVATIONS[type(policy.mlp_extractor.value_net[1])] if linear else 0, split, w_out, b_out,
+            log_std, w_value, b_value, take(n_rows * n_x), take(packed), take(packed), take(n_rows * width_below),
+            take(n_rows * width_below), critic_x, take(n_rows * outputs), take(n_rows * outputs), take(n_rows),
+            take(n_rows), take(4 * n_rows), take(n_rows * n_action),
+        )  # fmt: skip
+        integers = lambda rows, n: np.array(rows, np.int64).reshape(len(rows), n)  # noqa: E731
+        self.layers = integers(layers, len(LayerAt._fields))
+        self.dense = integers(dense, len(DenseAt._fields))
+        self.groups = np.array(groups, np.int64)
+        panel = vectors.panel(np.float32)
+        self.windows = np.concatenate([shares.windows(layer.width, 1, panel) for layer in layers])
+        self.rows = np.zeros(rows.n, np.float32)
+        self.scratch = Scratch(
+            np.zeros(scratch.n, np.float32), np.zeros(spikes.n, np.uint16), np.zeros(limits.n, np.int64)
+        )
+        self.counts, self.totals = np.zeros(counts.n, np.int64), np.zeros(counts.n, np.int64)
+        self.vectors = [np.zeros(places.n, np.float32) for _ in range(4)]
+        self.known = _known_parameters(policy)
+        self._views = [[_view(vector, *where, p) for where, p in zip(views, self.known)] for vector in self.vectors]  # noqa: B905
+        self._constants: Any = None
+        self.options = np.zeros((0, 0), np.intp)
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """All parameters in a row, float32."""
+        return self.vectors[0]
+
+    def take(self) -> None:
+        """Copy the parameters, and the constants of the neurons, to where the kernels read them."""
+        lsnn = self.policy.lstm_actor
+        with th.no_grad():
+            th._foreach_copy_(self._views[0], self.known)
+        for layer in self.layers:
+            at = LayerAt(*layer.tolist())
+            if at.n_recurrent:
+                w_rec = self.parameters[at.w_rec : at.w_rec + at.n * at.width].reshape(at.n, at.width)
+                np.fill_diagonal(w_rec, 0)  # which counts for nothing
+        constants = lsnn.layers.engine_constants(lsnn.timing, lsnn.gradient)  # type: ignore[arg-type]
+        if constants is not self._constants:
+            self._constants, self.options = constants, np.array([one.options for one in constants], np.intp)
+            for layer, one in zip(self.layers, constants, strict=True):
+                first = LayerAt(*layer.tolist()).rows
+                self.rows[first : first + one.rows.size] = one.rows.ravel()
+
+    def take_optimizer(self) -> int:
+        """Copy Adam's moments to where the kernels read them; return how many steps it took."""
+        state = self.optimizer.state
+        for p in self.known:
+            if not state[p]:  # as torch begins
+                state[p]["step"] = th.zeros((), dtype=th.float32)
+                for name in ("exp_avg", "exp_avg_sq"):
+                    state[p][name] = th.zeros_like(p, memory_format=th.preserve_format)
+        with th.no_grad():
+            for views, moments in zip(self._views[2:], self._moments(), strict=True):
+                th._foreach_copy_(views, moments)
+        return int(state[self.known[0]]["step"])
+
+    def _moments(self) -> list[list[th.Tensor]]:
+        return [[self.optimizer.state[p][name] for p in self.known] for name in ("exp_avg", "exp_avg_sq")]
+
+    def give_back(self, n_steps: int) -> None:
+        """Copy parameters, gradients and moments back to torch, after so many steps of Adam."""
+        with th.no_grad():
+            for p in self.known:
+                if p.grad is None:
+                    p.grad = th.zeros_like(p)
+            gradients: list[Any] = [p.grad for p in self.known]
+            th._foreach_copy_(self.known, self._views[0])
+            th._foreach_copy_(gradients, self._views[1])
+            for moments, views in zip(self._moments(), self._views[2:], strict=True):
+                th._foreach_copy_(moments, views)
+            th._foreach_add_([self.optimizer.state[p]["step"] for p in self.known], n_steps)
+
+    def counted(self) -> list[np.ndarray]:
+        """Return the spikes of each neuron since this was last asked, int64, one array per layer."""
+        ends = np.cumsum([layer[0] for layer in self.layers])
+        found = np.split(self.totals.copy(), ends[:-1])
+        self.totals[:] = 0
+        return found
+
+
+def _view(
+    vector: np.ndarray, place: int, shape: tuple[int, int], used: int, transposed: bool, p: th.Tensor
+) -> th.Tensor:
+    """Return the place of a parameter in a vector as a tensor of its shape."""
+    block = th.from_numpy(vector[place : place + shape[0] * shape[1]].reshape(shape))[:, :used]
+    return block[0] if p.ndim == 1 else block.t() if transposed else block
+
+
+def _head_of(space: spaces.Space, n_outputs: int) -> tuple[int, list[int]]:
+    if isinstance(space, spaces.Discrete):
+        return ppo_kernels.CATEGORICAL, [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return ppo_kernels.CATEGORICAL, space.nvec.ravel().tolist()
+    if isinstance(space, spaces.MultiBinary):
+        return ppo_kernels.BERNOULLI, [2] * n_outputs
+    return ppo_kernels.GAUSSIAN, [1] * n_outputs

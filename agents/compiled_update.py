@@ -1,0 +1,136 @@
+"""PPO's update in one call of a kernel: what it reads of the rollout, the order of the minibatches, and the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import explained_variance
+
+from spikeloop.agents import ppo_kernels
+from spikeloop.agents.compiled_policy import CompiledPolicy
+from spikeloop.agents.compiled_rollout import encoded, features_of
+from spikeloop.agents.ppo_kernels import STATISTICS, Loss, Rollout
+
+if TYPE_CHECKING:
+    from spikeloop.agents.spiking_ppo import SpikingPPO
+
+
+def read_rollout(model: SpikingPPO) -> Rollout:
+    """Return the rollout of a model as the kernels take it."""
+    buffer, policy = model.rollout_buffer, model.policy
+    n_steps, n_memory = buffer.seq_len, policy.lstm_actor._n_memory  # type: ignore[attr-defined]
+
+    def chunks(array: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+        """(n_steps, n_envs, ...) -> (Q, L, ...)."""
+        return np.ascontiguousarray(np.swapaxes(array, 0, 1), dtype).reshape(-1, n_steps, *array.shape[2:])
+
+    def rows(array: np.ndarray) -> np.ndarray:
+        return np.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])
+
+    seen = buffer.observations
+    obs = {key: rows(part) for key, part in seen.items()} if isinstance(seen, dict) else rows(seen)
+    start = chunks(buffer.episode_starts, np.uint8)
+    states = buffer.start_states.reshape(-1, *buffer.state_shape)  # type: ignore[attr-defined]  # (Q, n_rows, width)
+    features = features_of(policy)(obs).reshape(*start.shape, -1)
+    x, _ = encoded(policy, features, states.transpose(1, 0, 2), start.T)
+    return Rollout(
+        np.ascontiguousarray(x),
+        np.ascontiguousarray(features),
+        start,
+        np.ascontiguousarray(states[:, n_memory:]),
+        chunks(buffer.actions),
+        chunks(buffer.advantages),
+        chunks(buffer.returns),
+        chunks(buffer.values),
+        chunks(buffer.log_probs),
+    )
+
+
+def limits_of(n_sequences: int, seq_len: int, batch_size: int | None) -> np.ndarray:
+    """Return where minibatches begin and end within an order of sequences, as the buffer's ``get`` cuts them.
+
+    >>> limits_of(10, 16, 64).tolist()
+    [0, 4, 8, 10]
+    """
+    per_batch = max(1, (batch_size or n_sequences * seq_len) // seq_len)
+    limits = [*range(0, n_sequences, per_batch), n_sequences]
+    if seq_len == 1 and per_batch > 1 and len(limits) > 2 and limits[-1] - limits[-2] == 1:
+        del limits[-2]  # the advantage of a single step has no spread to be normalised by
+    return np.array(limits, np.int64)
+
+
+def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
+    """Run the epochs of an update over the rollout, and log what RecurrentPPO logs, and norms of gradients.
+
+    Minibatches are drawn from torch's generator as the torch path draws them. Gradients of actor and critic are clipped
+    apart, each to ``max_grad_norm``.
+
+    Raises:
+        ValueError: If a sequence left the range of float32.
+    """
+    policy, progress = model.policy, model._current_progress_remaining
+    policy.set_training_mode(True)
+    model._update_learning_rate(policy.optimizer)
+    clip_range = model.clip_range(progress)  # type: ignore[operator]
+    clip_range_vf = None if model.clip_range_vf is None else model.clip_range_vf(progress)  # type: ignore[operator]
+    rollout = read_rollout(model)
+    n_sequences = len(rollout.x)
+    limits = limits_of(n_sequences, model.seq_len, model.batch_size)
+    # where one minibatch is to hold all sequences there is no order to draw
+    shuffles = model.batch_size is not None and max(1, model.batch_size // model.seq_len) < n_sequences
+    adam, lsnn = policy.optimizer.param_groups[0], policy.lstm_actor
+    numbers = (
+        clip_range, -1 if clip_range_vf is None else clip_range_vf, model.ent_coef, model.vf_coef, model.max_grad_norm,
+        -1 if model.target_kl is None else model.target_kl, model.normalize_advantage, lsnn.rate_coef, lsnn.target_rate,
+        adam["lr"], *adam["betas"], adam["eps"],
+    )  # fmt: skip
+    loss = Loss(*map(float, numbers))
+    compiled.take()
+    first = n_updates = compiled.take_optimizer()
+    told, n_epochs, end = [], 0, ppo_kernels.DONE
+    at_once = model.n_epochs if model.target_kl is None else 1  # an epoch that is not run draws no order
+    while n_epochs < model.n_epochs and end == ppo_kernels.DONE:
+        orders = np.stack(
+            [th.randperm(n_sequences).numpy() if shuffles else np.arange(n_sequences) for _ in range(at_once)]
+        )
+        statistics = np.zeros((at_once * (len(limits) - 1), len(STATISTICS)))
+        n_done, end = ppo_kernels.epochs(
+            compiled.sizes, compiled.layers, compiled.dense, compiled.groups, compiled.options, compiled.rows,
+            compiled.windows, loss, rollout, orders, limits, *compiled.vectors, n_updates, compiled.scratch,
+            compiled.counts, compiled.totals, statistics,
+        )  # fmt: skip
+        told.append(statistics[:n_done])
+        n_updates += n_done - (end == ppo_kernels.STOPPED)
+        n_epochs += at_once
+        model._n_updates += at_once
+    compiled.give_back(n_updates - first)
+    n_seen = sum(int(np.resize(np.diff(limits), len(rows)).sum()) for rows in told)  # sequences that ran
+    lsnn._count(n_seen * model.seq_len * lsnn.n_ticks)
+    for total, found in zip(lsnn.spike_counts, compiled.counted(), strict=True):
+        total += found
+    if end == ppo_kernels.NOT_FINITE:
+        raise ValueError("the sequence left the range of float32: its features or weights are too large")
+    if end == ppo_kernels.STOPPED and model.verbose >= 1:
+        print(f"Early stopping at step {n_epochs - 1} due to reaching max kl: {told[-1][-1, 3]:.2f}")
+    _log(model, np.concatenate(told), len(limits) - 1, clip_range, clip_range_vf)
+
+
+def _log(model: SpikingPPO, rows: np.ndarray, per_epoch: int, clip_range: float, clip_range_vf: float | None) -> None:
+    record, buffer = model.logger.record, model.rollout_buffer
+    means = dict(zip(STATISTICS, rows.mean(axis=0), strict=True))
+    means["approx_kl"] = rows[(len(rows) - 1) // per_epoch * per_epoch :, 3].mean()  # of the last epoch, as SB3 has it
+    means["loss"] = rows[-1, 5]
+    moved = rows[:, 6] > 0  # where the update stopped early, the last minibatch has no gradient
+    for column in ("actor_grad_norm", "critic_grad_norm"):
+        means[column] = rows[moved, STATISTICS.index(column)].mean() if moved.any() else 0.0
+    for name, mean in means.items():
+        record(f"train/{name}", mean)
+    record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+    if hasattr(model.policy, "log_std"):
+        record("train/std", th.exp(model.policy.log_std).mean().item())
+    record("train/n_updates", model._n_updates, exclude="tensorboard")
+    record("train/clip_range", clip_range)
+    if clip_range_vf is not None:
+        record("train/clip_range_vf", clip_range_vf)

@@ -1,0 +1,706 @@
+"""PPO of a spiking policy in numba: the policy's pass over rows, the loss and its gradient, and Adam's step.
+
+Layers run forward and backward in the kernels of :mod:`spikeloop.spiking.engine`; here is what stands around them. All
+numbers of a policy lie in one float32 vector, and so do its gradients and Adam's moments: actor first, then critic.
+:mod:`spikeloop.agents.compiled_policy` lays them out, with rows padded to whole vector panels by zeros, which stay so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spikeloop.spiking.compiling import kernel
+from spikeloop.spiking.engine.lsnn_kernels import KEEP_NOTHING, KEEP_TAPE, backward_rows, count_spikes, forward_rows
+from spikeloop.spiking.engine.products import all_finite, copy_row, fill, linear_rows, outer, pack, product
+from spikeloop.spiking.engine.vectors import (
+    PANEL_VECTORS,
+    fma,
+    lanes_of,
+    load,
+    select,
+    splat,
+    square_root,
+    store,
+    sum_of,
+)
+
+CATEGORICAL, BERNOULLI, GAUSSIAN = 0, 1, 2  # heads
+TANH, RELU = 0, 1  # activations of the critic
+LOG_2PI = math.log(2 * math.pi)
+# columns of what is told of a minibatch
+STATISTICS = (
+    "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "loss", "actor_grad_norm",
+    "critic_grad_norm",
+)  # fmt: skip
+DONE, STOPPED, NOT_FINITE = 0, 1, 2  # how epochs end
+
+
+class Sizes(NamedTuple):
+    """Sizes of a policy and of its sequences, and where its vectors begin in the parameters and in the scratch."""
+
+    n_steps: Any  # env steps of a sequence
+    n_ticks: Any
+    n_state: Any  # rows of the packed state
+    state_width: Any
+    n_outputs: Any
+    n_action: Any  # numbers of an action
+    head: Any
+    width: Any  # padded neurons of the last layer
+    n_read: Any  # neurons that the critic reads beside the features
+    n_features: Any  # features that the critic sees
+    critic_stride: Any  # both, padded
+    activation: Any
+    split: Any  # the actor's parameters end here
+    w_out: Any
+    b_out: Any
+    log_std: Any
+    w_value: Any
+    b_value: Any
+    # in the scratch
+    x: Any
+    state: Any
+    new_state: Any
+    y: Any
+    grad_y: Any
+    critic_x: Any
+    outputs: Any
+    grad_outputs: Any
+    value: Any
+    grad_value: Any
+    column: Any  # advantages, returns, old values, old log-probabilities
+    action: Any
+
+
+class LayerAt(NamedTuple):
+    """A spiking layer: its sizes, and where what it has begins, in parameters or scratch."""
+
+    n: Any
+    n_inputs: Any
+    width: Any
+    n_recurrent: Any  # n, or 0
+    keeps_membrane: Any
+    w_in: Any
+    bias: Any
+    w_rec: Any
+    rows: Any
+    psi: Any
+    membrane: Any
+    packed_in: Any
+    packed_rec: Any
+    grad_z: Any
+    rate_grad: Any
+    spikes: Any
+    ptr: Any
+    counts: Any
+
+
+class DenseAt(NamedTuple):
+    """A layer of the critic, likewise."""
+
+    n_in: Any
+    in_stride: Any
+    n_out: Any
+    width: Any
+    w: Any
+    b: Any
+    h: Any
+    grad: Any
+    packed: Any
+
+
+class Loss(NamedTuple):
+    """Numbers of the loss and of the optimizer."""
+
+    clip_range: Any
+    clip_range_vf: Any  # negative for none
+    ent_coef: Any
+    vf_coef: Any
+    max_grad_norm: Any
+    target_kl: Any  # negative for none
+    normalize: Any
+    rate_coef: Any
+    target_rate: Any
+    learning_rate: Any
+    beta1: Any
+    beta2: Any
+    eps: Any
+
+
+class Scratch(NamedTuple):
+    """Memory that the kernels use again and again."""
+
+    numbers: Any  # float32
+    spikes: Any  # uint16
+    limits: Any  # int64
+
+
+class Rollout(NamedTuple):
+    """What was collected, in Q sequences of L env steps."""
+
+    x: Any  # encoded, (Q, L or L n_ticks, n_inputs)
+    features: Any  # what the critic sees, (Q, L, n_features)
+    start: Any  # uint8, (Q, L)
+    states: Any  # at the start of each sequence, (Q, n_state, state_width)
+    actions: Any  # (Q, L, n_action)
+    advantages: Any  # (Q, L), as all that follow
+    returns: Any
+    values: Any
+    log_probs: Any
+
+
+@kernel(forceinline=True)
+def layer_at(row):
+    """Return a row of integers by their names."""
+    return LayerAt(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12],
+        row[13], row[14], row[15], row[16], row[17],
+    )  # fmt: skip
+
+
+@kernel(forceinline=True)
+def dense_at(row):
+    """Return a row of integers by their names."""
+    return DenseAt(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8])
+
+
+@kernel
+def tanh_rows(h, h0, n):
+    """Apply tanh to n numbers, whole vectors: Eigen's rational approximation, within 4e-7 of it."""
+    lanes = lanes_of(h)
+    number = h.dtype.type
+    most, least = splat(number(7.90531110763549805)), splat(number(-7.90531110763549805))
+    p1, p3, p5 = splat(number(4.89352455891786e-03)), splat(number(6.37261928875436e-04)), number(1.48572235717979e-05)
+    p7, p9, p11 = number(5.12229709037114e-08), number(-8.60467152213735e-11), number(2.00018790482477e-13)
+    q0, q2 = splat(number(4.89352518554385e-03)), splat(number(2.26843463243900e-03))
+    q4, q6 = splat(number(1.18534705686654e-04)), splat(number(1.19825839466702e-06))
+    p13, v5, v7, v9, v11 = splat(number(-2.76076847742355e-16)), splat(p5), splat(p7), splat(p9), splat(p11)
+    for j in range(h0, h0 + n, lanes):
+        x = load(h, j)
+        x = select(x > most, most, x)
+        x = select(least > x, least, x)
+        s = x * x
+        p = fma(fma(fma(fma(fma(fma(s, p13, v11), s, v9), s, v7), s, v5), s, p3), s, p1)
+        q = fma(fma(fma(s, q6, q4), s, q2), s, q0)
+        store(h, j, x * p / q)
+
+
+@kernel
+def _activate(h, h0, n, activation):
+    if activation == TANH:
+        tanh_rows(h, h0, n)
+        return
+    zero = splat(h.dtype.type(0))
+    for j in range(h0, h0 + n, lanes_of(h)):
+        v = load(h, j)
+        store(h, j, select(zero > v, zero, v))
+
+
+@kernel
+def _through_activation(g, g0, h0, n, activation):
+    """Multiply gradients of outputs by the derivative of the activation, which the outputs at h0 tell."""
+    one, zero = splat(g.dtype.type(1)), splat(g.dtype.type(0))
+    for j in range(0, n, lanes_of(g)):
+        h, d = load(g, h0 + j), load(g, g0 + j)
+        store(g, g0 + j, d * (one - h * h) if activation == TANH else select(h > zero, d, zero))
+
+
+@kernel
+def critic_forward(sizes, dense, parameters, f, n):
+    """Write the values of n rows of ``critic_x`` to ``value``."""
+    panel = PANEL_VECTORS * lanes_of(f)
+    at, stride = sizes.critic_x, sizes.critic_stride
+    for i in range(dense.shape[0]):
+        layer = dense_at(dense[i])
+        for r in range(n):
+            copy_row(parameters, layer.b, f, layer.h + r * layer.width, layer.width)
+        w = parameters[layer.w : layer.w + layer.n_in * layer.width]
+        product(f, at, stride, n, layer.n_in, w, panel, layer.width, f, layer.h, layer.width, layer.width)
+        _activate(f, layer.h, n * layer.width, sizes.activation)
+        at, stride = layer.h, layer.width
+    bias = parameters[sizes.b_value]
+    for r in range(n):
+        total = splat(f.dtype.type(0))
+        for j in range(0, stride, lanes_of(f)):
+            total = fma(load(f, at + r * stride + j), load(parameters, sizes.w_value + j), total)
+        f[sizes.value + r] = sum_of(total) + bias
+
+
+@kernel
+def _critic_backward(sizes, dense, parameters, gradients, f, n):
+    """Add to the critic's gradients what the gradients of n values are."""
+    panel, lanes = PANEL_VECTORS * lanes_of(f), lanes_of(f)
+    last = dense.shape[0] - 1
+    at, stride = sizes.critic_x, sizes.critic_stride
+    if last >= 0:
+        top = dense_at(dense[last])
+        at, stride = top.h, top.width
+    for r in range(n):
+        g = f[sizes.grad_value + r]
+        gradients[sizes.b_value] += g
+        all_g = splat(g)
+        for j in range(0, stride, lanes):
+            w = sizes.w_value + j
+            store(gradients, w, fma(all_g, load(f, at + r * stride + j), load(gradients, w)))
+            if last >= 0:
+                store(f, dense_at(dense[last]).grad + r * stride + j, all_g * load(parameters, w))
+    for i in range(last, -1, -1):
+        layer = dense_at(dense[i])
+        _through_activation(f, layer.grad, layer.h, n * layer.width, sizes.activation)
+        below = sizes.critic_x if i == 0 else dense_at(dense[i - 1]).h
+        grad_w = gradients[layer.w : layer.w + layer.n_in * layer.width]
+        outer(
+            grad_w, 0, layer.width, f, below, layer.in_stride, layer.n_in, f, layer.grad, layer.width, n, 0,
+            layer.width,
+        )  # fmt: skip
+        for j in range(0, layer.width, lanes):
+            total = load(gradients, layer.b + j)
+            for r in range(n):
+                total = total + load(f, layer.grad + r * layer.width + j)
+            store(gradients, layer.b + j, total)
+        if i > 0:
+            grad_below = dense_at(dense[i - 1]).grad
+            n_panels = layer.in_stride // panel
+            packed = f[layer.packed : layer.packed + n_panels * layer.n_out * panel]
+            w = parameters[layer.w : layer.w + layer.n_in * layer.width].reshape((layer.n_in, layer.width))
+            pack(w, layer.n_in, layer.width, packed.reshape((n_panels, layer.n_out, panel)))
+            fill(f, grad_below, n * layer.in_stride, f.dtype.type(0))
+            product(
+                f, layer.grad, layer.width, n, layer.n_out, packed, layer.n_out * panel, panel, f, grad_below,
+                layer.in_stride, layer.in_stride,
+            )  # fmt: skip
+
+
+@kernel
+def layers_forward(keep, sizes, layers, options, rows, parameters, scratch, x, start, state, new_state, y, counts):
+    """Run all layers over sequences; the arrays from x to y are those of the engine's ``forward_rows``.
+
+    Returns:
+        Whether the new state is finite.
+    """
+    f = scratch.numbers
+    n_batch, n_t = state.shape[1], start.shape[1] * sizes.n_ticks
+    source, below, below_ptr = x, scratch.spikes[0:0], np.empty((0, 0), np.int64)
+    for i in range(layers.shape[0]):
+        at = layer_at(layers[i])
+        n, width = at.n, at.width
+        spikes = scratch.spikes[at.spikes : at.spikes + n_batch * (n_t + 1) * n]
+        ptr = scratch.limits[at.ptr : at.ptr + n_batch * (n_t + 2)].reshape((n_batch, n_t + 2))
+        n_tape = n_batch * n_t * width if keep == KEEP_TAPE else 0
+        psi = f[at.psi : at.psi + n_tape].reshape((n_batch, n_t if n_tape else 0, width))
+        n_kept = n_tape if at.keeps_membrane else 0
+        membrane = f[at.membrane : at.membrane + n_kept].reshape((n_batch, n_t if n_kept else 0, width))
+        n_inputs = at.n_inputs
+        forward_rows(
+            0, n_batch, keep, source,
+            parameters[at.w_in : at.w_in + n_inputs * width].reshape((n_inputs, width)),
+            parameters[at.bias : at.bias + width],
+            parameters[at.w_rec : at.w_rec + at.n_recurrent * width].reshape((at.n_recurrent, width)),
+            rows[at.rows : at.rows + 9 * width].reshape((9, width)), options[i],
+            below, below_ptr, state, start, new_state, y, psi, membrane, spikes, ptr,
+        )  # fmt: skip
+        count_spikes(spikes, ptr, counts[at.counts : at.counts + n])
+        below, below_ptr = spikes, ptr
+        if i == 0 and layers.shape[0] > 1:
+            source = np.empty((n_batch, 1, 0), x.dtype)
+    return all_finite(new_state)
+
+
+@kernel
+def _layers_backward(
+    sizes, layers, options, rows, windows, parameters, gradients, scratch, x, start, y, grad_y, counts, loss
+):  # fmt: skip
+    """Add to the gradients of all layers; ``counts`` holds the spikes of this minibatch."""
+    f = scratch.numbers
+    panel = PANEL_VECTORS * lanes_of(f)
+    n_batch, n_t, n_layers = start.shape[0], start.shape[1] * sizes.n_ticks, layers.shape[0]
+    n_counted = n_batch * n_t
+    none, no_currents = np.empty((0, 0, 0), f.dtype), f[0:0]
+    empty = np.empty((n_batch, 1, 0), f.dtype)
+    grad_z = none
+    for i in range(n_layers - 1, -1, -1):
+        at = layer_at(layers[i])
+        n, width, n_inputs = at.n, at.width, at.n_inputs
+        rate_grad = f[at.rate_grad : at.rate_grad + width]
+        for j in range(n):
+            excess = counts[at.counts + j] / n_counted - loss.target_rate
+            rate_grad[j] = loss.rate_coef / n_layers * max(excess, 0.0) / n_counted
+        packed_rec, packed_in, grad_below = none, none, none
+        if at.n_recurrent > 0:
+            packed_rec = f[at.packed_rec : at.packed_rec + width * n].reshape((width // panel, n, panel))
+            w_rec = parameters[at.w_rec : at.w_rec + n * width].reshape((n, width))
+            pack(w_rec, n, width, packed_rec)
+        below, below_ptr = scratch.spikes[0:0], np.empty((0, 0), np.int64)
+        if i > 0:
+            under = layer_at(layers[i - 1])
+            below = scratch.spikes[under.spikes : under.spikes + n_batch * (n_t + 1) * under.n]
+            below_ptr = scratch.limits[under.ptr : under.ptr + n_batch * (n_t + 2)].reshape((n_batch, n_t + 2))
+            packed_in = f[at.packed_in : at.packed_in + under.width * n].reshape((under.width // panel, n, panel))
+            w_in = parameters[at.w_in : at.w_in + n_inputs * width].reshape((n_inputs, width))
+            pack(w_in, n_inputs, width, packed_in)
+            grad_below = f[at.grad_z : at.grad_z + n_counted * under.width].reshape((n_batch, n_t, under.width))
+        n_kept = n_counted * width if at.keeps_membrane else 0
+        grad_rec = gradients[at.w_rec : at.w_rec + at.n_recurrent * width].reshape((at.n_recurrent, width))
+        backward_rows(
+            0, n_batch, windows[i], x if i == 0 else empty, packed_in, packed_rec,
+            rows[at.rows : at.rows + 9 * width].reshape((9, width)), options[i], below, below_ptr, start,
+            f[at.psi : at.psi + n_counted * width].reshape((n_batch, n_t, width)),
+            f[at.membrane : at.membrane + n_kept].reshape((n_batch, n_t if n_kept else 0, width)),
+            scratch.spikes[at.spikes : at.spikes + n_batch * (n_t + 1) * n],
+            scratch.limits[at.ptr : at.ptr + n_batch * (n_t + 2)].reshape((n_batch, n_t + 2)),
+            grad_y, grad_z, rate_grad, grad_below, no_currents,
+            gradients[at.w_in : at.w_in + n_inputs * width].reshape((n_inputs, width)),
+            gradients[at.bias : at.bias + width], grad_rec,
+        )  # fmt: skip
+        for j in range(at.n_recurrent):
+            grad_rec[j, j] = 0
+        grad_z = grad_below
+
+
+@kernel
+def log_softmax(outputs, o0, n):
+    """Write to n logits what their log-probabilities are."""
+    most = outputs[o0]
+    for k in range(1, n):
+        most = max(most, outputs[o0 + k])
+    total = 0.0
+    for k in range(n):
+        total += math.exp(outputs[o0 + k] - most)
+    shift = most + math.log(total)
+    for k in range(n):
+        outputs[o0 + k] -= shift
+
+
+@kernel(forceinline=True)
+def softplus(x):
+    """Return log(1 + exp(x))."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+@kernel
+def log_prob_of(sizes, groups, parameters, outputs, o0, action, a0):
+    """Return the log-probability of an action and the entropy; logits become log-probabilities."""
+    log_prob, entropy = 0.0, 0.0
+    if sizes.head == CATEGORICAL:
+        first = o0
+        for i in range(len(groups)):
+            log_softmax(outputs, first, groups[i])
+            log_prob += outputs[first + int(action[a0 + i])]
+            for k in range(first, first + groups[i]):
+                entropy -= math.exp(outputs[k]) * outputs[k]
+            first += groups[i]
+    elif sizes.head == BERNOULLI:
+        for k in range(sizes.n_outputs):
+            logit = np.float64(outputs[o0 + k])
+            log_prob += action[a0 + k] * logit - softplus(logit)
+            entropy += softplus(logit) - logit / (1.0 + math.exp(-logit))
+    else:
+        for k in range(sizes.n_outputs):
+            log_std = np.float64(parameters[sizes.log_std + k])
+            u = (np.float64(action[a0 + k]) - outputs[o0 + k]) * math.exp(-log_std)
+            log_prob -= 0.5 * u * u + log_std + 0.5 * LOG_2PI
+            entropy += 0.5 + 0.5 * LOG_2PI + log_std
+    return log_prob, entropy
+
+
+@kernel
+def _outputs_backward(sizes, groups, parameters, gradients, outputs, o0, action, a0, by_log_prob, by_entropy, grad, g0):
+    """Write the gradient of the outputs, given those of an action's log-probability and of the entropy."""
+    if sizes.head == CATEGORICAL:
+        first = o0
+        for i in range(len(groups)):
+            entropy, chosen = 0.0, first + int(action[a0 + i])
+            for k in range(first, first + groups[i]):
+                entropy -= math.exp(outputs[k]) * outputs[k]
+            for k in range(first, first + groups[i]):
+                p = math.exp(outputs[k])
+                hit = 1.0 if k == chosen else 0.0
+                grad[g0 + k - o0] = by_log_prob * (hit - p) - by_entropy * p * (outputs[k] + entropy)
+            first += groups[i]
+    elif sizes.head == BERNOULLI:
+        for k in range(sizes.n_outputs):
+            logit = np.float64(outputs[o0 + k])
+            p = 1.0 / (1.0 + math.exp(-logit))
+            grad[g0 + k] = by_log_prob * (action[a0 + k] - p) - by_entropy * logit * p * (1.0 - p)
+    else:
+        for k in range(sizes.n_outputs):
+            inverse = math.exp(-np.float64(parameters[sizes.log_std + k]))
+            u = (np.float64(action[a0 + k]) - outputs[o0 + k]) * inverse
+            grad[g0 + k] = by_log_prob * u * inverse
+            gradients[sizes.log_std + k] += by_log_prob * (u * u - 1.0) + by_entropy
+
+
+@kernel
+def _losses(sizes, groups, loss, parameters, gradients, f, n, statistics):
+    """Write the gradients of outputs and values of n env steps, and what the loss consists of."""
+    advantage, target, old_value, old_log_prob = (
+        sizes.column, sizes.column + n, sizes.column + 2 * n, sizes.column + 3 * n,
+    )  # fmt: skip
+    mean, deviation = 0.0, 1.0
+    if loss.normalize != 0:
+        for r in range(n):
+            mean += f[advantage + r]
+        mean /= n
+        squares = 0.0
+        for r in range(n):
+            squares += (f[advantage + r] - mean) ** 2
+        deviation = math.sqrt(squares / (n - 1)) + 1e-8
+    low, high = 1.0 - loss.clip_range, 1.0 + loss.clip_range
+    policy_loss, value_loss, entropies, divergence, clipped = 0.0, 0.0, 0.0, 0.0, 0.0
+    for r in range(n):
+        a = (f[advantage + r] - mean) / deviation
+        o0, a0 = sizes.outputs + r * sizes.n_outputs, sizes.action + r * sizes.n_action
+        log_prob, entropy = log_prob_of(sizes, groups, parameters, f, o0, f, a0)
+        log_ratio = log_prob - f[old_log_prob + r]
+        ratio = math.exp(log_ratio)
+        policy_loss -= min(a * ratio, a * min(max(ratio, low), high)) / n
+        entropies += entropy / n
+        divergence += ((ratio - 1.0) - log_ratio) / n
+        if abs(ratio - 1.0) > loss.clip_range:
+            clipped += 1.0 / n
+        free = ratio <= high if a > 0 else ratio >= low
+        _outputs_backward(
+            sizes, groups, parameters, gradients, f, o0, f, a0, -a * ratio / n if free else 0.0, -loss.ent_coef / n, f,
+            sizes.grad_outputs + r * sizes.n_outputs,
+        )  # fmt: skip
+        moved, free = np.float64(f[sizes.value + r]) - f[old_value + r], True
+        value = np.float64(f[sizes.value + r])
+        if loss.clip_range_vf >= 0:
+            free = abs(moved) <= loss.clip_range_vf
+            value = f[old_value + r] + min(max(moved, -loss.clip_range_vf), loss.clip_range_vf)
+        error = value - f[target + r]
+        value_loss += error * error / n
+        f[sizes.grad_value + r] = loss.vf_coef * 2.0 * error / n if free else 0.0
+    statistics[0], statistics[1], statistics[2] = policy_loss, value_loss, -entropies
+    statistics[3], statistics[4] = divergence, clipped
+    statistics[5] = policy_loss - loss.ent_coef * entropies + loss.vf_coef * value_loss
+
+
+@kernel
+def _readout_backward(sizes, parameters, gradients, f, n):
+    """Add to the gradients of the readout, and write that of the trace."""
+    width = sizes.width
+    for r in range(n):
+        fill(f, sizes.grad_y + r * width, width, f.dtype.type(0))
+        for k in range(sizes.n_outputs):
+            g = f[sizes.grad_outputs + r * sizes.n_outputs + k]
+            gradients[sizes.b_out + k] += g
+            all_g = splat(g)
+            for j in range(0, width, lanes_of(f)):
+                w, trace = sizes.w_out + k * width + j, r * width + j
+                grad = sizes.grad_y + trace
+                store(f, grad, fma(all_g, load(parameters, w), load(f, grad)))
+                store(gradients, w, fma(all_g, load(f, sizes.y + trace), load(gradients, w)))
+
+
+@kernel
+def _norm(a, first, end):
+    total = 0.0
+    for j in range(first, end, 512):  # in parts, whose sums stay accurate
+        part = splat(a.dtype.type(0))
+        for k in range(j, min(j + 512, end), lanes_of(a)):
+            v = load(a, k)
+            part = fma(v, v, part)
+        total += np.float64(sum_of(part))
+    return math.sqrt(total)
+
+
+@kernel
+def _adam(parameters, gradients, first, second, start, end, scale, loss, n_updates):
+    """Scale gradients from start to end and take a step of Adam (Kingma & Ba 2015) with them."""
+    number = parameters.dtype.type
+    c1, c2 = 1.0 - loss.beta1**n_updates, 1.0 - loss.beta2**n_updates
+    b1, b2 = splat(number(loss.beta1)), splat(number(loss.beta2))
+    rest1, rest2 = splat(number(1.0 - loss.beta1)), splat(number(1.0 - loss.beta2))
+    rate, root, eps = splat(number(loss.learning_rate / c1)), splat(number(math.sqrt(c2))), splat(number(loss.eps))
+    factor = splat(number(scale))
+    for j in range(start, end, lanes_of(parameters)):
+        g = load(gradients, j) * factor
+        store(gradients, j, g)
+        m = fma(b1, load(first, j), rest1 * g)
+        v = fma(b2, load(second, j), rest2 * (g * g))
+        store(first, j, m)
+        store(second, j, v)
+        store(parameters, j, load(parameters, j) - rate * m / (square_root(v) / root + eps))
+
+
+@kernel
+def _gather(sizes, rollout, order, f, start):
+    """Copy the sequences that ``order`` names to the scratch."""
+    n_batch, n_steps = len(order), sizes.n_steps
+    n = n_batch * n_steps
+    row = rollout.x.shape[1] * rollout.x.shape[2]
+    for b in range(n_batch):
+        q = order[b]
+        copy_row(rollout.x, q * row, f, sizes.x + b * row, row)
+        for i in range(sizes.n_state):
+            width = sizes.state_width
+            copy_row(rollout.states, (q * sizes.n_state + i) * width, f, sizes.state + (i * n_batch + b) * width, width)
+        for t in range(n_steps):
+            r = b * n_steps + t
+            start[b, t] = rollout.start[q, t]
+            f[sizes.column + r], f[sizes.column + n + r] = rollout.advantages[q, t], rollout.returns[q, t]
+            f[sizes.column + 2 * n + r], f[sizes.column + 3 * n + r] = rollout.values[q, t], rollout.log_probs[q, t]
+            for k in range(sizes.n_action):
+                f[sizes.action + r * sizes.n_action + k] = rollout.actions[q, t, k]
+            for k in range(sizes.n_features):
+                f[sizes.critic_x + r * sizes.critic_stride + k] = rollout.features[q, t, k]
+
+
+@kernel
+def read_trace(sizes, parameters, f, n):
+    """Write outputs and, where the critic reads the actor, its input, from the traces of n env steps."""
+    width, n_outputs = sizes.width, sizes.n_outputs
+    linear_rows(
+        f[sizes.y : sizes.y + n * width].reshape((n, width)),
+        parameters[sizes.w_out : sizes.w_out + n_outputs * width].reshape((n_outputs, width)),
+        parameters[sizes.b_out : sizes.b_out + n_outputs],
+        f[sizes.outputs : sizes.outputs + n * n_outputs].reshape((n, n_outputs)),
+    )  # fmt: skip
+    for r in range(n):
+        to = sizes.critic_x + r * sizes.critic_stride + sizes.n_features
+        copy_row(f, sizes.y + r * width, f, to, sizes.n_read)
+
+
+@kernel
+def epochs(
+    sizes, layers, dense, groups, options, rows, windows, loss, rollout, orders, limits, parameters, gradients, first,
+    second, n_updates, scratch, counts, totals, statistics
+):  # fmt: skip
+    """Update the parameters from a rollout, minibatch after minibatch.
+
+    Args:
+        sizes: :class:`Sizes`.
+        layers: Rows of :class:`LayerAt`.
+        dense: Rows of :class:`DenseAt`.
+        groups: Choices of each categorical distribution.
+        options: The engine's integers of each layer.
+        rows: The engine's constants of each layer, one after the other.
+        windows: Where each layer adds gradients of weights.
+        loss: :class:`Loss`.
+        rollout: :class:`Rollout`.
+        orders: Order of the sequences in each epoch, shape (n_epochs, Q).
+        limits: Limits of the minibatches within an order, shape (n_minibatches + 1,).
+        parameters: All parameters; changed.
+        gradients: Written: those of the last minibatch, clipped.
+        first: Adam's first moments.
+        second: Adam's second moments.
+        n_updates: Adam's steps before.
+        scratch: :class:`Scratch`.
+        counts: Scratch for the spikes of each neuron, int64, shape (sum of N,).
+        totals: Spikes of each neuron; added to.
+        statistics: Written: a row of ``STATISTICS`` for each minibatch.
+
+    Returns:
+        How many minibatches were looked at, and how it ended; one that ended it has not moved the parameters.
+    """
+    f = scratch.numbers
+    n_done = 0
+    for epoch in range(orders.shape[0]):
+        for m in range(len(limits) - 1):
+            order = orders[epoch, limits[m] : limits[m + 1]]
+            n_batch = len(order)
+            n, width = n_batch * sizes.n_steps, sizes.width
+            n_x = rollout.x.shape[1] * rollout.x.shape[2]
+            x = f[sizes.x : sizes.x + n_batch * n_x].reshape((n_batch, rollout.x.shape[1], rollout.x.shape[2]))
+            n_packed = sizes.n_state * n_batch * sizes.state_width
+            shape = (sizes.n_state, n_batch, sizes.state_width)
+            state = f[sizes.state : sizes.state + n_packed].reshape(shape)
+            new_state = f[sizes.new_state : sizes.new_state + n_packed].reshape(shape)
+            y = f[sizes.y : sizes.y + n * width].reshape((n_batch, sizes.n_steps, width))
+            grad_y = f[sizes.grad_y : sizes.grad_y + n * width].reshape((n_batch, sizes.n_steps, width))
+            start = np.empty((n_batch, sizes.n_steps), np.uint8)
+            _gather(sizes, rollout, order, f, start)
+            counts[:] = 0
+            finite = layers_forward(
+                KEEP_TAPE, sizes, layers, options, rows, parameters, scratch, x, start, state, new_state, y, counts
+            )
+            for j in range(len(counts)):
+                totals[j] += counts[j]
+            if not finite:
+                return n_done, NOT_FINITE
+            read_trace(sizes, parameters, f, n)
+            critic_forward(sizes, dense, parameters, f, n)
+            gradients[:] = 0
+            row = statistics[n_done]
+            _losses(sizes, groups, loss, parameters, gradients, f, n, row)
+            n_done += 1
+            if loss.target_kl >= 0 and row[3] > 1.5 * loss.target_kl:
+                return n_done, STOPPED
+            _readout_backward(sizes, parameters, gradients, f, n)
+            _layers_backward(
+                sizes, layers, options, rows, windows, parameters, gradients, scratch, x, start, y, grad_y, counts, loss
+            )
+            _critic_backward(sizes, dense, parameters, gradients, f, n)
+            n_updates += 1
+            row[6], row[7] = _norm(gradients, 0, sizes.split), _norm(gradients, sizes.split, len(gradients))
+            for part in range(2):
+                from_, to = (0, sizes.split) if part == 0 else (sizes.split, len(gradients))
+                scale = min(1.0, loss.max_grad_norm / (row[6 + part] + 1e-6))
+                _adam(parameters, gradients, first, second, from_, to, scale, loss, n_updates)
+    return n_done, DONE
+
+
+@kernel
+def policy_step(
+    sizes, layers, dense, groups, options, rows, parameters, scratch, x, features, start, state, new_state, noise,
+    totals, actions, values, log_probs
+):  # fmt: skip
+    """Act on one observation of each environment: sample from the policy, and value it.
+
+    Args:
+        sizes: As for :func:`epochs`.
+        layers: As for :func:`epochs`.
+        dense: As for :func:`epochs`.
+        groups: As for :func:`epochs`.
+        options: As for :func:`epochs`.
+        rows: As for :func:`epochs`.
+        parameters: As for :func:`epochs`.
+        scratch: As for :func:`epochs`.
+        x: Encoded observations, shape (B, 1 or n_ticks, n_inputs).
+        features: What the critic sees, shape (B, n_features).
+        start: 1 where the state is cleared first, uint8, shape (B, 1).
+        state: Packed state, shape (n_state, B, state_width).
+        new_state: Written.
+        noise: Uniform numbers from 0 to 1, for a Gaussian normal ones, float32, shape (B * n_action,).
+        totals: Spikes of each neuron; added to.
+        actions: Written, float32, shape (B * n_action,).
+        values: Written, shape (B,).
+        log_probs: Written, shape (B,).
+
+    Returns:
+        Whether the new state is finite.
+    """
+    f, n = scratch.numbers, state.shape[1]
+    y = f[sizes.y : sizes.y + n * sizes.width].reshape((n, 1, sizes.width))
+    finite = layers_forward(
+        KEEP_NOTHING, sizes, layers, options, rows, parameters, scratch, x, start, state, new_state, y, totals
+    )
+    for r in range(n):
+        copy_row(features, r * sizes.n_features, f, sizes.critic_x + r * sizes.critic_stride, sizes.n_features)
+    read_trace(sizes, parameters, f, n)
+    critic_forward(sizes, dense, parameters, f, n)
+    for r in range(n):
+        values[r] = f[sizes.value + r]
+        first, a0 = sizes.outputs + r * sizes.n_outputs, r * sizes.n_action
+        for k in range(sizes.n_action):
+            if sizes.head == CATEGORICAL:
+                # the first choice whose cumulated probability passes the uniform number
+                log_softmax(f, first, groups[k])
+                left, choice = np.float64(noise[a0 + k]), groups[k] - 1
+                for c in range(groups[k] - 1):
+                    left -= math.exp(f[first + c])
+                    if left < 0:
+                        choice = c
+                        break
+                actions[a0 + k] = choice
+                first += groups[k]
+            elif sizes.head == BERNOULLI:
+                actions[a0 + k] = 1.0 if noise[a0 + k] < 1.0 / (1.0 + math.exp(-f[first + k])) else 0.0
+            else:
+                actions[a0 + k] = f[first + k] + noise[a0 + k] * math.exp(parameters[sizes.log_std + k])
+        log_prob, _ = log_prob_of(sizes, groups, parameters, f, sizes.outputs + r * sizes.n_outputs, actions, a0)
+        log_probs[r] = log_prob
+    return finite
