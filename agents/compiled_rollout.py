@@ -156,11 +156,12 @@ def collect(
     whole = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     carried: Any = model._last_lstm_states
     state = carried.pi[0].numpy()
-    n_steps = 0
+    n_steps = n_acted = 0
     try:
         while n_steps < n_rollout_steps:
             starts = np.asarray(model._last_episode_starts)
             flat, found, chances, state = actor.act(model._last_obs, state, starts, noise[n_steps], compiled.totals)
+            n_acted += n_envs
             actions = (flat.astype(np.int64) if whole else flat).reshape((n_envs, *shape))
             values, log_probs = th.from_numpy(found)[:, None], th.from_numpy(chances)
             packed = th.from_numpy(state)
@@ -195,6 +196,6 @@ def collect(
         last_values = th.from_numpy(actor.values(new_obs, state, dones))
         rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
     finally:
-        policy.rollout_counts = tuple(compiled.counted()), (n_steps * n_envs) * policy.lstm_actor.n_ticks
+        policy.rollout_counts = tuple(compiled.counted()), n_acted * policy.lstm_actor.n_ticks
     callback.on_rollout_end()
     return True

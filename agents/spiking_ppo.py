@@ -24,6 +24,7 @@ from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
 from spikeloop.agents.compiled_policy import CompiledPolicy, torch_reason
 from spikeloop.agents.compiled_rollout import collect
+from spikeloop.agents.compiled_tasks import CompiledTasks, tasks_of
 from spikeloop.agents.compiled_update import limits_of, update_compiled
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.initial_firing import calibrate, fingerprint, starts_silent
@@ -204,12 +205,16 @@ class SpikingPPO(RecurrentPPO):
         """Collect a rollout as RecurrentPPO does, and log its spikes and accumulates per env step, layer by layer."""
         assert self._last_obs is not None
         check_first(env, self._last_obs)
+        compiled = self._compiled()
+        tasks = "it runs in torch" if compiled is None else tasks_of(self, env)
         if np.any(getattr(self.action_space, "start", 0)):
             env = ShiftActions(env)
         if not is_checked(env):
             env = CheckFinite(env)
         self.policy.reset_rollout_counts()
-        if (compiled := self._compiled()) is not None:
+        if compiled is not None and not isinstance(tasks, str):
+            go_on = CompiledTasks(self, compiled, env, tasks).collect(callback, rollout_buffer, n_rollout_steps)
+        elif compiled is not None:
             go_on = collect(self, compiled, env, callback, rollout_buffer, n_rollout_steps)
         else:
             go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -314,7 +319,9 @@ class SpikingPPO(RecurrentPPO):
         note_wrappers(self, learns=True)
         if self.verbose >= 1:
             reason = "compiled=False" if self.compiled is False else torch_reason(self.policy)
-            print("Training runs compiled" if reason is None else f"Training runs in torch: {reason}")
+            tasks = tasks_of(self, self.env) if reason is None else ()
+            python = f", the environments in Python: {tasks}" if isinstance(tasks, str) else ""
+            print(f"Training runs in torch: {reason}" if reason else f"Training runs compiled{python}")
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 

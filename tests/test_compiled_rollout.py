@@ -41,14 +41,14 @@ def model_of(space, compiled, limit=11, parts=False, policy_kwargs=None):
 
 
 class Notes(BaseCallback):
-    def __init__(self):
+    def __init__(self, most=50):
         super().__init__()
-        self.seen = []
+        self.seen, self.most = [], most
 
     def _on_step(self):
         names = ("new_obs", "rewards", "dones", "infos", "actions", "values", "log_probs", "clipped_actions", "self")
         self.seen.append({name: self.locals[name] for name in names})
-        return self.n_calls < 50
+        return self.n_calls < self.most
 
 
 @settings(max_examples=20)
