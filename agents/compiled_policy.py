@@ -167,7 +167,7 @@ class CompiledPolicy:
         w_out, b_out = weights(outputs, width_below, n_below), weights(1, width_of(outputs), outputs)
         log_std = weights(1, width_of(outputs), outputs) if gaussian else b_out
         split, dense = places.n, []
-        n_features, n_read = policy.features_dim, n_below if policy.critic_reads_actor else 0
+        n_features, n_read = policy.critic_frames * policy.features_dim, n_below if policy.critic_reads_actor else 0
         stride = critic_stride = width_of(n_features + n_read)
         linear = _critic_layers(policy) or []
         n_in, critic_x = n_features + n_read, scratch.take(n_rows * stride)

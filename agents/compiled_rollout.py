@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents import ppo_kernels
 from spikeloop.agents.compiled_policy import CompiledPolicy
+from spikeloop.agents.frames import critic_view
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.engine.sequences import batch_first, refuse_step
 
@@ -89,13 +90,13 @@ class Actor:
         self._uncounted = np.zeros_like(compiled.totals)
 
     def act(
-        self, obs: Any, state: np.ndarray, start: np.ndarray, noise: np.ndarray, totals: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return actions (B * n_action,), values (B,), log-probabilities (B,), and the new state.
+        self, obs: Any, states: RNNStates, start: np.ndarray, noise: np.ndarray, totals: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, RNNStates]:
+        """Return actions (B * n_action,), values (B,), log-probabilities (B,), and the new states.
 
         Args:
             obs: Observations of B environments.
-            state: Packed state, shape (n_rows, B, width).
+            states: As the policy's ``forward`` takes them: packed state, and the critic's frames.
             start: Where it is cleared first, shape (B,).
             noise: What actions are drawn by, float32, shape (B * n_action,).
             totals: Spikes of each neuron; added to.
@@ -103,25 +104,31 @@ class Actor:
         Raises:
             ValueError: If the new state is not finite.
         """
-        features = np.ascontiguousarray(self.features_of(obs))
+        features, state = np.ascontiguousarray(self.features_of(obs)), states.pi[0].numpy()
         starts = np.ascontiguousarray(start != 0).view(np.uint8)[:, None]
         x, memory = encoded(self.policy, features[:, None], state, start[None])
         new, n_memory, compiled = np.zeros_like(state), self.n_memory, self.compiled
         new[:n_memory, :, : memory.shape[2]] = memory
         actions = np.empty(len(noise), np.float32)
         values, log_probs = np.empty(len(start), np.float32), np.empty(len(start), np.float32)
+        seen, frames = features, states.vf[1]
+        if self.policy.critic_frames > 1:
+            of_step = th.from_numpy(features)[None], frames, th.from_numpy(starts.T)
+            view, frames = critic_view(self.policy.critic_frames, *of_step)
+            seen = view[0].contiguous().numpy()
         finite = ppo_kernels.policy_step(
             compiled.sizes, compiled.layers, compiled.dense, compiled.groups, compiled.options, compiled.rows,
-            compiled.parameters, compiled.scratch, np.ascontiguousarray(x), features, starts, state[n_memory:],
-            new[n_memory:], noise, totals, actions, values, log_probs,
+            compiled.parameters, compiled.scratch, np.ascontiguousarray(x), seen, starts,
+            np.ascontiguousarray(state[n_memory:]), new[n_memory:], noise, totals, actions, values, log_probs,
         )  # fmt: skip
         if not finite:
             refuse_step("features", features, state, starts[:, 0] != 0)
-        return actions, values, log_probs, new
+        packed = th.from_numpy(new)
+        return actions, values, log_probs, RNNStates((packed,), (packed, frames))
 
-    def values(self, obs: Any, state: np.ndarray, start: np.ndarray) -> np.ndarray:
+    def values(self, obs: Any, states: RNNStates, start: np.ndarray) -> np.ndarray:
         """Return the values of observations, shape (B,); the other arguments are those of :meth:`act`."""
-        return self.act(obs, state, start, self._unused[: len(start) * self.n_action], self._uncounted)[1]
+        return self.act(obs, states, start, self._unused[: len(start) * self.n_action], self._uncounted)[1]
 
 
 def draw_noise(compiled: CompiledPolicy, n_steps: int, n_envs: int) -> np.ndarray:
@@ -154,18 +161,17 @@ def collect(
     actor, noise = Actor(compiled, n_envs), draw_noise(compiled, n_rollout_steps, n_envs)
     discrete, box = isinstance(space, spaces.Discrete), isinstance(space, spaces.Box)
     whole = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
-    carried: Any = model._last_lstm_states
-    state = carried.pi[0].numpy()
+    lstm_states: Any = model._last_lstm_states
     n_steps = n_acted = 0
     try:
         while n_steps < n_rollout_steps:
             starts = np.asarray(model._last_episode_starts)
-            flat, found, chances, state = actor.act(model._last_obs, state, starts, noise[n_steps], compiled.totals)
+            flat, found, chances, lstm_states = actor.act(
+                model._last_obs, lstm_states, starts, noise[n_steps], compiled.totals
+            )
             n_acted += n_envs
             actions = (flat.astype(np.int64) if whole else flat).reshape((n_envs, *shape))
             values, log_probs = th.from_numpy(found)[:, None], th.from_numpy(chances)
-            packed = th.from_numpy(state)
-            lstm_states = RNNStates((packed,), (packed, packed[:0]))
             clipped_actions = np.clip(actions, space.low, space.high) if box else actions  # type: ignore[attr-defined]
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             model.num_timesteps += n_envs
@@ -182,7 +188,9 @@ def collect(
                         if isinstance(last, dict)
                         else np.asarray(last)[None]
                     )
-                    rewards[i] += model.gamma * actor.values(single, state[:, i : i + 1].copy(), np.zeros(1))[0]
+                    packed, frames = (part[:, i : i + 1].contiguous() for part in lstm_states.vf)
+                    one = RNNStates((packed,), (packed, frames))
+                    rewards[i] += model.gamma * actor.values(single, one, np.zeros(1))[0]
             rollout_buffer.add(
                 model._last_obs,  # type: ignore[arg-type]
                 actions.reshape(-1, 1) if discrete else actions,
@@ -193,7 +201,7 @@ def collect(
                 lstm_states=model._last_lstm_states,  # type: ignore[call-arg]
             )
             model._last_obs, model._last_episode_starts, model._last_lstm_states = new_obs, dones, lstm_states  # type: ignore[assignment]
-        last_values = th.from_numpy(actor.values(new_obs, state, dones))
+        last_values = th.from_numpy(actor.values(new_obs, lstm_states, dones))
         rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
     finally:
         policy.rollout_counts = tuple(compiled.counted()), n_acted * policy.lstm_actor.n_ticks

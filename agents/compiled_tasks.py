@@ -128,7 +128,7 @@ class CompiledTasks:
         self.n_envs = n_envs = len(self.tasks)
         policy, form, sizes, space = model.policy, self.forms[0], compiled.sizes, model.action_space
         encoder, scaler = policy.lstm_actor._encoder, policy.actor.scaler
-        n_obs = sizes.n_features
+        n_obs = policy.features_dim
         none = np.zeros((0, n_obs))
         self.eyes = Eyes(
             shown_components(self.tasks[0].outermost, form.n_obs),
@@ -153,10 +153,14 @@ class CompiledTasks:
         n_action = sizes.n_action
         self.bounds = np.stack([space.low.ravel(), space.high.ravel()]).astype(float) if box else np.zeros((2, 0))  # type: ignore[attr-defined]
         self.chosen = np.zeros((n_envs, n_action)) if box else np.zeros(n_envs, np.int64)
-        scratch = (n_envs, n_obs), (n_envs, 1, encoder.n_channels), (n_envs, n_obs), (3, n_envs * n_action)
+        scratch = (
+            (n_envs, n_obs),
+            (n_envs, sizes.n_features),
+            (n_envs, 1, encoder.n_channels),
+            (n_envs, n_obs),
+            (3, n_envs * n_action),
+        )
         self.scratch = [np.zeros(shape, np.float32) for shape in scratch]
-        for i in range(n_envs):
-            self._refresh(i)
 
     def _refresh(self, i: int) -> None:
         """Read an environment anew."""
@@ -244,15 +248,17 @@ class CompiledTasks:
         filled = Filled(
             buffer.observations, np.zeros((n_steps, n_envs * n_action), np.float32),
             np.zeros((n_steps, n_envs), np.float32), buffer.rewards, buffer.episode_starts, buffer.values,
-            buffer.log_probs, buffer.start_states,
+            buffer.log_probs, buffer.start_states, buffer.start_frames,
         )  # fmt: skip
         carried: Any = model._last_lstm_states
         state, obs = carried.pi[0].numpy().copy(), np.array(model._last_obs, np.float32)
+        frames = carried.vf[1].numpy().copy()
         new_state, uncounted = np.zeros_like(state), np.zeros_like(compiled.totals)
         starts = np.array(model._last_episode_starts, np.uint8)[:, None].copy()
         norm = self._statistics()
-        for one in self.tasks:
+        for i, one in enumerate(self.tasks):
             one.synced = 0
+            self._refresh(i)  # not before: a run that goes on is put where it was as its first rollout starts
         t, phase, told = 0, ACT, 0
         infos: dict[int, dict[int, dict[str, Any]]] = {}  # of steps with an end of an episode
         try:
@@ -260,7 +266,7 @@ class CompiledTasks:
                 t, phase, finite = rollout_kernels.advance(
                     self.forms[0].step, compiled.sizes, compiled.layers, compiled.dense, compiled.groups,
                     compiled.options, compiled.rows, compiled.parameters, compiled.scratch, self.eyes, norm,
-                    self.states, filled, t, phase, float(model.gamma), obs, starts, state, new_state, noise,
+                    self.states, filled, t, phase, float(model.gamma), obs, starts, state, new_state, frames, noise,
                     self.bounds, self.chosen, *self.scratch, compiled.totals, uncounted,
                 )  # fmt: skip
                 if not finite:
@@ -277,11 +283,11 @@ class CompiledTasks:
                 self._tell(i, filled, max(t, self.tasks[i].synced))
             model.policy.rollout_counts = tuple(compiled.counted()), t * n_envs * model.policy.lstm_actor.n_ticks
             packed = th.from_numpy(state)
-            model._last_lstm_states = RNNStates((packed,), (packed, packed[:0]))  # type: ignore[assignment]
+            model._last_lstm_states = RNNStates((packed,), (packed, th.from_numpy(frames)))  # type: ignore[assignment]
             model._last_obs, model._last_episode_starts = obs, starts[:, 0] != 0
         buffer.actions[:] = filled.actions.reshape(buffer.actions.shape)
         buffer.pos, buffer.full = n_steps, True
-        self._finish(buffer, obs, starts, state, new_state, uncounted)
+        self._finish(buffer, obs, starts, state, new_state, frames.copy(), uncounted)
         callback.on_rollout_end()
         return True
 
@@ -292,15 +298,17 @@ class CompiledTasks:
         starts: np.ndarray,
         state: np.ndarray,
         new: np.ndarray,
+        frames: np.ndarray,
         uncounted: np.ndarray,
     ) -> None:
         """Value what comes after the rollout, and compute the advantages."""
         from spikeloop.agents.ppo_kernels import policy_step
 
-        c, (features, x, _, nothing) = self.compiled, self.scratch
+        c, (features, seen, x, _, nothing) = self.compiled, self.scratch
         rollout_kernels.see(self.eyes, obs, features, x)
+        rollout_kernels.look_back(frames, features, starts, seen)
         policy_step(
-            c.sizes, c.layers, c.dense, c.groups, c.options, c.rows, c.parameters, c.scratch, x, features, starts,
+            c.sizes, c.layers, c.dense, c.groups, c.options, c.rows, c.parameters, c.scratch, x, seen, starts,
             state, new, np.zeros_like(nothing[0]), uncounted, nothing[0], nothing[1], nothing[2],
         )  # fmt: skip
         rollout_kernels.advantages(

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.utils import explained_variance
 
 from spikeloop.agents import ppo_kernels
 from spikeloop.agents.compiled_policy import CompiledPolicy
 from spikeloop.agents.compiled_rollout import encoded, features_of
+from spikeloop.agents.frames import critic_view
 from spikeloop.agents.ppo_kernels import STATISTICS, Loss, Rollout
+from spikeloop.agents.ppo_update import log_update
 
 if TYPE_CHECKING:
     from spikeloop.agents.spiking_ppo import SpikingPPO
@@ -35,6 +36,10 @@ def read_rollout(model: SpikingPPO) -> Rollout:
     states = buffer.start_states.reshape(-1, *buffer.state_shape)  # type: ignore[attr-defined]  # (Q, n_rows, width)
     features = features_of(policy)(obs).reshape(*start.shape, -1)
     x, _ = encoded(policy, features, states.transpose(1, 0, 2), start.T)
+    if policy.critic_frames > 1:
+        before = buffer.start_frames.reshape(-1, *buffer.frames_shape).swapaxes(0, 1)  # type: ignore[attr-defined]
+        by_step = (th.from_numpy(np.ascontiguousarray(one)) for one in (features.swapaxes(0, 1), before, start.T))
+        features = critic_view(policy.critic_frames, *by_step)[0].numpy().swapaxes(0, 1)
     return Rollout(
         np.ascontiguousarray(x),
         np.ascontiguousarray(features),
@@ -114,23 +119,11 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
         raise ValueError("the sequence left the range of float32: its features or weights are too large")
     if end == ppo_kernels.STOPPED and model.verbose >= 1:
         print(f"Early stopping at step {n_epochs - 1} due to reaching max kl: {told[-1][-1, 3]:.2f}")
-    _log(model, np.concatenate(told), len(limits) - 1, clip_range, clip_range_vf)
-
-
-def _log(model: SpikingPPO, rows: np.ndarray, per_epoch: int, clip_range: float, clip_range_vf: float | None) -> None:
-    record, buffer = model.logger.record, model.rollout_buffer
-    means = dict(zip(STATISTICS, rows.mean(axis=0), strict=True))
-    means["approx_kl"] = rows[(len(rows) - 1) // per_epoch * per_epoch :, 3].mean()  # of the last epoch, as SB3 has it
-    means["loss"] = rows[-1, 5]
-    moved = rows[:, 6] > 0  # where the update stopped early, the last minibatch has no gradient
-    for column in ("actor_grad_norm", "critic_grad_norm"):
-        means[column] = rows[moved, STATISTICS.index(column)].mean() if moved.any() else 0.0
-    for name, mean in means.items():
-        record(f"train/{name}", mean)
-    record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
-    if hasattr(model.policy, "log_std"):
-        record("train/std", th.exp(model.policy.log_std).mean().item())
-    record("train/n_updates", model._n_updates, exclude="tensorboard")
-    record("train/clip_range", clip_range)
-    if clip_range_vf is not None:
-        record("train/clip_range_vf", clip_range_vf)
+    rows = np.concatenate(told)
+    means: dict[str, Any] = {name: rows[:, i] for i, name in enumerate(STATISTICS) if name not in ("approx_kl", "loss")}
+    for name in ("actor_grad_norm", "critic_grad_norm"):
+        means[name] = means[name][: n_updates - first]  # a minibatch that ends the update has no gradient
+    per_epoch = len(limits) - 1
+    last_epoch = rows[(len(rows) - 1) // per_epoch * per_epoch :, STATISTICS.index("approx_kl")]
+    ran = {name: numbers for name, numbers in means.items() if len(numbers)}
+    log_update(model, ran, last_epoch.tolist(), rows[-1, STATISTICS.index("loss")], clip_range, clip_range_vf)

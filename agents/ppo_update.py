@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,17 +117,27 @@ def update(model: SpikingPPO) -> None:
         model._n_updates += 1
         if not goes_on:
             break
-    _log(model, logged, divergences, loss.item(), clip_range, clip_range_vf)
+    log_update(model, logged, divergences, loss.item(), clip_range, clip_range_vf)
 
 
-def _log(
+def log_update(
     model: SpikingPPO,
-    means: dict[str, list[float]],
+    means: Mapping[str, Sequence[float]],
     divergences: Sequence[float],
     loss: float,
     clip_range: float,
     clip_range_vf: float | None,
 ) -> None:
+    """Log what RecurrentPPO logs of an update, and what else there is a mean of.
+
+    Args:
+        model: The model.
+        means: By name, a number of each minibatch.
+        divergences: Approximate divergences of the minibatches of the last epoch.
+        loss: Loss of the last minibatch.
+        clip_range: The clip range.
+        clip_range_vf: That of the values; None for none.
+    """
     record = model.logger.record
     for name, numbers in means.items():
         record(f"train/{name}", np.mean(numbers))

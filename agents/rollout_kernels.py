@@ -64,6 +64,7 @@ class Filled(NamedTuple):
     values: Any
     log_probs: Any
     states: Any  # at the start of each sequence, float32, (E, T / L, n_rows, width)
+    frames: Any  # of the critic, likewise, (E, T / L, n_frames, n_obs)
 
 
 @kernel
@@ -83,6 +84,26 @@ def see(eyes, obs, features, x):
             for k in range(n):
                 u = (np.float64(features[e, j]) - eyes.centers[j, k]) / eyes.widths[j, k]
                 x[e, 0, j * n + k] = math.exp(-0.5 * (u * u))
+
+
+@kernel
+def look_back(frames, features, starts, seen):
+    """Write what a critic of several frames sees: those before, (n_frames, E, n_obs), and then the current one."""
+    n_frames, n_envs, n_obs = frames.shape
+    for e in range(n_envs):
+        for i in range(n_frames):
+            for j in range(n_obs):
+                if starts[e, 0] != 0:
+                    frames[i, e, j] = 0
+                seen[e, i * n_obs + j] = frames[i, e, j]
+        for j in range(n_obs):
+            seen[e, n_frames * n_obs + j] = features[e, j]
+
+
+@kernel
+def _keep_frame(frames, features):
+    for i in range(frames.shape[0]):
+        frames[i] = frames[i + 1] if i + 1 < frames.shape[0] else features
 
 
 @kernel
@@ -134,7 +155,7 @@ def _learn_statistics(norm, raw, paid, done):
 @kernel
 def advance(
     step, sizes, layers, dense, groups, options, rows, parameters, scratch, eyes, norm, tasks, filled, t, phase, gamma,
-    obs, starts, state, new_state, noise, bounds, chosen, features, x, seen_last, nothing, totals, uncounted
+    obs, starts, state, new_state, frames, noise, bounds, chosen, features, seen, x, last, nothing, totals, uncounted
 ):  # fmt: skip
     """Take steps until one is left to an environment itself, or the rollout is full.
 
@@ -159,12 +180,14 @@ def advance(
         starts: Whether an episode begins with them, uint8, shape (E, 1); changed.
         state: Packed state, shape (n_rows, E, width); changed.
         new_state: Scratch of the same shape.
+        frames: What the critic remembers, float32, shape (n_frames, E, n_obs); changed.
         noise: What actions are drawn by, float32, shape (T, E * n_action).
         bounds: Least and greatest action, float64, shape (2, n_action).
         chosen: Actions as the step takes them: int64, shape (E,), or float64, shape (E, n_action); written.
-        features: Scratch, float32, shape (E, n_features).
+        features: Scratch, float32, shape (E, n_obs).
+        seen: Scratch, float32, shape (E, (n_frames + 1) * n_obs).
         x: Scratch, float32, shape (E, 1, n_inputs).
-        seen_last: Scratch, float32, shape (E, n_obs).
+        last: Scratch, float32, shape (E, n_obs).
         nothing: Scratch, float32, shape (3, E * n_action).
         totals: Spikes of each neuron; added to.
         uncounted: Likewise, of passes that do not count.
@@ -180,8 +203,11 @@ def advance(
             if t % seq_len == 0:
                 for e in range(n_envs):
                     filled.states[e, t // seq_len] = state[:, e]
+                    filled.frames[e, t // seq_len] = frames[:, e]
+            look_back(frames, features, starts, seen)
+            _keep_frame(frames, features)
             finite = policy_step(
-                sizes, layers, dense, groups, options, rows, parameters, scratch, x, features, starts, state, new_state,
+                sizes, layers, dense, groups, options, rows, parameters, scratch, x, seen, starts, state, new_state,
                 noise[t], totals, filled.actions[t], filled.values[t], filled.log_probs[t],
             )  # fmt: skip
             if not finite:
@@ -222,10 +248,11 @@ def advance(
             if tasks.done[e] != 0:
                 norm.running[e] = 0.0
         if cut:  # what was still to come counts by its value
-            normalized(norm, tasks.last, seen_last)
-            see(eyes, seen_last, features, x)
+            normalized(norm, tasks.last, last)
+            see(eyes, last, features, x)
+            look_back(frames, features, starts, seen)
             policy_step(
-                sizes, layers, dense, groups, options, rows, parameters, scratch, x, features, starts, state, new_state,
+                sizes, layers, dense, groups, options, rows, parameters, scratch, x, seen, starts, state, new_state,
                 nothing[0], uncounted, nothing[0], nothing[1], nothing[2],
             )  # fmt: skip
             for e in range(n_envs):

@@ -52,7 +52,9 @@ class Notes(BaseCallback):
 
 
 @settings(max_examples=20)
-@example("discrete", {"encoder": "population", "critic_reads_actor": True, "n_neurons": [12, 20]}, True)
+@example(
+    "discrete", {"encoder": "population", "critic_reads_actor": True, "critic_frames": 3, "n_neurons": [12, 20]}, True
+)
 @given(
     st.sampled_from(list(ACTION_SPACES)),
     st.fixed_dictionaries({
@@ -63,6 +65,7 @@ class Notes(BaseCallback):
         "reset": st.sampled_from(["subtract", "zero"]),
         "count": st.booleans(),
         "critic_reads_actor": st.booleans(),
+        "critic_frames": st.integers(1, 3),
     }),
     st.booleans(),
 )  # fmt: skip
@@ -93,13 +96,13 @@ def test_what_does_not_depend_on_the_actions_is_what_torch_collects(space, polic
 @pytest.mark.parametrize("space", ACTION_SPACES)
 def test_actions_are_drawn_from_the_policys_distribution(space):
     model = model_of(space, True)
-    drawn, state = [], None
+    drawn = []
     obs, starts = np.full((3, 3), 0.7, np.float32), np.ones(3)
     model.env.num_envs, compiled = 3, model._compiled()
     from spikeloop.agents.compiled_rollout import Actor, draw_noise
 
     compiled.take()
-    actor, state = Actor(compiled, 3), model.policy.initial_state(3)
+    actor, state = Actor(compiled, 3), model._last_lstm_states
     for noise in draw_noise(compiled, 3000, 3):
         flat, _, log_probs, _ = actor.act(obs, state, starts, noise, compiled.totals)
         drawn.append((flat.reshape(3, -1), log_probs))

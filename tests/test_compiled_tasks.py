@@ -43,7 +43,11 @@ def test_every_task_with_a_compiled_form_is_here():
 @pytest.mark.parametrize("task", TASKS)
 def test_rollouts_are_those_of_the_environments_themselves(task, normalize, monkeypatch):
     left = []
-    policy = {"encoder": "population", "critic_reads_actor": True} if "Pendulum" in task else {"obs_scale": 2.0}
+    policy = (
+        {"encoder": "population", "critic_reads_actor": True, "critic_frames": 3}
+        if "Pendulum" in task
+        else {"obs_scale": 2.0}
+    )
     policy = {} if normalize and not policy.get("encoder") else policy
     for compiled in (False, True):
         if not compiled:
@@ -57,7 +61,16 @@ def test_rollouts_are_those_of_the_environments_themselves(task, normalize, monk
         left[-1] += (notes.seen,)
         monkeypatch.undo()
     for (theirs, _, *_), (ours, _, *_) in zip(left[:2], left[2:], strict=True):
-        for name in ("observations", "actions", "episode_starts", "start_states", "rewards", "values", "log_probs"):
+        for name in (
+            "observations",
+            "actions",
+            "episode_starts",
+            "start_states",
+            "start_frames",
+            "rewards",
+            "values",
+            "log_probs",
+        ):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4, atol=2e-4, err_msg=name)
         for name in ("advantages", "returns"):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=2e-3, err_msg=name)

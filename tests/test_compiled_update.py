@@ -57,7 +57,8 @@ def assert_close(found, expected, tolerance):
 
 EVERYTHING = {
     "encoder": "rate", "n_ticks": 3, "n_neurons": [20, 35], "latency": 1, "reset": "zero", "adaptation": "ahp",
-    "refractory": 2, "hold": True, "critic_reads_actor": True, "rate_coef": 2.0, "target_rate": 0.02,
+    "refractory": 2, "hold": True, "critic_reads_actor": True, "critic_frames": 3, "rate_coef": 2.0,
+    "target_rate": 0.02,
 }  # fmt: skip
 
 
@@ -76,6 +77,7 @@ EVERYTHING = {
         "recurrent": st.booleans(),
         "count": st.booleans(),
         "critic_reads_actor": st.booleans(),
+        "critic_frames": st.integers(1, 3),
         "gradient_kwargs": st.fixed_dictionaries({"shape": st.sampled_from(SHAPES)}),
         "rate_coef": st.sampled_from([0.0, 2.0]),
         "target_rate": st.just(0.05),

@@ -70,7 +70,7 @@ def test_each_part_is_clipped_by_its_own_norm_and_the_norms_are_logged():
     "options", [{}, {"clip_range_vf": 0.1, "ent_coef": 0.01}, {"target_kl": 1e-4}, {"use_sde": True}]
 )
 def test_without_a_clip_an_update_is_sb3_contribs_to_the_bit(options, monkeypatch):
-    kwargs = {"n_epochs": 3, "batch_size": 64, "seq_len": 16, "max_grad_norm": 1e30, **options}
+    kwargs = {"n_epochs": 3, "batch_size": 64, "seq_len": 16, "max_grad_norm": 1e30, "compiled": False, **options}
     ours, _ = trained(SpikingPPO, "Pendulum-v1", 1.0, **kwargs)
     monkeypatch.setattr(SpikingPPO, "train", RecurrentPPO.train)
     theirs, _ = trained(SpikingPPO, "Pendulum-v1", 1.0, **kwargs)
