@@ -1,7 +1,8 @@
-"""Training throughput on the CartPole preset: ours, SB3's MLP and LSTM policies, and other spiking libraries in SB3.
+"""Training throughput on a preset: ours and its levels, SB3's MLP and LSTM policies, other spiking libraries in SB3.
 
 Every agent runs in this process, with the same environment and hyperparameters, in alternating blocks of env steps;
-the figure is the median over the blocks. An update belongs to the block that collected its rollout.
+the figure is the median over the blocks. An update belongs to the block that collected its rollout. What agents reach
+in these steps stands beside their speed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import numpy as np
 
 from spikeloop.scripts.bench.timing import Case, Contenders, alternate, ratio
 
-OURS, TITLE = "SpikingPPO LsnnPolicy", "CartPole-v1, preset of spiking_ppo"
+OURS = "SpikingPPO"
 N_TICKS = 8  # ticks per env step of the spiking features extractors, whose state is rebuilt on every step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark train``."""
+    parser.add_argument("--env", default="CartPole-v1", help="the task (default CartPole-v1)")
+    parser.add_argument("--few", action="store_true", help="only ours and SB3's PPO MlpPolicy")
     parser.add_argument("--blocks", type=int, default=7, help="blocks per agent (default 7)")
     parser.add_argument("--steps", type=int, default=1024, help="env steps per block (default 1024)")
     parser.add_argument("--seed", type=int, default=0)
@@ -31,13 +34,25 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    trainings: Contenders = {name: partial(make().learn, args.steps) for name, make in _agents(args.seed).items()}
+    models = {name: make() for name, make in _agents(args).items()}
+    trainings: Contenders = {name: partial(_go_on, model, args.steps) for name, model in models.items()}
     times = alternate(trainings, args.blocks, seconds=0)
-    print(f"{TITLE}, {args.blocks} blocks of {args.steps} env steps, 1 thread")
-    print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it")
+    print(f"{_title(args)}, {args.blocks} blocks of {args.steps} env steps, 1 thread")
+    print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it  last episodes' mean")
     for name, seconds in times.items():
         speeds, faster = args.steps / seconds, ratio(seconds, times[OURS])
-        print(f"{name:42s} {np.median(speeds):8.0f} {speeds.min():7.0f} {speeds.max():7.0f} {faster:10.2f}")
+        returns = [episode["r"] for episode in models[name].ep_info_buffer]
+        reached = f"{np.mean(returns):10.1f}" if returns else f"{'-':>10s}"
+        print(f"{name:42s} {np.median(speeds):8.0f} {speeds.min():7.0f} {speeds.max():7.0f} {faster:10.2f} {reached}")
+
+
+def _go_on(model: Any, n_steps: int) -> None:
+    """Train on without starting the environments anew, whose episodes would never end in short blocks."""
+    model.learn(n_steps, reset_num_timesteps=model._last_obs is None)
+
+
+def _title(args: argparse.Namespace) -> str:
+    return f"{args.env}, preset of spiking_ppo"
 
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
@@ -45,32 +60,42 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
     import torch
 
     torch.set_num_threads(1)
-    training = partial(_agents(args.seed)[OURS]().learn, args.steps)
-    yield Case(TITLE, {OURS: training}, 0, "us/step", args.steps * 1e-6)
+    training = partial(_go_on, _agents(args)[OURS](), args.steps)
+    yield Case(_title(args), {OURS: training}, 0, "us/step", args.steps * 1e-6)
 
 
-def _agents(seed: int) -> dict[str, Callable[[], Any]]:
+def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Return what makes each agent, ours among them."""
+    import gymnasium as gym
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.vec_env import VecNormalize
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+    import spikeloop.envs  # noqa: F401 - registers its tasks
     from spikeloop.agents import SpikingPPO
 
-    preset, policy_kwargs = _cartpole_preset()
+    preset, own, normalize, n_envs = _preset(args.env)
 
-    def env() -> VecNormalize:
-        return VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=seed), norm_reward=False, gamma=preset["gamma"])
+    def env(in_python: bool = False) -> VecEnv:
+        # a wrapper that nobody knows keeps the steps of the environments out of the kernel
+        wrapper = gym.Wrapper if in_python else None
+        venv = make_vec_env(args.env, n_envs=n_envs, seed=args.seed, wrapper_class=wrapper)
+        return VecNormalize(venv, gamma=preset["gamma"], **normalize) if normalize else venv
 
-    common = {**preset, "seed": seed, "device": "cpu"}
-    fused = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
+    common = {**preset, "seed": args.seed, "device": "cpu"}
+    ours = partial(SpikingPPO, **own, **common)
     agents: dict[str, Callable[[], Any]] = {
-        OURS: lambda: SpikingPPO("LsnnPolicy", env(), policy_kwargs=policy_kwargs, **common),
+        OURS: lambda: ours(env=env()),
+        f"{OURS}, environments in Python": lambda: ours(env=env(in_python=True)),
+        f"{OURS}, torch": lambda: ours(env=env(), compiled=False),
         "SB3 PPO MlpPolicy": lambda: PPO("MlpPolicy", env(), **common),
-        "SB3 PPO MlpPolicy, fused Adam": lambda: PPO("MlpPolicy", env(), policy_kwargs=fused, **common),
-        "sb3-contrib RecurrentPPO MlpLstmPolicy": lambda: RecurrentPPO("MlpLstmPolicy", env(), **common),
     }
+    if args.few:
+        return agents
+    fused = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
+    agents["SB3 PPO MlpPolicy, fused Adam"] = lambda: PPO("MlpPolicy", env(), policy_kwargs=fused, **common)
+    agents["sb3-contrib RecurrentPPO MlpLstmPolicy"] = lambda: RecurrentPPO("MlpLstmPolicy", env(), **common)
     for library, extractor in _spiking_extractors().items():
         kwargs = {"features_extractor_class": extractor, "net_arch": {"pi": [], "vf": [64, 64]}}
         agents[f"{library} extractor, T={N_TICKS}, SB3 PPO"] = partial(
@@ -79,16 +104,18 @@ def _agents(seed: int) -> dict[str, Callable[[], Any]]:
     return agents
 
 
-def _cartpole_preset() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the CartPole preset as keyword arguments of an SB3 algorithm, and our policy's."""
+def _preset(env_id: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]:
+    """Return a preset as arguments of an SB3 algorithm, our own beside them, VecNormalize's, and the environments."""
     import yaml
 
     from spikeloop.agents.registry import hyperparams_file
 
-    preset = yaml.safe_load(hyperparams_file("spiking_ppo").read_text())["CartPole-v1"]
+    presets = yaml.safe_load(hyperparams_file("spiking_ppo").read_text())
+    preset = presets.get(env_id, presets["default"])
     keys = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef")
+    own = {name: preset[name] for name in ("policy", "seq_len", "policy_kwargs")}
     # the schedules do not change the cost of a step
-    return {**{key: preset[key] for key in keys}, "learning_rate": 1e-3}, preset.get("policy_kwargs", {})
+    return {**{key: preset[key] for key in keys}, "learning_rate": 1e-3}, own, preset.get("normalize"), preset["n_envs"]
 
 
 def _spiking_extractors() -> dict[str, type]:
