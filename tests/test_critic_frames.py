@@ -42,7 +42,7 @@ def algorithm(kind=SpikingPPO, env=None, **policy_kwargs):
     options = {"batch_size": 32, "seq_len": 8, "n_epochs": 1} if kind is SpikingPPO else {}
     env = env or make_vec_env(Counting, n_envs=3, seed=0)
     policy_kwargs = {"n_neurons": 8, "critic_frames": K, **policy_kwargs}
-    return kind("LsnnPolicy", env, n_steps=32, seed=0, policy_kwargs=policy_kwargs, **options)
+    return kind("LsnnPolicy", env, n_steps=32, seed=0, policy_kwargs=policy_kwargs, compiled=False, **options)
 
 
 def by_hand(history, start):
