@@ -69,6 +69,8 @@ def _training_reason(policy: LsnnPolicy) -> str | None:
     for name, usual in _ADAM.items():
         if optimizer.param_groups[0].get(name, usual) != usual:
             return f"its optimizer has {name}={optimizer.param_groups[0][name]!r}"
+    if hooked := _hooked(policy):
+        return f"{hooked} has hooks, which only torch calls"
     if any(p.device.type != "cpu" for p in parameters):
         return f"it is on {parameters[0].device}"
     if any(p.dtype != th.float32 for p in parameters):
@@ -77,6 +79,20 @@ def _training_reason(policy: LsnnPolicy) -> str | None:
         return "some of its parameters are frozen"
     if len(parameters) != len(_known_parameters(policy)):
         return "it has parameters of its own"
+    return None
+
+
+def _hooked(policy: LsnnPolicy) -> str | None:
+    """Name what has hooks that a training in torch would call, as quantisation-aware training has; None if nothing."""
+    optimizer = policy.optimizer
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "its optimizer"
+    for name, module in policy.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return name or type(policy).__name__
+    for name, p in policy.named_parameters():
+        if p._backward_hooks or p._post_accumulate_grad_hooks:
+            return name
     return None
 
 

@@ -117,12 +117,12 @@ class SpikingPPO(RecurrentPPO):
             raise ValueError(f"compiled must be 'auto', True or False, got {compiled!r}")
         self.seq_len, self.compiled = seq_len, compiled
         self._compiled_policy: CompiledPolicy | None = None
+        self._path_said = ""  # what the log says of where the training runs
         self._looked = False  # whether the first rollout was looked at for a network that sees or says nothing
         if _init_setup_model:
             self._setup_model()
             self._check_training()
-            if self.compiled is True and (reason := torch_reason(self.policy)):
-                raise ValueError(f"compiled=True cannot be, as {reason}: 'auto' trains it in torch")
+            self._torch_reason()
 
     def _setup_model(self) -> None:
         check_ranges(vars(self), _RANGES)
@@ -207,6 +207,7 @@ class SpikingPPO(RecurrentPPO):
         check_first(env, self._last_obs)
         compiled = self._compiled()
         tasks = "it runs in torch" if compiled is None else tasks_of(self, env)
+        self._say_path(tasks)
         if np.any(getattr(self.action_space, "start", 0)):
             env = ShiftActions(env)
         if not is_checked(env):
@@ -294,7 +295,7 @@ class SpikingPPO(RecurrentPPO):
 
     def _compiled(self) -> CompiledPolicy | None:
         """Return the policy as the kernels take it; None where torch trains it."""
-        if self.compiled is False or torch_reason(self.policy) is not None:
+        if self._torch_reason() is not None:
             return None
         known = self._compiled_policy
         if known is None or known.policy is not self.policy or known.optimizer is not self.policy.optimizer:
@@ -303,8 +304,30 @@ class SpikingPPO(RecurrentPPO):
             known = self._compiled_policy = CompiledPolicy(self.policy, self.seq_len, most, self.n_envs)
         return known
 
+    def _torch_reason(self) -> str | None:
+        """Say why the training runs in torch; None if it runs compiled.
+
+        Raises:
+            ValueError: If it was to run compiled and cannot.
+        """
+        if self.compiled is False:
+            return "compiled=False"
+        reason = torch_reason(self.policy)
+        if reason and self.compiled is True:
+            raise ValueError(f"compiled=True cannot be, as {reason}: 'auto' trains it in torch")
+        return reason
+
+    def _say_path(self, tasks: Any) -> None:
+        """Print where the training runs, and why, unless that has been said; callbacks may have had a part in it."""
+        reason = self._torch_reason()
+        python = f", the environments in Python: {tasks}" if isinstance(tasks, str) else ""
+        line = f"Training runs in torch: {reason}" if reason else f"Training runs compiled{python}"
+        if self.verbose >= 1 and line != self._path_said:
+            print(line)
+        self._path_said = line
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled_policy"]
+        return [*super()._excluded_save_params(), "_compiled_policy", "_path_said"]
 
     def learn(
         self: Self,
@@ -317,11 +340,7 @@ class SpikingPPO(RecurrentPPO):
     ) -> Self:
         """Train for ``total_timesteps`` env steps; the arguments are SB3's."""
         note_wrappers(self, learns=True)
-        if self.verbose >= 1:
-            reason = "compiled=False" if self.compiled is False else torch_reason(self.policy)
-            tasks = tasks_of(self, self.env) if reason is None else ()
-            python = f", the environments in Python: {tasks}" if isinstance(tasks, str) else ""
-            print(f"Training runs in torch: {reason}" if reason else f"Training runs compiled{python}")
+        self._path_said = ""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 

@@ -303,7 +303,7 @@ def test_a_killed_run_goes_on_and_twice_to_the_same_bits_and_rolls_out(tmp_path,
 @pytest.mark.parametrize("option", ["--backend", "--core"])  # its former name
 def test_the_backend_is_for_what_learns_where_it_runs(option, capsys):
     assert start(train, "--algo", "spiking_ppo", option, "chip") == 2
-    assert "--backend is for --algo rstdp" in capsys.readouterr().err
+    assert "--backend is for --algo eprop or rstdp" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("settings", [{"backend": "chip"}, {"core": "chip"}])

@@ -156,6 +156,24 @@ def test_what_only_torch_can_do_is_named_and_done_by_it(kwargs, policy_kwargs, r
         make("box", policy_kwargs, compiled=True, **kwargs)
 
 
+@pytest.mark.parametrize(
+    ("hook", "what"),
+    [
+        (lambda policy: policy.optimizer.register_step_post_hook(lambda *_: None), "its optimizer"),
+        (lambda policy: policy.action_net.register_forward_hook(lambda *_: None), "action_net"),
+        (lambda policy: policy.action_net.weight.register_hook(lambda grad: grad), "action_net.weight"),
+    ],
+)
+def test_where_something_has_hooks_torch_calls_them(hook, what, capsys):
+    model = make(verbose=1)
+    hook(model.policy)
+    model.learn(48)
+    assert f"Training runs in torch: {what} has hooks, which only torch calls\n" in capsys.readouterr().out
+    model.compiled = True
+    with pytest.raises(ValueError, match=r"compiled=True cannot be, as .* has hooks"):
+        model.learn(48)
+
+
 def test_the_switch_is_checked_logged_and_saved(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"compiled must be 'auto', True or False, got 1\.5"):
         make(compiled=1.5)
