@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from spikeloop.agents import ppo_kernels
@@ -24,7 +25,10 @@ from spikeloop.spiking.gradients import Surrogate
 from spikeloop.spiking.row_linear import RowLinear
 
 _ACTIVATIONS: dict[type, int] = {nn.Tanh: ppo_kernels.TANH, nn.ReLU: ppo_kernels.RELU}
-_METHODS = ("forward", "evaluate_actions", "predict_values", "_features", "_act", "_value", "extract_features")
+_METHODS = (
+    "forward", "evaluate_actions", "predict_values", "_features", "_act", "_value", "extract_features",
+    "_get_action_dist_from_latent", "_build_mlp_extractor",
+)  # fmt: skip
 _ADAM = {"weight_decay": 0, "amsgrad": False, "maximize": False, "differentiable": False, "capturable": False}
 
 
@@ -38,7 +42,11 @@ def torch_reason(policy: LsnnPolicy) -> str | None:
     'layers follow the spiking actor (net_arch pi)'
     """
     lsnn = policy.lstm_actor
-    changed = [name for name in _METHODS if getattr(type(policy), name) is not getattr(LsnnPolicy, name)]
+    changed = [
+        name
+        for name in _METHODS
+        if getattr(type(policy), name) is not getattr(LsnnPolicy, name) or name in vars(policy)
+    ]
     if changed:
         return f"{type(policy).__name__} has a method {changed[0]} of its own"
     if policy.use_sde:
@@ -55,6 +63,9 @@ def torch_reason(policy: LsnnPolicy) -> str | None:
         return "layers follow the spiking actor (net_arch pi)"
     if type(policy.action_net) is not RowLinear:
         return f"its action_net is {type(policy.action_net).__name__}"
+    extractor = policy.mlp_extractor
+    if type(extractor) is not MlpExtractor or "forward_critic" in vars(extractor):
+        return f"its mlp_extractor is {type(extractor).__name__} with methods of its own"
     if _critic_layers(policy) is None:
         return "its critic has other layers than linear ones with tanh or ReLU"
     return _training_reason(policy)
@@ -79,6 +90,10 @@ def _training_reason(policy: LsnnPolicy) -> str | None:
         return "some of its parameters are frozen"
     if len(parameters) != len(_known_parameters(policy)):
         return "it has parameters of its own"
+    if {id(p) for p in optimizer.param_groups[0]["params"]} != {id(p) for p in parameters}:
+        return "its optimizer moves other parameters than the policy's"
+    if len({float(optimizer.state[p]["step"]) if p in optimizer.state else 0.0 for p in parameters}) > 1:
+        return "some of its parameters have had more steps of Adam than others"
     return None
 
 
@@ -147,6 +162,7 @@ class CompiledPolicy:
 
     def __init__(self, policy: LsnnPolicy, n_steps: int, n_sequences: int, n_envs: int):
         self.policy, self.optimizer = policy, policy.optimizer
+        self._shape = n_steps, n_sequences, n_envs
         lsnn, space = policy.lstm_actor, policy.action_space
         n_rows, at_once = max(n_sequences * n_steps, n_envs), max(n_sequences, n_envs)
         n_state, state_width = lsnn.state_shape[0] - lsnn._n_memory, lsnn.state_shape[1]
@@ -222,6 +238,12 @@ class CompiledPolicy:
         self._views = [[_view(vector, *where, p) for where, p in zip(views, self.known)] for vector in self.vectors]  # noqa: B905
         self._constants: Any = None
         self.options = np.zeros((0, 0), np.intp)
+
+    def fits(self, policy: LsnnPolicy, n_steps: int, n_sequences: int, n_envs: int) -> bool:
+        """Return whether this is of a policy as it is now, its modules and its optimizer, and of these sizes."""
+        same = self.policy is policy and self.optimizer is policy.optimizer
+        parts = zip(self.known, _known_parameters(policy), strict=True)
+        return same and self._shape == (n_steps, n_sequences, n_envs) and all(mine is its for mine, its in parts)
 
     @property
     def parameters(self) -> np.ndarray:

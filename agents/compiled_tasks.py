@@ -49,7 +49,8 @@ class _Task:
             self.wrappers.append((task, told))
             task = task.env
         self.task: Any = task
-        self.known = task is task.unwrapped and task.render_mode != "human"
+        patched = any("step" in vars(one) for one in (task, *(wrapper for wrapper, _ in self.wrappers)))
+        self.known = task is task.unwrapped and task.render_mode != "human" and not patched
         self.synced = 0
 
     def left(self) -> int:

@@ -205,6 +205,10 @@ class SpikingPPO(RecurrentPPO):
         """Collect a rollout as RecurrentPPO does, and log its spikes and accumulates per env step, layer by layer."""
         assert self._last_obs is not None
         check_first(env, self._last_obs)
+        if n_rollout_steps != rollout_buffer.buffer_size:
+            raise ValueError(
+                f"n_steps must stay what the model was made with, {rollout_buffer.buffer_size}, got {n_rollout_steps}"
+            )
         compiled = self._compiled()
         tasks = "it runs in torch" if compiled is None else tasks_of(self, env)
         self._say_path(tasks)
@@ -297,12 +301,16 @@ class SpikingPPO(RecurrentPPO):
         """Return the policy as the kernels take it; None where torch trains it."""
         if self._torch_reason() is not None:
             return None
-        known = self._compiled_policy
-        if known is None or known.policy is not self.policy or known.optimizer is not self.policy.optimizer:
-            n_sequences = self.n_steps // self.seq_len * self.n_envs
-            most = int(np.diff(limits_of(n_sequences, self.seq_len, self.batch_size)).max())
-            known = self._compiled_policy = CompiledPolicy(self.policy, self.seq_len, most, self.n_envs)
-        return known
+        n_sequences = self.n_steps // self.seq_len * self.n_envs
+        most = int(np.diff(limits_of(n_sequences, self.seq_len, self.batch_size)).max())
+        shape = self.seq_len, most, self.n_envs
+        if self._compiled_policy is None or not self._compiled_policy.fits(self.policy, *shape):
+            self._compiled_policy = CompiledPolicy(self.policy, *shape)
+        return self._compiled_policy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out of copies what the kernels compute in: its views would no longer be of the same memory."""
+        return {**self.__dict__, "_compiled_policy": None}
 
     def _torch_reason(self) -> str | None:
         """Say why the training runs in torch; None if it runs compiled.

@@ -24,9 +24,10 @@ STEP = types.Tuple((float64, boolean))(float64[::1], int64, float64[::1], float6
 
 _CARTPOLE = (
     "gravity",
-    "masscart",
     "masspole",
+    "total_mass",
     "length",
+    "polemass_length",
     "force_mag",
     "tau",
     "theta_threshold_radians",
@@ -65,10 +66,8 @@ def compile_step(function: Callable, signature: Any = STEP) -> Any:
 
 
 def _step_cartpole(state, action, body, obs):  # type: ignore[no-untyped-def]
-    gravity, mass_cart, mass_pole, length, force_mag, tau, max_theta, max_x, sutton_barto = body
+    gravity, mass_pole, total_mass, length, pole_mass_length, force_mag, tau, max_theta, max_x, sutton_barto = body
     x, x_dot, theta, theta_dot = state
-    total_mass = mass_pole + mass_cart
-    pole_mass_length = mass_pole * length
     force = force_mag if action == 1 else -force_mag
     cos, sin = math.cos(theta), math.sin(theta)
     temp = (force + pole_mass_length * (theta_dot * theta_dot) * sin) / total_mass

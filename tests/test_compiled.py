@@ -232,3 +232,9 @@ def test_sensor_noise_is_drawn_anew_each_time_with_the_standard_deviation_that_i
     assert len(np.unique(errors)) > 1500
     again = ChangeBody(gym.make("CartPole-v1"), "sensor_noise", amount=0.5).reset(seed=7)[0]
     np.testing.assert_array_equal(again, noisy.reset(seed=7)[0])
+
+
+def test_attributes_that_are_set_by_hand_act_as_in_gymnasium():
+    env = gym.make("CartPole-v1")
+    env.unwrapped.masspole, env.unwrapped.length = 2.0, 0.1  # its step goes on with total_mass and polemass_length
+    assert compare(env, (0.1, 1.0, 0.1, -1.0), 1) <= 1e-12

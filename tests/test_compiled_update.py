@@ -1,6 +1,7 @@
 """The compiled update is torch's: gradients, losses, steps of Adam, random numbers and what is saved."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_agents import ACTION_SPACES, RandomEnv, collect
 
 from spikeloop.agents import SpikingA2C, SpikingPPO
 from spikeloop.agents.compiled_policy import torch_reason
+from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.ppo_kernels import tanh_rows
 from spikeloop.spiking.encoders import ENCODERS
 from spikeloop.spiking.gradients.surrogate import SHAPES
@@ -172,6 +174,55 @@ def test_where_something_has_hooks_torch_calls_them(hook, what, capsys):
     model.compiled = True
     with pytest.raises(ValueError, match=r"compiled=True cannot be, as .* has hooks"):
         model.learn(48)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_trained_model_learns_on_alike(how):
+    model = make().learn(48)
+    twin = how(model)
+    for one in (model, twin):
+        one.set_env(make_vec_env(lambda: RandomEnv(ACTION_SPACES["discrete"]), n_envs=3, seed=1))
+        th.manual_seed(3)
+        one.learn(48, reset_num_timesteps=False)
+    for mine, its in zip(model.policy.parameters(), twin.policy.parameters(), strict=True):
+        assert th.equal(mine, its)
+
+
+def test_sizes_and_modules_that_change_are_noticed():
+    model = make(batch_size=16).learn(48)
+    model.batch_size = 48
+    model.learn(48, reset_num_timesteps=False)
+    model.policy.value_net = th.nn.Linear(16, 1)
+    assert torch_reason(model.policy) == "its optimizer moves other parameters than the policy's"
+    with th.no_grad():
+        model.policy.value_net.weight.zero_()
+        model.policy.value_net.bias.fill_(7.0)
+    collect(model)
+    assert np.all(model.rollout_buffer.values == 7.0)
+    model.n_steps = 32
+    with pytest.raises(ValueError, match="n_steps must stay what the model was made with, 16, got 32"):
+        model.learn(96)
+
+
+def test_parameters_with_fewer_steps_of_adam_than_others_are_left_to_torch():
+    model = make()
+    model.policy.action_net.requires_grad_(False)
+    model.learn(48)
+    model.policy.action_net.requires_grad_(True)
+    assert torch_reason(model.policy) == "some of its parameters have had more steps of Adam than others"
+
+
+def test_methods_of_ones_own_are_called(capsys):
+    class Own(LsnnPolicy):
+        def _get_action_dist_from_latent(self, latent_pi):
+            return super()._get_action_dist_from_latent(latent_pi)
+
+    env = make_vec_env(lambda: RandomEnv(ACTION_SPACES["discrete"]), n_envs=1)
+    model = SpikingPPO(Own, env, n_steps=16, batch_size=16, verbose=1).learn(16)
+    assert "torch: Own has a method _get_action_dist_from_latent of its own" in capsys.readouterr().out
+    model = make()
+    model.policy.mlp_extractor.forward_critic = model.policy.mlp_extractor.forward_critic
+    assert torch_reason(model.policy) == "its mlp_extractor is MlpExtractor with methods of its own"
 
 
 def test_the_switch_is_checked_logged_and_saved(tmp_path, capsys):
