@@ -10,7 +10,12 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    ConvertCallback,
+    StopTrainingOnMaxEpisodes,
+)
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
@@ -131,6 +136,29 @@ class Actor:
         return self.act(obs, states, start, self._unused[: len(start) * self.n_action], self._uncounted)[1]
 
 
+def watches(callback: BaseCallback) -> str | None:
+    """Name a callback that may look at or change something in the middle of a rollout; None if there is none.
+
+    Callbacks of SB3, RL Zoo and this library evaluate, save, log and stop; others may do anything.
+
+    >>> from stable_baselines3.common.callbacks import CheckpointCallback
+    >>> watches(CallbackList([CheckpointCallback(100, "models")])) is None
+    True
+    >>> watches(ConvertCallback(print))
+    'ConvertCallback'
+    """
+    if isinstance(callback, CallbackList):
+        return next(filter(None, map(watches, callback.callbacks)), None)
+    kind = type(callback)
+    if isinstance(callback, ConvertCallback) and callback.callback is None:  # what SB3 makes of no callback
+        return None
+    known = kind.__module__.partition(".")[0] in ("stable_baselines3", "rl_zoo3", "spikeloop")
+    if not known or kind in (ConvertCallback, StopTrainingOnMaxEpisodes):
+        return kind.__name__
+    children = (getattr(callback, name, None) for name in ("callback", "callback_after_eval"))
+    return next(filter(None, map(watches, filter(None, children))), None)
+
+
 def draw_noise(compiled: CompiledPolicy, n_steps: int, n_envs: int) -> np.ndarray:
     """Draw what the actions of a rollout are drawn by, from torch's generator, shape (n_steps, n_envs * n_action)."""
     draw = th.randn if compiled.sizes.head == ppo_kernels.GAUSSIAN else th.rand
@@ -163,8 +191,11 @@ def collect(
     whole = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     lstm_states: Any = model._last_lstm_states
     n_steps = n_acted = 0
+    watched = watches(callback) is not None
     try:
         while n_steps < n_rollout_steps:
+            if watched and n_steps:
+                compiled.take()  # a callback may have changed parameters
             starts = np.asarray(model._last_episode_starts)
             flat, found, chances, lstm_states = actor.act(
                 model._last_obs, lstm_states, starts, noise[n_steps], compiled.totals

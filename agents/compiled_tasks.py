@@ -140,15 +140,17 @@ class CompiledTasks:
                 else (np.zeros((0, 0)), np.zeros((0, 0)))
             ),
         )
-        flags = (np.zeros(n_envs, np.uint8) for _ in range(3))
         self.states = Tasks(
-            np.zeros((n_envs, form.n_state)),
-            np.zeros((n_envs, len(form.body(self.tasks[0].task)))),
-            np.zeros((n_envs, form.n_obs)),
-            np.zeros(n_envs, np.int64),
-            np.zeros((n_envs, n_obs)),
-            np.zeros((n_envs, n_obs)),
-            *flags,
+            states=np.zeros((n_envs, form.n_state)),
+            bodies=np.zeros((n_envs, len(form.body(self.tasks[0].task)))),
+            whole=np.zeros((n_envs, form.n_obs)),
+            left=np.zeros(n_envs, np.int64),
+            raw=np.zeros((n_envs, n_obs)),
+            last=np.zeros((n_envs, n_obs)),
+            done=np.zeros(n_envs, np.uint8),
+            truncated=np.zeros(n_envs, np.uint8),
+            pending=np.zeros(n_envs, np.uint8),
+            before=np.zeros(form.n_state),
         )
         box = isinstance(space, spaces.Box)
         n_action = sizes.n_action

@@ -12,7 +12,8 @@ from spikeloop.agents.compiled_policy import CompiledPolicy
 from spikeloop.agents.compiled_rollout import encoded, features_of
 from spikeloop.agents.frames import critic_view
 from spikeloop.agents.ppo_kernels import STATISTICS, Loss, Rollout
-from spikeloop.agents.ppo_update import log_update
+from spikeloop.agents.ppo_update import begin_update, log_update
+from spikeloop.agents.rollout_buffer import limits_of
 
 if TYPE_CHECKING:
     from spikeloop.agents.spiking_ppo import SpikingPPO
@@ -53,19 +54,6 @@ def read_rollout(model: SpikingPPO) -> Rollout:
     )
 
 
-def limits_of(n_sequences: int, seq_len: int, batch_size: int | None) -> np.ndarray:
-    """Return where minibatches begin and end within an order of sequences, as the buffer's ``get`` cuts them.
-
-    >>> limits_of(10, 16, 64).tolist()
-    [0, 4, 8, 10]
-    """
-    per_batch = max(1, (batch_size or n_sequences * seq_len) // seq_len)
-    limits = [*range(0, n_sequences, per_batch), n_sequences]
-    if seq_len == 1 and per_batch > 1 and len(limits) > 2 and limits[-1] - limits[-2] == 1:
-        del limits[-2]  # the advantage of a single step has no spread to be normalised by
-    return np.array(limits, np.int64)
-
-
 def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     """Run the epochs of an update over the rollout, and log what RecurrentPPO logs, and norms of gradients.
 
@@ -75,16 +63,11 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     Raises:
         ValueError: If a sequence left the range of float32.
     """
-    policy, progress = model.policy, model._current_progress_remaining
-    policy.set_training_mode(True)
-    model._update_learning_rate(policy.optimizer)
-    clip_range = model.clip_range(progress)  # type: ignore[operator]
-    clip_range_vf = None if model.clip_range_vf is None else model.clip_range_vf(progress)  # type: ignore[operator]
+    policy, (clip_range, clip_range_vf) = model.policy, begin_update(model)
     rollout = read_rollout(model)
     n_sequences = len(rollout.x)
     limits = limits_of(n_sequences, model.seq_len, model.batch_size)
-    # where one minibatch is to hold all sequences there is no order to draw
-    shuffles = model.batch_size is not None and max(1, model.batch_size // model.seq_len) < n_sequences
+    shuffles = len(limits) > 2  # where one minibatch holds all sequences there is no order to draw
     adam, lsnn = policy.optimizer.param_groups[0], policy.lstm_actor
     numbers = (
         clip_range, -1 if clip_range_vf is None else clip_range_vf, model.ent_coef, model.vf_coef, model.max_grad_norm,

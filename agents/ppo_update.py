@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,28 +16,6 @@ from spikeloop.agents.policies import LsnnPolicy
 
 if TYPE_CHECKING:
     from spikeloop.agents.spiking_ppo import SpikingPPO
-
-
-def clip_norm(parameters: Iterable[nn.Parameter], bound: float) -> th.Tensor:
-    """Scale the gradients of parameters so that their common norm is at most ``bound``.
-
-    The arithmetic is that of ``torch.nn.utils.clip_grad_norm_``, less the sorting by device and type which there takes
-    most of the time.
-
-    Returns:
-        The norm before, a scalar; 0 where no parameter has a gradient.
-
-    >>> weight = nn.Parameter(th.zeros(2))
-    >>> weight.grad = th.tensor([3.0, 4.0])
-    >>> clip_norm([weight], 0.5).item(), round(weight.grad.norm().item(), 3)
-    (5.0, 0.5)
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return th.zeros(())
-    norm = th.linalg.vector_norm(th.stack(th._foreach_norm(gradients)))
-    th._foreach_mul_(gradients, th.clamp(bound / (norm + 1e-6), max=1.0))
-    return norm
 
 
 def parts_of(policy: LsnnPolicy) -> dict[str, list[nn.Parameter]]:
@@ -60,6 +38,17 @@ def parts_of(policy: LsnnPolicy) -> dict[str, list[nn.Parameter]]:
     return parts
 
 
+def begin_update(model: SpikingPPO) -> tuple[float, float | None]:
+    """Set the learning rate of now; return the clip ranges of now, of ratios and of values."""
+    model.policy.set_training_mode(True)
+    model._update_learning_rate(model.policy.optimizer)
+    clip_range, clip_range_vf = (
+        None if schedule is None else schedule(model._current_progress_remaining)  # type: ignore[operator]
+        for schedule in (model.clip_range, model.clip_range_vf)
+    )
+    return clip_range, clip_range_vf  # type: ignore[return-value]
+
+
 def update(model: SpikingPPO) -> None:
     """Run the epochs of an update over the rollout, and log what RecurrentPPO logs.
 
@@ -67,11 +56,7 @@ def update(model: SpikingPPO) -> None:
     gradient grows with them, and where it is hundreds of times too large, what is left of the actor's lies below Adam's
     eps. So each part of :func:`parts_of` has ``max_grad_norm`` for itself. The norms before the clip are logged.
     """
-    policy, progress = model.policy, model._current_progress_remaining
-    policy.set_training_mode(True)
-    model._update_learning_rate(policy.optimizer)
-    clip_range = model.clip_range(progress)  # type: ignore[operator]
-    clip_range_vf = None if model.clip_range_vf is None else model.clip_range_vf(progress)  # type: ignore[operator]
+    policy, (clip_range, clip_range_vf) = model.policy, begin_update(model)
     parts = {name: part for name, part in parts_of(policy).items() if part}
     logged: dict[str, list[float]] = defaultdict(list)
     divergences: list[float] = []
@@ -112,7 +97,7 @@ def update(model: SpikingPPO) -> None:
             policy.optimizer.zero_grad()
             loss.backward()
             for name, part in parts.items():
-                logged[f"{name}_grad_norm"].append(clip_norm(part, model.max_grad_norm).item())
+                logged[f"{name}_grad_norm"].append(nn.utils.clip_grad_norm_(part, model.max_grad_norm).item())
             policy.optimizer.step()
         model._n_updates += 1
         if not goes_on:

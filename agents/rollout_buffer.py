@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import pairwise
 from types import EllipsisType
 from typing import Any
 
@@ -28,6 +29,19 @@ class Unpadded:
     def __gt__(self, other: float) -> EllipsisType:
         """Select everything."""
         return ...
+
+
+def limits_of(n_sequences: int, seq_len: int, batch_size: int | None) -> np.ndarray:
+    """Return where minibatches begin and end within an order of sequences, as a buffer of chunks cuts them.
+
+    >>> limits_of(10, 16, 64).tolist()
+    [0, 4, 8, 10]
+    """
+    per_batch = max(1, (batch_size or n_sequences * seq_len) // seq_len)
+    limits = [*range(0, n_sequences, per_batch), n_sequences]
+    if seq_len == 1 and per_batch > 1 and len(limits) > 2 and limits[-1] - limits[-2] == 1:
+        del limits[-2]  # the advantage of a single step has no spread to be normalised by
+    return np.array(limits, np.int64)
 
 
 class _Chunks:
@@ -96,16 +110,13 @@ class _Chunks:
             self._frames = self.to_torch(self.start_frames).flatten(0, 1)  # type: ignore[attr-defined]
             self.generator_ready = True
         n_chunks = len(self._states)
-        per_batch = max(1, (batch_size or n_chunks * self.seq_len) // self.seq_len)
-        if per_batch >= n_chunks:
+        limits = limits_of(n_chunks, self.seq_len, batch_size)
+        if len(limits) == 2:
             yield self._samples(None)  # one batch holds everything: no order to shuffle, nothing to copy
             return
         order = th.randperm(n_chunks).to(self._states.device)
-        batches = list(order.split(per_batch))
-        if self.seq_len == 1 and per_batch > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [th.cat(batches[-2:])]
-        for ids in batches:
-            yield self._samples(ids)
+        for first, stop in pairwise(limits.tolist()):
+            yield self._samples(order[first:stop])
 
     def _samples(self, ids: th.Tensor | None) -> RecurrentRolloutBufferSamples:
         def take(chunks: th.Tensor) -> th.Tensor:

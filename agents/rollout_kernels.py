@@ -51,6 +51,7 @@ class Tasks(NamedTuple):
     done: Any  # whether the step ended an episode, uint8, (E,)
     truncated: Any  # whether a time limit did
     pending: Any  # whether the step is left to the environment itself
+    before: Any  # scratch: the state before a step, float64, (n_state,)
 
 
 class Filled(NamedTuple):
@@ -219,12 +220,12 @@ def advance(
                 filled.observations[t, e] = obs[e]
                 _choose(chosen, e, filled.actions[t], bounds)
                 tasks.done[e] = tasks.truncated[e] = tasks.pending[e] = 0
-                before = tasks.states[e].copy()
+                tasks.before[:] = tasks.states[e]
                 ends = tasks.left[e] <= 0
                 if not ends:
                     paid, ends = step(tasks.states[e], chosen[e], tasks.bodies[e], tasks.whole[e])
                 if ends:
-                    tasks.states[e] = before
+                    tasks.states[e] = tasks.before
                     tasks.pending[e], waits = 1, True
                 else:
                     filled.paid[t, e] = paid

@@ -23,14 +23,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt, is_checked
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
 from spikeloop.agents.compiled_policy import CompiledPolicy, torch_reason
-from spikeloop.agents.compiled_rollout import collect
+from spikeloop.agents.compiled_rollout import collect, watches
 from spikeloop.agents.compiled_tasks import CompiledTasks, tasks_of
-from spikeloop.agents.compiled_update import limits_of, update_compiled
+from spikeloop.agents.compiled_update import update_compiled
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.initial_firing import calibrate, fingerprint, starts_silent
 from spikeloop.agents.policies import LifPolicy, LsnnPolicy
 from spikeloop.agents.ppo_update import update
-from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer
+from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer, limits_of
 from spikeloop.agents.seeding import reseed
 from spikeloop.agents.silence import warn_of_silence
 from spikeloop.spiking.metrics import accumulates
@@ -209,20 +209,21 @@ class SpikingPPO(RecurrentPPO):
             raise ValueError(
                 f"n_steps must stay what the model was made with, {rollout_buffer.buffer_size}, got {n_rollout_steps}"
             )
-        compiled = self._compiled()
-        tasks = "it runs in torch" if compiled is None else tasks_of(self, env)
-        self._say_path(tasks)
+        reason, tasks = self._torch_reason(), tasks_of(self, env)
+        if watcher := watches(callback):
+            tasks = f"the callback {watcher} may look at them"
+        self._say_path(reason, tasks)
         if np.any(getattr(self.action_space, "start", 0)):
             env = ShiftActions(env)
         if not is_checked(env):
             env = CheckFinite(env)
         self.policy.reset_rollout_counts()
-        if compiled is not None and not isinstance(tasks, str):
-            go_on = CompiledTasks(self, compiled, env, tasks).collect(callback, rollout_buffer, n_rollout_steps)
-        elif compiled is not None:
-            go_on = collect(self, compiled, env, callback, rollout_buffer, n_rollout_steps)
-        else:
+        if reason:
             go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        elif isinstance(tasks, str):
+            go_on = collect(self, self._compiled(), env, callback, rollout_buffer, n_rollout_steps)
+        else:
+            go_on = CompiledTasks(self, self._compiled(), env, tasks).collect(callback, rollout_buffer, n_rollout_steps)
         self._log_spikes()
         if go_on and not self._looked:
             self._look()
@@ -288,19 +289,17 @@ class SpikingPPO(RecurrentPPO):
         total = self.n_steps * self.n_envs
         try:
             with self.policy.one_thread(min(self.batch_size or total, total)):
-                if (compiled := self._compiled()) is not None:
-                    update_compiled(self, compiled)
-                else:
+                if self._torch_reason():
                     update(self)
+                else:
+                    update_compiled(self, self._compiled())
         except ValueError:  # torch's, where a minibatch meets what the one before made NaN
             check_learnt(self.policy.named_parameters(), f"update {self._n_updates + 1}")
             raise
         check_learnt(self.policy.named_parameters(), f"update {self._n_updates}")
 
-    def _compiled(self) -> CompiledPolicy | None:
-        """Return the policy as the kernels take it; None where torch trains it."""
-        if self._torch_reason() is not None:
-            return None
+    def _compiled(self) -> CompiledPolicy:
+        """Return the policy as the kernels take it."""
         n_sequences = self.n_steps // self.seq_len * self.n_envs
         most = int(np.diff(limits_of(n_sequences, self.seq_len, self.batch_size)).max())
         shape = self.seq_len, most, self.n_envs
@@ -325,9 +324,8 @@ class SpikingPPO(RecurrentPPO):
             raise ValueError(f"compiled=True cannot be, as {reason}: 'auto' trains it in torch")
         return reason
 
-    def _say_path(self, tasks: Any) -> None:
+    def _say_path(self, reason: str | None, tasks: Any) -> None:
         """Print where the training runs, and why, unless that has been said; callbacks may have had a part in it."""
-        reason = self._torch_reason()
         python = f", the environments in Python: {tasks}" if isinstance(tasks, str) else ""
         line = f"Training runs in torch: {reason}" if reason else f"Training runs compiled{python}"
         if self.verbose >= 1 and line != self._path_said:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,25 @@ def shaped(name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray:
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")
     return array
+
+
+def arrays_like(own: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return of ``given`` the arrays that go by the names of ``own``.
+
+    Raises:
+        ValueError: If one is missing or has another shape.
+
+    >>> arrays_like({"w": np.zeros(2)}, {"w": [1.0, 2.0], "other": 3})
+    {'w': array([1., 2.])}
+    >>> arrays_like({"w": np.zeros(2)}, {"w": [1.0]})
+    Traceback (most recent call last):
+    ValueError: arrays must have shapes {'w': (2,)}, got {'w': (1,)}
+    """
+    found = {name: np.asarray(given[name]) for name in own if name in given}
+    shapes, others = ({name: array.shape for name, array in arrays.items()} for arrays in (own, found))
+    if shapes != others:
+        raise ValueError(f"arrays must have shapes {shapes}, got {others}")
+    return found
 
 
 def finite(name: str, array: np.ndarray) -> np.ndarray:

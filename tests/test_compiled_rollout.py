@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from test_agents import ACTION_SPACES, RandomEnv
-from test_compiled_update import KINDS
+from test_compiled_update import LAYOUTS
 
 from spikeloop.agents import SpikingPPO
 
@@ -57,16 +57,7 @@ class Notes(BaseCallback):
 )
 @given(
     st.sampled_from(list(ACTION_SPACES)),
-    st.fixed_dictionaries({
-        "encoder": st.sampled_from(KINDS),
-        "n_ticks": st.just(4),
-        "n_neurons": st.sampled_from([[20], [32], [9, 40]]),
-        "latency": st.integers(0, 1),
-        "reset": st.sampled_from(["subtract", "zero"]),
-        "count": st.booleans(),
-        "critic_reads_actor": st.booleans(),
-        "critic_frames": st.integers(1, 3),
-    }),
+    st.fixed_dictionaries(LAYOUTS),
     st.booleans(),
 )  # fmt: skip
 def test_what_does_not_depend_on_the_actions_is_what_torch_collects(space, policy_kwargs, parts):

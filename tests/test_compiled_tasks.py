@@ -3,7 +3,8 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from test_compiled_rollout import Notes
@@ -54,6 +55,7 @@ def test_rollouts_are_those_of_the_environments_themselves(task, normalize, monk
             monkeypatch.setattr(spiking_ppo, "tasks_of", lambda model, env: "a test forbids it")
         model = model_of(task, normalize, limit=40, policy_kwargs=policy)
         notes = Notes(10_000)
+        monkeypatch.setattr(spiking_ppo, "watches", lambda callback: None)
         _, callback = model._setup_learn(10_000, notes)
         for _ in range(2):
             model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
@@ -108,7 +110,8 @@ class Stop(BaseCallback):
         return self.n_calls < 37
 
 
-def test_a_callback_stops_the_training_on_its_step_and_environments_go_on():
+def test_a_callback_stops_the_training_on_its_step_and_environments_go_on(monkeypatch):
+    monkeypatch.setattr(spiking_ppo, "watches", lambda callback: None)
     model = model_of("CartPole-v1", True)
     model.learn(10_000, callback=Stop())
     assert model.num_timesteps == 37 * 3
@@ -134,3 +137,23 @@ def test_what_keeps_the_environments_in_python_is_named(kwargs, wrap, reason, ca
     )
     assert (found == reason) if reason else not isinstance(found, str)
     assert f"{line}\n" in capsys.readouterr().out
+
+
+class Presses(BaseCallback):
+    """Makes an environment and the policy something else in the middle of a rollout."""
+
+    def _on_step(self):
+        if self.n_calls == 5:
+            self.training_env.env_method("set_wrapper_attr", "force_mag", 0.0)
+            with th.no_grad():
+                self.model.policy.action_net.bias.copy_(th.tensor([-50.0, 50.0]))
+        return True
+
+
+def test_what_a_callback_changes_acts_on_the_next_step(capsys):
+    env = make_vec_env("CartPole-v1", n_envs=1, seed=0)
+    model = SpikingPPO("LsnnPolicy", env, n_steps=16, batch_size=16, seq_len=16, verbose=1)
+    model.learn(16, callback=[EveryNTimesteps(4, Presses()), Presses()])
+    assert "the environments in Python: the callback Presses may look at them\n" in capsys.readouterr().out
+    assert model.rollout_buffer.actions[5:].all()
+    assert env.envs[0].unwrapped.force_mag == 0

@@ -21,6 +21,16 @@ from spikeloop.spiking.gradients.surrogate import SHAPES
 
 # the encoders of numbers, that need no data beforehand
 KINDS = [kind for kind in ("direct", "population", "rate", "latency", "delta", "tiles", "places") if kind in ENCODERS]
+LAYOUTS = {
+    "encoder": st.sampled_from(KINDS),
+    "n_ticks": st.just(4),
+    "n_neurons": st.sampled_from([[20], [32], [9, 40]]),
+    "latency": st.integers(0, 1),
+    "reset": st.sampled_from(["subtract", "zero"]),
+    "count": st.booleans(),
+    "critic_reads_actor": st.booleans(),
+    "critic_frames": st.integers(1, 3),
+}
 
 
 def make(space="discrete", policy_kwargs=None, algo=SpikingPPO, n_envs=3, **kwargs):
@@ -69,17 +79,10 @@ EVERYTHING = {
 @given(
     st.sampled_from(list(ACTION_SPACES)),
     st.fixed_dictionaries({
-        "encoder": st.sampled_from(KINDS),
-        "n_ticks": st.just(4),
-        "n_neurons": st.sampled_from([[20], [32], [9, 40]]),
-        "latency": st.integers(0, 1),
-        "reset": st.sampled_from(["subtract", "zero"]),
+        **LAYOUTS,
         "adaptation": st.sampled_from(["threshold", "ahp"]),
         "refractory": st.integers(0, 2),
         "recurrent": st.booleans(),
-        "count": st.booleans(),
-        "critic_reads_actor": st.booleans(),
-        "critic_frames": st.integers(1, 3),
         "gradient_kwargs": st.fixed_dictionaries({"shape": st.sampled_from(SHAPES)}),
         "rate_coef": st.sampled_from([0.0, 2.0]),
         "target_rate": st.just(0.05),

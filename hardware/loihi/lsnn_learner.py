@@ -31,6 +31,7 @@ from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.interpreter import OVERFLOWS
 from spikeloop.hardware.loihi.lsnn_program import LARGEST, ChipLsnnParameters, lsnn_program
 from spikeloop.hardware.loihi.program import Program
+from spikeloop.spiking.checks import arrays_like
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.rules.eprop_kernels import LineCritic
 from spikeloop.spiking.rules.reward_eprop import RewardEprop
@@ -254,12 +255,9 @@ class ChipLsnn:
         """Take over what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: If the shapes are not those of this network.
+            ValueError: If an array is missing or its shape is not that of this network.
         """
-        shapes = {name: array.shape for name, array in self.state_dict().items()}
-        found = {name: np.asarray(state[name]) for name in shapes}
-        if any(found[name].shape != shape for name, shape in shapes.items()):
-            raise ValueError(f"arrays must have shapes {shapes}, got { {n: a.shape for n, a in found.items()} }")
+        found = arrays_like(self.state_dict(), state)
         self.reset()
         self.feedback[:], self._host.critic.w[:] = found.pop("feedback"), found.pop("values")
         self.emulator.load_state_dict(found)

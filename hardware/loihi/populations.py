@@ -45,6 +45,7 @@ from spikeloop.hardware.loihi.population_program import (
     population_program,
 )
 from spikeloop.hardware.loihi.program import Program
+from spikeloop.spiking.checks import arrays_like
 from spikeloop.spiking.encoders import tile_kernels
 from spikeloop.spiking.rules.plastic_network import active_lines, check_code, runs_compiled_tasks
 from spikeloop.spiking.rules.population_parameters import DT, PopulationParameters
@@ -315,11 +316,8 @@ class ChipPopulations:
         """Take over what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: If the shapes are not those of this network.
+            ValueError: If an array is missing or its shape is not that of this network.
         """
-        shapes = {name: array.shape for name, array in self.state_dict().items()}
-        found = {name: np.asarray(state[name]) for name in shapes}
-        if any(found[name].shape != shape for name, shape in shapes.items()):
-            raise ValueError(f"arrays must have shapes {shapes}, got { {n: a.shape for n, a in found.items()} }")
+        found = arrays_like(self.state_dict(), state)
         self._state = np.array(found.pop("chip"), np.int32)
         self.emulator.load_state_dict(found)

@@ -37,6 +37,7 @@ from spikeloop.hardware.loihi import winner_take_all_kernels as kernels
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.program import Compartments, Program, Projection
 from spikeloop.hardware.loihi.resources import check_limits
+from spikeloop.spiking.checks import arrays_like
 from spikeloop.spiking.rules.plastic_network import active_lines, runs_compiled_tasks
 from spikeloop.spiking.rules.winner_take_all import WinnerTakeAllParameters, first_neurons
 
@@ -229,12 +230,9 @@ class ChipWinnerTakeAll:
         """Take over what :meth:`state_dict` returned; the tags are not among it.
 
         Raises:
-            ValueError: If the shapes are not those of this network.
+            ValueError: If an array is missing or its shape is not that of this network.
         """
-        shapes = {name: array.shape for name, array in self.state_dict().items()}
-        found = {name: np.asarray(state[name]) for name in shapes}
-        if any(found[name].shape != shape for name, shape in shapes.items()):
-            raise ValueError(f"weights must have shapes {shapes}, got { {n: a.shape for n, a in found.items()} }")
+        found = arrays_like(self.state_dict(), state)
         for name, learner in (("w", self.actor), ("v", self.critic)):
             learner.write("w", found[name].reshape(learner.w.shape))
             learner.residue[:] = found[f"{name}_residue"].reshape(learner.w.shape)
@@ -247,7 +245,7 @@ class ChipWinnerTakeAll:
             state: Its ``state_dict()``; weights beyond the chip's largest become the largest.
 
         Raises:
-            ValueError: If the shapes are not those of this network.
+            ValueError: If an array is missing or its shape is not that of this network.
         """
         units = WEIGHT_ONE / self.w_max, 1 / self._host.value_unit
         for name, learner, unit in zip(("w", "v"), (self.actor, self.critic), units, strict=True):
