@@ -183,15 +183,28 @@ class CompiledPolicy:
             keeps = layer.options["reset"] == "zero"
             w_in, bias = weights(n_below, width, n, True), weights(1, width, n)
             w_rec = weights(n, width, n, True) if layer.w_rec is not None else places.n
-            packed_in, packed_rec = scratch.take(width_below * n), scratch.take(width * n)
-            tape = scratch.take(n_t * width), scratch.take(n_t * width if keeps else 0)
             layers.append(
                 LayerAt(
-                    n, n_below, width, n if layer.w_rec is not None else 0, int(keeps), w_in, bias, w_rec,
-                    rows.take(9 * width), *tape, packed_in, packed_rec, scratch.take(n_t * width_below),
-                    scratch.take(width), spikes.take((n_t + at_once) * n), limits.take(n_t + 2 * at_once), counts.n,
+                    n=n,
+                    n_inputs=n_below,
+                    width=width,
+                    n_recurrent=n if layer.w_rec is not None else 0,
+                    keeps_membrane=int(keeps),
+                    w_in=w_in,
+                    bias=bias,
+                    w_rec=w_rec,
+                    rows=rows.take(9 * width),
+                    psi=scratch.take(n_t * width),
+                    membrane=scratch.take(n_t * width if keeps else 0),
+                    packed_in=scratch.take(width_below * n),
+                    packed_rec=scratch.take(width * n),
+                    grad_z=scratch.take(n_t * width_below),
+                    rate_grad=scratch.take(width),
+                    spikes=spikes.take((n_t + at_once) * n),
+                    ptr=limits.take(n_t + 2 * at_once),
+                    counts=counts.n,
                 )
-            )  # fmt: skip
+            )
             counts.n += n
             n_below, width_below = n, width
         outputs = int(policy.action_net.out_features)  # type: ignore[arg-type]
@@ -205,9 +218,19 @@ class CompiledPolicy:
         n_in, critic_x = n_features + n_read, scratch.take(n_rows * stride)
         for one in linear:
             n_out, width = one.out_features, width_of(one.out_features)
-            place = weights(n_in, width, n_out, True), weights(1, width, n_out)
-            work = scratch.take(n_rows * width), scratch.take(n_rows * width), scratch.take(stride * n_out)
-            dense.append(DenseAt(n_in, stride, n_out, width, *place, *work))
+            dense.append(
+                DenseAt(
+                    n_in=n_in,
+                    in_stride=stride,
+                    n_out=n_out,
+                    width=width,
+                    w=weights(n_in, width, n_out, True),
+                    b=weights(1, width, n_out),
+                    h=scratch.take(n_rows * width),
+                    grad=scratch.take(n_rows * width),
+                    packed=scratch.take(stride * n_out),
+                )
+            )
             n_in, stride = n_out, width
         w_value, b_value = weights(1, stride, n_in), weights(1, width_of(1), 1)
         head, groups = _head_of(space, outputs)
@@ -216,12 +239,37 @@ class CompiledPolicy:
         packed = n_state * at_once * state_width
         take = scratch.take
         self.sizes = Sizes(
-            n_steps, n_ticks, n_state, state_width, outputs, n_action, head, width_below, n_read, n_features,
-            critic_stride, _ACTIVATIONS[type(policy.mlp_extractor.value_net[1])] if linear else 0, split, w_out, b_out,
-            log_std, w_value, b_value, take(n_rows * n_x), take(packed), take(packed), take(n_rows * width_below),
-            take(n_rows * width_below), critic_x, take(n_rows * outputs), take(n_rows * outputs), take(n_rows),
-            take(n_rows), take(4 * n_rows), take(n_rows * n_action),
-        )  # fmt: skip
+            n_steps=n_steps,
+            n_ticks=n_ticks,
+            n_state=n_state,
+            state_width=state_width,
+            n_outputs=outputs,
+            n_action=n_action,
+            head=head,
+            width=width_below,
+            n_read=n_read,
+            n_features=n_features,
+            critic_stride=critic_stride,
+            activation=_ACTIVATIONS[type(policy.mlp_extractor.value_net[1])] if linear else 0,
+            split=split,
+            w_out=w_out,
+            b_out=b_out,
+            log_std=log_std,
+            w_value=w_value,
+            b_value=b_value,
+            x=take(n_rows * n_x),
+            state=take(packed),
+            new_state=take(packed),
+            y=take(n_rows * width_below),
+            grad_y=take(n_rows * width_below),
+            critic_x=critic_x,
+            outputs=take(n_rows * outputs),
+            grad_outputs=take(n_rows * outputs),
+            value=take(n_rows),
+            grad_value=take(n_rows),
+            column=take(4 * n_rows),
+            action=take(n_rows * n_action),
+        )
         integers = lambda rows, n: np.array(rows, np.int64).reshape(len(rows), n)  # noqa: E731
         self.layers = integers(layers, len(LayerAt._fields))
         self.dense = integers(dense, len(DenseAt._fields))
@@ -235,7 +283,9 @@ class CompiledPolicy:
         self.counts, self.totals = np.zeros(counts.n, np.int64), np.zeros(counts.n, np.int64)
         self.vectors = [np.zeros(places.n, np.float32) for _ in range(4)]
         self.known = _known_parameters(policy)
-        self._views = [[_view(vector, *where, p) for where, p in zip(views, self.known)] for vector in self.vectors]  # noqa: B905
+        self._views = [
+            [_view(vector, *where, p) for where, p in zip(views, self.known, strict=True)] for vector in self.vectors
+        ]
         self._constants: Any = None
         self.options = np.zeros((0, 0), np.intp)
 

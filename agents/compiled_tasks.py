@@ -50,7 +50,7 @@ class _Task:
             task = task.env
         self.task: Any = task
         patched = any("step" in vars(one) for one in (task, *(wrapper for wrapper, _ in self.wrappers)))
-        self.known = task is task.unwrapped and task.render_mode != "human" and not patched
+        self.skippable = task is task.unwrapped and task.render_mode != "human" and not patched
         self.synced = 0
 
     def left(self) -> int:
@@ -103,7 +103,7 @@ def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[_Task], list[
     forms: list[Any] = []
     for one in tasks:
         form = None
-        if one.known:
+        if one.skippable:
             form = (compiled_of(one.task) or walk_of(one.task)) if discrete else continuous_of(one.task)
         if form is None:
             return f"{type(one.task).__name__} has no compiled dynamics here"
@@ -226,7 +226,7 @@ class CompiledTasks:
             rms: Any = vec.obs_rms
             rms.mean, rms.var, rms.count = norm.mean.copy(), norm.var.copy(), float(norm.counts[0])
         if vec.training:
-            vec.ret_rms.mean, vec.ret_rms.var = np.array(norm.returns[0]), np.array(norm.returns[1])
+            vec.ret_rms.mean, vec.ret_rms.var = map(np.array, norm.return_moments)
             vec.ret_rms.count = float(norm.counts[1])
             vec.returns = norm.running.copy()
         vec.old_obs, vec.old_reward = self.states.raw.astype(np.float32), paid.copy()

@@ -28,7 +28,7 @@ class Normalization(NamedTuple):
     mean: Any  # of observations, float64, (n_obs,)
     var: Any
     counts: Any  # of observations and of returns, (2,)
-    returns: Any  # mean and variance of discounted returns, (2,)
+    return_moments: Any  # mean and variance of discounted returns, (2,)
     running: Any  # discounted return of each environment, (E,)
     learns: Any
     norm_obs: Any
@@ -149,7 +149,8 @@ def _learn_statistics(norm, raw, paid, done):
         mean += norm.running[e] / n_envs
     for e in range(n_envs):
         var += (norm.running[e] - mean) ** 2 / n_envs
-    norm.returns[0], norm.returns[1] = _join(norm.returns[0], norm.returns[1], norm.counts[1], mean, var, n_envs)
+    moments = norm.return_moments
+    moments[0], moments[1] = _join(moments[0], moments[1], norm.counts[1], mean, var, n_envs)
     norm.counts[1] += n_envs
 
 
@@ -242,7 +243,7 @@ def advance(
         for e in range(n_envs):
             reward = np.float64(filled.paid[t, e])
             if norm.norm_reward != 0:
-                reward = _bounded(reward / math.sqrt(norm.returns[1] + norm.epsilon), norm.clip_reward)
+                reward = _bounded(reward / math.sqrt(norm.return_moments[1] + norm.epsilon), norm.clip_reward)
             filled.rewards[t, e] = reward
             starts[e, 0] = 0
             cut = cut or tasks.truncated[e] != 0

@@ -37,7 +37,7 @@ def _step_pendulum(state, action, body, obs):  # type: ignore[no-untyped-def]
     theta, theta_dot = state
     u = np.float32(min(max(action[0], -max_torque), max_torque))
     angle = (theta + np.pi) % (2 * np.pi) - np.pi
-    two = 2.0 if dt > 0 else 0.0  # a power that is no constant is the C library's, of which numpy's squares are too
+    two = 2.0 if dt > 0 else 0.0  # not constant, so that it is C's pow, whose bits numpy's squares have
     costs = angle**two + 0.1 * theta_dot**two + np.float64(np.float32(0.001) * u ** np.float32(two))
     torque = np.float64(np.float32(3.0 / (m * (length * length))) * u)
     theta_dot = theta_dot + (3 * g / (2 * length) * math.sin(theta) + torque) * dt
