@@ -58,15 +58,16 @@ def test_the_firing_rate_is_that_of_the_chip_s_neurons():
     model.n_episodes = 5
     model.learn(100_000, callback=lambda now, _: now["self"]._episode_num < 3)
     counts, ticks = model.policy.network.spike_counts, (model.num_timesteps + 3) * 4
-    kept = (1 - 1e-4) ** ticks
+    kept = (1 - 1e-4) ** ticks  # of the target rate, where the running mean begins
     assert counts.sum() > 0
-    np.testing.assert_allclose(model.policy.rate, (1 - kept) * counts / ticks + 0.05 * kept, rtol=0.15)
+    found = model.policy.rate.numpy().astype(float) - 0.05 * kept
+    np.testing.assert_allclose(found, (1 - kept) * counts / ticks, rtol=0.03, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"env": Noise(action_space=spaces.Box(-1, 1, (2,)))}, r"needs discrete actions, got Box\(2,\)|needs discrete"),
+        ({"env": Noise(action_space=spaces.Box(-1, 1, (2,)))}, r"needs discrete actions, got Box"),
         ({"env": Noise(spaces.Discrete(4))}, r"needs a vector observation \(Box\), got Discrete"),
         ({"policy_kwargs": {"critic": "trace"}}, "critic must be one of .*, got 'trace'"),
         ({"policy_kwargs": {"n_ticks": 3}}, "n_ticks must be one of .*, got 3"),
