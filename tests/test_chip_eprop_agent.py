@@ -17,9 +17,9 @@ from spikeloop.hardware import ChipLsnn
 PRESETS = yaml.safe_load(hyperparams_file("eprop_chip").read_text("utf-8"))
 
 
-def preset_model(name, wrap=lambda env: env, seed=0):
+def preset_model(name, wrap=lambda env: env, seed=0, schedule=None):
     settings = {key: value for key, value in PRESETS[name].items() if key not in ("n_timesteps", "n_envs")}
-    settings["learning_rate"] = float(settings["learning_rate"].removeprefix("lin_"))
+    settings["learning_rate"] = schedule or float(settings["learning_rate"].removeprefix("lin_"))
     return EProp(env=Monitor(wrap(gym.make(name))), seed=seed, backend=ChipLsnn, **settings)
 
 
@@ -51,6 +51,20 @@ def test_a_loaded_model_acts_and_learns_on_as_the_one_that_was_saved(tmp_path):
     for key, array in weights(model).items():
         if not key.endswith("rate"):  # of whole episodes, one of which the saving has cut
             np.testing.assert_array_equal(weights(loaded)[key], array, err_msg=key)
+
+
+def test_the_rate_follows_its_schedule_whose_highest_scales_what_the_host_writes():
+    model = preset_model("CartPole-v1", schedule=lambda left: 0.4 * (0.3 < left < 0.9))  # warms up, and stops
+    assert model.policy.network.rule.learning_rate == 0.4
+    arrays = [weights(model)]
+    for n_steps, rate in ((300, model.lr_schedule), (100, lambda left: 0.0)):
+        model.lr_schedule = rate
+        model.learn(n_steps, reset_num_timesteps=False)
+        arrays.append(weights(model))
+    for i in range(3):  # input, recurrent, readout
+        before, learned, after = (kept[f"network.{i}.synapses"][:, 0] for kept in arrays)
+        assert np.any(before != learned)
+        np.testing.assert_array_equal(learned, after)
 
 
 def test_the_firing_rate_is_that_of_the_chip_s_neurons():

@@ -196,6 +196,15 @@ def test_rules_are_such_as_loihi_1_could_hold():
         assert rule.profile == "nengo" and rule.y3 == Trace(0.0, float("inf"))
 
 
+def test_what_was_kept_is_all_that_another_network_learns_on_from(task):
+    network, other = learn(task)[0], new(task[2], seed=7)
+    other.load_state_dict(network.state_dict())
+    for name, array in network.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[name], array, err_msg=name)
+    with pytest.raises(ValueError, match="arrays must have shapes"):
+        other.load_state_dict({**network.state_dict(), "feedback": np.zeros(3)})
+
+
 def test_what_was_learned_plays_without_learning(task):
     network, starts, _ = learn(task)
     before, rest = network.state_dict(), network.rest(4)

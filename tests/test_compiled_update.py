@@ -55,6 +55,8 @@ def both(model):
         model.train()
         grads = {name: p.grad for name, p in policy.named_parameters()}
         after = {name: p.detach().clone() for name, p in policy.named_parameters()}
+        for name, p in policy.named_parameters():
+            after |= {f"{name}, {key} of Adam": value.clone() for key, value in optimizer.state[p].items()}
         told = {k: v for k, v in model.logger.name_to_value.items() if k.startswith("train/")}
         counts = [c.copy() for c in policy.lstm_actor.spike_counts], policy.lstm_actor.n_counted
         left.append((grads, after, told, counts, th.rand(1).item()))
