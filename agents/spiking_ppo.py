@@ -24,7 +24,6 @@ from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
 from spikeloop.agents.compiled_policy import CompiledPolicy, torch_reason
 from spikeloop.agents.compiled_rollout import collect, watches
-from spikeloop.agents.compiled_tasks import CompiledTasks, tasks_of
 from spikeloop.agents.compiled_update import update_compiled
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.initial_firing import calibrate, fingerprint, starts_silent
@@ -203,6 +202,9 @@ class SpikingPPO(RecurrentPPO):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Collect a rollout as RecurrentPPO does, and log its spikes and accumulates per env step, layer by layer."""
+        # only here, as its compiled tasks take half a second to load, for which who plays a policy has no use
+        from spikeloop.agents.compiled_tasks import CompiledTasks, tasks_of
+
         assert self._last_obs is not None
         check_first(env, self._last_obs)
         if n_rollout_steps != rollout_buffer.buffer_size:

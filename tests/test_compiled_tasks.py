@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from test_compiled_rollout import Notes
 
 import spikeloop.envs  # noqa: F401 - registers its tasks
-from spikeloop.agents import SpikingPPO, spiking_ppo
+from spikeloop.agents import SpikingPPO, compiled_tasks, spiking_ppo
 from spikeloop.agents.compiled_tasks import tasks_of
 from spikeloop.envs.compiled import COMPILED
 from spikeloop.envs.compiled_continuous import CONTINUOUS
@@ -52,7 +52,7 @@ def test_rollouts_are_those_of_the_environments_themselves(task, normalize, monk
     policy = {} if normalize and not policy.get("encoder") else policy
     for compiled in (False, True):
         if not compiled:
-            monkeypatch.setattr(spiking_ppo, "tasks_of", lambda model, env: "a test forbids it")
+            monkeypatch.setattr(compiled_tasks, "tasks_of", lambda model, env: "a test forbids it")
         model = model_of(task, normalize, limit=40, policy_kwargs=policy)
         notes = Notes(10_000)
         monkeypatch.setattr(spiking_ppo, "watches", lambda callback: None)
