@@ -163,14 +163,14 @@ def advance(
 
     Args:
         step: The compiled step of the tasks.
-        sizes: As for :func:`~spikeloop.agents.ppo_kernels.policy_step`, and so on to ``scratch``.
-        layers: See there.
-        dense: See there.
-        groups: See there.
-        options: See there.
-        rows: See there.
-        parameters: See there.
-        scratch: See there.
+        sizes: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
+        layers: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
+        dense: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
+        groups: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
+        options: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
+        rows: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
+        parameters: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
+        scratch: As for :func:`~spikeloop.agents.ppo_kernels.epochs`.
         eyes: :class:`Eyes`.
         norm: :class:`Normalization`.
         tasks: :class:`Tasks`.
