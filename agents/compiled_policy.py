@@ -17,6 +17,7 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from spikeloop.agents import ppo_kernels
+from spikeloop.agents.one_thread import weights_per_row
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.ppo_kernels import DenseAt, LayerAt, Scratch, Sizes
 from spikeloop.spiking.engine import shares, vectors
@@ -24,6 +25,9 @@ from spikeloop.spiking.engine.sequences import padded_size
 from spikeloop.spiking.gradients import Surrogate
 from spikeloop.spiking.row_linear import RowLinear
 
+# A share of a minibatch has at least so many products of weights and inputs: the start of threads costs less then.
+SHARE_PRODUCTS = 2_000_000
+MOST_SHARES = 16
 _ACTIVATIONS: dict[type, int] = {nn.Tanh: ppo_kernels.TANH, nn.ReLU: ppo_kernels.RELU}
 _METHODS = (
     "forward", "evaluate_actions", "predict_values", "_features", "_act", "_value", "extract_features",
@@ -133,6 +137,25 @@ def _known_parameters(policy: LsnnPolicy) -> list[th.Tensor]:
     return known
 
 
+def shares_of(policy: LsnnPolicy, n_steps: int, n_sequences: int) -> int:
+    """Return in how many shares a minibatch is computed, each by one thread: 1 if it is small.
+
+    The order of sums depends on it, so that it must not depend on the number of threads.
+
+    Args:
+        policy: The policy.
+        n_steps: Env steps of a sequence.
+        n_sequences: Sequences of the smallest minibatch.
+
+    >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
+    >>> [shares_of(LsnnPolicy(*space, lambda _: 3e-4, n_neurons=n), 32, 8) for n in (64, 512)]
+    [1, 8]
+    """
+    spiking = sum(p.numel() for p in policy.lstm_actor.parameters()) * policy.lstm_actor.n_ticks
+    products = n_sequences * n_steps * (spiking + weights_per_row(policy))
+    return int(min(n_sequences, MOST_SHARES, max(1, products // SHARE_PRODUCTS)))
+
+
 @dataclass(eq=False)
 class _Places:
     """Hands out places in a vector, whole vector panels each."""
@@ -153,6 +176,7 @@ class CompiledPolicy:
         n_steps: Env steps of a sequence.
         n_sequences: Sequences at a time, at most.
         n_envs: Environments that it acts in.
+        n_shares: Shares that sequences are dealt out in, as :func:`shares_of` tells.
 
     >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
     >>> compiled = CompiledPolicy(LsnnPolicy(*space, lambda _: 3e-4, n_neurons=20), 16, 4, 8)
@@ -160,11 +184,12 @@ class CompiledPolicy:
     (2, 4)
     """
 
-    def __init__(self, policy: LsnnPolicy, n_steps: int, n_sequences: int, n_envs: int):
+    def __init__(self, policy: LsnnPolicy, n_steps: int, n_sequences: int, n_envs: int, n_shares: int = 1):
         self.policy, self.optimizer = policy, policy.optimizer
-        self._shape = n_steps, n_sequences, n_envs
+        self._shape = n_steps, n_sequences, n_envs, n_shares
         lsnn, space = policy.lstm_actor, policy.action_space
-        n_rows, at_once = max(n_sequences * n_steps, n_envs), max(n_sequences, n_envs)
+        n_mine = -(-n_sequences // n_shares)  # sequences of a share, at most
+        n_rows, at_once = max(n_mine * n_steps, n_envs), max(n_mine, n_envs)
         n_state, state_width = lsnn.state_shape[0] - lsnn._n_memory, lsnn.state_shape[1]
         places, scratch, spikes, limits, counts = (_Places() for _ in range(5))
         views: list[tuple[int, tuple[int, int], int, bool]] = []  # place, padded shape, columns in use, transposed
@@ -277,11 +302,17 @@ class CompiledPolicy:
         panel = vectors.panel(np.float32)
         self.windows = np.concatenate([shares.windows(layer.width, 1, panel) for layer in layers])
         self.rows = np.zeros(rows.n, np.float32)
-        self.scratch = Scratch(
-            np.zeros(scratch.n, np.float32), np.zeros(spikes.n, np.uint16), np.zeros(limits.n, np.int64)
+        self.shares = Scratch(
+            np.zeros((n_shares, scratch.n), np.float32),
+            np.zeros((n_shares, spikes.n), np.uint16),
+            np.zeros((n_shares, limits.n), np.int64),
+            np.zeros((n_shares, n_rows), np.uint8),
         )
-        self.counts, self.totals = np.zeros(counts.n, np.int64), np.zeros(counts.n, np.int64)
-        self.vectors = [np.zeros(places.n, np.float32) for _ in range(4)]
+        self.scratch = Scratch(*(share[0] for share in self.shares))
+        self.counts, self.totals = np.zeros((n_shares, counts.n), np.int64), np.zeros(counts.n, np.int64)
+        self.gradients = np.zeros((n_shares, places.n), np.float32)
+        parameters, first, second = (np.zeros(places.n, np.float32) for _ in range(3))
+        self.vectors = [parameters, self.gradients[0], first, second]
         self.known = _known_parameters(policy)
         self._views = [
             [_view(vector, *where, p) for where, p in zip(views, self.known, strict=True)] for vector in self.vectors
@@ -289,11 +320,11 @@ class CompiledPolicy:
         self._constants: Any = None
         self.options = np.zeros((0, 0), np.intp)
 
-    def fits(self, policy: LsnnPolicy, n_steps: int, n_sequences: int, n_envs: int) -> bool:
-        """Return whether this is of a policy as it is now, its modules and its optimizer, and of these sizes."""
+    def fits(self, policy: LsnnPolicy, *shape: int) -> bool:
+        """Return whether this is of a policy as it is now, its modules and its optimizer, and made with this shape."""
         same = self.policy is policy and self.optimizer is policy.optimizer
         parts = zip(self.known, _known_parameters(policy), strict=True)
-        return same and self._shape == (n_steps, n_sequences, n_envs) and all(mine is its for mine, its in parts)
+        return same and self._shape == shape and all(mine is its for mine, its in parts)
 
     @property
     def parameters(self) -> np.ndarray:

@@ -14,6 +14,7 @@ from spikeloop.agents.frames import critic_view
 from spikeloop.agents.ppo_kernels import STATISTICS, Loss, Rollout
 from spikeloop.agents.ppo_update import begin_update, log_update
 from spikeloop.agents.rollout_buffer import limits_of
+from spikeloop.spiking.threads import kernel_threads
 
 if TYPE_CHECKING:
     from spikeloop.agents.spiking_ppo import SpikingPPO
@@ -77,6 +78,10 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     loss = Loss(*map(float, numbers))
     compiled.take()
     first = n_updates = compiled.take_optimizer()
+    parameters, _, *moments = compiled.vectors
+    n_shares = len(compiled.gradients)
+    n_threads = min(kernel_threads(), n_shares) if n_shares > 1 else 1
+    run = ppo_kernels.epochs if n_threads == 1 else ppo_kernels.epochs_in_threads
     told, n_epochs, end = [], 0, ppo_kernels.DONE
     at_once = model.n_epochs if model.target_kl is None else 1  # an epoch that is not run draws no order
     while n_epochs < model.n_epochs and end == ppo_kernels.DONE:
@@ -84,10 +89,10 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
             [th.randperm(n_sequences).numpy() if shuffles else np.arange(n_sequences) for _ in range(at_once)]
         )
         statistics = np.zeros((at_once * (len(limits) - 1), len(STATISTICS)))
-        n_done, end = ppo_kernels.epochs(
-            compiled.sizes, compiled.layers, compiled.dense, compiled.groups, compiled.options, compiled.rows,
-            compiled.windows, loss, rollout, orders, limits, *compiled.vectors, n_updates, compiled.scratch,
-            compiled.counts, compiled.totals, statistics,
+        n_done, end = run(
+            n_threads, compiled.sizes, compiled.layers, compiled.dense, compiled.groups, compiled.options,
+            compiled.rows, compiled.windows, loss, rollout, orders, limits, parameters, compiled.gradients, *moments,
+            n_updates, compiled.shares, compiled.counts, compiled.totals, statistics,
         )  # fmt: skip
         told.append(statistics[:n_done])
         n_updates += n_done - (end == ppo_kernels.STOPPED)

@@ -11,8 +11,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import prange
 
 from spikeloop.spiking.compiling import kernel
+from spikeloop.spiking.engine import vectors
 from spikeloop.spiking.engine.lsnn_kernels import KEEP_NOTHING, KEEP_TAPE, backward_rows, count_spikes, forward_rows
 from spikeloop.spiking.engine.products import all_finite, copy_row, fill, linear_rows, outer, pack, product
 from spikeloop.spiking.engine.vectors import (
@@ -36,6 +38,7 @@ STATISTICS = (
     "critic_grad_norm",
 )  # fmt: skip
 DONE, STOPPED, NOT_FINITE = 0, 1, 2  # how epochs end
+PANEL = vectors.panel(np.float32)  # vectors of parameters hold whole panels
 
 
 class Sizes(NamedTuple):
@@ -135,6 +138,7 @@ class Scratch(NamedTuple):
     numbers: Any  # float32
     spikes: Any  # uint16
     limits: Any  # int64
+    starts: Any  # uint8
 
 
 class Rollout(NamedTuple):
@@ -310,13 +314,13 @@ def layers_forward(keep, sizes, layers, options, rows, parameters, scratch, x, s
 
 @kernel
 def _layers_backward(
-    sizes, layers, options, rows, windows, parameters, gradients, scratch, x, start, y, grad_y, counts, loss
+    sizes, layers, options, rows, windows, parameters, gradients, scratch, x, start, y, grad_y, counts, n_counted, loss
 ):  # fmt: skip
-    """Add to the gradients of all layers; ``counts`` holds the spikes of this minibatch."""
+    """Add to the gradients of all layers; ``counts`` holds the spikes of the minibatch, in ``n_counted`` ticks."""
     f = scratch.numbers
     panel = PANEL_VECTORS * lanes_of(f)
     n_batch, n_t, n_layers = start.shape[0], start.shape[1] * sizes.n_ticks, layers.shape[0]
-    n_counted = n_batch * n_t
+    n_rows = n_batch * n_t
     none, no_currents = np.empty((0, 0, 0), f.dtype), f[0:0]
     empty = np.empty((n_batch, 1, 0), f.dtype)
     grad_z = none
@@ -340,13 +344,13 @@ def _layers_backward(
             packed_in = f[at.packed_in : at.packed_in + under.width * n].reshape((under.width // panel, n, panel))
             w_in = parameters[at.w_in : at.w_in + n_inputs * width].reshape((n_inputs, width))
             pack(w_in, n_inputs, width, packed_in)
-            grad_below = f[at.grad_z : at.grad_z + n_counted * under.width].reshape((n_batch, n_t, under.width))
-        n_kept = n_counted * width if at.keeps_membrane else 0
+            grad_below = f[at.grad_z : at.grad_z + n_rows * under.width].reshape((n_batch, n_t, under.width))
+        n_kept = n_rows * width if at.keeps_membrane else 0
         grad_rec = gradients[at.w_rec : at.w_rec + at.n_recurrent * width].reshape((at.n_recurrent, width))
         backward_rows(
             0, n_batch, windows[i], x if i == 0 else empty, packed_in, packed_rec,
             rows[at.rows : at.rows + 9 * width].reshape((9, width)), options[i], below, below_ptr, start,
-            f[at.psi : at.psi + n_counted * width].reshape((n_batch, n_t, width)),
+            f[at.psi : at.psi + n_rows * width].reshape((n_batch, n_t, width)),
             f[at.membrane : at.membrane + n_kept].reshape((n_batch, n_t if n_kept else 0, width)),
             scratch.spikes[at.spikes : at.spikes + n_batch * (n_t + 1) * n],
             scratch.limits[at.ptr : at.ptr + n_batch * (n_t + 2)].reshape((n_batch, n_t + 2)),
@@ -433,20 +437,28 @@ def _outputs_backward(sizes, groups, parameters, gradients, outputs, o0, action,
 
 
 @kernel
-def _losses(sizes, groups, loss, parameters, gradients, f, n, statistics):
-    """Write the gradients of outputs and values of n env steps, and what the loss consists of."""
+def _scale_of(loss, advantages, order):
+    """Return mean and deviation by which the advantages of the sequences that ``order`` names are normalised."""
+    mean, deviation, n = 0.0, 1.0, len(order) * advantages.shape[1]
+    if loss.normalize != 0:
+        for q in order:
+            for t in range(advantages.shape[1]):
+                mean += advantages[q, t]
+        mean /= n
+        squares = 0.0
+        for q in order:
+            for t in range(advantages.shape[1]):
+                squares += (advantages[q, t] - mean) ** 2
+        deviation = math.sqrt(squares / (n - 1)) + 1e-8
+    return mean, deviation
+
+
+@kernel
+def _losses(sizes, groups, loss, parameters, gradients, f, n, n_all, mean, deviation, statistics):
+    """Write the gradients of outputs and values of n of ``n_all`` env steps, and their part of what the loss is."""
     advantage, target, old_value, old_log_prob = (
         sizes.column, sizes.column + n, sizes.column + 2 * n, sizes.column + 3 * n,
     )  # fmt: skip
-    mean, deviation = 0.0, 1.0
-    if loss.normalize != 0:
-        for r in range(n):
-            mean += f[advantage + r]
-        mean /= n
-        squares = 0.0
-        for r in range(n):
-            squares += (f[advantage + r] - mean) ** 2
-        deviation = math.sqrt(squares / (n - 1)) + 1e-8
     low, high = 1.0 - loss.clip_range, 1.0 + loss.clip_range
     policy_loss, value_loss, entropies, divergence, clipped = 0.0, 0.0, 0.0, 0.0, 0.0
     for r in range(n):
@@ -455,15 +467,15 @@ def _losses(sizes, groups, loss, parameters, gradients, f, n, statistics):
         log_prob, entropy = log_prob_of(sizes, groups, parameters, f, o0, f, a0)
         log_ratio = log_prob - f[old_log_prob + r]
         ratio = math.exp(log_ratio)
-        policy_loss -= min(a * ratio, a * min(max(ratio, low), high)) / n
-        entropies += entropy / n
-        divergence += ((ratio - 1.0) - log_ratio) / n
+        policy_loss -= min(a * ratio, a * min(max(ratio, low), high)) / n_all
+        entropies += entropy / n_all
+        divergence += ((ratio - 1.0) - log_ratio) / n_all
         if abs(ratio - 1.0) > loss.clip_range:
-            clipped += 1.0 / n
+            clipped += 1.0 / n_all
         free = ratio <= high if a > 0 else ratio >= low
         _outputs_backward(
-            sizes, groups, parameters, gradients, f, o0, f, a0, -a * ratio / n if free else 0.0, -loss.ent_coef / n, f,
-            sizes.grad_outputs + r * sizes.n_outputs,
+            sizes, groups, parameters, gradients, f, o0, f, a0, -a * ratio / n_all if free else 0.0,
+            -loss.ent_coef / n_all, f, sizes.grad_outputs + r * sizes.n_outputs,
         )  # fmt: skip
         moved, free = np.float64(f[sizes.value + r]) - f[old_value + r], True
         value = np.float64(f[sizes.value + r])
@@ -471,8 +483,8 @@ def _losses(sizes, groups, loss, parameters, gradients, f, n, statistics):
             free = abs(moved) <= loss.clip_range_vf
             value = f[old_value + r] + min(max(moved, -loss.clip_range_vf), loss.clip_range_vf)
         error = value - f[target + r]
-        value_loss += error * error / n
-        f[sizes.grad_value + r] = loss.vf_coef * 2.0 * error / n if free else 0.0
+        value_loss += error * error / n_all
+        f[sizes.grad_value + r] = loss.vf_coef * 2.0 * error / n_all if free else 0.0
     statistics[0], statistics[1], statistics[2] = policy_loss, value_loss, -entropies
     statistics[3], statistics[4] = divergence, clipped
     statistics[5] = policy_loss - loss.ent_coef * entropies + loss.vf_coef * value_loss
@@ -565,82 +577,160 @@ def read_trace(sizes, parameters, f, n):
 
 
 @kernel
-def epochs(
-    sizes, layers, dense, groups, options, rows, windows, loss, rollout, orders, limits, parameters, gradients, first,
-    second, n_updates, scratch, counts, totals, statistics
+def _views(sizes, rollout, scratch, n_batch):
+    """Return where input, starts, states, trace and its gradient of so many sequences lie in the scratch."""
+    f, n, width = scratch.numbers, n_batch * sizes.n_steps, sizes.width
+    n_x = rollout.x.shape[1] * rollout.x.shape[2]
+    shape = (sizes.n_state, n_batch, sizes.state_width)
+    n_packed = shape[0] * shape[1] * shape[2]
+    return (
+        f[sizes.x : sizes.x + n_batch * n_x].reshape((n_batch, rollout.x.shape[1], rollout.x.shape[2])),
+        scratch.starts[:n].reshape((n_batch, sizes.n_steps)),
+        f[sizes.state : sizes.state + n_packed].reshape(shape),
+        f[sizes.new_state : sizes.new_state + n_packed].reshape(shape),
+        f[sizes.y : sizes.y + n * width].reshape((n_batch, sizes.n_steps, width)),
+        f[sizes.grad_y : sizes.grad_y + n * width].reshape((n_batch, sizes.n_steps, width)),
+    )
+
+
+@kernel
+def _play(
+    sizes, layers, dense, groups, options, rows, loss, rollout, order, n_all, mean, deviation, parameters, gradients,
+    scratch, counts, statistics
 ):  # fmt: skip
-    """Update the parameters from a rollout, minibatch after minibatch.
+    """Run a share of a minibatch forward, to the gradients of outputs and values; return whether it stayed finite."""
+    f, n = scratch.numbers, len(order) * sizes.n_steps
+    x, start, state, new_state, y, _ = _views(sizes, rollout, scratch, len(order))
+    _gather(sizes, rollout, order, f, start)
+    for j in range(counts.shape[0]):
+        counts[j] = 0
+    finite = layers_forward(
+        KEEP_TAPE, sizes, layers, options, rows, parameters, scratch, x, start, state, new_state, y, counts
+    )
+    if finite:
+        read_trace(sizes, parameters, f, n)
+        critic_forward(sizes, dense, parameters, f, n)
+        fill(gradients, 0, gradients.shape[0], gradients.dtype.type(0))
+        _losses(sizes, groups, loss, parameters, gradients, f, n, n_all, mean, deviation, statistics)
+    return finite
 
-    Args:
-        sizes: :class:`Sizes`.
-        layers: Rows of :class:`LayerAt`.
-        dense: Rows of :class:`DenseAt`.
-        groups: Choices of each categorical distribution.
-        options: The engine's integers of each layer.
-        rows: The engine's constants of each layer, one after the other.
-        windows: Where each layer adds gradients of weights.
-        loss: :class:`Loss`.
-        rollout: :class:`Rollout`.
-        orders: Order of the sequences in each epoch, shape (n_epochs, Q).
-        limits: Limits of the minibatches within an order, shape (n_minibatches + 1,).
-        parameters: All parameters; changed.
-        gradients: Written: those of the last minibatch, clipped.
-        first: Adam's first moments.
-        second: Adam's second moments.
-        n_updates: Adam's steps before.
-        scratch: :class:`Scratch`.
-        counts: Scratch for the spikes of each neuron, int64, shape (sum of N,).
-        totals: Spikes of each neuron; added to.
-        statistics: Written: a row of ``STATISTICS`` for each minibatch.
 
-    Returns:
-        How many minibatches were looked at, and how it ended; one that ended it has not moved the parameters.
-    """
-    f = scratch.numbers
-    n_done = 0
-    for epoch in range(orders.shape[0]):
-        for m in range(len(limits) - 1):
-            order = orders[epoch, limits[m] : limits[m + 1]]
-            n_batch = len(order)
-            n, width = n_batch * sizes.n_steps, sizes.width
-            n_x = rollout.x.shape[1] * rollout.x.shape[2]
-            x = f[sizes.x : sizes.x + n_batch * n_x].reshape((n_batch, rollout.x.shape[1], rollout.x.shape[2]))
-            n_packed = sizes.n_state * n_batch * sizes.state_width
-            shape = (sizes.n_state, n_batch, sizes.state_width)
-            state = f[sizes.state : sizes.state + n_packed].reshape(shape)
-            new_state = f[sizes.new_state : sizes.new_state + n_packed].reshape(shape)
-            y = f[sizes.y : sizes.y + n * width].reshape((n_batch, sizes.n_steps, width))
-            grad_y = f[sizes.grad_y : sizes.grad_y + n * width].reshape((n_batch, sizes.n_steps, width))
-            start = np.empty((n_batch, sizes.n_steps), np.uint8)
-            _gather(sizes, rollout, order, f, start)
-            counts[:] = 0
-            finite = layers_forward(
-                KEEP_TAPE, sizes, layers, options, rows, parameters, scratch, x, start, state, new_state, y, counts
-            )
-            for j in range(len(counts)):
-                totals[j] += counts[j]
-            if not finite:
-                return n_done, NOT_FINITE
-            read_trace(sizes, parameters, f, n)
-            critic_forward(sizes, dense, parameters, f, n)
-            gradients[:] = 0
-            row = statistics[n_done]
-            _losses(sizes, groups, loss, parameters, gradients, f, n, row)
-            n_done += 1
-            if loss.target_kl >= 0 and row[3] > 1.5 * loss.target_kl:
-                return n_done, STOPPED
-            _readout_backward(sizes, parameters, gradients, f, n)
-            _layers_backward(
-                sizes, layers, options, rows, windows, parameters, gradients, scratch, x, start, y, grad_y, counts, loss
-            )
-            _critic_backward(sizes, dense, parameters, gradients, f, n)
-            n_updates += 1
-            row[6], row[7] = _norm(gradients, 0, sizes.split), _norm(gradients, sizes.split, len(gradients))
-            for part in range(2):
-                from_, to = (0, sizes.split) if part == 0 else (sizes.split, len(gradients))
-                scale = min(1.0, loss.max_grad_norm / (row[6 + part] + 1e-6))
-                _adam(parameters, gradients, first, second, from_, to, scale, loss, n_updates)
-    return n_done, DONE
+@kernel
+def _go_back(
+    sizes, layers, dense, options, rows, windows, loss, rollout, n_batch, n_all, parameters, gradients, scratch, counts
+):  # fmt: skip
+    """Go back through what :func:`_play` ran, of which the whole minibatch has ``n_all`` env steps."""
+    f, n = scratch.numbers, n_batch * sizes.n_steps
+    x, start, _, _, y, grad_y = _views(sizes, rollout, scratch, n_batch)
+    _readout_backward(sizes, parameters, gradients, f, n)
+    _layers_backward(
+        sizes, layers, options, rows, windows, parameters, gradients, scratch, x, start, y, grad_y, counts,
+        n_all * sizes.n_ticks, loss,
+    )  # fmt: skip
+    _critic_backward(sizes, dense, parameters, gradients, f, n)
+
+
+@kernel
+def _add_up(gradients, first, end):
+    """Add all rows of gradients to the first one, from first to end."""
+    for c in range(1, gradients.shape[0]):
+        for j in range(first, end, lanes_of(gradients)):
+            store(gradients, j, load(gradients, j) + load(gradients, c * gradients.shape[1] + j))
+
+
+def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
+    """Compile :func:`epochs`: shares of a minibatch one after the other, or in threads; the bits are the same."""
+
+    @kernel(parallel=in_threads)
+    def epochs(
+        n_threads, sizes, layers, dense, groups, options, rows, windows, loss, rollout, orders, limits, parameters,
+        gradients, first, second, n_updates, scratch, counts, totals, statistics
+    ):  # fmt: skip
+        """Update the parameters from a rollout, minibatch after minibatch, each in S shares.
+
+        Args:
+            n_threads: Threads to use; only 1 if they are not to be started.
+            sizes: :class:`Sizes`.
+            layers: Rows of :class:`LayerAt`.
+            dense: Rows of :class:`DenseAt`.
+            groups: Choices of each categorical distribution.
+            options: The engine's integers of each layer.
+            rows: The engine's constants of each layer, one after the other.
+            windows: Where each layer adds gradients of weights.
+            loss: :class:`Loss`.
+            rollout: :class:`Rollout`.
+            orders: Order of the sequences in each epoch, shape (n_epochs, Q).
+            limits: Limits of the minibatches within an order, shape (n_minibatches + 1,).
+            parameters: All parameters; changed.
+            gradients: Written, shape (S, n): in the first row those of the last minibatch, clipped.
+            first: Adam's first moments.
+            second: Adam's second moments.
+            n_updates: Adam's steps before.
+            scratch: :class:`Scratch` with an axis of shares before the others.
+            counts: Scratch for the spikes of each neuron, int64, shape (S, sum of N).
+            totals: Spikes of each neuron; added to.
+            statistics: Written: a row of ``STATISTICS`` for each minibatch.
+
+        Returns:
+            How many minibatches were looked at, and how it ended; one that ended it has not moved the parameters.
+        """
+        n_threads = n_threads if in_threads else 1
+        n_shares, n_panels = counts.shape[0], parameters.shape[0] // PANEL
+        told, finite = np.zeros((n_shares, 6)), np.ones(n_shares, np.uint8)
+        n_done = 0
+        for epoch in range(orders.shape[0]):
+            for m in range(len(limits) - 1):
+                begin, n_batch = limits[m], limits[m + 1] - limits[m]
+                n_all, order = n_batch * sizes.n_steps, orders[epoch, begin : begin + n_batch]
+                mean, deviation = _scale_of(loss, rollout.advantages, order)
+                for thread in prange(n_threads):
+                    for c in range(n_shares * thread // n_threads, n_shares * (thread + 1) // n_threads):
+                        mine = order[n_batch * c // n_shares : n_batch * (c + 1) // n_shares]
+                        own = Scratch(scratch.numbers[c], scratch.spikes[c], scratch.limits[c], scratch.starts[c])
+                        finite[c] = _play(
+                            sizes, layers, dense, groups, options, rows, loss, rollout, mine, n_all, mean, deviation,
+                            parameters, gradients[c], own, counts[c], told[c],
+                        )  # fmt: skip
+                row = statistics[n_done]
+                for c in range(n_shares):
+                    if finite[c] == 0:
+                        return n_done, NOT_FINITE
+                    for k in range(6):
+                        row[k] += told[c, k]
+                    for j in range(totals.shape[0]):
+                        totals[j] += counts[c, j]
+                        counts[0, j] += counts[c, j] if c > 0 else 0
+                n_done += 1
+                if loss.target_kl >= 0 and row[3] > 1.5 * loss.target_kl:
+                    return n_done, STOPPED
+                for thread in prange(n_threads):
+                    for c in range(n_shares * thread // n_threads, n_shares * (thread + 1) // n_threads):
+                        n_mine = n_batch * (c + 1) // n_shares - n_batch * c // n_shares
+                        own = Scratch(scratch.numbers[c], scratch.spikes[c], scratch.limits[c], scratch.starts[c])
+                        _go_back(
+                            sizes, layers, dense, options, rows, windows, loss, rollout, n_mine, n_all, parameters,
+                            gradients[c], own, counts[0],
+                        )  # fmt: skip
+                for thread in prange(n_threads):
+                    from_, to = n_panels * thread // n_threads * PANEL, n_panels * (thread + 1) // n_threads * PANEL
+                    _add_up(gradients, from_, to)
+                n_updates += 1
+                summed = gradients[0]
+                row[6], row[7] = _norm(summed, 0, sizes.split), _norm(summed, sizes.split, len(summed))
+                for thread in prange(n_threads):
+                    from_, to = n_panels * thread // n_threads * PANEL, n_panels * (thread + 1) // n_threads * PANEL
+                    middle = min(max(from_, sizes.split), to)
+                    for part in range(2):
+                        scale = min(1.0, loss.max_grad_norm / (row[6 + part] + 1e-6))
+                        lo, hi = (from_, middle) if part == 0 else (middle, to)
+                        _adam(parameters, summed, first, second, lo, hi, scale, loss, n_updates)
+        return n_done, DONE
+
+    return epochs
+
+
+epochs = _compiled_epochs(False)
+epochs_in_threads = _compiled_epochs(True)
 
 
 @kernel

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt, is_checked
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
-from spikeloop.agents.compiled_policy import CompiledPolicy, torch_reason
+from spikeloop.agents.compiled_policy import CompiledPolicy, shares_of, torch_reason
 from spikeloop.agents.compiled_rollout import collect, watches
 from spikeloop.agents.compiled_update import update_compiled
 from spikeloop.agents.export import model_to_network, note_wrappers
@@ -303,8 +303,9 @@ class SpikingPPO(RecurrentPPO):
     def _compiled(self) -> CompiledPolicy:
         """Return the policy as the kernels take it."""
         n_sequences = self.n_steps // self.seq_len * self.n_envs
-        most = int(np.diff(limits_of(n_sequences, self.seq_len, self.batch_size)).max())
-        shape = self.seq_len, most, self.n_envs
+        sizes = np.diff(limits_of(n_sequences, self.seq_len, self.batch_size))
+        n_shares = shares_of(self.policy, self.seq_len, int(sizes.min()))
+        shape = self.seq_len, int(sizes.max()), self.n_envs, n_shares
         if self._compiled_policy is None or not self._compiled_policy.fits(self.policy, *shape):
             self._compiled_policy = CompiledPolicy(self.policy, *shape)
         return self._compiled_policy

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 from test_agents import ACTION_SPACES, RandomEnv, collect
 
-from spikeloop.agents import SpikingA2C, SpikingPPO
+from spikeloop.agents import SpikingA2C, SpikingPPO, spiking_ppo
 from spikeloop.agents.compiled_policy import torch_reason
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.ppo_kernels import tanh_rows
@@ -77,7 +78,7 @@ EVERYTHING = {
 
 
 @settings(max_examples=25)
-@example("box", EVERYTHING, [16, 40], th.nn.ReLU)
+@example("box", EVERYTHING, [16, 40], th.nn.ReLU, 3)
 @given(
     st.sampled_from(list(ACTION_SPACES)),
     st.fixed_dictionaries({
@@ -91,10 +92,15 @@ EVERYTHING = {
     }),
     st.sampled_from([[], [16], [40, 12]]),
     st.sampled_from([th.nn.Tanh, th.nn.ReLU]),
+    st.integers(1, 4),
 )  # fmt: skip
-def test_gradients_and_losses_are_torchs(space, policy_kwargs, critic, activation):
+def test_gradients_and_losses_are_torchs(space, policy_kwargs, critic, activation, n_shares):
     critic = {"net_arch": {"vf": critic}, "activation_fn": activation}
-    model = make(space, {**policy_kwargs, **critic}, ent_coef=0.02, clip_range_vf=0.1)
+    with patch.object(spiking_ppo, "shares_of", lambda *sizes: n_shares):
+        gradients_and_losses_are_torchs(make(space, {**policy_kwargs, **critic}, ent_coef=0.02, clip_range_vf=0.1))
+
+
+def gradients_and_losses_are_torchs(model):
     collect(model)
     rng = np.random.default_rng(1)
     buffer = model.rollout_buffer  # as if the policy had moved since

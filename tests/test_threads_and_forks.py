@@ -16,6 +16,7 @@ import torch
 from learners import BY_GRADIENT, LEARNERS, Noise, make, weights
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from spikeloop.agents import SpikingPPO, spiking_ppo
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import shares
@@ -226,6 +227,19 @@ def test_training_has_the_same_bits_whatever_the_threads(set_threads, name):
     for other in found[1:]:
         for key, value in found[0].items():
             np.testing.assert_array_equal(value, other[key], key)
+
+
+def test_an_update_in_shares_has_the_same_bits_whatever_the_threads(set_threads, monkeypatch):
+    monkeypatch.setattr(spiking_ppo, "shares_of", lambda policy, n_steps, n_sequences: min(n_sequences, 3))
+    learnt = []
+    for n_threads in (1, 2):
+        set_threads(n_threads)
+        model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=64, seq_len=8, batch_size=32, n_epochs=2, seed=0)
+        model.learn(128)
+        assert len(model._compiled_policy.gradients) == 3
+        learnt.append([p.detach().numpy().copy() for p in model.policy.parameters()])
+    for one, two in zip(*learnt, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_torch_gets_its_threads_back_and_kernels_keep_theirs(set_threads):
