@@ -33,6 +33,7 @@ BENCHMARKS = {
     "auto": "R-STDP without hand-made tiles: one setting of encoder 'auto' on several tasks, and its controls",
     "tmaze": "e-prop on the noisy-cue T-maze, with its controls",
     "local-lsnn": "e-prop in control tasks: a hidden LSNN layer that learns by local rules alone, with its controls",
+    "guard": "every table of speed for seconds, beside an earlier commit",
     "spike-order": "R-STDP of spiking populations where only the order of spikes tells, with its controls",
 }
 

@@ -24,7 +24,7 @@ from spikeloop.scripts.cli import UsageError
 WORKER = Path(__file__).with_name("tree_worker.py")
 
 
-def compare(name: str, flags: list[str], tree: Path, blocks: int) -> None:
+def compare(name: str, flags: list[str], tree: Path, blocks: int) -> tuple[float, str]:
     """Print, for each row of a benchmark, its time in both trees and the speed of this one over the other.
 
     Args:
@@ -32,6 +32,9 @@ def compare(name: str, flags: list[str], tree: Path, blocks: int) -> None:
         flags: Its flags.
         tree: Root of the other source tree.
         blocks: Number of blocks.
+
+    Returns:
+        The lowest speed, this / other, and of which row.
 
     Raises:
         UsageError: If the folder is no source tree, or the flags do not go with the comparison.
@@ -51,6 +54,7 @@ def compare(name: str, flags: list[str], tree: Path, blocks: int) -> None:
             for row, speed in _compare_case(cases, workers, blocks):
                 lowest = min(lowest, (speed, f"{row}, {cases['this']['title']}"))
     print(f"\nlowest speed, this / other: {lowest[0]:.3f} ({lowest[1]})")
+    return lowest
 
 
 def _worker(folder: Path, name: str, flags: list[str]) -> subprocess.Popen[str]:
