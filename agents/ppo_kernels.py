@@ -38,6 +38,7 @@ STATISTICS = (
     "critic_grad_norm",
 )  # fmt: skip
 DONE, STOPPED, NOT_FINITE = 0, 1, 2  # how epochs end
+COMPILED_IN = 45  # seconds, on a core of 3 GHz: what a SpikingPPO compiles before its first update is done
 PANEL = vectors.panel(np.float32)  # vectors of parameters hold whole panels
 
 
@@ -641,7 +642,7 @@ def _add_up(gradients, first, end):
 def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
     """Compile :func:`epochs`: shares of a minibatch one after the other, or in threads; the bits are the same."""
 
-    @kernel(parallel=in_threads)
+    @kernel(parallel=in_threads, seconds=COMPILED_IN)
     def epochs(
         n_threads, sizes, layers, dense, groups, options, rows, windows, loss, rollout, orders, limits, parameters,
         gradients, first, second, n_updates, scratch, counts, totals, statistics
@@ -733,7 +734,7 @@ epochs = _compiled_epochs(False)
 epochs_in_threads = _compiled_epochs(True)
 
 
-@kernel
+@kernel(seconds=COMPILED_IN)
 def policy_step(
     sizes, layers, dense, groups, options, rows, parameters, scratch, x, features, start, state, new_state, noise,
     totals, actions, values, log_probs

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spikeloop.agents.ppo_kernels import policy_step
+from spikeloop.agents.ppo_kernels import COMPILED_IN, policy_step
 from spikeloop.spiking.compiling import kernel
 
 ACT, NORMALIZE = 0, 1  # where a step goes on
@@ -154,7 +154,7 @@ def _learn_statistics(norm, raw, paid, done):
     norm.counts[1] += n_envs
 
 
-@kernel
+@kernel(seconds=COMPILED_IN)
 def advance(
     step, sizes, layers, dense, groups, options, rows, parameters, scratch, eyes, norm, tasks, filled, t, phase, gamma,
     obs, starts, state, new_state, frames, noise, bounds, chosen, features, seen, x, last, nothing, totals, uncounted

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,8 @@ from numba.core.caching import IndexDataCacheFile
 _KERNEL_FILE = b"compiling import kernel"  # what every file with kernels says
 _UNCACHED = "kernels compile anew in each process; see NUMBA_CACHE_DIR"
 _said: set[str] = set()
+_seconds: dict[Any, int] = {}  # by the function of a kernel: what its compilation, and what is compiled with it, takes
+_compiling = threading.local()  # how deep a thread is in compilations: a kernel compiles those that it calls
 
 
 def _say_once(line: str) -> None:
@@ -32,14 +35,18 @@ def _say_once(line: str) -> None:
 
 
 class _Announcer(event.Listener):
-    """Announces the first compilation of a kernel of this library; kernels that come from the cache fire no event."""
+    """Announces compilations of kernels of this library; kernels that come from the cache fire no event."""
 
     def on_start(self, event: Any) -> None:
-        if str(event.data["dispatcher"].py_func.__module__).startswith("spikeloop."):
-            _say_once("compiling kernels, once for this machine; this can take a minute")
+        depth = _compiling.depth = getattr(_compiling, "depth", 0) + 1
+        function = event.data["dispatcher"].py_func
+        if depth == 1 and str(function.__module__).startswith("spikeloop."):
+            seconds = _seconds.get(function)
+            how_long = "a few seconds each" if seconds is None else f"about {seconds} s"
+            _say_once(f"compiling kernels, {how_long}, once for this machine")
 
     def on_end(self, event: Any) -> None:
-        pass
+        _compiling.depth -= 1
 
 
 event.register("numba:compile", _Announcer())
@@ -119,17 +126,23 @@ def _mend_cache(dispatcher: Any) -> Any:
     return dispatcher
 
 
-def kernel(function: Callable | None = None, *, parallel: bool = False, forceinline: bool = False) -> Any:
+def kernel(
+    function: Callable | None = None, *, parallel: bool = False, forceinline: bool = False, seconds: int | None = None
+) -> Any:
     """Compile a function with ``njit(cache=True, nogil=True)``; uncached, and said so, where no cache can be written.
 
     Args:
         function: The function; None to decorate with options.
         parallel: Whether the function holds a ``prange``.
         forceinline: Whether it becomes part of its callers: a call hands over each field of each array.
+        seconds: What is said before the first compilation of kernels that are used together: how long it takes, all
+            in all, on a core of a few gigahertz. Kernels without it take a few seconds.
     """
     options: dict[str, Any] = {"nogil": True, "parallel": parallel, "forceinline": forceinline}
     if function is None:
-        return lambda f: kernel(f, parallel=parallel, forceinline=forceinline)
+        return lambda f: kernel(f, parallel=parallel, forceinline=forceinline, seconds=seconds)
+    if seconds is not None:
+        _seconds[function] = seconds
     try:
         return _mend_cache(njit(function, cache=True, **options))
     except RuntimeError:  # numba finds no place it may write to

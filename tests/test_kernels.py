@@ -213,17 +213,20 @@ def test_without_a_writable_cache_kernels_compile_uncached(monkeypatch, capsys):
     assert len(lines) == 1 and "NUMBA_CACHE_DIR" in lines[0]
 
 
-def test_first_compilation_prints_one_line():
-    code = (
+@pytest.mark.parametrize(("argument", "how_long"), [("", "a few seconds each"), (", seconds=40", "about 40 s")])
+def test_first_compilation_prints_one_line_with_the_time_that_it_takes(tmp_path, argument, how_long):
+    (tmp_path / "kernels.py").write_text(
         "from spikeloop.spiking.compiling import kernel\n"
-        "def f(x): return x + 1\n"
-        "f.__module__ = 'spikeloop.test'\n"
-        "from numba import njit\n"
-        "g = njit(f); g(1); g(1.0)\n"
-        "njit(lambda x: x)(1)\n"
+        "def inner(x): return x + 1\n"
+        "def outer(x): return called(x)\n"
+        "inner.__module__ = outer.__module__ = 'spikeloop.test'\n"
+        "called = kernel(inner)\n"
+        f"found = kernel(outer{argument})\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stderr.count("compiling kernels") == 1
+    code = "import kernels, numba; kernels.found(1); kernels.found(1.0); numba.njit(lambda x: x)(1)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    said = [line for line in run.stderr.splitlines() if "compiling" in line]
+    assert said == [f"spikeloop: compiling kernels, {how_long}, once for this machine"]
 
 
 def test_more_neurons_than_a_spike_list_can_name_are_refused():

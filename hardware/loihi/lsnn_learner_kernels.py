@@ -130,7 +130,7 @@ def decide(v, engines, host, rng):
     return action
 
 
-@kernel
+@kernel(seconds=35)
 def env_step(shown, lines, reward, ending, progress, loaded, state, addresses, engines, host, rng):
     """Run one env step and learn from the one before; return the action.
 
@@ -176,7 +176,7 @@ def env_step(shown, lines, reward, ending, progress, loaded, state, addresses, e
     return action
 
 
-@kernel
+@kernel(seconds=35)
 def stretch(
     step, task_state, body, obs, keep, shown, coder, changes, progress, loaded, state, addresses, engines, host, rng,
     action, rewards,

@@ -326,7 +326,7 @@ def _observe(x, lines, reward, n_ticks, learner, outputs):
     last[0], last[1] = outputs[len(outputs) - 1], 1
 
 
-@kernel
+@kernel(seconds=15)
 def reward_eprop_act(x, lines, reward, uniform, n_ticks, learner, outputs):
     """Take one env step of reward-based e-prop and return which of the discrete actions it takes.
 
@@ -376,7 +376,7 @@ def cut_gaussian(mean, std, noise, low, high):
     return (high, slope) if upper else (low, -slope)
 
 
-@kernel
+@kernel(seconds=15)
 def reward_eprop_act_box(x, lines, reward, noise, gaussian, n_ticks, learner, outputs):
     """Take one env step of reward-based e-prop with Gaussian actions, which ``outputs`` hold afterwards.
 
@@ -398,7 +398,7 @@ def reward_eprop_act_box(x, lines, reward, noise, gaussian, n_ticks, learner, ou
     _remember(errors, lines, learner)
 
 
-@kernel
+@kernel(seconds=15)
 def reward_eprop_end(x, lines, reward, truncated, n_ticks, learner, outputs):
     """Learn from the last reward of an episode and return to rest.
 
@@ -427,7 +427,7 @@ def reward_eprop_end(x, lines, reward, truncated, n_ticks, learner, outputs):
     critic.n_live[0] = 0
 
 
-@kernel
+@kernel(seconds=15)
 def reward_eprop_episodes(x, rewards, uniform, n_ticks, learner, returns):
     """Run whole episodes whose observations do not depend on the actions, learning all along.
 
@@ -479,7 +479,7 @@ def see(shown, before, std, coder, changes, x, lines):
     encode(coder, both, lines)
 
 
-@kernel
+@kernel(seconds=15)
 def reward_eprop_stretch(
     step, task_state, body, obs, keep, shown, std, coder, changes, n_ticks, learner, rng, action, rewards
 ):

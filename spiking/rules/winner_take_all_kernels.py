@@ -46,7 +46,7 @@ class State(NamedTuple):
     counts: np.ndarray  # (n_actions,) int64, spikes of the latest run
 
 
-@kernel
+@kernel(seconds=8)
 def run(state, constants, circuits, active, n_ticks, noise, learning, winners):
     """Run an env step with the given lines active; return the value.
 
@@ -178,7 +178,7 @@ def _set(step, state, winners, circuits, values, n_rows, body, obs):
     return step(state, action, body, obs)
 
 
-@kernel
+@kernel(seconds=8)
 def closed_loop(
     step,
     task_state,
