@@ -8,8 +8,10 @@ in these steps stands beside their speed.
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import util
 from typing import Any
 
 import numpy as np
@@ -26,28 +28,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--few", action="store_true", help="only ours and SB3's PPO MlpPolicy")
     parser.add_argument("--blocks", type=int, default=7, help="blocks per agent (default 7)")
     parser.add_argument("--steps", type=int, default=1024, help="env steps per block (default 1024)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of torch, each in turn (default 1)")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print env steps per second of every agent and our ratio to it."""
+    agents = _agents(args)
+    models = {(name, n): make() for name, make in agents.items() for n in args.threads}
+    trainings: Contenders = {
+        f"{name}, {n} threads": partial(_go_on, model, args.steps, n) for (name, n), model in models.items()
+    }
+    times = alternate(trainings, args.blocks, seconds=0)
+    for n in args.threads:
+        print(f"{_title(args)}, {args.blocks} blocks of {args.steps} env steps, torch's threads: {n}")
+        print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it  last episodes' mean")
+        for name in agents:
+            seconds, ours = times[f"{name}, {n} threads"], times[f"{OURS}, {n} threads"]
+            speeds = args.steps / seconds
+            row = f"{np.median(speeds):8.0f} {speeds.min():7.0f} {speeds.max():7.0f} {ratio(seconds, ours):10.2f}"
+            returns = [episode["r"] for episode in models[name, n].ep_info_buffer]
+            reached = f"{np.mean(returns):10.1f}" if returns else f"{'-':>10s}"
+            print(f"{name:42s} {row} {reached}")
+    for name in agents if len(args.threads) > 1 else ():
+        first = times[f"{name}, {args.threads[0]} threads"]
+        gains = [f"{n}: {ratio(first, times[f'{name}, {n} threads']):.2f}" for n in args.threads]
+        print(f"{name:42s} speed by threads, over that with {args.threads[0]}:  {', '.join(gains)}")
+
+
+def _go_on(model: Any, n_steps: int, n_threads: int) -> None:
+    """Train on without starting the environments anew, whose episodes would never end in short blocks."""
     import torch
 
-    torch.set_num_threads(1)
-    models = {name: make() for name, make in _agents(args).items()}
-    trainings: Contenders = {name: partial(_go_on, model, args.steps) for name, model in models.items()}
-    times = alternate(trainings, args.blocks, seconds=0)
-    print(f"{_title(args)}, {args.blocks} blocks of {args.steps} env steps, 1 thread")
-    print(f"{'agent':42s} {'steps/s':>8s} {'min':>7s} {'max':>7s}  ours / it  last episodes' mean")
-    for name, seconds in times.items():
-        speeds, faster = args.steps / seconds, ratio(seconds, times[OURS])
-        returns = [episode["r"] for episode in models[name].ep_info_buffer]
-        reached = f"{np.mean(returns):10.1f}" if returns else f"{'-':>10s}"
-        print(f"{name:42s} {np.median(speeds):8.0f} {speeds.min():7.0f} {speeds.max():7.0f} {faster:10.2f} {reached}")
-
-
-def _go_on(model: Any, n_steps: int) -> None:
-    """Train on without starting the environments anew, whose episodes would never end in short blocks."""
+    torch.set_num_threads(n_threads)
     model.learn(n_steps, reset_num_timesteps=model._last_obs is None)
 
 
@@ -57,10 +70,7 @@ def _title(args: argparse.Namespace) -> str:
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
     """Yield what is compared with another source tree."""
-    import torch
-
-    torch.set_num_threads(1)
-    training = partial(_go_on, _agents(args)[OURS](), args.steps)
+    training = partial(_go_on, _agents(args)[OURS](), args.steps, args.threads[0])
     yield Case(_title(args), {OURS: training}, 0, "us/step", args.steps * 1e-6)
 
 
@@ -70,10 +80,11 @@ def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+    from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
     import spikeloop.envs  # noqa: F401 - registers its tasks
     from spikeloop.agents import SpikingPPO
+    from spikeloop.agents.envpool_vec_env import EnvPoolVecEnv
 
     preset, own, normalize, n_envs = _preset(args.env)
 
@@ -81,6 +92,10 @@ def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         # a wrapper that nobody knows keeps the steps of the environments out of the kernel
         wrapper = gym.Wrapper if in_python else None
         venv = make_vec_env(args.env, n_envs=n_envs, seed=args.seed, wrapper_class=wrapper)
+        return VecNormalize(venv, gamma=preset["gamma"], **normalize) if normalize else venv
+
+    def pool() -> VecEnv:
+        venv: VecEnv = VecMonitor(EnvPoolVecEnv(args.env, n_envs))
         return VecNormalize(venv, gamma=preset["gamma"], **normalize) if normalize else venv
 
     common = {**preset, "seed": args.seed, "device": "cpu"}
@@ -93,6 +108,9 @@ def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     }
     if args.few:
         return agents
+    if util.find_spec("envpool") and args.env in importlib.import_module("envpool").list_all_envs():
+        agents[f"{OURS}, environments of EnvPool"] = lambda: ours(env=pool())
+        agents["SB3 PPO MlpPolicy, environments of EnvPool"] = lambda: PPO("MlpPolicy", pool(), **common)
     fused = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
     agents["SB3 PPO MlpPolicy, fused Adam"] = lambda: PPO("MlpPolicy", env(), policy_kwargs=fused, **common)
     agents["sb3-contrib RecurrentPPO MlpLstmPolicy"] = lambda: RecurrentPPO("MlpLstmPolicy", env(), **common)
