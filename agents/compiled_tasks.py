@@ -27,7 +27,7 @@ from spikeloop.agents.failures import NonFiniteError
 from spikeloop.agents.rollout_kernels import ACT, Eyes, Filled, Normalization, Tasks
 from spikeloop.envs.compiled import compiled_of, shown_components
 from spikeloop.envs.compiled_continuous import continuous_of
-from spikeloop.envs.compiled_tmaze import walk_of
+from spikeloop.envs.compiled_drawn import drawn_of
 from spikeloop.envs.wrappers import HideVelocity
 from spikeloop.spiking.encoders.values import Direct, Population
 
@@ -104,7 +104,7 @@ def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[_Task], list[
     for one in tasks:
         form = None
         if one.skippable:
-            form = (compiled_of(one.task) or walk_of(one.task)) if discrete else continuous_of(one.task)
+            form = (compiled_of(one.task) or drawn_of(one.task)) if discrete else continuous_of(one.task)
         if form is None:
             return f"{type(one.task).__name__} has no compiled dynamics here"
         forms.append(form)

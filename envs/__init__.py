@@ -5,7 +5,13 @@
 describes it.
 """
 
-from spikeloop.envs import cartpole_no_vel, pendulum_no_vel, spike_order, tmaze  # noqa: F401  imported to register the tasks
+from spikeloop.envs import (  # noqa: F401  imported to register the tasks
+    cartpole_no_vel,
+    pendulum_no_vel,
+    repeat,
+    spike_order,
+    tmaze,
+)
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.wrappers import HideVelocity
 

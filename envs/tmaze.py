@@ -1,5 +1,7 @@
 """`spikeloop/TMaze-v0`: remember on which side a noisy cue was shown, and turn that way at the end of the corridor.
 
+`spikeloop/TMaze50-v0`, `TMaze100-v0` and `TMaze200-v0` are the same with longer corridors.
+
 The agent walks down a corridor by itself. On its first steps a cue lies to its left or right; then there is nothing but
 noise; at the junction it has to turn to where the cue was. What it observes are the spikes of three groups of sensory
 neurons, drawn anew on every step, so that no state of a network that only echoes its input outlasts the delay.
@@ -43,7 +45,8 @@ Termination after the step at the junction: `cue_steps` steps with the cue, `del
 | Argument       | Default | Meaning                                          |
 |----------------|---------|--------------------------------------------------|
 | `cue_steps`    | 5       | steps on which the cue is shown                  |
-| `delay`        | 20      | steps between cue and junction                   |
+| `delay`        | 20      | steps between cue and junction; 50, 100 and 200  |
+|                |         | in TMaze50-v0, TMaze100-v0 and TMaze200-v0       |
 | `n_neurons`    | 20      | sensory neurons in each group                    |
 | `p_cue`        | 0.8     | probability of a spike in a group that is driven |
 | `p_background` | 0.01    | probability of a spike otherwise                 |
@@ -110,6 +113,7 @@ class TMaze(gym.Env[np.ndarray, np.int64]):
         self.action_space = spaces.Discrete(2)
         self._side, self._step = 0, 0
         self._observations = np.zeros((self.n_steps, GROUPS * self.n_neurons), np.float32)
+        self._rewards = np.zeros((self.n_steps, 2), np.float32)
 
     @property
     def n_steps(self) -> int:
@@ -146,17 +150,17 @@ class TMaze(gym.Env[np.ndarray, np.int64]):
         """Start an episode and return the first observation; ``info["side"]`` tells where the cue is."""
         super().reset(seed=seed)
         observations, rewards = self.draw_episodes(self.np_random, 1)
-        self._observations, self._side, self._step = observations[0], int(rewards[0, -1].argmax()), 0
+        self._observations, self._rewards = observations[0], rewards[0]
+        self._side, self._step = int(rewards[0, -1].argmax()), 0
         return self._observations[0].copy(), {"side": self._side}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Walk on, or turn at the junction; after the turn all sensory neurons are silent."""
+        reward, info = float(self._rewards[self._step, int(action)]), {"side": self._side}
         self._step += 1
-        info = {"side": self._side}
         if self._step < self.n_steps:
-            return self._observations[self._step].copy(), 0.0, False, False, info
-        silence = np.zeros(self._observations.shape[1], np.float32)
-        return silence, float(int(action) == self._side), True, False, info
+            return self._observations[self._step].copy(), reward, False, False, info
+        return np.zeros(self._observations.shape[1], np.float32), reward, True, False, info
 
     def render(self) -> np.ndarray | None:
         """Return a picture of the maze from above with cue (green) and agent (red), shape (H, W, 3), uint8."""
@@ -172,3 +176,10 @@ class TMaze(gym.Env[np.ndarray, np.int64]):
 
 
 register(id="spikeloop/TMaze-v0", entry_point="spikeloop.envs.tmaze:TMaze", reward_threshold=0.95)
+for _delay in (50, 100, 200):  # ids of their own, as presets are found by the id
+    register(
+        id=f"spikeloop/TMaze{_delay}-v0",
+        entry_point="spikeloop.envs.tmaze:TMaze",
+        kwargs={"delay": _delay},
+        reward_threshold=0.95,
+    )

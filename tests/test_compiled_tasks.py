@@ -14,10 +14,12 @@ from spikeloop.agents import SpikingPPO, compiled_tasks, spiking_ppo
 from spikeloop.agents.compiled_tasks import tasks_of
 from spikeloop.envs.compiled import COMPILED
 from spikeloop.envs.compiled_continuous import CONTINUOUS
+from spikeloop.envs.compiled_drawn import DRAWN
 
 TASKS = [
     "CartPole-v1", "MountainCar-v0", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0",
     "spikeloop/CartPoleNoVel-v0", "spikeloop/PendulumNoVel-v0", "spikeloop/TMaze-v0",
+    "spikeloop/RepeatFirst-v0",
 ]  # fmt: skip
 
 
@@ -36,7 +38,7 @@ def model_of(env_id, normalize, limit=None, policy_kwargs=None, seed=0, **kwargs
 
 def test_every_task_with_a_compiled_form_is_here():
     made = {type(gym.make(task).unwrapped) for task in TASKS}
-    assert {*COMPILED, *CONTINUOUS} <= made
+    assert {*COMPILED, *CONTINUOUS, *DRAWN} <= made
 
 
 @pytest.mark.filterwarnings("ignore:batch_size")

@@ -1,4 +1,4 @@
-"""The T-maze shows a noisy cue, forgets it, and pays for the turn to its side; its drawn episodes are its resets."""
+"""The T-maze shows a noisy cue, forgets it, and pays for the turn to its side."""
 
 import gymnasium as gym
 import numpy as np
@@ -32,20 +32,6 @@ def test_the_wrong_turn_pays_nothing():
     assert env.step(1 - info["side"])[1:3] == (0.0, True)
 
 
-def test_drawn_episodes_are_those_of_the_resets():
-    env, other = TMaze(), TMaze()
-    first, _ = env.reset(seed=5)
-    other.reset(seed=5)
-    observations, rewards = other.draw_episodes(other.np_random, 3)
-    for episode in range(3):
-        first, info = env.reset()
-        np.testing.assert_array_equal(observations[episode, 0], first)
-        for t in range(1, env.n_steps):
-            np.testing.assert_array_equal(observations[episode, t], env.step(0)[0])
-        np.testing.assert_array_equal(rewards[episode, -1], np.eye(2)[info["side"]])
-        assert not rewards[episode, :-1].any()
-
-
 def test_both_sides_come_up_and_noise_differs():
     observations, rewards = TMaze().draw_episodes(np.random.default_rng(0), 200)
     assert 0.4 < rewards[:, -1, 0].mean() < 0.6
@@ -63,3 +49,8 @@ def test_a_wrong_argument_is_named(kwargs):
 
 def test_arguments_reach_the_task_through_its_id():
     assert gym.make("spikeloop/TMaze-v0", delay=7, n_neurons=5).observation_space.shape == (15,)
+
+
+@pytest.mark.parametrize("delay", [50, 100, 200])
+def test_longer_corridors_have_ids_of_their_own(delay):
+    assert gym.make(f"spikeloop/TMaze{delay}-v0").unwrapped.n_steps == 5 + delay + 1
