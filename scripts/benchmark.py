@@ -32,6 +32,7 @@ BENCHMARKS = {
     "body": "deployed policies whose bodies change: frozen, learning on the chip, from scratch",
     "auto": "R-STDP without hand-made tiles: one setting of encoder 'auto' on several tasks, and its controls",
     "tmaze": "e-prop on the noisy-cue T-maze, with its controls",
+    "memory": "SpikingPPO where only a memory helps, beside LSTMs, and what its memory lies in",
     "local-lsnn": "e-prop in control tasks: a hidden LSNN layer that learns by local rules alone, with its controls",
     "guard": "every table of speed for seconds, beside an earlier commit",
     "spike-order": "R-STDP of spiking populations where only the order of spikes tells, with its controls",
