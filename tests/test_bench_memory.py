@@ -8,6 +8,7 @@ from spikeloop.agents.compiled_tasks import tasks_of
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.spiking_ppo import SpikingPPO
 from spikeloop.scripts.bench.memory import BARS, CHANGES, NETWORKS, PRESET, STATE, judged, trained
+from spikeloop.scripts.benchmark import main
 
 PRESETS = yaml.safe_load(hyperparams_file("spiking_ppo").read_text("utf-8"))
 
@@ -52,3 +53,10 @@ def test_a_memory_is_lost_with_the_row_that_holds_it_and_goes_where_that_goes(ro
         right = judged(model, "TMaze50", 0, change) == 1
         untouched = change is None or row not in change.rows
         assert right == (untouched if change is None or not change.exchanged else not untouched), name
+
+
+def test_a_row_is_printed_for_each_network_that_differs_from_the_preset(capsys):
+    rows = [PRESET, "beta = 0", "beta = 1"]
+    assert main(["memory", "--tasks", "TMaze50", "--seeds", "0", "-n", "1", "--rows", *rows]) == 0
+    cells = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert [row[2] for row in cells if row[1:2] == ["TMaze50"]] == [*rows[:2], *list(CHANGES)[1:]]
