@@ -44,26 +44,35 @@ def observed(model, n=300, seed=0):
     return np.clip(rng.normal(cells.mean, 4 * cells.sd, (n, len(cells.mean))), low, high).astype(np.float32)
 
 
-def expected_lines(observations, n_inputs, n_active, n_sizes, share, n_measured):
+def expected_lines(
+    observations, n_inputs, n_active, n_sizes, share, n_measured, n_active_pairs, n_inputs_pair, pair_share
+):
     """Yield the lines of each observation, by the equations of the module."""
     seen = np.array(observations[:n_measured])
     mean, sd = seen.mean(axis=0), seen.std(axis=0)
     sd[sd == 0] = 1.0
     places = np.arcsinh((observations - mean) / sd)
+    n_obs, room = len(mean), n_inputs // n_sizes
+    maps = [(list(range(n_obs)), n_active, room, share / 4**size) for size in range(n_sizes)]
+    if n_active_pairs and n_obs > 2:
+        maps += [([i, j], n_active_pairs, n_inputs_pair, pair_share) for i in range(n_obs) for j in range(i + 1, n_obs)]
     a, b = np.tril_indices(n_measured, -1)
-    distances = np.sort(np.linalg.norm(places[a] - places[b], axis=1))
-    radii = [distances[int(share / 4**size * len(distances))] for size in range(n_sizes)]
-    cells = [[] for _ in range(n_sizes)]
+    radii = []
+    for numbers, _, _, part in maps:
+        distances = np.sort(np.linalg.norm((places[a] - places[b])[:, numbers], axis=1))
+        radii.append(distances[int(part * len(distances))])
+    cells = [[] for _ in maps]
     yield from ([] for _ in range(n_measured))
     for place in places[n_measured:]:
-        lines = []
-        for size, (centers, radius) in enumerate(zip(cells, radii, strict=True)):
-            away = np.linalg.norm(np.reshape(centers, (-1, len(mean))) - place, axis=1)
-            nearest = np.argsort(away, kind="stable")[:n_active].tolist()
-            if (not nearest or away[nearest[0]] > radius) and len(centers) < n_inputs // n_sizes:
-                nearest = [*nearest[: n_active - 1], len(centers)]
-                centers.append(place)
-            lines += sorted(size * (n_inputs // n_sizes) + cell for cell in nearest)
+        lines, first = [], 0
+        for centers, radius, (numbers, n_each, most, _) in zip(cells, radii, maps, strict=True):
+            away = np.linalg.norm(np.reshape(centers, (-1, len(numbers))) - place[numbers], axis=1)
+            nearest = np.argsort(away, kind="stable")[:n_each].tolist()
+            if (not nearest or away[nearest[0]] > radius) and len(centers) < most:
+                nearest = [*nearest[: n_each - 1], len(centers)]
+                centers.append(place[numbers])
+            lines += sorted(first + cell for cell in nearest)
+            first += most
         yield lines
 
 
@@ -75,9 +84,11 @@ def expected_lines(observations, n_inputs, n_active, n_sizes, share, n_measured)
     n_sizes=st.integers(1, 3),
     room=st.integers(5, 40),
     share=st.sampled_from([0.02, 0.1, 0.5]),
+    n_active_pairs=st.integers(0, 3),
 )
-def test_cells_are_recruited_by_the_equations(seed, n_obs, n_active, n_sizes, room, share):
+def test_cells_are_recruited_by_the_equations(seed, n_obs, n_active, n_sizes, room, share, n_active_pairs):
     options = {"n_inputs": room * n_sizes, "n_active": n_active, "n_sizes": n_sizes, "share": share, "n_measured": 20}
+    options |= {"n_active_pairs": n_active_pairs, "n_inputs_pair": 7, "pair_share": 0.1}
     observations = np.random.default_rng(seed).normal(1.0, 3.0, (120, n_obs))
     cells = RecruitingCells(n_obs, **options)
     for obs, lines in zip(observations, expected_lines(observations, **options), strict=True):
@@ -87,10 +98,11 @@ def test_cells_are_recruited_by_the_equations(seed, n_obs, n_active, n_sizes, ro
         np.testing.assert_array_equal(of_lines[value.lines(obs)], cells.lines(obs))
 
 
-@pytest.mark.parametrize("env_id", CLASSIC)
-def test_its_network_takes_the_very_actions_of_the_policy(env_id, tmp_path):
-    model = make(env_id).learn(1500)
-    assert 0 < model.policy.coder.n_recruited <= 300
+@pytest.mark.parametrize(("env_id", "n_active_pairs"), [*((env_id, 0) for env_id in CLASSIC), ("Acrobot-v1", 2)])
+def test_its_network_takes_the_very_actions_of_the_policy(env_id, n_active_pairs, tmp_path):
+    cells = {"n_active_pairs": n_active_pairs, "n_inputs_pair": 20}
+    model = make(env_id, encoder_kwargs=cells, learning_rate=0.02, value_learning_rate=0.01).learn(1500)
+    assert 0 < model.policy.coder.n_recruited <= (600 if n_active_pairs else 300)
     obs = observed(model)
     chosen = model.predict(obs, deterministic=True)[0]
     assert len(set(chosen.tolist())) > 1
@@ -202,11 +214,24 @@ def test_it_learns_on_the_chip():
         ({"n_active": 0}, "n_active must be an integer >= 1"),
         ({"n_measured": 1}, "n_measured must be an integer >= 2"),
         ({"n_inputs": 10**9}, "n_inputs must be an integer >= 3 and <= 5000000"),
+        ({"n_active_pairs": 301}, "n_active_pairs must be an integer >= 0 and <= 300"),
+        ({"pair_share": -1.0}, "pair_share must be a finite number"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(kwargs, message):
     with pytest.raises(ValueError, match=message):
         RSTDP("WtaPolicy", "CartPole-v1", policy_kwargs={"encoder": "auto", "encoder_kwargs": kwargs})
+
+
+def test_pairs_of_very_many_numbers_are_refused():
+    RecruitingCells(32, n_active_pairs=1)
+    with pytest.raises(ValueError, match=r"n_active_pairs must be 0 for 33 numbers.*528 pairs.*got 1"):
+        RecruitingCells(33, n_active_pairs=1)
+
+
+def test_cells_of_pairs_have_a_size_each():
+    with pytest.raises(ValueError, match="sizes must have more than 3 numbers, one per pair, got 1"):
+        RecruitedCells(np.zeros((2, 3)), sizes=[2], mean=np.zeros(3), sd=np.ones(3), n_active_pairs=1)
 
 
 def test_policies_that_do_not_recruit_refuse_it():
@@ -222,6 +247,7 @@ def test_policies_that_do_not_recruit_refuse_it():
         ({"mean": [0.0, 1.0]}, r"mean must have shape \(1\), got \(2,\)"),
         ({"centers": [[np.nan], [0.0], [1.0]]}, "centers must be finite"),
         ({"n_active": 0}, "n_active must be an integer >= 1"),
+        ({"n_active_pairs": -1}, "n_active_pairs must be an integer >= 0"),
     ],
 )
 def test_cells_that_make_no_sense_are_refused(changes, message):

@@ -14,18 +14,21 @@ from spikeloop.spiking.compiling import kernel
 
 
 class Cells(NamedTuple):
-    """Place cells of several sizes, and what is known of the space they code; while they learn, kernels write here."""
+    """Maps of place cells, and what is known of the space they code; while they learn, kernels write here."""
 
-    centers: np.ndarray  # (n_cells, d) in units of the code; the cells of one size stand one after the other
-    first: np.ndarray  # (n_sizes,) int64, where the cells of a size begin
-    room: np.ndarray  # (n_sizes,) int64, how many of a size there can be
-    counts: np.ndarray  # (n_sizes,) int64, how many there are
-    squared_radii: np.ndarray  # (n_sizes,) a cell is recruited where the nearest of its size is farther away
+    centers: np.ndarray  # (n_cells, d) in units of the code, map by map; first the numbers that its map sees, then 0
+    first: np.ndarray  # (n_maps,) int64, where the cells of a map begin
+    room: np.ndarray  # (n_maps,) int64, how many of a map there can be
+    counts: np.ndarray  # (n_maps,) int64, how many there are
+    n_active: np.ndarray  # (n_maps,) int64, how many of a map spike at any time
+    numbers: np.ndarray  # (n_maps, d) int64, the numbers of the place that a map sees
+    n_numbers: np.ndarray  # (n_maps,) int64, how many these are; what stands behind them means nothing
+    squared_radii: np.ndarray  # (n_maps,) a cell is recruited where the nearest of its map is farther away
     mean: np.ndarray  # (d,) of the observations that were measured
     sd: np.ndarray  # (d,)
     seen: np.ndarray  # (n_measured, d) observations that are measured before there are cells
     n_seen: np.ndarray  # (1,) int64
-    share: np.ndarray  # (1,) of their pairs that are nearer to each other than the largest radius; 1/4 for the next
+    shares: np.ndarray  # (n_maps,) of their pairs that are nearer to each other than the radius
     # what every table of lines has: where numbers come from, and a row for each line that spikes at any time
     sources: np.ndarray  # (d, 1) components of the observation
     offsets: np.ndarray  # (n_active, 0)
@@ -45,23 +48,24 @@ def code_cells(cells, obs, active, learning):
             if n_seen + 1 == n_measured:
                 _measure(cells)
         return 0
-    place = np.empty(cells.mean.shape[0])
+    place, seen = np.empty(cells.mean.shape[0]), np.empty(cells.mean.shape[0])
     _place(cells, obs, place)
-    n_sizes = cells.first.shape[0]
-    n_each = active.shape[0] // n_sizes
-    distances = np.empty(n_each)
+    distances = np.empty(active.shape[0])
     n = 0
-    for size in range(n_sizes):
-        first = cells.first[size]
-        found = min(n_each, cells.counts[size])
+    for m in range(cells.first.shape[0]):
+        first, count, n_each, n_numbers = cells.first[m], cells.counts[m], cells.n_active[m], cells.n_numbers[m]
+        for i in range(n_numbers):
+            seen[i] = place[cells.numbers[m, i]]
+        found = min(n_each, count)
         nearest = active[n : n + n_each]
-        _nearest(cells.centers[first : first + cells.counts[size]], place, distances[:found], nearest[:found])
-        is_new = found == 0 or distances[0] > cells.squared_radii[size]
-        if learning and is_new and cells.counts[size] < cells.room[size]:
-            cells.centers[first + cells.counts[size]] = place
+        centers = cells.centers[first : first + count]
+        _nearest(centers, seen[:n_numbers], distances[:found], nearest[:found])
+        is_new = found == 0 or distances[0] > cells.squared_radii[m]
+        if learning and is_new and count < cells.room[m]:
+            cells.centers[first + count, :n_numbers] = seen[:n_numbers]
             found = min(n_each, found + 1)
-            nearest[found - 1] = cells.counts[size]  # in place of the farthest
-            cells.counts[size] += 1
+            nearest[found - 1] = count  # in place of the farthest
+            cells.counts[m] += 1
         for k in range(found):  # in the order in which a network's readout adds them
             cell, at = first + nearest[k], k
             while at > 0 and nearest[at - 1] > cell:
@@ -109,15 +113,15 @@ def _measure(cells):
     for k in range(n):
         _place(cells, cells.seen[k], places[k])
     distances = np.empty(n * (n - 1) // 2)
-    pair = 0
-    for a in range(n):
-        for b in range(a):
-            distance = 0.0
-            for i in range(n_dims):
-                d = places[a, i] - places[b, i]
-                distance += d * d
-            distances[pair] = distance
-            pair += 1
-    distances.sort()
-    for size in range(cells.squared_radii.shape[0]):
-        cells.squared_radii[size] = distances[int(cells.share[0] * 0.25**size * pair)]
+    for m in range(cells.squared_radii.shape[0]):
+        numbers, pair = cells.numbers[m, : cells.n_numbers[m]], 0
+        for a in range(n):
+            for b in range(a):
+                distance = 0.0
+                for i in numbers:
+                    d = places[a, i] - places[b, i]
+                    distance += d * d
+                distances[pair] = distance
+                pair += 1
+        distances.sort()
+        cells.squared_radii[m] = distances[int(cells.shares[m] * pair)]

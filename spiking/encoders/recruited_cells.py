@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -38,11 +39,13 @@ class RecruitedCells:
     """Place cells as they were recruited; nothing is recruited any more.
 
     Args:
-        centers: Where they are, in units of the code, shape (n_cells, n_obs); those of one size after the other.
-        sizes: How many there are of each size.
+        centers: Where they are, in units of the code, shape (n_cells, n_obs); map by map: those of one size after the
+            other, then those of one pair of numbers after the other, which have their two numbers first, then 0.
+        sizes: How many there are of each map.
         mean: What is coded as 0, shape (n_obs,).
         sd: The unit of each number of the observation, shape (n_obs,).
         n_active: How many cells of each size spike at any time, or all of a size that has fewer.
+        n_active_pairs: How many cells of each pair of numbers spike at any time; 0 if there are none of pairs.
 
     Raises:
         ValueError: If shapes do not fit, a number is not finite, or a unit is not positive.
@@ -66,6 +69,7 @@ class RecruitedCells:
     mean: np.ndarray
     sd: np.ndarray
     n_active: int = 4
+    n_active_pairs: int = 0
 
     def __post_init__(self) -> None:
         """Validate and freeze the fields."""
@@ -87,7 +91,10 @@ class RecruitedCells:
             mean=array_of(me, "mean", self.mean, (n_obs,), np.float64),
             sd=sd,
             n_active=whole(me, "n_active", self.n_active, 1, MAX_LINES),
+            n_active_pairs=whole(me, "n_active_pairs", self.n_active_pairs, 0, MAX_LINES),
         )
+        if len(sizes) <= (n_pairs := len(_pairs(n_obs, self.n_active_pairs))):
+            raise ValueError(f"{me}.sizes must have more than {n_pairs} numbers, one per pair, got {len(sizes)}")
 
     @classmethod
     def over(cls, low: np.ndarray, high: np.ndarray, *, seed: int = 0, **options: Any) -> RecruitedCells:
@@ -128,10 +135,10 @@ class RecruitedCells:
     def table(self) -> cell_kernels.Cells:
         """The tables of the kernel."""
         sizes = np.array(self.sizes, np.int64)
-        first = np.cumsum(sizes) - sizes
         return _table(
-            np.array(self.centers), first, sizes, sizes, np.array(self.mean), np.array(self.sd), self.n_active
-        )
+            np.array(self.centers), sizes, sizes, np.array(self.mean), np.array(self.sd), self.n_active,
+            self.n_active_pairs,
+        )  # fmt: skip
 
     def blind(self, n_ticks: int, dt: float) -> str | None:
         """Return None: it sees with any number of ticks."""
@@ -159,15 +166,20 @@ class RecruitingCells:
 
     Args:
         n_obs: Length of the observation vector.
-        n_inputs: How many cells there can be, a multiple of the number of sizes. Where all of a size are used up, the
-            nearest spike however far they are.
+        n_inputs: How many cells that see all numbers there can be, a multiple of the number of sizes. Where all of a
+            size are used up, the nearest spike however far they are.
         n_active: How many cells of each size spike at any time.
         n_sizes: Number of sizes.
         share: Largest radius: so large a share of the pairs of measured observations are nearer to each other. Of the
             next size it is a quarter of that, and so on, which in a plane is half of the radius.
         n_measured: Observations that are measured before there are cells.
+        n_active_pairs: How many cells of each pair of numbers spike at any time; 0 for no such cells. Two numbers or
+            fewer have none beside those that see all.
+        n_inputs_pair: How many cells of each pair there can be.
+        pair_share: ``share`` of the radius of each pair.
 
     Attributes:
+        n_inputs: How many cells there can be, those of pairs among them.
         table: The tables of the kernel, which writes what is learnt into them.
 
     Raises:
@@ -189,28 +201,40 @@ class RecruitingCells:
         n_sizes: int = 3,
         share: float = 0.05,
         n_measured: int = 500,
+        n_active_pairs: int = 0,
+        n_inputs_pair: int = 300,
+        pair_share: float = 0.02,
     ):
         me = "encoder 'auto'"
         n_obs = whole(me, "n_obs", n_obs, 1, MAX_OBS)
         n_sizes = whole(me, "n_sizes", n_sizes, 1, 20)
-        self.n_inputs = whole(me, "n_inputs", n_inputs, n_sizes, MAX_LINES)
-        if self.n_inputs % n_sizes:
+        n_inputs = whole(me, "n_inputs", n_inputs, n_sizes, MAX_LINES)
+        if n_inputs % n_sizes:
             raise ValueError(f"{me}.n_inputs must be a multiple of {n_sizes} sizes, got {n_inputs}")
-        self.n_active = whole(me, "n_active", n_active, 1, self.n_inputs // n_sizes)
+        self.n_active = whole(me, "n_active", n_active, 1, n_inputs // n_sizes)
         share = number(me, "share", share, 0.0, 0.999)
         n_measured = whole(me, "n_measured", n_measured, 2, 5000)  # pairs are counted one by one
-        room = np.full(n_sizes, self.n_inputs // n_sizes)
+        n_inputs_pair = whole(me, "n_inputs_pair", n_inputs_pair, 1, MAX_LINES)
+        self.n_active_pairs = whole(me, "n_active_pairs", n_active_pairs, 0, n_inputs_pair)
+        pair_share = number(me, "pair_share", pair_share, 0.0, 0.999)
+        n_pairs = len(_pairs(n_obs, self.n_active_pairs))
+        if n_pairs > _MAX_PAIRS:
+            raise ValueError(
+                f"{me}.n_active_pairs must be 0 for {n_obs} numbers, which make {n_pairs} pairs, got {n_active_pairs}"
+            )
+        room = np.repeat([n_inputs // n_sizes, n_inputs_pair], [n_sizes, n_pairs])
+        self.n_inputs = whole(me, "n_inputs with those of pairs", int(room.sum()), 1, MAX_LINES)
         self.table = _table(
             np.zeros((self.n_inputs, n_obs)),
-            np.arange(n_sizes) * room,
             room,
-            np.zeros(n_sizes, np.int64),
+            np.zeros(len(room), np.int64),
             np.zeros(n_obs),
             np.ones(n_obs),
             self.n_active,
-            squared_radii=np.zeros(n_sizes),
+            self.n_active_pairs,
+            squared_radii=np.zeros(len(room)),
             seen=np.zeros((n_measured, n_obs)),
-            share=np.array([share]),
+            shares=np.append(share * 0.25 ** np.arange(n_sizes), np.full(n_pairs, pair_share)),
         )
 
     @property
@@ -232,7 +256,9 @@ class RecruitingCells:
         cells = self.cells
         sizes = np.maximum(cells.counts, np.arange(len(cells.counts)) == 0) if not cells.counts.any() else cells.counts
         lines = np.concatenate([np.arange(n) + first for n, first in zip(sizes, cells.first, strict=True)])
-        value = RecruitedCells(cells.centers[lines], tuple(map(int, sizes)), cells.mean, cells.sd, self.n_active)
+        value = RecruitedCells(
+            cells.centers[lines], tuple(map(int, sizes)), cells.mean, cells.sd, self.n_active, self.n_active_pairs
+        )
         return value, lines
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -261,22 +287,40 @@ class RecruitingCells:
 _LEARNT = ("centers", "counts", "squared_radii", "mean", "sd", "seen", "n_seen")
 
 
+_MAX_PAIRS = 500  # of 32 numbers
+
+
+def _pairs(n_obs: int, n_active: int) -> list[tuple[int, int]]:
+    """Return the pairs of numbers that have cells of their own."""
+    return list(combinations(range(n_obs), 2)) if n_active > 0 and n_obs > 2 else []
+
+
 def _table(
     centers: np.ndarray,
-    first: np.ndarray,
     room: np.ndarray,
     counts: np.ndarray,
     mean: np.ndarray,
     sd: np.ndarray,
     n_active: int,
+    n_active_pairs: int,
     **learning: np.ndarray,
 ) -> cell_kernels.Cells:
     from spikeloop.spiking.encoders import cell_kernels  # here: a network is a value without numba
 
-    n = len(mean)
-    unused = {"squared_radii": np.zeros(len(first)), "seen": np.zeros((0, n)), "share": np.zeros(1)}
-    fields = {**unused, **learning}
-    fields |= {"sources": np.arange(n)[:, None], "offsets": np.empty((n_active * len(first), 0))}
+    n, n_maps, pairs = len(mean), len(room), _pairs(len(mean), n_active_pairs)
+    n_whole = n_maps - len(pairs)
+    numbers = np.tile(np.arange(n), (n_maps, 1))
+    if pairs:
+        numbers[n_whole:, :2] = pairs
+    of_maps = {
+        "n_active": np.repeat([n_active, n_active_pairs], [n_whole, len(pairs)]),
+        "numbers": numbers,
+        "n_numbers": np.repeat([n, 2], [n_whole, len(pairs)]),
+    }
+    unused = {"squared_radii": np.zeros(n_maps), "seen": np.zeros((0, n)), "shares": np.zeros(n_maps)}
+    fields = {**of_maps, **unused, **learning}
+    fields |= {"sources": np.arange(n)[:, None], "offsets": np.empty((int(of_maps["n_active"].sum()), 0))}
+    first = np.cumsum(room) - room
     return cell_kernels.Cells(centers, first, room, counts, mean=mean, sd=sd, n_seen=np.zeros(1, np.int64), **fields)
 
 
