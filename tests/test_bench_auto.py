@@ -30,3 +30,11 @@ def test_random_cells_stand_at_observations_and_recruit_none(monkeypatch):
     assert coder.cells.counts.tolist() == [3, 5, 20] and len(np.unique(coder.cells.centers[40:60], axis=0)) == 20
     lines = coder.lines(np.array([0.5, 0.07]), learning=True)
     assert coder.cells.counts.tolist() == [3, 5, 20] and len(lines) == 3 + 4 + 4
+
+
+def test_random_cells_of_a_pair_stand_at_its_two_numbers(monkeypatch):
+    monkeypatch.setattr(auto, "RANDOM_STEPS", 500)
+    coder = RecruitingCells(3, n_inputs=30, n_active_pairs=1, n_inputs_pair=10)
+    auto.place_at_random(coder, np.array([0, 0, 10, 0, 10, 0]), lambda: gym.make("Pendulum-v1"), seed=1)
+    whole, pair = coder.cells.centers[20:30], coder.cells.centers[40:50]  # the pair is cosine and speed
+    assert np.all(pair[:, 2] == 0) and np.all(np.ptp(pair[:, :2], axis=0) > 0) and np.all(np.ptp(whole, axis=0) > 0)

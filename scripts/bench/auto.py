@@ -3,10 +3,11 @@
 Every run trains in a budget of episodes and then plays episodes of its own with the weights at the end, without noise;
 no checkpoint and no seed is left out. Tasks have their budgets and their action neurons, and the discount and the
 initial value that the preset gives them; everything else is the same for all of them: for cells :data:`CELLS` and
-:data:`RATES`, as 18 of them spike at any time and of tiles only 8. Beside `auto`:
+:data:`RATES`, as 18 of them spike at any time, and one for each pair of numbers, and of tiles only 8. Beside `auto`:
 
-  random cells  as many cells of each size as `auto` recruited on this seed, at observations of random play drawn at
-                random: no rule for where they stand
+  no pairs      only cells that see all numbers
+  random cells  as many cells of each size and pair as `auto` recruited on this seed, at observations of random play
+                drawn at random: no rule for where they stand
   hand-made     the preset's tiles, those of Acrobot over its two angles, those of Pendulum over its angle and speed
   calibrated    the tiles that `spikeloop calibrate` proposes from 10,000 steps, not looked at by anyone
 
@@ -35,8 +36,8 @@ from spikeloop.scripts.calibrate import ends_for, play_at_random, tiles_for
 from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
 
 SEEDS = tuple(range(210, 220))  # 0 to 9 chose the setting
-CELLS = {"n_active": 6}
-RATES = {"learning_rate": 0.05, "value_learning_rate": 0.01875}  # half of what tiles have
+CELLS = {"n_active": 6, "n_active_pairs": 1}
+RATES = {"learning_rate": 0.03, "value_learning_rate": 0.01875}  # a third and a half of what tiles have
 PRESETS = yaml.safe_load(hyperparams_file("rstdp").read_text("utf-8"))
 RANDOM_STEPS = 20_000  # of the play that random cells are drawn from
 
@@ -125,6 +126,10 @@ def _auto(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping[str, 
     return _result(_cells_of(task, seed, changes, auto), task, seed, episodes)
 
 
+def _no_pairs(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping[str, Any], episodes: int) -> Result:
+    return _auto(task, seed, changes, {**auto, "n_active_pairs": 0}, episodes)
+
+
 def _random_cells(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping[str, Any], episodes: int) -> Result:
     recruited = _cells_of(task, seed, changes, auto)
     recruited.learn(10**9, log_interval=None)
@@ -135,15 +140,15 @@ def _random_cells(task: Task, seed: int, changes: Mapping[str, Any], auto: Mappi
 
 
 def place_at_random(coder: RecruitingCells, counts: np.ndarray, make: Callable[[], gym.Env], seed: int) -> None:
-    """Put so many cells of each size at random observations of random play; none are recruited afterwards."""
+    """Put so many cells of each map at random observations of random play; none are recruited afterwards."""
     cells = coder.cells
     seen = play_at_random(make_vec_env(make), RANDOM_STEPS, seed)[0]
     mean, sd = seen.mean(axis=0), seen.std(axis=0)
     sd[sd == 0] = 1.0
     places = np.arcsinh((seen - mean) / sd)
     rng, centers = np.random.default_rng(seed), np.zeros_like(cells.centers)
-    for first, count in zip(cells.first, counts, strict=True):
-        centers[first : first + count] = places[rng.choice(len(places), count, replace=False)]
+    for first, count, numbers, n in zip(cells.first, counts, cells.numbers, cells.n_numbers, strict=True):
+        centers[first : first + count, :n] = places[rng.choice(len(places), count, replace=False)][:, numbers[:n]]
     learnt = coder.state_dict() | {"centers": centers, "counts": counts, "mean": mean, "sd": sd}
     nowhere = np.full_like(cells.squared_radii, 1e9)  # no observation is so far away
     coder.load_state_dict({**learnt, "squared_radii": nowhere, "n_seen": np.array([len(cells.seen)])})
@@ -164,6 +169,7 @@ def _calibrated(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping
 
 CODES: dict[str, Callable[..., Result]] = {
     "auto": _auto,
+    "no pairs": _no_pairs,
     "random cells": _random_cells,
     "hand-made": _hand_made,
     "calibrated": _calibrated,
