@@ -28,6 +28,7 @@ from spikeloop.agents.rollout_kernels import ACT, Eyes, Filled, Normalization, T
 from spikeloop.envs.compiled import compiled_of, shown_components
 from spikeloop.envs.compiled_continuous import continuous_of
 from spikeloop.envs.compiled_drawn import drawn_of
+from spikeloop.envs.compiled_mujoco import mujoco_of
 from spikeloop.envs.wrappers import HideVelocity
 from spikeloop.spiking.encoders.values import Direct, Population
 
@@ -102,11 +103,13 @@ def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[_Task], list[
     tasks = [_Task(env) for env in base.envs]
     forms: list[Any] = []
     for one in tasks:
-        form = None
-        if one.skippable:
-            form = (compiled_of(one.task) or drawn_of(one.task)) if discrete else continuous_of(one.task)
-        if form is None:
-            return f"{type(one.task).__name__} has no compiled dynamics here"
+        form: Any = None
+        if one.skippable and discrete:
+            form = compiled_of(one.task) or drawn_of(one.task)
+        elif one.skippable:
+            form = continuous_of(one.task) or mujoco_of(one.task)
+        if form is None or isinstance(form, str):
+            return form or f"{type(one.task).__name__} has no compiled dynamics here"
         forms.append(form)
     if len({(id(form.step), form.n_obs, len(form.body(t.task))) for form, t in zip(forms, tasks, strict=True)}) > 1:
         return "its environments differ"
@@ -126,6 +129,10 @@ class CompiledTasks:
     def __init__(self, model: SpikingPPO, compiled: CompiledPolicy, venv: VecEnv, tasks: tuple[list[_Task], list[Any]]):
         self.model, self.compiled, (self.tasks, self.forms) = model, compiled, tasks
         self.normalization, self.base = _layers_of(venv)
+        assert self.base is not None
+        self.dtype = self.base.observation_space.dtype
+        normal = self.normalization is not None and self.normalization.norm_obs
+        self.shown_dtype = np.dtype(np.float32) if normal else self.dtype  # of what callbacks see
         self.n_envs = n_envs = len(self.tasks)
         policy, form, sizes, space = model.policy, self.forms[0], compiled.sizes, model.action_space
         encoder, scaler = policy.lstm_actor._encoder, policy.actor.scaler
@@ -204,6 +211,10 @@ class CompiledTasks:
         one.tell(self.forms[i], self.states.states[i], filled.paid[one.synced : t, i])
         one.synced = t
 
+    def _shown(self, obs: np.ndarray) -> np.ndarray:
+        """Return observations in the dtype that the environments have for them, though of the policy's float32."""
+        return obs.astype(self.shown_dtype, copy=False)
+
     def _statistics(self) -> Normalization:
         vec, n = self.normalization, self.n_envs
         if vec is None:
@@ -229,7 +240,7 @@ class CompiledTasks:
             vec.ret_rms.mean, vec.ret_rms.var = map(np.array, norm.return_moments)
             vec.ret_rms.count = float(norm.counts[1])
             vec.returns = norm.running.copy()
-        vec.old_obs, vec.old_reward = self.states.raw.astype(np.float32), paid.copy()
+        vec.old_obs, vec.old_reward = self.states.raw.astype(self.dtype), paid.astype(np.float32)
 
     def collect(self, callback: BaseCallback, buffer: Any, n_steps: int) -> bool:
         """Collect a rollout; callbacks find the names among the locals that RecurrentPPO's has.
@@ -250,7 +261,7 @@ class CompiledTasks:
         noise, n_action = draw_noise(compiled, n_steps, n_envs), compiled.sizes.n_action
         filled = Filled(
             buffer.observations, np.zeros((n_steps, n_envs * n_action), np.float32),
-            np.zeros((n_steps, n_envs), np.float32), buffer.rewards, buffer.episode_starts, buffer.values,
+            np.zeros((n_steps, n_envs)), buffer.rewards, buffer.episode_starts, buffer.values,
             buffer.log_probs, buffer.start_states, buffer.start_frames,
         )  # fmt: skip
         carried: Any = model._last_lstm_states
@@ -287,7 +298,7 @@ class CompiledTasks:
             model.policy.rollout_counts = tuple(compiled.counted()), t * n_envs * model.policy.lstm_actor.n_ticks
             packed = th.from_numpy(state)
             model._last_lstm_states = RNNStates((packed,), (packed, th.from_numpy(frames)))  # type: ignore[assignment]
-            model._last_obs, model._last_episode_starts = obs, starts[:, 0] != 0
+            model._last_obs, model._last_episode_starts = self._shown(obs), starts[:, 0] != 0
         buffer.actions[:] = filled.actions.reshape(buffer.actions.shape)
         buffer.pos, buffer.full = n_steps, True
         self._finish(buffer, obs, starts, state, new_state, frames.copy(), uncounted)
@@ -343,7 +354,7 @@ class CompiledTasks:
         callback.update_locals(
             dict(
                 self=model, env=self.base, callback=callback, rollout_buffer=model.rollout_buffer, n_steps=t,
-                n_rollout_steps=len(filled.values), new_obs=obs if last else filled.observations[t + 1],
+                n_rollout_steps=len(filled.values), new_obs=self._shown(obs if last else filled.observations[t + 1]),
                 rewards=filled.rewards[t], dones=dones, infos=infos, actions=actions, clipped_actions=clipped,
                 values=th.from_numpy(filled.values[t])[:, None], log_probs=th.from_numpy(filled.log_probs[t]),
             )

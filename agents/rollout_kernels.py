@@ -59,7 +59,7 @@ class Filled(NamedTuple):
 
     observations: Any  # float32, (T, E, n_obs)
     actions: Any  # float32, (T, E * n_action)
-    paid: Any  # rewards as the tasks pay them, float32, (T, E)
+    paid: Any  # rewards as the tasks pay them, float64, (T, E); float32 to all but their monitors
     rewards: Any  # float32, (T, E)
     starts: Any  # float32, (T, E)
     values: Any
@@ -145,7 +145,7 @@ def _learn_statistics(norm, raw, paid, done):
         norm.counts[0] += n_envs
     mean, var = 0.0, 0.0
     for e in range(n_envs):
-        norm.running[e] = norm.running[e] * norm.gamma + paid[e]
+        norm.running[e] = norm.running[e] * norm.gamma + np.float32(paid[e])
         mean += norm.running[e] / n_envs
     for e in range(n_envs):
         var += (norm.running[e] - mean) ** 2 / n_envs
@@ -241,7 +241,7 @@ def advance(
         normalized(norm, tasks.raw, obs)
         cut = False
         for e in range(n_envs):
-            reward = np.float64(filled.paid[t, e])
+            reward = np.float64(np.float32(filled.paid[t, e]))
             if norm.norm_reward != 0:
                 reward = _bounded(reward / math.sqrt(norm.return_moments[1] + norm.epsilon), norm.clip_reward)
             filled.rewards[t, e] = reward

@@ -45,13 +45,17 @@ def test_every_task_with_a_compiled_form_is_here():
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("task", TASKS)
 def test_rollouts_are_those_of_the_environments_themselves(task, normalize, monkeypatch):
-    left = []
     policy = (
         {"encoder": "population", "critic_reads_actor": True, "critic_frames": 3}
         if "Pendulum" in task
         else {"obs_scale": 2.0}
     )
-    policy = {} if normalize and not policy.get("encoder") else policy
+    compare_rollouts(task, normalize, {} if normalize and not policy.get("encoder") else policy, monkeypatch)
+
+
+def compare_rollouts(task, normalize, policy, monkeypatch):
+    """Collect two rollouts with the environments in Python and two compiled ones, and return the models."""
+    left = []
     for compiled in (False, True):
         if not compiled:
             monkeypatch.setattr(compiled_tasks, "tasks_of", lambda model, env: "a test forbids it")
@@ -105,6 +109,7 @@ def test_rollouts_are_those_of_the_environments_themselves(task, normalize, monk
             assert ("episode" in info) == ("episode" in known) and ("terminal_observation" in info) == (
                 "terminal_observation" in known
             )
+    return theirs, ours
 
 
 class Stop(BaseCallback):
