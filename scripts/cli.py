@@ -24,7 +24,8 @@ COMMANDS = {
 }
 ALIASES = {"enjoy": ["rollout", "--human"]}  # RL Zoo's name for watching a policy
 TRUST = "also take what can run code, from people you trust: see the README, what is safe to take from a stranger"
-EXTRA_OF = {"box2d": "box2d", "pygame": "render", "moviepy": "render"}  # library: the extra of ours that installs it
+# library: the extra of ours that installs it
+EXTRA_OF = {"box2d": "box2d", "mujoco": "mujoco", "pygame": "render", "moviepy": "render"}
 
 
 class UsageError(Exception):

@@ -90,6 +90,11 @@ def _digest(row: Row, preset: str, folders: tuple[str, ...]) -> str:
     return digest((settings, preset), folders)
 
 
+def _beside_ppo(env: str) -> list[Row]:
+    """Return ours and SB3's PPO on a MuJoCo task, which needs the extra ``mujoco``."""
+    return [Row("spiking_ppo", env, 300_000), Row("ppo", env, 300_000)]
+
+
 NO_VEL = "spikeloop/CartPoleNoVel-v0"
 PENDULUM_NO_VEL = "spikeloop/PendulumNoVel-v0"
 ROWS = {
@@ -112,6 +117,9 @@ ROWS = {
         Row("ppo", PENDULUM_NO_VEL, 300_000),
     ],
     "lunarlander": [Row("spiking_ppo", "LunarLander-v3", 500_000, 200.0)],
+    "hopper": _beside_ppo("Hopper-v5"),
+    "halfcheetah": _beside_ppo("HalfCheetah-v5"),
+    "double-pendulum": _beside_ppo("InvertedDoublePendulum-v5"),
 }
 
 
