@@ -5,6 +5,7 @@ A number is beyond all use if its square overflows float32, the dtype in which n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -136,9 +137,11 @@ def check_learnt(arrays: Iterable[tuple[str, th.Tensor]], when: str) -> None:
     Raises:
         NonFiniteError: If a number is not finite.
     """
-    for name, array in arrays:
-        fits = (array.abs() < LARGEST) | (not array.is_floating_point())  # as NaN does not
-        if not fits.all():
+    named = [(name, array) for name, array in arrays if array.is_floating_point()]
+    largest = th._foreach_norm([array.detach() for _, array in named], math.inf)  # of each; NaN if there is one
+    for (name, array), most in zip(named, largest, strict=True):
+        if not most < LARGEST:
+            fits = array.abs() < LARGEST
             raise NonFiniteError(f"{when} led to {array[~fits][0]:g} in {name}: a lower learning_rate may help")
 
 

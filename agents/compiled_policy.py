@@ -17,7 +17,6 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from spikeloop.agents import ppo_kernels
-from spikeloop.agents.one_thread import weights_per_row
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.ppo_kernels import DenseAt, LayerAt, Scratch, Sizes
 from spikeloop.spiking.engine import shares, vectors
@@ -103,15 +102,17 @@ def _training_reason(policy: LsnnPolicy) -> str | None:
 
 def _hooked(policy: LsnnPolicy) -> str | None:
     """Name what has hooks that a training in torch would call, as quantisation-aware training has; None if nothing."""
-    optimizer = policy.optimizer
+    optimizer, modules = policy.optimizer, [policy]
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "its optimizer"
-    for name, module in policy.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return name or type(policy).__name__
-    for name, p in policy.named_parameters():
-        if p._backward_hooks or p._post_accumulate_grad_hooks:
-            return name
+    while modules:  # as policy.modules() would, in a fifth of the time
+        one: Any = modules.pop()
+        modules.extend(part for part in one._modules.values() if part is not None)
+        if one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks:
+            return next(name for name, module in policy.named_modules() if module is one) or type(policy).__name__
+        for p in one._parameters.values():
+            if p is not None and (p._backward_hooks or p._post_accumulate_grad_hooks):
+                return next(full for full, other in policy.named_parameters() if other is p)
     return None
 
 
@@ -152,7 +153,7 @@ def shares_of(policy: LsnnPolicy, n_steps: int, n_sequences: int) -> int:
     [1, 8]
     """
     spiking = sum(p.numel() for p in policy.lstm_actor.parameters()) * policy.lstm_actor.n_ticks
-    products = n_sequences * n_steps * (spiking + weights_per_row(policy))
+    products = n_sequences * n_steps * (spiking + policy._weights_per_row)
     return int(min(n_sequences, MOST_SHARES, max(1, products // SHARE_PRODUCTS)))
 
 

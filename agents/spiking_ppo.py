@@ -274,9 +274,8 @@ class SpikingPPO(RecurrentPPO):
         if actor.layers.graded:  # nothing spikes, so there is nothing to count
             return
         rates = [count.mean() / n_counted for count in counts]
-        operations = accumulates(
-            actor.network_layers(), counts, n_counted, n_ticks=actor.n_ticks, w_out=self.policy.actor.readout_weights()
-        )
+        synapses, w_out = [layer.synapses for layer in actor.layers], self.policy.actor.readout_weights()
+        operations = accumulates(synapses, counts, n_counted, n_ticks=actor.n_ticks, w_out=w_out)
         for i, (rate, synops) in enumerate(zip(rates, operations, strict=True)):
             self.logger.record(f"spiking/firing_rate_{i}", float(rate))
             self.logger.record(f"spiking/sparsity_{i}", 1.0 - float(rate))

@@ -157,7 +157,11 @@ class Compiled(NamedTuple):
 
     def body(self, env: gym.Env) -> np.ndarray:
         """Return the constants of an environment as they are now, shape (n_constants,), float64."""
-        return np.hstack([getattr(env.unwrapped, name) for name in self.constants]).astype(np.float64)
+        task, numbers = env.unwrapped, []
+        for name in self.constants:
+            found = getattr(task, name)
+            numbers += found if isinstance(found, list) else [found]
+        return np.array(numbers, np.float64)
 
     def state(self, env: Any) -> np.ndarray | None:
         """Return the state of an environment, float64, shape (n_state,); None if its next step is not this one's."""

@@ -96,8 +96,15 @@ def synaptic_operations(
     return SynapticOperations(0.0 if binary else of_input, acs, dense)
 
 
+class Synapses(NamedTuple):
+    """Weights of a layer, post x pre, as a :class:`~spikeloop.spiking.layer.Layer` has them beside its neurons."""
+
+    w_in: np.ndarray
+    w_rec: np.ndarray | None
+
+
 def accumulates(
-    layers: Sequence[Layer],
+    layers: Sequence[Layer | Synapses],
     spike_counts: Sequence[np.ndarray],
     n_counted: int,
     *,
@@ -146,7 +153,7 @@ def _operations(active: np.ndarray, weights: np.ndarray) -> float:
     return float(active @ np.count_nonzero(weights, axis=0))
 
 
-def _reached(layers: Sequence[Layer], w_out: np.ndarray | None) -> list[list[np.ndarray]]:
+def _reached(layers: Sequence[Layer | Synapses], w_out: np.ndarray | None) -> list[list[np.ndarray]]:
     """Return the weights that the spikes of each layer meet."""
     forward = [*(layer.w_in for layer in layers[1:]), *([w_out] if layers else [])]
     return [[w for w in (layer.w_rec, after) if w is not None] for layer, after in zip(layers, forward, strict=True)]

@@ -13,6 +13,7 @@ from torch import nn
 
 from spikeloop.spiking.engine import any_kernels, sequences
 from spikeloop.spiking.initial import per_neuron
+from spikeloop.spiking.metrics import Synapses
 from spikeloop.spiking.network import Layer
 from spikeloop.spiking.neurons import Neurons
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
@@ -71,12 +72,18 @@ class SpikingLayer(nn.Module):
         return self.kind(**arrays, **self.options)
 
     @property
-    def value(self) -> Layer:
-        """The layer as a value."""
+    def synapses(self) -> Synapses:
+        """The weights as arrays."""
         w_rec = None if self.w_rec is None else _numpy(self.w_rec)
         if w_rec is not None:
             w_rec = w_rec * (1 - np.eye(len(w_rec), dtype=w_rec.dtype))
-        return Layer(_numpy(self.w_in), _numpy(self.bias), self.neurons, w_rec)
+        return Synapses(_numpy(self.w_in), w_rec)
+
+    @property
+    def value(self) -> Layer:
+        """The layer as a value."""
+        w_in, w_rec = self.synapses
+        return Layer(w_in, _numpy(self.bias), self.neurons, w_rec)
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return input weights, bias, and recurrent weights without self-connections, or None."""
