@@ -99,8 +99,8 @@ NO_VEL = "spikeloop/CartPoleNoVel-v0"
 PENDULUM_NO_VEL = "spikeloop/PendulumNoVel-v0"
 ROWS = {
     "cartpole": [Row("spiking_ppo", "CartPole-v1", 50_000, 495.0)],
-    "acrobot": [Row("spiking_ppo", "Acrobot-v1", 100_000, -88.0)],
-    "pendulum": [Row("spiking_ppo", "Pendulum-v1", 150_000, -200.0)],
+    "acrobot": [Row("spiking_ppo", "Acrobot-v1", 100_000, -82.0)],
+    "pendulum": [Row("spiking_ppo", "Pendulum-v1", 150_000, -165.0)],
     "cartpole-novel": [
         Row("spiking_ppo", NO_VEL, 100_000, 450.0),
         Row("spiking_ppo", NO_VEL, 100_000, without_adaptation=True),
@@ -110,13 +110,13 @@ ROWS = {
         Row("ppo_lstm", NO_VEL, 100_000),
     ],
     "a2c": [Row("spiking_a2c", "CartPole-v1", 100_000, 475.0)],
-    "mountaincar": [Row("spiking_ppo", "MountainCarContinuous-v0", 50_000)],
+    "mountaincar": [Row("spiking_ppo", "MountainCarContinuous-v0", 50_000, 92.0)],
     "pendulum-novel": [
-        Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, -235.0),
+        Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, -220.0),
         Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, without_adaptation=True),
         Row("ppo", PENDULUM_NO_VEL, 300_000),
     ],
-    "lunarlander": [Row("spiking_ppo", "LunarLander-v3", 500_000, 200.0)],
+    "lunarlander": [Row("spiking_ppo", "LunarLander-v3", 500_000, 255.0)],
     "hopper": _beside_ppo("Hopper-v5"),
     "halfcheetah": _beside_ppo("HalfCheetah-v5"),
     "double-pendulum": _beside_ppo("InvertedDoublePendulum-v5"),
