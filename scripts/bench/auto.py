@@ -11,7 +11,7 @@ initial value that the preset gives them; everything else is the same for all of
   hand-made     the preset's tiles, those of Acrobot over its two angles, those of Pendulum over its angle and speed
   calibrated    the tiles that `spikeloop calibrate` proposes from 10,000 steps, not looked at by anyone
 
-LunarLander needs the extra box2d, and is played only if asked for.
+LunarLander has an eligibility and rates of its own. It needs the extra box2d, and is played only if asked for.
 """
 
 from __future__ import annotations
@@ -63,12 +63,13 @@ def _preset(env: str, wanted: float, **settings: Any) -> Task:
     return Task(env, wanted, {**own, **settings}, policy.pop("encoder_kwargs"), policy)
 
 
+OF_ITS_OWN = ("n_episodes", "trace_lambda", *RATES)  # what LunarLander does not have of the one setting
 TASKS = {
     "cartpole": _preset("CartPole-v1", 490),
     "mountaincar": _preset("MountainCar-v0", -108),
     "acrobot": _preset("Acrobot-v1", -92),
     "pendulum": _preset("Pendulum-v1", -180, n_episodes=300),
-    "lunarlander": Task("LunarLander-v3", 100, {"n_episodes": 2000}),
+    "lunarlander": Task("LunarLander-v3", 100, {name: PRESETS["LunarLander-v3"][name] for name in OF_ITS_OWN}),
 }
 
 
@@ -119,7 +120,7 @@ def model_of(task: Task, seed: int, changes: Mapping[str, Any], encoder: str, en
 
 
 def _cells_of(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping[str, Any]) -> RSTDP:
-    return model_of(task, seed, {**RATES, **changes}, "auto", {**CELLS, **auto})
+    return model_of(task, seed, {**RATES, **task.settings, **changes}, "auto", {**CELLS, **auto})
 
 
 def _auto(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping[str, Any], episodes: int) -> Result:
