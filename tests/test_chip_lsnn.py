@@ -223,7 +223,7 @@ def test_what_was_learned_plays_without_learning(task):
         ({"rate_coef": 0.1}, "rate_coef must be 0.0 on the chip, got 0.1"),
         ({"trace_max": 1.0}, "trace_max must be None on the chip, got 1.0"),
         ({"optimizer": "adam"}, "optimizer must be sgd on the chip, got 'adam'"),
-        ({"learning_rate": 5.0}, r"learning_rate must be at most 1\.06 on the chip, .* got 5"),
+        ({"learning_rate": 5.0}, r"learning_rate must be at most 0\.529 on the chip, .* got 5"),
     ],
 )
 def test_a_rule_that_the_chip_has_no_place_for_is_refused(task, rule, message):
@@ -247,6 +247,16 @@ def test_rates_of_the_rule_are_those_of_the_synapses(task):
     for tick in range(4):
         learner.tick(both, both, 100 if tick == 3 else 0)
     assert learner.w[0, 0] == pytest.approx(254 * hidden * 100 / host.r1_scale, abs=2)
+
+    learner = Learner(replace(readout_rule(2, 2.0), rounding="nearest"), [[0]])
+    for tick in range(40):
+        learner.write("y3", [127 if tick == 39 else 0])
+        learner.tick(both, both)
+    assert learner.t[0, 0] == pytest.approx(2.0**-9 * 127**2, rel=0.06)
+    learner.write("y3", [0])
+    for tick in range(4):
+        learner.tick(both, both, 100 if tick == 3 else 0)
+    assert learner.w[0, 0] == pytest.approx(254 * readout * 100 / host.r1_scale, abs=2)
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,11 @@ def rates_of(r1_scale: float, signal_scale: float) -> tuple[float, float]:
         r1_scale: r1 for a TD error of 1.
         signal_scale: y3 for a learning signal of 1; for an error of 1 of the readout it is 127.
 
-    >>> hidden, readout = rates_of(256.0, 64.0)
+    >>> hidden, readout = rates_of(128.0, 64.0)
     >>> round(2.0 * hidden, 3), round(6.0 * readout, 3)  # w_max and w_out_max
-    (0.496, 0.186)
+    (0.496, 0.372)
     """
-    hidden, readout = 2.0**-8 * 2.0**-14 * 127.0**2 * signal_scale, 2.0**-10 * 2.0**-9 * 127.0**2
+    hidden, readout = 2.0**-7 * 2.0**-14 * 127.0**2 * signal_scale, 2.0**-8 * 2.0**-9 * 127.0**2
     return r1_scale * hidden / 254, r1_scale * readout / 254
 
 
@@ -71,7 +71,7 @@ def hidden_rule(
     slow = "" if tau_slow is None else f" - 2^-6*u{k}*x2*y1*y3"
     return LearningRule(
         dt=f"{decay_terms(1 - trace_decay, k)} + 2^-5*u{k}*x1*y1*y3{slow}",
-        dw=f"2^-5*u{k}*r1*t",
+        dw=f"2^-4*u{k}*r1*t",
         x1=trace_of(tau),
         x2=Trace() if tau_slow is None else trace_of(tau_slow),
         y1=trace_of(tau),
@@ -84,11 +84,11 @@ def readout_rule(k: int, tau: float, residue: bool = False, trace_decay: float =
     """Return the rule of readout synapses, whose targets never spike; arguments as those of :func:`hidden_rule`.
 
     >>> readout_rule(2, 2.0).dw
-    '2^-7*u2*r1*t'
+    '2^-5*u2*r1*t'
     """
     return LearningRule(
-        dt=f"{decay_terms(1 - trace_decay, k)} + 2^-6*u{k}*x1*y3",
-        dw=f"2^-7*u{k}*r1*t",
+        dt=f"{decay_terms(1 - trace_decay, k)} + 2^-7*u{k}*x1*y3",
+        dw=f"2^-5*u{k}*r1*t",
         x1=trace_of(tau),
         y3=_HELD,
         residue_bits=4 * residue,

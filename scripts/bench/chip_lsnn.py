@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 _EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True}
 _FROZEN: dict[str, Any] = {
-    "changes": {"train_hidden": False, "actor_scale": 0.186},
+    "changes": {"train_hidden": False, "actor_scale": 0.372},
     "policy": {"bias_scale": 1.0},
 }
 ROWS = (
