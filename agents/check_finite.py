@@ -137,7 +137,9 @@ def check_learnt(arrays: Iterable[tuple[str, th.Tensor]], when: str) -> None:
     Raises:
         NonFiniteError: If a number is not finite.
     """
-    named = [(name, array) for name, array in arrays if array.is_floating_point()]
+    named = [(name, array) for name, array in arrays if array.is_floating_point() and array.numel()]
+    if not named:
+        return
     largest = th._foreach_norm([array.detach() for _, array in named], math.inf)  # of each; NaN if there is one
     for (name, array), most in zip(named, largest, strict=True):
         if not most < LARGEST:

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.agents import EProp
-from spikeloop.agents.check_finite import CheckFinite, NonFiniteError
+from spikeloop.agents.check_finite import CheckFinite, NonFiniteError, check_learnt
 
 BAD = [np.nan, np.inf, -np.inf]
 WRAPPED = {
@@ -132,3 +132,13 @@ def test_observations_of_whole_numbers_need_no_look():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make("eprop", Noise(spaces.MultiBinary(4))).learn(40)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e38])
+def test_parameters_that_left_the_range_are_named(bad):
+    good = {"whole": th.arange(3), "empty": th.zeros(0), "real": th.ones(4)}
+    check_learnt([], "learning")
+    check_learnt(list(good.items())[:2], "learning")
+    check_learnt(good.items(), "learning")
+    with pytest.raises(NonFiniteError, match="learning led to .* in there"):
+        check_learnt([*good.items(), ("there", th.tensor([0.0, bad]))], "learning")
