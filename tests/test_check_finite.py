@@ -140,5 +140,5 @@ def test_parameters_that_left_the_range_are_named(bad):
     check_learnt([], "learning")
     check_learnt(list(good.items())[:2], "learning")
     check_learnt(good.items(), "learning")
-    with pytest.raises(NonFiniteError, match="learning led to .* in there"):
+    with pytest.raises(NonFiniteError, match=r"learning led to .* in there"):
         check_learnt([*good.items(), ("there", th.tensor([0.0, bad]))], "learning")

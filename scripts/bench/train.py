@@ -113,6 +113,9 @@ def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         agents["SB3 PPO MlpPolicy, environments of EnvPool"] = lambda: PPO("MlpPolicy", pool(), **common)
     fused = {"optimizer_kwargs": {"eps": 1e-5, "fused": True}}
     agents["SB3 PPO MlpPolicy, fused Adam"] = lambda: PPO("MlpPolicy", env(), policy_kwargs=fused, **common)
+    if util.find_spec("sbx"):
+        sbx = importlib.import_module("sbx")
+        agents["SBX PPO MlpPolicy, compiled by JAX"] = lambda: sbx.PPO("MlpPolicy", env(), **common)
     agents["sb3-contrib RecurrentPPO MlpLstmPolicy"] = lambda: RecurrentPPO("MlpLstmPolicy", env(), **common)
     for library, extractor in _spiking_extractors().items():
         kwargs = {"features_extractor_class": extractor, "net_arch": {"pi": [], "vf": [64, 64]}}
