@@ -146,7 +146,7 @@ def shares_of(policy: LsnnPolicy, n_steps: int, n_sequences: int) -> int:
     Args:
         policy: The policy.
         n_steps: Env steps of a sequence.
-        n_sequences: Sequences of the smallest minibatch.
+        n_sequences: Sequences of the largest minibatch; a smaller one may leave shares empty.
 
     >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
     >>> [shares_of(LsnnPolicy(*space, lambda _: 3e-4, n_neurons=n), 32, 8) for n in (64, 512)]

@@ -28,7 +28,7 @@ class EnvPoolVecEnv(VecEnv):
 
     Raises:
         ImportError: If EnvPool is not installed.
-        ValueError: If it has no such task, or its observations are no arrays.
+        ValueError: If it has no such task, its observations are no arrays, or steps would not be of all environments.
 
     >>> from stable_baselines3.common.vec_env import VecMonitor
     >>> env = VecMonitor(EnvPoolVecEnv("CartPole-v1", n_envs=8))  # doctest: +SKIP
@@ -39,8 +39,10 @@ class EnvPoolVecEnv(VecEnv):
 
         if task_id not in envpool.list_all_envs():
             raise ValueError(f"task_id must be one of envpool.list_all_envs(), got {task_id!r}")
+        if options.get("batch_size") not in (None, 0, n_envs):
+            raise ValueError(f"batch_size must be n_envs, {n_envs}, got {options['batch_size']}")
         self._make = lambda seed: envpool.make(task_id, env_type="gymnasium", num_envs=n_envs, seed=seed, **options)
-        self._pool = self._make(seed)
+        self._pool: Any = self._make(seed)
         self._next_seed: int | None = None  # that a reset is to begin with
         observations = self._pool.observation_space
         if observations.shape is None:
@@ -86,8 +88,19 @@ class EnvPoolVecEnv(VecEnv):
         return [result[order] for result in results]
 
     def close(self) -> None:
-        """Let the environments go."""
+        """Let the environments and their threads go."""
         self._pool.close()
+        self._pool = None
+
+    def set_options(self, options: Any = None) -> None:
+        """Refuse options for resets, which EnvPool's do not take.
+
+        Raises:
+            ValueError: If there are any.
+        """
+        if options and any([options] if isinstance(options, dict) else options):
+            raise ValueError(f"environments of EnvPool take no options when they are reset, got {options}")
+        super().set_options(None)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return ``render_mode``, None for each environment; there is nothing else that one could read.

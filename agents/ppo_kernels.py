@@ -663,7 +663,7 @@ def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
             orders: Order of the sequences in each epoch, shape (n_epochs, Q).
             limits: Limits of the minibatches within an order, shape (n_minibatches + 1,).
             parameters: All parameters; changed.
-            gradients: Written, shape (S, n): in the first row those of the last minibatch, clipped.
+            gradients: Written, shape (S, n): in the first row those of the last step of Adam, clipped.
             first: Adam's first moments.
             second: Adam's second moments.
             n_updates: Adam's steps before.

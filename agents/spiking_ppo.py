@@ -303,8 +303,8 @@ class SpikingPPO(RecurrentPPO):
         """Return the policy as the kernels take it."""
         n_sequences = self.n_steps // self.seq_len * self.n_envs
         sizes = np.diff(limits_of(n_sequences, self.seq_len, self.batch_size))
-        n_shares = shares_of(self.policy, self.seq_len, int(sizes.min()))
-        shape = self.seq_len, int(sizes.max()), self.n_envs, n_shares
+        most = int(sizes.max())
+        shape = self.seq_len, most, self.n_envs, shares_of(self.policy, self.seq_len, most)
         if self._compiled_policy is None or not self._compiled_policy.fits(self.policy, *shape):
             self._compiled_policy = CompiledPolicy(self.policy, *shape)
         return self._compiled_policy

@@ -50,9 +50,9 @@ class Drawn:
         sizes = env._rewards.shape
         return np.concatenate([sizes, env._rewards.ravel(), env._observations.ravel()], dtype=np.float64)
 
-    def state(self, env: Any) -> np.ndarray:
-        """Return the number of the step, shape (1,)."""
-        return np.array([env._step], np.float64)
+    def state(self, env: Any) -> np.ndarray | None:
+        """Return the number of the step, shape (1,); None if the episode is over, whose next step is an error."""
+        return np.array([env._step], np.float64) if env._step < len(env._rewards) else None
 
     def set_state(self, env: Any, state: np.ndarray, n_steps: int) -> None:
         """Bring an environment to where these steps led."""

@@ -34,7 +34,7 @@ _HEALTH = ("_healthy_reward", "_terminate_when_unhealthy", "_healthy_z_range", "
 # what the steps of these tasks are made of; a method of one's own makes another task of them
 _METHODS = (
     "step", "do_simulation", "_step_mujoco_simulation", "_get_obs", "_get_rew", "control_cost", "is_healthy",
-    "healthy_reward", "state_vector", "dt",
+    "healthy_reward", "state_vector", "dt", "reset", "reset_model", "set_state", "_reset_simulation",
 )  # fmt: skip
 
 
@@ -77,14 +77,12 @@ class MujocoTask:
         step: The step, a C function of the signature of :mod:`spikeloop.envs.compiled_continuous`.
         constants: Attributes that it reads.
         n_obs: Length of the observation.
-        spare: MuJoCo data to keep those of the environment in.
         n_state: Numbers of the state that are not in the environment: none.
     """
 
     step: Any
     constants: tuple[str, ...]
     n_obs: int
-    spare: Any
     n_state: int = 0
 
     def body(self, env: Any) -> np.ndarray:
@@ -94,7 +92,7 @@ class MujocoTask:
         ends = "_healthy_reward" in self.constants and getattr(env, "_terminate_when_unhealthy", True)
         addresses = np.zeros(mujoco_kernels.N_ADDRESSES, np.int64)
         addresses[:] = [
-            *functions, model._address, data._address, self.spare._address if ends else 0,
+            *functions, model._address, data._address, _spare(env)._address if ends else 0,
             *(array.ctypes.data for array in (data.qpos, data.qvel, data.ctrl, data.site_xpos, data.qfrc_constraint)),
         ]  # fmt: skip
         return np.concatenate([addresses.view(np.float64), _constants(env, self.constants)])
@@ -122,7 +120,7 @@ def mujoco_of(env: gym.Env) -> MujocoTask | str | None:
     if reason is not None:
         return reason
     skipped = getattr(task, "_exclude_current_positions_from_observation", False)
-    return MujocoTask(_compiled(kind.step), kind.constants, kind.n_obs - bool(skipped), _spare(task))
+    return MujocoTask(_compiled(kind.step), kind.constants, kind.n_obs - bool(skipped))
 
 
 def _obstacle(task: Any, kind: _Kind) -> str | None:
@@ -138,7 +136,8 @@ def _obstacle(task: Any, kind: _Kind) -> str | None:
     if Path(task.fullpath) != file or (model.nq, model.nv, model.nu) != kind.sizes:
         return f"the model of {name} is not the one that comes with it"
     data = task.data  # those of a run that was resumed are of a model of their own, with the same numbers
-    if (data.qpos.size, data.qvel.size, data.ctrl.size) != kind.sizes:
+    sites = kind.step is mujoco_kernels.step_double_pendulum
+    if (data.qpos.size, data.qvel.size, data.ctrl.size) != kind.sizes or data.site_xpos.size < 3 * sites:
         return f"the data of {name} is of another model"
     if not task.dt > 0:
         return f"the time step of {name} is {task.dt}"

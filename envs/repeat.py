@@ -145,6 +145,8 @@ class Repeat(gym.Env[np.ndarray, np.int64]):
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Name a suit, and see the next card; after the last one there is nothing to see."""
+        if not self.action_space.contains(int(action)):
+            raise ValueError(f"an action must be 0 to 3, got {action}")
         reward = float(self._rewards[self._step, int(action)])
         self._step += 1
         if self._step < self.n_steps:

@@ -156,6 +156,8 @@ class TMaze(gym.Env[np.ndarray, np.int64]):
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Walk on, or turn at the junction; after the turn all sensory neurons are silent."""
+        if not self.action_space.contains(int(action)):
+            raise ValueError(f"an action must be 0 or 1, got {action}")
         reward, info = float(self._rewards[self._step, int(action)]), {"side": self._side}
         self._step += 1
         if self._step < self.n_steps:

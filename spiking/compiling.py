@@ -38,15 +38,21 @@ class _Announcer(event.Listener):
     """Announces compilations of kernels of this library; kernels that come from the cache fire no event."""
 
     def on_start(self, event: Any) -> None:
+        if not _is_ours(event):
+            return
         depth = _compiling.depth = getattr(_compiling, "depth", 0) + 1
-        function = event.data["dispatcher"].py_func
-        if depth == 1 and str(function.__module__).startswith("spikeloop."):
-            seconds = _seconds.get(function)
+        if depth == 1:
+            seconds = _seconds.get(event.data["dispatcher"].py_func)
             how_long = "a few seconds each" if seconds is None else f"about {seconds} s"
             _say_once(f"compiling kernels, {how_long}, once for this machine")
 
     def on_end(self, event: Any) -> None:
-        _compiling.depth -= 1
+        if _is_ours(event):
+            _compiling.depth -= 1
+
+
+def _is_ours(event: Any) -> bool:
+    return str(event.data["dispatcher"].py_func.__module__).startswith("spikeloop.")
 
 
 event.register("numba:compile", _Announcer())
@@ -112,7 +118,7 @@ def _package_of(file: Path) -> Path:
     return folder
 
 
-def _mend_cache(dispatcher: Any) -> Any:
+def _mend_cache(dispatcher: Any, parallel: bool) -> Any:
     """Give a cached kernel the cache file and the stamp of this module; return it."""
     try:
         cache = dispatcher._cache
@@ -120,7 +126,7 @@ def _mend_cache(dispatcher: Any) -> Any:
             cache._impl.locator.get_source_stamp(),
             _digest(_package_of(Path(dispatcher.py_func.__code__.co_filename))),
         )
-        cache._cache_file = _CacheFile(cache._cache_path, cache._impl.filename_base, stamp)
+        cache._cache_file = _CacheFile(cache._cache_path, f"{cache._impl.filename_base}{'.parallel' * parallel}", stamp)
     except (AttributeError, OSError):  # the attributes are numba's own affair; its plain cache works without them
         pass
     return dispatcher
@@ -144,7 +150,7 @@ def kernel(
     if seconds is not None:
         _seconds[function] = seconds
     try:
-        return _mend_cache(njit(function, cache=True, **options))
+        return _mend_cache(njit(function, cache=True, **options), parallel)
     except RuntimeError:  # numba finds no place it may write to
         _say_once(f"no writable place for numba's cache, {_UNCACHED}")
         return njit(function, **options)

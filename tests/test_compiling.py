@@ -72,4 +72,4 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, caps
 
 def test_without_numbas_private_attributes_a_kernel_is_left_as_it_is():
     dispatcher = object()
-    assert compiling._mend_cache(dispatcher) is dispatcher
+    assert compiling._mend_cache(dispatcher, False) is dispatcher

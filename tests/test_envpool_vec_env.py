@@ -75,7 +75,12 @@ def test_a_policy_trains_in_them(stand_in):
 def test_what_it_does_not_have_is_refused_in_one_line(stand_in):
     with pytest.raises(ValueError, match="task_id must be one of"):
         EnvPoolVecEnv("No-v0")
+    with pytest.raises(ValueError, match="batch_size must be n_envs, 4, got 2"):
+        EnvPoolVecEnv("CartPole-v1", 4, batch_size=2)
     env = EnvPoolVecEnv("CartPole-v1")
+    env.set_options({})
+    with pytest.raises(ValueError, match="take no options"):
+        env.set_options([{"low": 0.1}])
     assert env.get_attr("render_mode") == [None] and env.env_is_wrapped(gym.Wrapper) == [False]
     for refused in (lambda: env.get_attr("x"), lambda: env.set_attr("x", 1), lambda: env.env_method("x")):
         with pytest.raises(AttributeError, match="in Python, got x"):

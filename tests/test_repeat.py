@@ -1,5 +1,6 @@
 """RepeatFirst and RepeatPrevious deal POPGym's cards and pay for the suit that was asked for."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -48,3 +49,11 @@ def test_right_answers_sum_to_one_and_wrong_ones_to_minus_one(k, n_decks, n_paid
 def test_a_wrong_argument_is_named(kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         Repeat(**kwargs)
+
+
+@pytest.mark.parametrize("name", ["spikeloop/RepeatFirst-v0", "spikeloop/TMaze50-v0"])
+def test_an_action_that_is_none_is_refused(name):
+    env = gym.make(name).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"an action must be 0 .*, got -1"):
+        env.step(-1)

@@ -16,7 +16,7 @@ import torch
 from learners import BY_GRADIENT, LEARNERS, Noise, make, weights
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from spikeloop.agents import SpikingPPO, spiking_ppo
+from spikeloop.agents import SpikingPPO, ppo_kernels, spiking_ppo
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.engine import shares
@@ -229,15 +229,24 @@ def test_training_has_the_same_bits_whatever_the_threads(set_threads, name):
             np.testing.assert_array_equal(value, other[key], key)
 
 
-def test_an_update_in_shares_has_the_same_bits_whatever_the_threads(set_threads, monkeypatch):
+@pytest.mark.filterwarnings("ignore:batch_size")
+@pytest.mark.parametrize("target_kl", [None, 1e-4])
+def test_an_update_in_shares_has_the_same_bits_whatever_the_threads(set_threads, monkeypatch, target_kl):
+    if shares.max_threads() < 2:
+        pytest.skip("kernels have one thread here")
+    in_threads = []
+    threaded = ppo_kernels.epochs_in_threads
+    monkeypatch.setattr(ppo_kernels, "epochs_in_threads", lambda n, *rest: in_threads.append(n) or threaded(n, *rest))
     monkeypatch.setattr(spiking_ppo, "shares_of", lambda policy, n_steps, n_sequences: min(n_sequences, 3))
     learnt = []
     for n_threads in (1, 2):
         set_threads(n_threads)
-        model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=64, seq_len=8, batch_size=32, n_epochs=2, seed=0)
+        model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=64, seq_len=8, batch_size=24, n_epochs=9, seed=0)
+        model.target_kl = target_kl
         model.learn(128)
         assert len(model._compiled_policy.gradients) == 3
         learnt.append([p.detach().numpy().copy() for p in model.policy.parameters()])
+    assert set(in_threads) == {2}
     for one, two in zip(*learnt, strict=True):
         np.testing.assert_array_equal(one, two)
 

@@ -51,6 +51,7 @@ class Task:
     settings: Mapping[str, Any]
     tiles: Mapping[str, Any] | None = None  # hand-made
     action: Mapping[str, Any] = field(default_factory=dict)  # action neurons
+    cells: Mapping[str, Any] = field(default_factory=dict)  # what cells do not have of the one setting
 
     def make(self) -> gym.Env:
         """Return a new environment."""
@@ -63,13 +64,17 @@ def _preset(env: str, wanted: float, **settings: Any) -> Task:
     return Task(env, wanted, {**own, **settings}, policy.pop("encoder_kwargs"), policy)
 
 
-OF_ITS_OWN = ("n_episodes", "trace_lambda", *RATES)  # what LunarLander does not have of the one setting
 TASKS = {
     "cartpole": _preset("CartPole-v1", 490),
     "mountaincar": _preset("MountainCar-v0", -108),
     "acrobot": _preset("Acrobot-v1", -92),
     "pendulum": _preset("Pendulum-v1", -180, n_episodes=300),
-    "lunarlander": Task("LunarLander-v3", 100, {name: PRESETS["LunarLander-v3"][name] for name in OF_ITS_OWN}),
+    "lunarlander": Task(
+        "LunarLander-v3",
+        100,
+        {"n_episodes": PRESETS["LunarLander-v3"]["n_episodes"]},
+        cells={name: PRESETS["LunarLander-v3"][name] for name in ("trace_lambda", *RATES)},
+    ),
 }
 
 
@@ -120,7 +125,7 @@ def model_of(task: Task, seed: int, changes: Mapping[str, Any], encoder: str, en
 
 
 def _cells_of(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping[str, Any]) -> RSTDP:
-    return model_of(task, seed, {**RATES, **task.settings, **changes}, "auto", {**CELLS, **auto})
+    return model_of(task, seed, {**RATES, **task.cells, **changes}, "auto", {**CELLS, **auto})
 
 
 def _auto(task: Task, seed: int, changes: Mapping[str, Any], auto: Mapping[str, Any], episodes: int) -> Result:

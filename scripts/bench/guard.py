@@ -65,7 +65,11 @@ def tree_of(commit: str, folder: Path) -> Path:
             with tempfile.TemporaryDirectory(dir=folder) as unfinished:
                 with tarfile.open(fileobj=io.BytesIO(_git("archive", name))) as archive:
                     archive.extractall(Path(unfinished, "tree"), filter="tar")  # links of the tree stay within it
-                os.rename(Path(unfinished, "tree"), tree)
+                try:
+                    os.rename(Path(unfinished, "tree"), tree)
+                except OSError:
+                    if not tree.is_dir():  # which another guard may just have written
+                        raise
         return tree
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         said = getattr(error, "stderr", b"") or str(error).encode()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from spikeloop.scripts.bench.timing import Case, Contenders, alternate, ratio
+from spikeloop.scripts.cli import UsageError
 
 OURS = "SpikingPPO"
 N_TICKS = 8  # ticks per env step of the spiking features extractors, whose state is rebuilt on every step
@@ -28,8 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--few", action="store_true", help="only ours and SB3's PPO MlpPolicy")
     parser.add_argument("--blocks", type=int, default=7, help="blocks per agent (default 7)")
     parser.add_argument("--steps", type=int, default=1024, help="env steps per block (default 1024)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of torch, each in turn (default 1)")
+    parser.add_argument("--threads", type=_positive, nargs="+", default=[1], help="of torch, each in turn (default 1)")
     parser.add_argument("--seed", type=int, default=0)
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,7 +77,9 @@ def _title(args: argparse.Namespace) -> str:
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
     """Yield what is compared with another source tree."""
-    training = partial(_go_on, _agents(args)[OURS](), args.steps, args.threads[0])
+    if args.threads != [1]:
+        raise UsageError("--against measures processor time on one thread: use it without --threads")
+    training = partial(_go_on, _agents(args)[OURS](), args.steps, 1)
     yield Case(_title(args), {OURS: training}, 0, "us/step", args.steps * 1e-6)
 
 
