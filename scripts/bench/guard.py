@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import spikeloop
 from spikeloop.scripts.bench.against import compare
@@ -64,7 +65,9 @@ def tree_of(commit: str, folder: Path) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as unfinished:
                 with tarfile.open(fileobj=io.BytesIO(_git("archive", name))) as archive:
-                    archive.extractall(Path(unfinished, "tree"), filter="tar")  # links of the tree stay within it
+                    # before Python 3.11.4 there is nothing to choose
+                    chosen: Any = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+                    archive.extractall(Path(unfinished, "tree"), **chosen)
                 try:
                     os.rename(Path(unfinished, "tree"), tree)
                 except OSError:

@@ -145,7 +145,8 @@ def _preset(env_id: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]
     keys = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef")
     own = {name: preset[name] for name in ("policy", "seq_len", "policy_kwargs")}
     # the schedules do not change the cost of a step
-    return {**{key: preset[key] for key in keys}, "learning_rate": 1e-3}, own, preset.get("normalize"), preset["n_envs"]
+    given = {key: preset[key] for key in keys if key in preset}
+    return {**given, "learning_rate": 1e-3}, own, preset.get("normalize"), preset["n_envs"]
 
 
 def _spiking_extractors() -> dict[str, type]:
