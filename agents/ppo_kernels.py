@@ -37,6 +37,7 @@ STATISTICS = (
     "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "loss", "actor_grad_norm",
     "critic_grad_norm",
 )  # fmt: skip
+OF_LOSS = 6  # so many of these are sums over a minibatch, to which each share adds; the norms are of all shares
 DONE, STOPPED, NOT_FINITE = 0, 1, 2  # how epochs end
 COMPILED_IN = 45  # seconds, on a core of 3 GHz: what a SpikingPPO compiles before its first update is done
 PANEL = vectors.panel(np.float32)  # vectors of parameters hold whole panels
@@ -639,6 +640,12 @@ def _add_up(gradients, first, end):
             store(gradients, j, load(gradients, j) + load(gradients, c * gradients.shape[1] + j))
 
 
+@kernel(forceinline=True)
+def _share_of(scratch, c):
+    """Return the scratch of one share."""
+    return Scratch(scratch.numbers[c], scratch.spikes[c], scratch.limits[c], scratch.starts[c])
+
+
 def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
     """Compile :func:`epochs`: shares of a minibatch one after the other, or in threads; the bits are the same."""
 
@@ -677,7 +684,7 @@ def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
         """
         n_threads = n_threads if in_threads else 1
         n_shares, n_panels = counts.shape[0], parameters.shape[0] // PANEL
-        told, finite = np.zeros((n_shares, 6)), np.ones(n_shares, np.uint8)
+        told, finite = np.zeros((n_shares, OF_LOSS)), np.ones(n_shares, np.uint8)
         n_done = 0
         for epoch in range(orders.shape[0]):
             for m in range(len(limits) - 1):
@@ -687,16 +694,15 @@ def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
                 for thread in prange(n_threads):
                     for c in range(n_shares * thread // n_threads, n_shares * (thread + 1) // n_threads):
                         mine = order[n_batch * c // n_shares : n_batch * (c + 1) // n_shares]
-                        own = Scratch(scratch.numbers[c], scratch.spikes[c], scratch.limits[c], scratch.starts[c])
                         finite[c] = _play(
                             sizes, layers, dense, groups, options, rows, loss, rollout, mine, n_all, mean, deviation,
-                            parameters, gradients[c], own, counts[c], told[c],
+                            parameters, gradients[c], _share_of(scratch, c), counts[c], told[c],
                         )  # fmt: skip
                 row = statistics[n_done]
                 for c in range(n_shares):
                     if finite[c] == 0:
                         return n_done, NOT_FINITE
-                    for k in range(6):
+                    for k in range(OF_LOSS):
                         row[k] += told[c, k]
                     for j in range(totals.shape[0]):
                         totals[j] += counts[c, j]
@@ -707,10 +713,9 @@ def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
                 for thread in prange(n_threads):
                     for c in range(n_shares * thread // n_threads, n_shares * (thread + 1) // n_threads):
                         n_mine = n_batch * (c + 1) // n_shares - n_batch * c // n_shares
-                        own = Scratch(scratch.numbers[c], scratch.spikes[c], scratch.limits[c], scratch.starts[c])
                         _go_back(
                             sizes, layers, dense, options, rows, windows, loss, rollout, n_mine, n_all, parameters,
-                            gradients[c], own, counts[0],
+                            gradients[c], _share_of(scratch, c), counts[0],
                         )  # fmt: skip
                 for thread in prange(n_threads):
                     from_, to = n_panels * thread // n_threads * PANEL, n_panels * (thread + 1) // n_threads * PANEL
