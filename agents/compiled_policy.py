@@ -24,8 +24,9 @@ from spikeloop.spiking.engine.sequences import padded_size
 from spikeloop.spiking.gradients import Surrogate
 from spikeloop.spiking.row_linear import RowLinear
 
-# A share of a minibatch has at least so many products of weights and inputs: the start of threads costs less then.
-SHARE_PRODUCTS = 2_000_000
+# A share of a minibatch has at least so many products of weights and inputs: what a share costs by itself, and threads
+# that start, is little beside that.
+SHARE_PRODUCTS = 3_500_000
 MOST_SHARES = 16
 _ACTIVATIONS: dict[type, int] = {nn.Tanh: ppo_kernels.TANH, nn.ReLU: ppo_kernels.RELU}
 _METHODS = (
@@ -137,9 +138,10 @@ def _known_parameters(policy: LsnnPolicy) -> list[th.Tensor]:
 
 
 def shares_of(policy: LsnnPolicy, n_steps: int, n_sequences: int) -> int:
-    """Return in how many shares a minibatch is computed, each by one thread: 1 if it is small.
+    """Return in how many shares a minibatch is computed, each by one thread: 1 if it is small, else a power of two.
 
-    The order of sums depends on it, so that it must not depend on the number of threads.
+    The order of sums depends on it, so that it must not depend on the number of threads. That is mostly a power of two,
+    by which threads get equal numbers of shares.
 
     Args:
         policy: The policy.
@@ -152,7 +154,8 @@ def shares_of(policy: LsnnPolicy, n_steps: int, n_sequences: int) -> int:
     """
     spiking = sum(p.numel() for p in policy.lstm_actor.parameters()) * policy.lstm_actor.n_ticks
     products = n_sequences * n_steps * (spiking + policy._weights_per_row)
-    return int(min(n_sequences, MOST_SHARES, max(1, products // SHARE_PRODUCTS)))
+    most = int(min(n_sequences, MOST_SHARES, max(1, products // SHARE_PRODUCTS)))
+    return 1 << (most.bit_length() - 1)
 
 
 @dataclass(eq=False)

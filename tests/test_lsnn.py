@@ -77,6 +77,8 @@ def test_self_connections_count_for_nothing():
     assert torch.equal(lsnn(*sequence)[0], y)
     row, _ = lsnn.step(sequence[0][0].numpy(), sequence[1].numpy(), sequence[2][0].numpy())
     np.testing.assert_array_equal(row, y[0].numpy())
+    for weights in (lsnn.layers[0].synapses.w_rec, lsnn.network_layers()[0].w_rec):
+        assert not weights.diagonal().any()
 
 
 def test_step_reads_the_live_parameters():
