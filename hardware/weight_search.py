@@ -121,9 +121,9 @@ class WeightSearch:
         judging 6.0 0.0
         judging 6.0 41.0
         turned 6.0 40.0
-        >>> search, verdict = search.after(20.0)  # with all signs turned: worse
-        >>> search.phase, verdict.back, verdict.size in SIZES
-        ('trying', True, True)
+        >>> search, verdict = search.after(20.0)  # with all signs turned: worse, so what is kept is put back
+        >>> verdict.back, search.trying  # and another trial follows
+        (True, True)
     """
 
     n_record: int = 20

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -31,6 +30,7 @@ from spikeloop.agents import EProp
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.envs.compiled import compiled_of, shown_components
 from spikeloop.hardware import ChipLsnn
+from spikeloop.scripts.bench.schedules import schedule_of
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 
 SEEDS = tuple(range(300, 310))  # never used to choose a setting
@@ -120,9 +120,8 @@ def run(args: argparse.Namespace) -> None:
 def learned(preset: Mapping[str, Any], row: Row, seed: int) -> tuple[float, int, float]:
     """Learn once and return the mean return of greedy episodes, the env steps and what one took in microseconds."""
     settings = {name: value for name, value in preset.items() if name not in ("n_timesteps", "n_envs")}
-    if str(settings["learning_rate"]).startswith("lin_"):
-        settings["learning_rate"] = partial(float.__mul__, float(settings["learning_rate"].removeprefix("lin_")))
     settings |= {
+        "learning_rate": schedule_of(settings["learning_rate"]),
         **row.changes,
         "policy_kwargs": {**settings["policy_kwargs"], **row.policy},
         "backend_kwargs": {**settings.get("backend_kwargs", {}), **row.backend},

@@ -27,6 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import spikeloop.envs  # noqa: F401  registers the tasks
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.spiking_ppo import SpikingPPO
+from spikeloop.scripts.bench.schedules import schedule_of
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
@@ -152,27 +153,16 @@ def _changes(task: str, network: str) -> list[str]:
     return list(CHANGES) if network == PRESET and task != "RepeatPrevious" else [UNCHANGED]
 
 
-def schedule(rate: Any) -> Any:
-    """Return a hyperparameter as the algorithm takes it: ``lin_X`` falls linearly from X to 0.
-
-    >>> schedule("lin_0.2")(0.5), schedule(0.2)
-    (0.1, 0.2)
-    """
-    if not str(rate).startswith("lin_"):
-        return rate
-    first = float(rate.removeprefix("lin_"))
-    return lambda left: left * first
-
-
 def trained(task: str, preset: Mapping[str, Any], network: str, seed: int, n_timesteps: int) -> Any:
     """Return a network that was trained with the hyperparameters of a preset."""
-    hyperparams = {name: schedule(value) for name, value in preset.items() if name not in ("n_envs", "n_timesteps")}
+    hyperparams = {name: value for name, value in preset.items() if name not in ("n_envs", "n_timesteps")}
+    hyperparams |= {name: schedule_of(preset[name]) for name in ("learning_rate", "clip_range")}
     hyperparams |= {"env": make_vec_env(f"spikeloop/{task}-v0", preset["n_envs"], seed=seed), "seed": seed}
     policy_kwargs = hyperparams.pop("policy_kwargs")
     if network in SPIKING:
         model: Any = SpikingPPO(**hyperparams, policy_kwargs={**policy_kwargs, **SPIKING[network]})
     else:  # with as many units as the spiking network has neurons
-        hyperparams |= {"policy": WholeSequences, "learning_rate": schedule(f"lin_{LSTMS[network]}")}
+        hyperparams |= {"policy": WholeSequences, "learning_rate": schedule_of(f"lin_{LSTMS[network]}")}
         del hyperparams["seq_len"]
         model = RecurrentPPO(**hyperparams, policy_kwargs={"lstm_hidden_size": policy_kwargs["n_neurons"][0]})
     return model.learn(n_timesteps)

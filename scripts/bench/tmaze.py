@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.agents.eprop import EProp
 from spikeloop.agents.registry import hyperparams_file
+from spikeloop.scripts.bench.schedules import schedule_of
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 
 ENV = "spikeloop/TMaze-v0"
@@ -97,9 +98,7 @@ def train_preset(
 ) -> EProp:
     """Train e-prop by a preset, of whose arguments those of the algorithm and of the policy replace some."""
     options = {k: v for k, v in {**preset, **algorithm}.items() if k not in ("policy", "n_envs", "n_timesteps")}
-    rate = str(options.pop("learning_rate"))
-    first = float(rate.removeprefix("lin_"))
-    schedule = (lambda left: left * first) if rate.startswith("lin_") else first
+    schedule = schedule_of(options.pop("learning_rate"))
     policy = {**options.pop("policy_kwargs", {}), **policy}
     model = EProp(preset["policy"], env, schedule, seed=seed, policy_kwargs=policy, **options)
     return model.learn(preset["n_timesteps"])
