@@ -167,6 +167,7 @@ class SpikingActor(nn.Module):
             n_ticks=spiking.n_ticks,
             dt=spiking.dt,
             latency=spiking.latency,
+            clears=spiking.clears,
             metadata=metadata or {},
         )
 

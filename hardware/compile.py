@@ -65,6 +65,10 @@ def compile_network(
     if calibration is None:
         calibration = sample_observations(network, np.random.default_rng(0))
     compiled = target.compile(network, calibration, bits=bits, strict=strict, approximate=approximate, **options)
+    if compiled.host.clears != network.clears:
+        raise ValueError(
+            f"{chip} cannot run this network, whose state is cleared at every env step: its target does not"
+        )
     for warning in compiled.warnings:
         warnings.warn(warning, stacklevel=2)
     metadata = {**network.metadata, "bits": str(bits)}

@@ -105,6 +105,7 @@ class DeployedPolicy:
         self._n_read = host.readout.n_neurons  # whose spikes the host receives
         self._b_out = host.readout.b_out.astype(np.float64)
         self._rest = self.machine.initial_state(1)
+        self._remembers = not host.clears or host.memory_shape[0] > 0
         self._note_state = StatelessWarning("policy")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class DeployedPolicy:
         if head is None or not deterministic:
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the deployed network {what}")
-        self._note_state(state is None and episode_start is None)
+        self._note_state(self._remembers and state is None and episode_start is None)
         rows, single = flatten(self.deployment.host.observation, observation)
         values, new = self.step(rows, state, episode_start)
         actions = head(values.astype(self.deployment.host.readout.b_out.dtype))
@@ -189,6 +190,8 @@ class DeployedPolicy:
         n_batch = len(obs)
         state = self.initial_state(n_batch) if state is None else self._checked(state, n_batch)
         chip, memory, trace = state
+        if self.deployment.host.clears:
+            chip, trace = np.repeat(self._rest, n_batch, axis=0), np.zeros_like(trace)
         starts = None
         if episode_start is not None:
             starts = np.asarray(episode_start)

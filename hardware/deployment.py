@@ -19,7 +19,7 @@ from spikeloop.spiking.former import FORMER
 from spikeloop.spiking.network import host_parts
 from spikeloop.spiking.storage import load_parts, save_parts
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 KIND = "spikeloop.deployment"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import ENCODERS, Encoder
-from spikeloop.spiking.fields import array_of, check_choice, check_part, number, set_fields, whole
+from spikeloop.spiking.fields import array_of, check_choice, check_part, flag, number, set_fields, whole
 from spikeloop.spiking.limits import MAX_TICKS, MAX_TIME
 from spikeloop.spiking.network import check_head, check_size, checked_preprocessing
 from spikeloop.spiking.observation import MAX_OBS, FrameStack, ObservationPart, Preprocessor, n_frames
@@ -45,6 +45,7 @@ class Host:
         head: Output values to an action; None for a network that is not a policy.
         n_parts: Parts of a readout on the chip that more sources reach than a core has axons. Each part has a
             compartment for each output, and the host adds what they hold.
+        clears: Whether the host sets the chip, and its own readout, to rest before every env step.
 
     Raises:
         ValueError: If a choice is unknown or shapes disagree.
@@ -76,6 +77,7 @@ class Host:
     latency: int = 0
     head: ActionHead | None = None
     n_parts: int = 1
+    clears: bool = False
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -94,6 +96,7 @@ class Host:
             first_target=whole(me, "first_target", self.first_target, 0, MAX_OBS),
             first_source=whole(me, "first_source", self.first_source, 0, MAX_OBS),
             n_parts=whole(me, "n_parts", self.n_parts, 1, MAX_OBS),
+            clears=flag(me, "clears", self.clears),
             **checked_preprocessing(me, self.observation, self.preprocessing, self.encoder),
         )
         if not self.observation:

@@ -11,9 +11,11 @@ from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import Normalizer
 
-# by version, as load_parts takes them: one class for all encoders, and one for the only neurons there were
+# by version, as load_parts takes them: one class for all encoders, and one for the only neurons there were; version 4
+# has the names of today, only no network clears
 FORMER: dict[int, dict[str, Callable[..., Any]]] = {
-    version: {"Encoder": Encoder, "NeuronParameters": LsnnNeurons} for version in (2, 3)
+    **{version: {"Encoder": Encoder, "NeuronParameters": LsnnNeurons} for version in (2, 3)},
+    4: {},
 }
 
 

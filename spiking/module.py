@@ -69,6 +69,7 @@ class LSNN(nn.Module):
         dt: Length of a tick in ms.
         tau_out: Time constant of the readout filter in ms.
         count: Read the mean number of spikes per tick of the step instead.
+        clears: Begin every env step at rest, as :class:`~spikeloop.spiking.network.Network` does with ``clears``.
         gradient: How gradients reach the weights.
         learn_encoder: Train centres and widths of a ``population`` encoder.
         rate_coef: Weight of the rate penalty, >= 0; 0 for graded neurons, which do not spike.
@@ -120,6 +121,7 @@ class LSNN(nn.Module):
         dt: float = 1.0,
         tau_out: float = 0.0,
         count: bool = False,
+        clears: bool = False,
         gradient: Gradient = Surrogate(),  # noqa: B008 - frozen
         learn_encoder: bool = False,
         rate_coef: float = 0.0,
@@ -138,6 +140,7 @@ class LSNN(nn.Module):
             raise ValueError(fault)
         self.n_layers = len(self.n_neurons)
         self.timing = sequences.Timing(int(n_ticks), float(dt), int(latency), float(tau_out), bool(count), encoder.held)
+        self.clears = bool(clears)
         self.gradient, self.rate_coef, self.target_rate = gradient, float(rate_coef), float(target_rate)
         self._encoder, self._n_memory = encoder, len(encoder.memory_rows)
         self.centers: nn.Parameter | None = None
@@ -190,7 +193,8 @@ class LSNN(nn.Module):
     def _network(self, layers: Sequence[Layer]) -> Network:
         """Return these layers behind the encoder as a network without a policy's outputs."""
         readout = Readout(np.zeros((1, self.n_neurons[-1]), self._dtype), np.zeros(1), self.tau_out, self.count)
-        return Network(self.encoder, tuple(layers), readout, n_ticks=self.n_ticks, dt=self.dt, latency=self.latency)
+        timing: dict[str, Any] = dict(n_ticks=self.n_ticks, dt=self.dt, latency=self.latency, clears=self.clears)
+        return Network(self.encoder, tuple(layers), readout, **timing)
 
     @property
     def _dtype(self) -> np.dtype:
@@ -249,6 +253,7 @@ class LSNN(nn.Module):
             dt=network.dt,
             tau_out=network.readout.tau_out,
             count=network.readout.count,
+            clears=network.clears,
             gradient=gradient,
             generator=torch.Generator(),  # what it draws is not kept
             **kwargs,
@@ -287,7 +292,8 @@ class LSNN(nn.Module):
         check_sequence(features, state, episode_start, first["bias"].dtype)  # type: ignore[union-attr]
         x, memory = self._encode(features, state, episode_start)
         state = state[self._n_memory :] if self._n_memory else state
-        run = self.gradient.run(layers, x, state.detach(), episode_start, self.timing)
+        start = torch.ones_like(episode_start) if self.clears else episode_start
+        run = self.gradient.run(layers, x, state.detach(), start, self.timing)
         if not finite(run.state):
             raise ValueError(f"the sequence left the range of {state.dtype}: its features or weights are too large")
         for total, count in zip(self.spike_counts, run.counts, strict=True):
@@ -367,7 +373,7 @@ class LSNN(nn.Module):
                 self.current_encoder(), features[None], memory, episode_start[None], timing.n_ticks, timing.dt
             )
             x = sequences.batch_first(x).astype(dtype, copy=False)
-        starts = (episode_start.reshape(-1, 1) != 0).view(np.uint8)
+        starts = ((episode_start.reshape(-1, 1) != 0) | self.clears).view(np.uint8)
         whole = state
         state = sequences.writable("state", state[n_memory:] if n_memory else state, dtype)
         self._count(len(starts) * timing.n_ticks)

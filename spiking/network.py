@@ -24,16 +24,7 @@ import numpy as np
 
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import ENCODERS, Dimensions, Encoder
-from spikeloop.spiking.fields import (
-    array_of,
-    check_part,
-    number,
-    parts_of,
-    set_fields,
-    shown,
-    texts,
-    whole,
-)
+from spikeloop.spiking.fields import array_of, check_part, flag, number, parts_of, set_fields, shown, texts, whole
 from spikeloop.spiking.former import FORMER, normalizer_of_version_1
 from spikeloop.spiking.limits import MAX_BYTES_OF_STEP, MAX_TICKS, MAX_TIME, MAX_VALUES_OF_STATE
 from spikeloop.spiking.neurons import NEURONS, Neurons
@@ -50,7 +41,7 @@ from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.readout_kinds import READOUTS
 from spikeloop.spiking.storage import load_parts, pack_parts, write_atomically
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +105,8 @@ class Network:
             take one tick in either case).
         observation: Parts of an observation as the environment shows it; one vector if empty.
         metadata: Free text pairs, saved along (environment, training command, versions).
+        clears: Whether layers and readout begin every env step at rest, as at an episode's start: they then answer each
+            observation anew. Past frames and the encoder's memory go on.
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -138,6 +131,7 @@ class Network:
     latency: int = 0
     observation: tuple[ObservationPart, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    clears: bool = False
 
     def __post_init__(self) -> None:
         """Validate that the parts fit together."""
@@ -151,6 +145,7 @@ class Network:
             dt=number("Network", "dt", self.dt, 1e-9, MAX_TIME),
             latency=whole("Network", "latency", self.latency, 0, 1),
             metadata=texts("Network", "metadata", self.metadata),
+            clears=flag("Network", "clears", self.clears),
         )
         if not self.layers and not (self.encoder.spikes and self.readout.spikes):
             raise ValueError(
@@ -214,6 +209,11 @@ class Network:
         rows, width = packed_shape(self.encoder, [layer.neurons for layer in self.layers])
         frames = [step for step in self.preprocessing if isinstance(step, FrameStack)]
         return rows + n_frames(frames), max([width, *(step.n_in for step in frames)])
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what it does depends on env steps before."""
+        return not self.clears or bool(self.encoder.memory_rows) or n_frames(self.preprocessing) > 0
 
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state for ``n_envs`` environments, shape (n_rows, n_envs, width), all zeros."""

@@ -72,7 +72,7 @@ def step(
     """Run a network for one env step, numpy, by the equations of :func:`tick`.
 
     Layer ``l`` reads the spikes that layer ``l - 1`` sends on this tick (latency 0) or sent on the previous one
-    (latency 1); so does the readout.
+    (latency 1); so does the readout. A network that clears begins at rest, whatever the states it is given.
 
     Args:
         network: The network.
@@ -91,7 +91,8 @@ def step(
     >>> np.flatnonzero(spikes[0])  # regular spiking in a current of 10
     array([ 4, 27])
     """
-    states = list(states)
+    states = rest(network, len(y)) if network.clears else list(states)
+    y = np.zeros_like(y) if network.clears else y
     recorded: list[list[np.ndarray]] = [[] for _ in states]
     arrived: list[np.ndarray] = []  # at the readout
     layer_constants = [constants(network, i) for i in range(len(states))]

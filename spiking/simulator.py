@@ -114,7 +114,7 @@ class Simulator:
         self._n_outputs = readout.n_outputs
         self._discrete = network.head is not None and network.head.kind == "discrete"
         self._first_choice = network.head.start[0] if network.head is not None else 0
-        self._note_state = StatelessWarning("simulator")
+        self._remembers, self._note_state = network.remembers, StatelessWarning("simulator")
 
     def _step_table(self, normalizer: Normalizer | None) -> np.ndarray:
         """Return the table of :func:`step_kernels.act`, and keep alive what it holds the addresses of."""
@@ -190,6 +190,8 @@ class Simulator:
         keep = any_kernels.KEEP_MEMBRANE if membranes else any_kernels.KEEP_OUTPUTS
         outputs, new, tapes, x, of_units = self._run(obs, state, episode_start, keep)
         network, layers, v = self.network, self.network.layers, None
+        if network.clears:
+            episode_start = np.ones(outputs.shape[:2], bool)
         spikes = [self._spikes(i, tape, episode_start) for i, tape in enumerate(tapes)]
         if membranes:
             v = [
@@ -253,7 +255,7 @@ class Simulator:
             rows = obs[None] if single else obs
         else:
             rows, single = flatten(self.network.parts, observation)
-        self._note_state(state is None and episode_start is None)
+        self._note_state(self._remembers and state is None and episode_start is None)
         if self._fused:
             outputs, new, best = self._act(rows, state, episode_start)
             if self._discrete and single:
@@ -275,7 +277,9 @@ class Simulator:
         elif type(state) is not np.ndarray or state.shape != (self._n_rows, n_batch, self._width):
             state = checks.shaped("state", state, (self._n_rows, n_batch, self._width))
         obs = sequences.writable("observation", obs, np.float32 if obs.dtype == np.float32 else np.float64)
-        if episode_start is None:
+        if self.network.clears:
+            start = np.ones((n_batch, 1), np.uint8)
+        elif episode_start is None:
             start = _NO_START if n_batch == 1 else np.zeros((n_batch, 1), np.uint8)
         else:
             start = _starts(episode_start, n_batch)[:, None].view(np.uint8)
@@ -316,6 +320,8 @@ class Simulator:
             new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
             outputs, spikes = self._decide(x[:, None] if network.encoder.held else x)
             return outputs, new, (), x, spikes
+        if network.clears:
+            starts = np.ones_like(starts)
         by_row = sequences.batch_first(x).astype(self.dtype, copy=False)
         by_env = np.ascontiguousarray(starts.T).view(np.uint8)
         y, new, tapes = self._forward(by_row, state, by_env, keep)

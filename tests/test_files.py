@@ -171,7 +171,7 @@ def test_a_checksum_cannot_be_left_out(files, tmp_path):
     outer, header, body = split(data)
     del header["sha256"]
     path.write_bytes(pack(json.dumps({**outer, "__metadata__": {"spikeloop": json.dumps(header)}}), body))
-    with pytest.raises(ValueError, match="damaged: it has format version 4 and no checksum"):
+    with pytest.raises(ValueError, match="damaged: it has format version 5 and no checksum"):
         Network.load(path)
     header["format_version"] = 2
     path.write_bytes(join(outer, header, body))

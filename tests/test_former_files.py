@@ -42,8 +42,10 @@ def without_checksum(data):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("checksum", [True, False])
-@pytest.mark.parametrize("name", ACTIONS)
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [(name, checksum) for name in ACTIONS for checksum in ([True, False] if "-3-" in name else [True])],
+)
 def test_a_former_policy_acts_as_it_did(name, checksum, tmp_path):
     path = FORMER / f"{name}.safetensors"
     if not checksum:

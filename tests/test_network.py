@@ -262,12 +262,12 @@ def test_a_foreign_safetensors_file_is_refused(saved):
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [(0, "export it"), (5, "update spikeloop"), ("4", "export"), (None, "export")]
+    ("version", "advice"), [(0, "export it"), (6, "update spikeloop"), ("5", "export"), (None, "export")]
 )
 def test_another_version_is_refused_by_number(saved, version, advice):
     save_parts(saved, "spikeloop.network", version, make_network())
     with pytest.raises(
-        ValueError, match=f"format version {version!r}; this spikeloop reads versions 1, 2, 3 and 4: {advice}"
+        ValueError, match=f"format version {version!r}; this spikeloop reads versions 1, 2, 3, 4 and 5: {advice}"
     ):
         Network.load(saved)
 
@@ -279,7 +279,7 @@ def test_another_kind_is_refused_by_name(saved):
 
 
 def test_another_part_than_a_network_is_refused(saved):
-    save_parts(saved, "spikeloop.network", 4, ENCODERS["direct"])
+    save_parts(saved, "spikeloop.network", 5, ENCODERS["direct"])
     with pytest.raises(ValueError, match="does not describe a network"):
         Network.load(saved)
 
@@ -349,7 +349,7 @@ def test_header_is_readable_json(saved):
 
     with safe_open(saved, framework="numpy") as file:
         header = json.loads(file.metadata()["spikeloop"])
-    assert (header["format"], header["format_version"]) == ("spikeloop.network", 4)
+    assert (header["format"], header["format_version"]) == ("spikeloop.network", 5)
     assert header["parts"]["layers"][0]["w_in"] == {"array": "layers.0.w_in"}
 
 

@@ -23,6 +23,7 @@ DRAWN = {
     "lsnn": dict(tau_m=(0.0, 20.0), v_th=(0.5, 2.0), tau_a=(1.0, 100.0), beta=(0.0, 1.0), refractory=(0, 3)),
     "izhikevich": dict(a=(0.01, 0.2), b=(-0.1, 0.26), c=(-80.0, -40.0), d=(-10.0, 10.0), gain=(1.0, 20.0)),
     "fitzhugh_nagumo": dict(epsilon=(0.01, 0.2), gain=(0.5, 2.0), background=(-1.0, 2.0), width=(0.1, 0.5)),
+    "integrate_and_fire": dict(v_th=(0.5, 2.0), v_start=(-1.0, 0.4)),
 }
 CHOICES = {"lsnn": [{}, {"reset": "zero"}, {"reset": "zero", "hold": True}, {"adaptation": "ahp"}]}
 SURROGATE = Surrogate()

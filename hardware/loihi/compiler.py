@@ -118,4 +118,5 @@ def _host(plan: Plan, program: Program, integers: Integers) -> Host:
         latency=network.latency,
         head=network.head,
         n_parts=lowered.n_parts,
+        clears=network.clears,
     )

@@ -9,9 +9,14 @@ from typing import Literal
 import numpy as np
 
 from spikeloop.hardware.loihi.chip import CHIPS
+from spikeloop.hardware.loihi.lower_integrate_and_fire import (
+    integrate_and_fire_on_loihi1,
+    integrate_and_fire_on_loihi2,
+)
 from spikeloop.hardware.loihi.lower_lsnn import lsnn_on_loihi1, lsnn_on_loihi2
 from spikeloop.hardware.loihi.lowered import INPUT, NEURON_PROGRAMS, READOUT, Group, Link, Lowered, LoweredLayer
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
 # How a chip holds the neurons of a layer: (class of its neurons, chip) -> function of the layer's index, the network,
@@ -19,6 +24,8 @@ from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 LOWERINGS: dict[tuple[type, str], Callable[[int, Network, np.ndarray, str], LoweredLayer]] = {
     (LsnnNeurons, "loihi1"): lsnn_on_loihi1,
     (LsnnNeurons, "loihi2"): lsnn_on_loihi2,
+    (IntegrateAndFire, "loihi1"): integrate_and_fire_on_loihi1,
+    (IntegrateAndFire, "loihi2"): integrate_and_fire_on_loihi2,
 }
 
 

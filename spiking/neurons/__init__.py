@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeloop.spiking.neurons.base import Neurons
 from spikeloop.spiking.neurons.fitzhugh_nagumo import FitzHughNagumo
+from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.neurons.izhikevich import Izhikevich
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
@@ -11,4 +12,5 @@ NEURONS: dict[str, type[Neurons]] = {
     "lsnn": LsnnNeurons,
     "izhikevich": Izhikevich,
     "fitzhugh_nagumo": FitzHughNagumo,
+    "integrate_and_fire": IntegrateAndFire,
 }
