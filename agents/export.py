@@ -129,6 +129,11 @@ def policy_steps(policy: Any) -> tuple[Preprocessor, ...]:
             f"a Network takes observations that are laid in a row (FlattenExtractor), this policy has a "
             f"{type(extractor).__name__} for {in_words(policy.observation_space)}"
         )
+    return scaling_of(policy)
+
+
+def scaling_of(policy: Any) -> tuple[Preprocessor, ...]:
+    """Return what SB3's preprocessing does beyond laying values in a row: images over 255."""
     scale = []
     for _, space in _items(policy.observation_space):
         is_image = policy.normalize_images and isinstance(space, spaces.Box) and is_image_space(space)

@@ -29,7 +29,7 @@ MODELLED_OF = (
 )
 NOT_MODELLED = (
     "arithmetic and power of the host",
-    "biases written and values read: no cost of a register is published",
+    "biases written, neurons set to rest and values read: no cost of a register is published",
     "the link between host and chip, beyond one packet per spike",
     "packets that wait for each other",
 )
@@ -243,6 +243,7 @@ def _host_operations(host: Host, chip: ChipFigures, n_steps: int) -> dict[str, f
         "values read from the chip": 0 if n_read else host.n_parts * n_outputs,
         "spikes read from the chip": spikes_read,
         "outputs compared": n_outputs if host.head is not None else 0,
+        "chip set to rest": float(host.clears),
     }
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train a spiking policy, with RL Zoo's options, and resume or extend a training",
     "calibrate": "play an environment at random, print what it shows, and propose an input code for R-STDP",
     "rollout": "run a trained policy, print its return, record a video or a raster of its spikes",
+    "convert": "turn a policy of Stable-Baselines3 into a spiking network, without training it anew",
     "deploy": "compile a trained policy for an emulated neuromorphic chip and run it there",
     "verify": "say whether files of networks, deployments and runs are whole",
     "benchmark": "measure the library beside what else one could use",

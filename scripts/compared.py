@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gymnasium import Space
 
     from spikeloop.hardware.deployment import Deployment
+    from spikeloop.spiking.action_head import ActionHead
     from spikeloop.spiking.network import Network
 
 RESAMPLES, CHUNK = 10_000, 100
@@ -108,7 +109,7 @@ def action_agreement(
         seed: Seed of the start keys of a ``rate`` encoder; all players have the same keys.
 
     Returns:
-        ``chip`` and ``baseline`` (None if the network has no membranes), and what they ``measure``: the share of steps
+        ``chip`` and ``baseline`` (None if the network has no membranes, or clears them), and what they ``measure``: the share of steps
         with the same action, or of a box the mean absolute difference, as a share of the range where it has one.
     """
     from spikeloop.hardware.deployed import DeployedPolicy
@@ -120,11 +121,12 @@ def action_agreement(
     exact = _actions(Simulator(network, rng()).predict, steps)
     disturbed = _actions(Simulator(network, rng()).predict, steps, lambda state: raise_membranes(network, state))
     chip = _actions(DeployedPolicy(deployment, rng()).predict, steps)
-    measure = _difference(network, space)
+    assert network.head is not None
+    measure = measure_of_actions(network.head, space)
     return {
         "measure": measure[0],
         "chip": measure[1](chip, exact),
-        "baseline": measure[1](disturbed, exact) if network.layers else None,
+        "baseline": measure[1](disturbed, exact) if network.layers and not network.clears else None,
         "steps": len(steps),
         "perturbation": PERTURBATION,
     }
@@ -157,10 +159,9 @@ def _actions(
     return np.array(actions)
 
 
-def _difference(network: Network, space: Any) -> tuple[str, Callable[[np.ndarray, np.ndarray], float]]:
+def measure_of_actions(head: ActionHead, space: Any) -> tuple[str, Callable[[np.ndarray, np.ndarray], float]]:
     """Return the name of a measure of two players' actions, (L, n) each, and the measure."""
-    assert network.head is not None
-    if network.head.kind != "box":
+    if head.kind != "box":
         return "share of steps with the same action", lambda a, b: float(np.all(a == b, axis=1).mean())
     extent = np.ravel(space.high).astype(np.float64) - np.ravel(space.low)
     if np.isfinite(extent).all():

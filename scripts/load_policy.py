@@ -154,6 +154,17 @@ def environment_of(name: str, policy: Network | Deployment, place: Place) -> tup
         description = EnvDescription(place.env_id, wrappers=wrappers)
     if description is None:
         raise UsageError(f"{name} does not say what it was trained on, add --env ID")
+    env = made(description, place)
+    _check_spaces(policy, env, description.env_id)
+    return env, description.env_id
+
+
+def made(description: EnvDescription, place: Place) -> VecEnv:
+    """Return one environment that shows raw observations, seeded.
+
+    Raises:
+        UsageError: If nobody has registered it.
+    """
     _check_registered(description)
 
     def make() -> gym.Env:
@@ -163,8 +174,7 @@ def environment_of(name: str, policy: Network | Deployment, place: Place) -> tup
     env = DummyVecEnv([make])
     env.action_space.seed(place.seed)
     env.seed(place.seed)
-    _check_spaces(policy, env, description.env_id)
-    return env, description.env_id
+    return env
 
 
 def load_run(

@@ -1,9 +1,13 @@
 """Turns a network of ReLU layers into one of integrate-and-fire neurons (Rueckauer et al. 2016, 2017).
 
 A ReLU layer becomes a layer of neurons whose spikes per tick are its activations, in units of a scale ``lam``: a high
-percentile of what the layer does on states that were visited (data-based normalisation):
+percentile of what they are in states that were visited (data-based normalisation):
 
-    w <- w lam[l - 1] / lam[l]      b <- b / lam[l]      lam = 1 before the first layer
+    w[i, j] <- w[i, j] lam[l - 1][j] / lam[l][i]      b[i] <- b[i] / lam[l][i]      lam = 1 before the first layer
+
+Rueckauer et al. have one ``lam`` for a layer. Here each neuron has its own (as each channel in Kim et al. 2020), so
+that one that does little has as many steps between nothing and its most as others; but at least a sixteenth of the
+layer's, so that the weights of a layer stay within a range that 8 bits hold.
 
 The first layer takes its current from the observation, held over all K ticks, and the last map takes the mean of the
 spikes, without spikes of its own. Each neuron begins every env step at half its threshold, so that its count is the
@@ -30,7 +34,8 @@ from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.readout import ACTIVATIONS, Dense, Readout
 
-PERCENTILE = 99.9  # of the activations that a layer's neurons can express (Rueckauer et al. 2017, section 2.2.1)
+PERCENTILE = 99.9  # of the activations that neurons can express (Rueckauer et al. 2017, section 2.2.1)
+_RANGE = 16.0  # of the scales within a layer
 MAX_WEIGHTS = 2**25  # of one layer, in all: a convolution becomes a matrix
 
 
@@ -40,6 +45,7 @@ def converted(
     n_ticks: int,
     *,
     percentile: float = PERCENTILE,
+    per_neuron: bool = True,
     v_start: float = 0.5,
     latency: int = 0,
     head: ActionHead | None = None,
@@ -52,7 +58,8 @@ def converted(
         layers: The layers.
         x: What the first layer is shown on states that were visited, shape (n_states, n_inputs).
         n_ticks: Ticks over which the outputs are read; with ``latency=1`` one more for each layer.
-        percentile: Of a layer's activations, above 0 and at most 100; what is above it is cut off.
+        percentile: Of the activations, above 0 and at most 100; what is above it is cut off.
+        per_neuron: Whether each neuron has a scale of its own, or all of a layer have one.
         v_start: Membrane at the start of an env step, in thresholds; 0 rounds down and is worse at few ticks.
         latency: Ticks a spike takes between layers and to the readout, 0 or 1.
         head: Output values to an action.
@@ -70,20 +77,19 @@ def converted(
     >>> for n_ticks in (2, 4):
     ...     network = converted(layers, x, n_ticks, percentile=100.0)
     ...     print(Simulator(network).run(x[None])[0].ravel().tolist())
-    [0.5, 2.0]
+    [0.75, 2.0]
     [1.25, 2.0]
     """
     check_layers(layers)
-    scales = activation_scales(layers, x, percentile)
-    n_hidden = len(layers) - 1
-    total = n_ticks + latency * n_hidden
-    spiking, before = [], 1.0
+    scales = activation_scales(layers, x, percentile, per_neuron)
+    total = n_ticks + latency * len(scales)
+    spiking, before = [], np.ones(layers[0].w.shape[1])
     for i, (layer, scale) in enumerate(zip(layers[:-1], scales, strict=True)):
         neurons = IntegrateAndFire(np.ones(len(layer.b)), np.full(len(layer.b), v_start))
-        w, b = layer.w.astype(np.float64) * (before / scale), layer.b.astype(np.float64) / scale
+        w, b = layer.w * (before / scale[:, None]), layer.b / scale
         spiking.append(Layer(w.astype(np.float32), (b * (total - latency * i) / total).astype(np.float32), neurons))
         before = scale
-    w_out = layers[-1].w.astype(np.float64) * (before * total / n_ticks)
+    w_out = layers[-1].w * (before * total / n_ticks)
     return Network(
         encoder=Direct(layers[0].w.shape[1]),
         layers=tuple(spiking),
@@ -118,8 +124,12 @@ def forward(layers: Sequence[Dense], x: np.ndarray) -> list[np.ndarray]:
     return given
 
 
-def activation_scales(layers: Sequence[Dense], x: np.ndarray, percentile: float = PERCENTILE) -> list[float]:
-    """Return the percentile of each ReLU layer's activations over inputs x; 1 for a layer that is silent on them.
+def activation_scales(
+    layers: Sequence[Dense], x: np.ndarray, percentile: float = PERCENTILE, per_neuron: bool = True
+) -> list[np.ndarray]:
+    """Return what one spike per tick stands for in each ReLU layer, arrays (N,), for inputs x that were seen.
+
+    Where a whole layer is silent it is 1.
 
     Raises:
         ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or the percentile is none.
@@ -129,7 +139,12 @@ def activation_scales(layers: Sequence[Dense], x: np.ndarray, percentile: float 
         raise ValueError(f"x must be finite and of shape (n, {n_inputs}), got {x.shape}")
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
-    return [float(np.percentile(y, percentile)) or 1.0 for y in forward(layers[:-1], x)]
+    scales = []
+    for y in forward(layers[:-1], x):
+        of_layer = float(np.percentile(y, percentile)) or float(y.max()) or 1.0
+        own = np.percentile(y, percentile, axis=0) if per_neuron else np.zeros(y.shape[1])
+        scales.append(np.maximum(own, of_layer / _RANGE if per_neuron else of_layer))
+    return scales
 
 
 def fold_batch_norm(

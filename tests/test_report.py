@@ -64,6 +64,7 @@ def test_report_is_what_was_counted_divided_by_the_steps(chip, encoder, latency)
             "values read from the chip": 2 * latency,
             "spikes read from the chip": read,
             "outputs compared": 2,
+            "chip set to rest": 0,
         }
     )
     assert figures.events["packets to the host"] == read

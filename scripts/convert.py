@@ -1,0 +1,287 @@
+"""Turn a policy of Stable-Baselines3 into a spiking network, and print how well both agree."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, import_environment, import_modules, run
+from spikeloop.scripts.compared import kept, kept_in_words, measure_of_actions
+from spikeloop.scripts.players import Act, Recorded, play, random_player
+from spikeloop.scripts.run_folder import NETWORK, need_folder
+from spikeloop.spiking.conversion import PERCENTILE, converted, forward, sample
+
+if TYPE_CHECKING:
+    from spikeloop.scripts.ann_policy import AnnPolicy
+    from spikeloop.spiking.network import Network
+    from spikeloop.spiking.readout import Dense
+
+CALIBRATION_STEPS = COMPARED_STEPS = 2000
+DISTILLED_STEPS = 10_000  # of the policy's states, and as many of those that the first student meets
+OTHER_SEEDS = 1_000_000  # of states to convert by, apart from those of the episodes
+EPILOG = f"""\
+MODEL is a zip that PPO, A2C, DQN, SAC or QRDQN saved, or a run folder of `spikeloop train` with one of them. Both are
+pickles, which can run code: those that you did not train on this machine with `spikeloop train` are refused without
+--trust. ReLU networks convert as they are; Stable-Baselines3's default for PPO and A2C is tanh, which takes --distil.
+The policy, the spiking network and random actions play the same episodes. Leaves {NETWORK}, which rollout and deploy
+take as any other network.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script and return its exit status."""
+    return run("convert", convert, argv)
+
+
+def convert(argv: list[str]) -> int:
+    """Convert as the arguments say."""
+    args = _parser().parse_args(argv)
+    _check(args)
+    # RL Zoo prints while it loads, and --json must stay alone
+    with before_any_work(), contextlib.redirect_stdout(sys.stderr):
+        policy = _load(args)
+        need_folder(f"--out {args.out}", args.out)
+        _check_policy(policy, args)
+    layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
+    network = network_of(policy, layers, x, args.ticks, args.chip_ready, args.percentile)
+    results = {
+        **compare(policy, network, args.n_episodes, args.seed, args.stochastic),
+        "policy": f"{args.model}: {args.algo or policy.algo} on {policy.description.env_id}",
+        "seed": args.seed,
+        "neurons": [layer.n_neurons for layer in network.layers],
+        "n_ticks": network.n_ticks,
+        "distilled": distillation,
+        "stochastic": args.stochastic,
+    }
+    policy.env.close()
+    network.save(args.out / NETWORK)
+    if args.json:
+        print(json.dumps(results))
+    else:
+        _print(results, args.out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        "spikeloop convert", description=__doc__, epilog=EPILOG, formatter_class=formatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=Path, help="a model that Stable-Baselines3 saved, or a run folder")
+    add("--env", metavar="[MODULE:]ID", help="environment of the model; a run folder knows its own")
+    add("--algo", help="whose model it is, where the file does not show it")
+    add("--vec-normalize", type=Path, metavar="FILE", help="the model's VecNormalize, if it was trained behind one")
+    add("--ticks", default=8, type=int, metavar="K", help="ticks over which the outputs are read (default: 8)")
+    add(
+        "--chip-ready",
+        action="store_true",
+        help="for a chip, where a spike takes a tick to the next layer: one tick more for each layer",
+    )
+    add("--distil", action="store_true", help="first distil a tanh network into a ReLU network, on its own states")
+    add(
+        "--percentile",
+        default=PERCENTILE,
+        type=float,
+        metavar="P",
+        help=f"of a layer's activations that one spike per tick stands for (default: {PERCENTILE:g})",
+    )
+    add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
+    add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
+    add("-n", "--n-episodes", default=20, type=int, metavar="N", help="episodes (default: 20)")
+    add("--seed", default=0, type=int, help="seed of the first episode, the next have the next (default: 0)")
+    add("--stochastic", action="store_true", help="draw discrete actions from the soft-max of the outputs")
+    add("--out", type=Path, metavar="FOLDER", help="where the network is left (default: beside the model)")
+    add("--trust", action="store_true", help=TRUST)
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what contradicts itself before anything is loaded."""
+    if args.ticks < 1:
+        raise UsageError(f"--ticks must be at least 1, got {args.ticks}")
+    if args.n_episodes < 1:
+        raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
+    if args.seed < 0:
+        raise UsageError(f"--seed must be at least 0, got {args.seed}")
+    if not 0 < args.percentile <= 100:
+        raise UsageError(f"--percentile must be above 0 and at most 100, got {args.percentile:g}")
+    is_run = args.model.is_dir()
+    if not is_run and not args.model.is_file():
+        raise UsageError(f"there is no model {args.model}")
+    if is_run:
+        for option in ("env", "algo", "vec_normalize"):
+            if getattr(args, option) is not None:
+                name = option.replace("_", "-")
+                raise UsageError(f"--{name} goes with a model, the run folder {args.model} has its own")
+    elif args.env is None:
+        raise UsageError(f"{args.model} does not say what it was trained on, add --env ID")
+    elif args.load_best:
+        raise UsageError(f"--load-best needs a run folder, {args.model} is none")
+    if args.vec_normalize is not None and not args.vec_normalize.is_file():
+        raise UsageError(f"there is no file {args.vec_normalize}")
+    if args.out is None:
+        args.out = args.model if is_run else args.model.parent
+    if args.out.exists() and not args.out.is_dir():
+        raise UsageError(f"--out takes a folder, {args.out} is none")
+    _keep_other_network(args.out / NETWORK)
+
+
+def _keep_other_network(path: Path) -> None:
+    """Refuse to write over a network that is no conversion: it may be all that is left of a training."""
+    from spikeloop.spiking.network import Network
+
+    if path.exists():
+        try:
+            ours = "converted" in Network.load(path).metadata
+        except ValueError:
+            ours = False
+        if not ours:
+            raise UsageError(f"{path} is there already and is no converted network: name another folder with --out")
+
+
+def _load(args: argparse.Namespace) -> AnnPolicy:
+    from stable_baselines3.common.utils import set_random_seed
+
+    from spikeloop.scripts.ann_policy import load
+    from spikeloop.scripts.load_policy import Place
+
+    import_modules("--gym-packages", args.gym_packages)
+    modules, env_id = ([], None) if args.env is None else import_environment(args.env)
+    place = Place(env_id, args.seed, packages=[*args.gym_packages, *modules], trust=args.trust)
+    policy = load(args.model, place, args.algo, args.vec_normalize, args.load_best)
+    set_random_seed(args.seed)
+    return policy
+
+
+def _check_policy(policy: AnnPolicy, args: argparse.Namespace) -> None:
+    if not policy.ann.convertible and not args.distil:
+        raise UsageError(
+            f"{args.model} has tanh layers, which do not convert: distil them into ReLU layers with --distil, or train "
+            "with policy_kwargs=dict(activation_fn=torch.nn.ReLU)"
+        )
+    if policy.ann.convertible and args.distil:
+        raise UsageError(f"{args.model} has ReLU layers, which convert as they are: remove --distil")
+    if args.stochastic and not (policy.ann.soft and policy.ann.head.kind == "discrete"):
+        raise UsageError(
+            f"--stochastic draws Discrete actions of PPO and A2C, {args.model} is a {policy.algo} of others"
+        )
+
+
+def layers_to_convert(
+    policy: AnnPolicy, seed: int, distil: bool
+) -> tuple[tuple[Dense, ...], np.ndarray, dict[str, Any] | None]:
+    """Return ReLU layers, what the first of them is shown in visited states, and how a distillation went.
+
+    Raises:
+        ValueError: If the policy computes something else than its layers in a visited state.
+    """
+    seen = policy.visited(DISTILLED_STEPS if distil else CALIBRATION_STEPS, seed + OTHER_SEEDS)
+    x, ann = policy.first_inputs(seen), policy.ann
+    if not distil:
+        return ann.layers, x, None
+    from spikeloop.agents.distillation import distilled
+
+    widths = [len(layer.b) for layer in ann.layers[:-1]]
+    first = distilled(x, forward(ann.layers, x)[-1], widths, ann.head, ann.soft, seed)
+    # where the student goes and the policy does not, it has to be told what to do (Ross et al. 2011, DAgger)
+    strayed = policy.visited(DISTILLED_STEPS, seed + 2 * OTHER_SEEDS, policy.player_of(first))
+    met = np.concatenate((x, policy.first_inputs(strayed)))
+    layers = distilled(met, forward(ann.layers, met)[-1], widths, ann.head, ann.soft, seed)
+    fresh = policy.first_inputs(policy.visited(COMPARED_STEPS, seed + 3 * OTHER_SEEDS, policy.player()))
+    mine, theirs = (ann.head(forward(one, fresh)[-1]).reshape(len(fresh), -1) for one in (layers, ann.layers))
+    measure, difference = measure_of_actions(ann.head, policy.env.action_space)
+    return layers, met, {"measure": measure, "agreement": difference(mine, theirs), "steps": len(fresh)}
+
+
+def network_of(
+    policy: AnnPolicy, layers: tuple[Dense, ...], x: np.ndarray, n_ticks: int, chip_ready: bool, percentile: float
+) -> Network:
+    """Return the spiking network of a policy's layers."""
+    metadata = {**policy.description.to_metadata(), "converted": policy.algo}
+    return converted(
+        layers,
+        x,
+        n_ticks,
+        percentile=percentile,
+        latency=int(chip_ready),
+        head=policy.ann.head,
+        metadata=metadata,
+        preprocessing=policy.steps,
+        observation=policy.parts,
+    )
+
+
+def compare(
+    policy: AnnPolicy, network: Network, n_episodes: int, seed: int, stochastic: bool = False
+) -> dict[str, Any]:
+    """Return returns of the policy, the network and chance on the same episodes, agreement, and spikes per decision."""
+    from spikeloop.spiking.simulator import Simulator
+
+    env, simulator = policy.env, Simulator(network, np.random.default_rng(seed))
+    ann, snn = Recorded(policy.player(not stochastic), COMPARED_STEPS), simulator.predict
+    players: dict[str, Act] = {
+        "ann": ann,
+        "snn": _drawn(simulator, seed) if stochastic else snn,
+        "random": random_player(env, seed),
+    }
+    returns = {name: play(env, act, n_episodes, seed) for name, act in players.items()}
+    n_decisions = simulator.n_counted / network.n_ticks
+    spikes = sum(int(count.sum()) for count in simulator.spike_counts) / n_decisions
+    actions: dict[str, list[Any]] = {"ann": [], "snn": []}
+    states: dict[str, Any] = {"ann": None, "snn": None}
+    for obs, start in ann.steps:  # the states of the policy; both choose without chance
+        for name, act in (("ann", policy.player()), ("snn", snn)):
+            action, states[name] = act(obs, states[name], start)
+            actions[name].append(np.reshape(action, -1))
+    measure, difference = measure_of_actions(policy.ann.head, env.action_space)
+    figures = kept({"float": returns["ann"], "chip": returns["snn"], "random": returns["random"]})
+    figures["mean_returns"] = {name: float(np.mean(values)) for name, values in returns.items()}
+    agreement = difference(np.array(actions["ann"]), np.array(actions["snn"]))
+    return {
+        **figures,
+        "returns": returns,
+        "agreement": {"measure": measure, "snn": agreement, "steps": len(ann.steps)},
+        "spikes_per_decision": spikes,
+    }
+
+
+def _drawn(simulator: Any, seed: int) -> Act:
+    """Return the network as a player that draws its actions."""
+    network, rng = simulator.network, np.random.default_rng(seed)
+
+    def act(obs: Any, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
+        from spikeloop.spiking.observation import flatten
+
+        outputs, state = simulator.run(flatten(network.parts, obs)[0][None], state, starts[None])
+        return sample(outputs[0], rng) + network.head.start[0], state
+
+    return act
+
+
+def _print(results: dict[str, Any], folder: Path) -> None:
+    neurons = ", ".join(map(str, results["neurons"]))
+    print(f"{results['policy']}: layers of {neurons} neurons, {results['n_ticks']} ticks")
+    if results["distilled"] is not None:
+        print(f"{'distilled':<9} {_in_words(results['distilled'], 'agreement')} of the policy, tanh beside ReLU")
+    for name, values in results["returns"].items():
+        print(f"{name:<9} return {np.mean(values):9.2f} +/- {np.std(values):.2f} over {len(values)} episodes")
+    print(f"kept      {kept_in_words(results)}")
+    print(f"actions   {_in_words(results['agreement'], 'snn')} of the policy")
+    print(f"spikes    {results['spikes_per_decision']:.1f} per decision")
+    print(f"left in {folder}: {NETWORK}")
+
+
+def _in_words(agreement: dict[str, Any], name: str) -> str:
+    return f"{agreement['measure']}: {agreement[name]:.2%}, over {agreement['steps']} steps"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
