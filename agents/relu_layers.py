@@ -83,6 +83,8 @@ def layers_of(model: BaseAlgorithm) -> Ann:
     space = model.observation_space
     if isinstance(space, spaces.Dict):
         raise ValueError(f"conversion takes observations of one part, the policy has {in_words(space)} (MultiInput)")
+    if np.any(getattr(model.action_space, "start", 0)):  # its policies choose 0 all the same
+        raise ValueError(f"conversion takes actions that count from 0, the policy has {in_words(model.action_space)}")
     policy.set_training_mode(False)
     (part,) = observation_parts(space)
     shape = space.shape if isinstance(space, spaces.Box) and len(space.shape) == 3 else (part.n_values,)

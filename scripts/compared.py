@@ -109,8 +109,9 @@ def action_agreement(
         seed: Seed of the start keys of a ``rate`` encoder; all players have the same keys.
 
     Returns:
-        ``chip`` and ``baseline`` (None if the network has no membranes, or clears them), and what they ``measure``: the share of steps
-        with the same action, or of a box the mean absolute difference, as a share of the range where it has one.
+        ``chip`` and ``baseline`` (None if the network has no membranes, or clears them), and what they ``measure``: the
+        share of steps with the same action, or of a box the mean absolute difference, as a share of the range where it
+        has one.
     """
     from spikeloop.hardware.deployed import DeployedPolicy
     from spikeloop.spiking.simulator import Simulator

@@ -30,6 +30,8 @@ import numpy as np
 
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders.values import Direct
+from spikeloop.spiking.fields import whole
+from spikeloop.spiking.limits import MAX_TICKS
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.readout import ACTIVATIONS, Dense, Readout
@@ -81,6 +83,7 @@ def converted(
     [1.25, 2.0]
     """
     check_layers(layers)
+    whole("converted", "n_ticks", n_ticks, 1, MAX_TICKS)
     scales = activation_scales(layers, x, percentile, per_neuron)
     total = n_ticks + latency * len(scales)
     spiking, before = [], np.ones(layers[0].w.shape[1])

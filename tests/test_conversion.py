@@ -1,0 +1,251 @@
+"""ReLU layers as integrate-and-fire neurons: the ANN is the oracle."""
+
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from spikeloop.hardware import DeployedPolicy, compile_network
+from spikeloop.hardware.recording import record
+from spikeloop.spiking import ActionHead, Layer, Network, Readout, Simulator, reference
+from spikeloop.spiking.conversion import (
+    MAX_WEIGHTS,
+    activation_scales,
+    converted,
+    convolution,
+    fold_batch_norm,
+    forward,
+    maxima,
+    pooled,
+    sample,
+)
+from spikeloop.spiking.encoders.values import Direct
+from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
+from spikeloop.spiking.readout import Dense
+
+
+def ann(seed, sizes=(3, 12, 10, 2)):
+    """Return ReLU layers before a linear map, and states."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for m, n in pairwise(sizes):
+        kind = "relu" if len(layers) < len(sizes) - 2 else "identity"
+        layers.append(Dense(rng.normal(size=(n, m)) / np.sqrt(m), rng.normal(0, 0.3, n), kind))
+    return layers, rng.normal(size=(200, sizes[0]))
+
+
+def outputs(layers, x, n_ticks, **options):
+    network = converted(layers, x, n_ticks, percentile=100.0, **options)
+    return Simulator(network).run(x[:, None])[0][:, 0]
+
+
+def bound(layers, x, per_neuron):
+    """Return how far K times the output may be off: a count is off by half a spike, and by what its inputs are."""
+    scales = activation_scales(layers, x, 100.0, per_neuron)
+    error, before = np.zeros(x.shape[1]), np.ones(x.shape[1])
+    for layer, scale in zip(layers, scales, strict=False):
+        error = np.abs(layer.w * before / scale[:, None]) @ error + 0.5
+        before = scale
+    return np.abs(layers[-1].w * before) @ error
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**31),
+    n_ticks=st.integers(1, 64),
+    sizes=st.lists(st.integers(1, 16), min_size=3, max_size=5),
+    per_neuron=st.booleans(),
+)
+def test_the_outputs_are_the_anns_up_to_c_over_k(seed, n_ticks, sizes, per_neuron):
+    layers, x = ann(seed, sizes)
+    error = abs(outputs(layers, x, n_ticks, per_neuron=per_neuron) - forward(layers, x)[-1])
+    assert np.all(error <= bound(layers, x, per_neuron) / n_ticks + 1e-3)
+
+
+def test_more_ticks_come_nearer_and_a_start_at_zero_stays_behind():
+    errors = {v_start: [] for v_start in (0.5, 0.0)}
+    for n_ticks in (2, 4, 8, 16, 64):
+        for v_start, found in errors.items():
+            mean = 0.0
+            for seed in range(5):
+                layers, x = ann(seed)
+                mean += abs(outputs(layers, x, n_ticks, v_start=v_start) - forward(layers, x)[-1]).mean() / 5
+            found.append(mean)
+    half, zero = np.array(errors[0.5]), np.array(errors[0.0])
+    assert np.all(np.diff(half) < 0) and half[-1] < 0.05 * half[0]
+    assert np.all(half[:4] < 0.7 * zero[:4])
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**31), n_ticks=st.sampled_from([2, 4, 8, 16]))
+def test_multiples_of_one_spike_are_exact(seed, n_ticks):
+    """Activations are whole spikes, and no weight between layers is negative: nothing fires too early."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, n_ticks + 1, (50, 4)) / n_ticks
+    x[0] = 1.0
+    layers = [Dense(np.eye(4), np.zeros(4), "relu"), Dense(np.eye(4), np.zeros(4), "relu")]
+    layers.append(Dense(rng.integers(-8, 9, (3, 4)) / 8, rng.integers(-8, 9, 3) / 8, "identity"))
+    np.testing.assert_allclose(outputs(layers, x, n_ticks), forward(layers, x)[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_hidden", [1, 2, 3])
+def test_latency_costs_ticks_and_not_scale(n_hidden):
+    """With many ticks both forms come to the ANN: no layer's share is lost to the ticks that its input is late."""
+    layers, x = ann(n_hidden, (3, *[20] * n_hidden, 2))
+    expected = forward(layers, x)[-1]
+    at_once, late = (abs(outputs(layers, x, 64, latency=latency) - expected).mean() for latency in (0, 1))
+    assert late < 1.5 * at_once < 0.15
+    network = converted(layers, x, 8, latency=1)
+    assert (network.n_ticks, network.latency, network.clears) == (8 + n_hidden, 1, True)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**31), latency=st.integers(0, 1), n_ticks=st.integers(1, 12))
+def test_the_simulator_is_the_definition(seed, latency, n_ticks):
+    layers, x = ann(seed)
+    network = converted(layers, x, n_ticks, latency=latency)
+    found, _, monitor = Simulator(network).record(x[:, None].astype(np.float32))
+    for step in range(0, 200, 50):
+        seen = np.repeat(x[step : step + 1].astype(np.float32)[None], network.n_ticks, axis=0)
+        none = np.zeros((1, network.readout.n_neurons), np.float32)
+        expected, _, _, spikes = reference.step(network, seen, reference.rest(network), none)
+        np.testing.assert_allclose(found[step], expected, atol=1e-4)
+        for z, layer in zip(spikes, monitor.layers, strict=True):
+            now = (layer.t >= step * network.n_ticks) & (layer.t < (step + 1) * network.n_ticks)
+            assert now.sum() == z.sum()
+
+
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+def test_the_chip_does_in_integers_what_the_network_does(chip):
+    layers, x = ann(4, (3, 40, 30, 2))
+    network = converted(layers, x, 16, latency=1, head=ActionHead("discrete", (2,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that become 0
+        deployment = compile_network(network, chip, calibration=x)
+    assert deployment.approximations == () and deployment.host.clears
+    fast, slow = DeployedPolicy(deployment), DeployedPolicy(deployment, interpreted=True)
+    np.testing.assert_array_equal(fast.step(x[:5])[0], slow.step(x[:5])[0])
+    values, expected = fast.step(x)[0], Simulator(network).run(x[:, None])[0][:, 0]
+    assert abs(values - expected).mean() < 0.15 * expected.std()
+    assert np.mean(values.argmax(1) == expected.argmax(1)) >= 0.9
+
+
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_chips_give_the_same_spikes_where_they_can_hold_the_numbers(chip, recurrent):
+    """Weights on a grid of 1/64, thresholds between its points: a leak of 1/4096 over four ticks changes nothing."""
+    rng, layers, n_inputs = np.random.default_rng(1), [], 3
+    for n in (12, 10):
+        neurons = IntegrateAndFire(v_th=np.ones(n), v_start=0.5 + 1 / 128)
+        w_rec = (rng.integers(-16, 17, (n, n)) / 64 * ~np.eye(n, dtype=bool)).astype("f4") if recurrent else None
+        w_in, bias = rng.integers(-100, 128, (n, n_inputs)) / 64, rng.integers(-20, 30, n) / 64
+        layers.append(
+            Layer(w_in.astype("f4"), bias.astype("f4"), neurons, w_rec if w_rec is None else w_rec.astype("f4"))
+        )
+        n_inputs = n
+    readout = Readout((rng.integers(-127, 128, (2, 10)) / 64).astype("f4"), np.zeros(2, "f4"), count=True)
+    network = Network(Direct(3), tuple(layers), readout, n_ticks=4, latency=1, clears=True)
+    x = rng.integers(-4, 9, (200, 3)) / 8
+    values, expected = DeployedPolicy(compile_network(network, chip, calibration=x)).step(x)[0], Simulator(network)
+    np.testing.assert_allclose(values, expected.run(x[:, None])[0][:, 0], atol=1e-3)
+    assert min(count.sum() for count in expected.spike_counts) > 500
+    again = record(compile_network(network, chip, calibration=x), x[:, None])
+    for one, other in zip(again.layers, expected.record(x[:, None])[2].layers, strict=True):
+        np.testing.assert_array_equal(one.i, other.i)
+
+
+def test_batch_norm_folds_to_1e_6():
+    torch.manual_seed(0)
+    linear, norm = nn.Linear(7, 5).double(), nn.BatchNorm1d(5).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    norm(linear(torch.randn(100, 7).double()) * 3 + 1)
+    norm.eval()
+    arrays = [a.detach().numpy() for a in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
+    w, b = fold_batch_norm(linear.weight.detach().numpy(), linear.bias.detach().numpy(), *arrays, norm.eps)
+    x = torch.randn(50, 7).double()
+    np.testing.assert_allclose(x.numpy() @ w.T + b, norm(linear(x)).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [((3, 3), (1, 1), (0, 0)), ((4, 2), (2, 3), (1, 2))])
+def test_a_convolution_is_its_matrix(kernel, stride, padding):
+    conv = nn.Conv2d(2, 3, kernel, stride, padding).double()
+    w, b, shape = convolution(conv.weight.detach().numpy(), conv.bias.detach().numpy(), (2, 9, 11), stride, padding)
+    x = torch.randn(4, 2, 9, 11).double()
+    expected = conv(x).detach().numpy()
+    assert shape == expected.shape[1:]
+    np.testing.assert_allclose(x.numpy().reshape(4, -1) @ w.T + b, expected.reshape(4, -1), atol=1e-6)
+
+
+def test_a_convolution_that_is_too_large_is_refused_in_one_line():
+    with pytest.raises(
+        ValueError, match=r"would have 361,267,200 weights, conversion makes 33,554,432 at most: train on"
+    ):
+        convolution(np.zeros((32, 4, 8, 8)), np.zeros(32), (4, 84, 84), (4, 4), (0, 0))
+    assert MAX_WEIGHTS == 33_554_432
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**31), sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5))
+def test_maxima_are_relu_layers_and_a_sum(seed, sizes):
+    rng = np.random.default_rng(seed)
+    groups = [rng.choice(9, size, replace=False).tolist() for size in sizes]
+    x = rng.exponential(size=(20, 9)) * (rng.random((20, 9)) < 0.7)
+    layers, sums = maxima(groups, 9)
+    y = forward(layers, x)[-1] if layers else x
+    np.testing.assert_allclose(y @ sums.T, np.stack([x[:, group].max(axis=1) for group in groups], axis=1), atol=1e-12)
+
+
+def test_a_max_pool_is_that_of_torch():
+    x = torch.rand(3, 2, 6, 7)
+    groups, shape = pooled((2, 6, 7), (2, 3), (2, 2))
+    expected = nn.functional.max_pool2d(x, (2, 3), (2, 2)).numpy()
+    assert shape == expected.shape[1:]
+    rows = x.numpy().reshape(3, -1)
+    np.testing.assert_array_equal(np.stack([rows[:, g].max(1) for g in groups], 1), expected.reshape(3, -1))
+
+
+def test_draws_have_the_probabilities_of_the_soft_max():
+    logits = np.array([0.3, -1.0, 1.2])
+    drawn = sample(np.tile(logits, (40_000, 1)), np.random.default_rng(0))
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(np.bincount(drawn) / 40_000, expected, atol=0.01)
+
+
+def test_a_silent_layer_and_a_silent_neuron_have_a_scale():
+    layers = [
+        Dense(np.array([[1.0], [0.0]]), np.array([0.0, -1.0]), "relu"),
+        Dense(np.ones((1, 2)), np.zeros(1), "relu"),
+    ]
+    layers.append(Dense(np.ones((1, 1)), np.zeros(1), "identity"))
+    for x, per_neuron, expected in (
+        ([[2.0], [4.0]], True, [[4.0, 0.25], [4.0]]),
+        ([[2.0], [4.0]], False, [[4.0, 4.0], [4.0]]),
+        ([[-2.0]], False, [[1.0, 1.0], [1.0]]),
+    ):
+        scales = activation_scales(layers, np.array(x), 100.0, per_neuron)
+        assert [scale.tolist() for scale in scales] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, x: converted(a[-1:], x, 4), "takes one or more ReLU layers and a linear map, got identity"),
+        (lambda a, x: converted([*a[:2], a[-1], a[-1]], x, 4), "got relu, relu, identity, identity"),
+        (lambda a, x: converted([a[0], a[-1]], x, 4), "layer 1 must take the 12 values of the layer before, takes 10"),
+        (lambda a, x: converted(a, x[:, :2], 4), r"x must be finite and of shape \(n, 3\), got \(200, 2\)"),
+        (lambda a, x: converted(a, x * np.nan, 4), "x must be finite"),
+        (lambda a, x: converted(a, x, 4, percentile=0.0), "percentile must be above 0 and at most 100, got 0"),
+        (lambda a, x: converted(a, x, 0), "n_ticks must be"),
+        (lambda a, x: converted(a, x, 4, v_start=1.0), "v_start must be below v_th"),
+    ],
+)
+def test_what_does_not_convert_is_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        change(*ann(0))
+    assert "\n" not in str(refused.value)
