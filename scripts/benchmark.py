@@ -21,6 +21,7 @@ BENCHMARKS = {
     "returns": "returns after training, against other algorithms",
     "learning": "learning epochs of the emulated chip per second",
     "chip": "the emulated chip beside other emulators of it, and its cost as a network grows",
+    "convert": "returns and actions that policies of Stable-Baselines3 keep as spiking networks",
     "deploy": "returns that trained policies keep on the emulated chips",
     "local": "R-STDP that solves tasks: returns, env steps until solved, speed",
     "local-peers": "our local learners beside others on the same tasks, in one table",

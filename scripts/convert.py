@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from spikeloop.scripts.compared import kept, kept_in_words, measure_of_actions
 from spikeloop.scripts.players import Act, Recorded, play, random_player
 from spikeloop.scripts.run_folder import NETWORK, need_folder
 from spikeloop.spiking.conversion import PERCENTILE, converted, forward, sample
+from spikeloop.spiking.observation import flatten
+from spikeloop.spiking.simulator import Simulator
 
 if TYPE_CHECKING:
     from spikeloop.scripts.ann_policy import AnnPolicy
@@ -49,10 +51,14 @@ def convert(argv: list[str]) -> int:
         need_folder(f"--out {args.out}", args.out)
         _check_policy(policy, args)
     layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
-    network = network_of(policy, layers, x, args.ticks, args.chip_ready, args.percentile)
+    network = network_of(policy, layers, x, args.ticks, args.chip_ready, percentile=args.percentile)
+    simulator = Simulator(network, np.random.default_rng(args.seed))
+    reference = reference_of(policy, args.n_episodes, args.seed, args.stochastic)
+    plays = _drawn(simulator, args.seed) if args.stochastic else None
     results = {
-        **compare(policy, network, args.n_episodes, args.seed, args.stochastic),
-        "policy": f"{args.model}: {args.algo or policy.algo} on {policy.description.env_id}",
+        **compare(policy, reference, simulator.predict, args.seed, plays),
+        "spikes_per_decision": spikes_per_decision(simulator),
+        "policy": f"{args.model}: {policy.algo} on {policy.description.env_id}",
         "seed": args.seed,
         "neurons": [layer.n_neurons for layer in network.layers],
         "n_ticks": network.n_ticks,
@@ -202,66 +208,90 @@ def layers_to_convert(
 
 
 def network_of(
-    policy: AnnPolicy, layers: tuple[Dense, ...], x: np.ndarray, n_ticks: int, chip_ready: bool, percentile: float
+    policy: AnnPolicy, layers: tuple[Dense, ...], x: np.ndarray, n_ticks: int, chip_ready: bool, **options: Any
 ) -> Network:
-    """Return the spiking network of a policy's layers."""
-    metadata = {**policy.description.to_metadata(), "converted": policy.algo}
+    """Return the spiking network of a policy's layers; the options are those of the conversion."""
     return converted(
         layers,
         x,
         n_ticks,
-        percentile=percentile,
         latency=int(chip_ready),
         head=policy.ann.head,
-        metadata=metadata,
+        metadata={**policy.description.to_metadata(), "converted": policy.algo},
         preprocessing=policy.steps,
         observation=policy.parts,
+        **options,
     )
 
 
-def compare(
-    policy: AnnPolicy, network: Network, n_episodes: int, seed: int, stochastic: bool = False
-) -> dict[str, Any]:
-    """Return returns of the policy, the network and chance on the same episodes, agreement, and spikes per decision."""
-    from spikeloop.spiking.simulator import Simulator
+class Reference(NamedTuple):
+    """What a policy does, beside which others are compared.
 
-    env, simulator = policy.env, Simulator(network, np.random.default_rng(seed))
-    ann, snn = Recorded(policy.player(not stochastic), COMPARED_STEPS), simulator.predict
-    players: dict[str, Act] = {
-        "ann": ann,
-        "snn": _drawn(simulator, seed) if stochastic else snn,
-        "random": random_player(env, seed),
-    }
-    returns = {name: play(env, act, n_episodes, seed) for name, act in players.items()}
-    n_decisions = simulator.n_counted / network.n_ticks
-    spikes = sum(int(count.sum()) for count in simulator.spike_counts) / n_decisions
-    actions: dict[str, list[Any]] = {"ann": [], "snn": []}
-    states: dict[str, Any] = {"ann": None, "snn": None}
-    for obs, start in ann.steps:  # the states of the policy; both choose without chance
-        for name, act in (("ann", policy.player()), ("snn", snn)):
-            action, states[name] = act(obs, states[name], start)
-            actions[name].append(np.reshape(action, -1))
-    measure, difference = measure_of_actions(policy.ann.head, env.action_space)
+    Args:
+        returns: Of the policy, ``"ann"``, and of ``"random"`` actions.
+        steps: What the policy saw, and where episodes began.
+        actions: What it chose there, at its best, shape (L, n).
+    """
+
+    returns: dict[str, list[float]]
+    steps: list[tuple[Any, np.ndarray]]
+    actions: np.ndarray
+
+
+def reference_of(policy: AnnPolicy, n_episodes: int, seed: int, stochastic: bool = False) -> Reference:
+    """Play a policy's episodes, and those of random actions."""
+    ann = Recorded(policy.player(not stochastic), COMPARED_STEPS)
+    players: dict[str, Act] = {"ann": ann, "random": random_player(policy.env, seed)}
+    returns = {name: play(policy.env, act, n_episodes, seed) for name, act in players.items()}
+    return Reference(returns, ann.steps, _chosen(policy.player(), ann.steps))
+
+
+def compare(
+    policy: AnnPolicy, reference: Reference, chooses: Act, seed: int, plays: Act | None = None
+) -> dict[str, Any]:
+    """Return the returns of a player on the same episodes, what it kept, and how often it agrees with the policy.
+
+    Args:
+        policy: The policy.
+        reference: What it did.
+        chooses: The player, without chance.
+        seed: Of the first episode.
+        plays: The player that plays, if it draws its actions.
+    """
+    returns = reference.returns | {"snn": play(policy.env, plays or chooses, len(reference.returns["ann"]), seed)}
     figures = kept({"float": returns["ann"], "chip": returns["snn"], "random": returns["random"]})
     figures["mean_returns"] = {name: float(np.mean(values)) for name, values in returns.items()}
-    agreement = difference(np.array(actions["ann"]), np.array(actions["snn"]))
+    measure, difference = measure_of_actions(policy.ann.head, policy.env.action_space)
+    agreement = difference(_chosen(chooses, reference.steps), reference.actions)
     return {
         **figures,
         "returns": returns,
-        "agreement": {"measure": measure, "snn": agreement, "steps": len(ann.steps)},
-        "spikes_per_decision": spikes,
+        "agreement": {"measure": measure, "snn": agreement, "steps": len(reference.steps)},
     }
 
 
-def _drawn(simulator: Any, seed: int) -> Act:
+def spikes_per_decision(simulator: Simulator) -> float:
+    """Return the spikes of all neurons per env step so far."""
+    n_decisions = simulator.n_counted / simulator.network.n_ticks
+    return sum(int(count.sum()) for count in simulator.spike_counts) / n_decisions
+
+
+def _chosen(act: Act, steps: list[tuple[Any, np.ndarray]]) -> np.ndarray:
+    """Return a player's actions in the states of a policy, shape (L, n)."""
+    actions, state = [], None
+    for obs, start in steps:
+        action, state = act(obs, None if start[0] else state, start)
+        actions.append(np.reshape(action, -1))
+    return np.array(actions)
+
+
+def _drawn(simulator: Simulator, seed: int) -> Act:
     """Return the network as a player that draws its actions."""
     network, rng = simulator.network, np.random.default_rng(seed)
 
     def act(obs: Any, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
-        from spikeloop.spiking.observation import flatten
-
         outputs, state = simulator.run(flatten(network.parts, obs)[0][None], state, starts[None])
-        return sample(outputs[0], rng) + network.head.start[0], state
+        return sample(outputs[0], rng), state
 
     return act
 
