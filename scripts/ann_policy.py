@@ -16,7 +16,7 @@ from spikeloop.agents.environment import EnvDescription
 from spikeloop.agents.export import changing_wrappers, inputs_of
 from spikeloop.agents.guarded_env import GuardedEnv
 from spikeloop.agents.registry import ALGOS
-from spikeloop.agents.relu_layers import Ann, layers_of
+from spikeloop.agents.relu_layers import Ann, check_outputs, layers_of
 from spikeloop.scripts.cli import UsageError
 from spikeloop.scripts.load_policy import Place, load_run, made
 from spikeloop.scripts.players import Act
@@ -73,12 +73,11 @@ class AnnPolicy:
 
     def player(self, deterministic: bool = True) -> Act:
         """Return the policy as a player that is shown raw observations."""
-        space = self.model.observation_space
 
         def act(obs: Any, frames: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
             if self.wrapper_steps:
-                obs, frames = self._through(self.wrapper_steps, obs, frames, starts)
-                obs = obs.reshape(-1, *space.shape).astype(space.dtype)  # type: ignore[misc]
+                seen, frames = self._through(self.wrapper_steps, obs, frames, starts)
+                obs = self._as_seen(seen)
             return self.model.predict(obs, deterministic=deterministic)[0], frames
 
         return act
@@ -99,6 +98,11 @@ class AnnPolicy:
         rows = flatten(self.parts, obs)[0]
         seen, frames = preprocess(steps, rows[None], self._frames() if frames is None else frames, starts[None])
         return seen[0], frames
+
+    def _as_seen(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows behind the wrappers as the observations that the model takes."""
+        space = self.model.observation_space
+        return rows.reshape(-1, *space.shape).astype(space.dtype)  # type: ignore[misc]
 
     def _frames(self) -> np.ndarray:
         n = sum(part.n_values for part in self.parts)
@@ -125,6 +129,15 @@ class AnnPolicy:
             obs, _, dones, _ = self.env.step(actions)
             done = bool(dones[0])
         return Visited(rows, starts)
+
+    def check(self, visited: Visited) -> None:
+        """Raise ``ValueError`` where the layers give other outputs than the policy in visited states.
+
+        Choices of an observation, which have become one-hot, are left to what was checked when it was loaded.
+        """
+        if not any(part.sizes for part in self.parts):
+            seen, _ = preprocess(self.wrapper_steps, visited.rows[:, None], self._frames(), visited.starts[:, None])
+            check_outputs(self.model, self.ann, self._as_seen(seen[:, 0]))
 
     def first_inputs(self, visited: Visited) -> np.ndarray:
         """Return what the first layer is shown in these states, shape (L, n_inputs)."""
@@ -209,12 +222,31 @@ def _load_model(
 
     made(description, place).close()  # which says so if nobody has registered it
     venv: VecEnv = DummyVecEnv([make])
+    normalized = _was_normalized(path)
     if statistics is not None:
         venv = VecNormalize.load(str(statistics), venv)
         venv.training = venv.norm_reward = False
+        if normalized is False and venv.norm_obs:
+            raise UsageError(f"{path} was not trained behind VecNormalize: leave out --vec-normalize {statistics}")
+    elif normalized:
+        raise UsageError(f"{path} was trained behind VecNormalize: give its statistics with --vec-normalize FILE")
     cls = getattr(sb3_contrib if algo == "qrdqn" else stable_baselines3, algo.upper())
     few = {} if algo in ("ppo", "a2c") else {"buffer_size": 1}  # a replay buffer would be as large as in training
     try:
         return cls.load(path, env=venv, device="cpu", **few)
     except Exception as error:
         raise UsageError(f"{path} cannot be loaded as a model of {algo} ({type(error).__name__}: {error})") from None
+
+
+def _was_normalized(path: Path) -> bool | None:
+    """Return whether a model was trained behind ``VecNormalize``; None if it was not trained.
+
+    SB3 saves the last observation as it was before, where there was one; off-policy algorithms save it in any case.
+    """
+    from stable_baselines3.common.save_util import load_from_zip_file
+
+    data = load_from_zip_file(path, device="cpu")[0] or {}
+    if not data.get("num_timesteps"):
+        return None
+    before, seen = data.get("_last_original_obs"), data.get("_last_obs")
+    return before is not None and not (isinstance(seen, np.ndarray) and np.array_equal(before, seen))

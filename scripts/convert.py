@@ -190,6 +190,7 @@ def layers_to_convert(
         ValueError: If the policy computes something else than its layers in a visited state.
     """
     seen = policy.visited(DISTILLED_STEPS if distil else CALIBRATION_STEPS, seed + OTHER_SEEDS)
+    policy.check(seen)
     x, ann = policy.first_inputs(seen), policy.ann
     if not distil:
         return ann.layers, x, None

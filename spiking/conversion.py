@@ -212,7 +212,7 @@ def check_size(n_out: int, n_in: int) -> None:
     if n_out * n_in > MAX_WEIGHTS:
         raise ValueError(
             f"a layer of {n_out} neurons on {n_in} inputs would have {n_out * n_in:,} weights, conversion makes "
-            f"{MAX_WEIGHTS:,} at most: train on smaller images, such as 36 x 36"
+            f"{MAX_WEIGHTS:,} at most: smaller images, such as 36 x 36, need fewer"
         )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.utils import set_random_seed
 
 from spikeloop.agents.machine import processor
 from spikeloop.scripts.ann_policy import AnnPolicy, load
@@ -32,7 +33,7 @@ from spikeloop.spiking.simulator import Simulator
 from spikeloop.spiking.storage import write_atomically
 
 SEEDS = (3000, 3001, 3002)  # used for nothing else
-EPISODES = 100
+EPISODES = 50
 TICKS = (1, 2, 4, 8, 16)
 CHIP_TICKS = (8, 16)
 CONTROLS: dict[str, dict[str, Any]] = {"v(0) = 0": {"v_start": 0.0}, "one scale a layer": {"per_neuron": False}}
@@ -67,12 +68,11 @@ TASKS = {
         50_000,
         dict(learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000, target_update_interval=10)
         | dict(train_freq=256, gradient_steps=128, exploration_fraction=0.16, exploration_final_eps=0.04),
-        policy_kwargs={"net_arch": [256, 256]},
     ),
     "acrobot": Task(
         "Acrobot-v1",
         "ppo",
-        150_000,
+        100_000,
         dict(n_steps=256, gae_lambda=0.94, gamma=0.99, n_epochs=4, ent_coef=0.0),
         n_envs=16,
         normalize=True,
@@ -88,7 +88,7 @@ TASKS = {
     "catch": Task(
         catch.ID,
         "ppo",
-        40_000,
+        30_000,
         dict(n_steps=64, batch_size=128, n_epochs=4, gamma=0.99, ent_coef=0.01, learning_rate=5e-4),
         n_envs=8,
         policy="CnnPolicy",
@@ -127,7 +127,7 @@ def _table(
     results: Mapping[str, list[dict[str, Any]]],
     what: str,
     columns: list[str],
-    figure: Callable[[dict[str, Any]], float | None],
+    figure: Callable[[dict[str, Any]], Any],
     form: str = "{:.3f}",
     worst: Callable[..., float] = min,
 ) -> None:
@@ -195,6 +195,7 @@ def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
     statistics = model.with_name("vecnormalize.pkl") if task.normalize else None
     policy = load(model, Place(task.env, seed), None, statistics, False)
     first = 10_000 + seed
+    set_random_seed(first)
     layers, x, distillation = layers_to_convert(policy, first, task.tanh)
     reference = reference_of(policy, EPISODES, first)
     found: dict[str, Any] = {"distilled": distillation}
