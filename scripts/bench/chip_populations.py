@@ -46,7 +46,11 @@ KINDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "8-bit + residue (no Loihi has it)": (
         "rstdp_populations_chip",
         ChipPopulations,
-        {"backend_kwargs": {"residue": True, "n_critic": 16}},  # of 24, MountainCar's would not fit their core
+        # with 24 compartments of the critic, or 8 neurons for each action, MountainCar's would not fit their cores
+        {
+            "backend_kwargs": {"residue": True, "n_critic": 16},
+            "policy_kwargs": {"population_kwargs": {"n_neurons": 5}},
+        },
     ),
     "float": ("rstdp_populations", None, {}),
     "no learning": (
@@ -118,9 +122,13 @@ def train(lab: Lab, env_id: str, kind: str, seed: int) -> tuple[float, float, fl
 def settings_of(lab: Lab, env_id: str, kind: str) -> tuple[dict[str, Any], Any]:
     """Return the hyperparameters of a kind of synapses in a task, and its network, None for float."""
     preset, network, changes = KINDS[kind]
-    settings = lab.settings(preset, env_id)
-    options = {**settings.get("backend_kwargs", {}), **changes.get("backend_kwargs", {})}
-    return settings | ({**changes, "backend_kwargs": options} if network is not None else changes), network
+    return _changed(lab.settings(preset, env_id), changes), network
+
+
+def _changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters with changes, those of hyperparameters that have parts part by part."""
+    parts = {name: _changed(settings.get(name, {}), new) for name, new in changes.items() if isinstance(new, Mapping)}
+    return {**settings, **changes, **parts}
 
 
 def model_of(env_id: str, seed: int, settings: Mapping[str, Any], network: Any) -> RSTDP:
