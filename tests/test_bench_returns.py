@@ -64,3 +64,14 @@ def test_a_run_whose_starter_was_killed_is_left_to_its_training(commands, tmp_pa
     with sole_writer(folder), pytest.raises(Busy):  # which holds on to the lock
         trained(ROW, 0, tmp_path)
     assert not commands
+
+
+def test_a_row_of_frames_has_a_folder_of_its_own_and_stacks_them(commands, tmp_path):
+    frames = Row("spiking_ppo", "CartPole-v1", 64, n_frames=4)
+    trained(frames, 0, tmp_path)
+    assert frames.folder != ROW.folder and frames.digest() != ROW.digest()
+    assert "frame_stack:4" in commands[0] and "frames" not in ROW.folder
+
+
+def test_episodes_below_a_return_are_counted_over_all_runs():
+    assert returns.failed_share(-500.0, [{"returns": [-120.0, -700.0]}, {"returns": [-130.0, -500.0]}]) == 0.25

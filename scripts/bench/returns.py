@@ -52,6 +52,8 @@ class Row:
         bar: Mean return to reach; None for a row that is only reported.
         chip_ready: Train with ``--chip-ready``.
         without_adaptation: Train with beta = 0, all else as the preset has it: the control of a claim about memory.
+        n_frames: Show the policy the last frames side by side, so many of them: a memory for one that has none.
+        failed: Return below which an episode counts as failed; None for a task without such episodes.
     """
 
     algo: str
@@ -60,16 +62,20 @@ class Row:
     bar: float | None = None
     chip_ready: bool = False
     without_adaptation: bool = False
+    n_frames: int = 1
+    failed: float | None = None
 
     @property
     def name(self) -> str:
         """What the table calls it."""
-        return self.env + ", beta = 0" * self.without_adaptation + ", chip-ready" * self.chip_ready
+        frames = f", {self.n_frames} frames" * (self.n_frames > 1)
+        return self.env + frames + ", beta = 0" * self.without_adaptation + ", chip-ready" * self.chip_ready
 
     @property
     def folder(self) -> str:
         """Name of the folder that holds its runs."""
         name = f"{self.algo}-{self.env.replace('/', '_')}-{self.n_timesteps}"
+        name += f"-{self.n_frames}frames" * (self.n_frames > 1)
         return f"{name}{'-chip' * self.chip_ready}{'-beta0' * self.without_adaptation}-{self.digest()}"
 
     def preset(self) -> dict[str, Any] | None:
@@ -87,7 +93,8 @@ class Row:
 @cache
 def _digest(row: Row, preset: str, folders: tuple[str, ...]) -> str:
     settings = (row.algo, row.env, row.n_timesteps, row.chip_ready, row.without_adaptation, EPISODES)
-    return digest((settings, preset), folders)
+    frames = (row.n_frames,) * (row.n_frames > 1)  # so that rows of one frame keep the names that they had
+    return digest(((*settings, *frames), preset), folders)
 
 
 def _beside_ppo(env: str) -> list[Row]:
@@ -111,10 +118,12 @@ ROWS = {
     ],
     "a2c": [Row("spiking_a2c", "CartPole-v1", 100_000, 475.0)],
     "mountaincar": [Row("spiking_ppo", "MountainCarContinuous-v0", 50_000, 92.0)],
-    "pendulum-novel": [
-        Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, -220.0),
-        Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, without_adaptation=True),
-        Row("ppo", PENDULUM_NO_VEL, 300_000),
+    "pendulum-novel": [Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, -220.0, failed=-500.0)],
+    "pendulum-novel-peers": [
+        Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, without_adaptation=True, failed=-500.0),
+        Row("ppo", PENDULUM_NO_VEL, 300_000, n_frames=4, failed=-500.0),
+        Row("ppo_lstm", PENDULUM_NO_VEL, 300_000, failed=-500.0),
+        Row("ppo", PENDULUM_NO_VEL, 300_000, failed=-500.0),
     ],
     "lunarlander": [Row("spiking_ppo", "LunarLander-v3", 500_000, 255.0)],
     "hopper": _beside_ppo("Hopper-v5"),
@@ -149,6 +158,19 @@ def run(args: argparse.Namespace) -> None:
     print_head(columns)
     for row in rows:
         print_row(_cells(row, results[row]))
+    for row in rows:
+        if row.failed is not None:
+            share = failed_share(row.failed, results[row])
+            print(f"{row.algo} {row.name}: {share:.1%} of episodes below {row.failed:g}")
+
+
+def failed_share(failed: float, results: list[dict[str, Any]]) -> float:
+    """Return the share of all episodes of some runs whose return is below a number.
+
+    >>> failed_share(-500.0, [{"returns": [-120.0, -700.0]}, {"returns": [-130.0, -500.0]}])
+    0.25
+    """
+    return float(np.mean([value < failed for result in results for value in result["returns"]]))
 
 
 def for_all(rows: list[Row], args: argparse.Namespace, work: Callable[[Row, int], Result]) -> dict[Row, list[Result]]:
@@ -232,6 +254,8 @@ def _train(row: Row, seed: int, folder: Path, lock: int) -> None:
     if row.without_adaptation:
         assert preset is not None
         train += ["--hyperparams", f"policy_kwargs:{preset['policy_kwargs'] | {'beta': 0.0}}"]
+    if row.n_frames > 1:
+        train += ["--hyperparams", f"frame_stack:{row.n_frames}"]
     if preset is not None:
         train += ["--conf-file", str(hyperparams_file(row.algo))]
     train += ["-f", str(folder), "--eval-freq", "-1", "--num-threads", str(threads), "--verbose", "0"]
