@@ -19,6 +19,7 @@ BENCHMARKS = {
     "step": "one policy step for one environment",
     "train": "env steps per second of whole trainings",
     "returns": "returns after training, against other algorithms",
+    "methods": "every way to train a spiking policy beside the others, on CartPole",
     "learning": "learning epochs of the emulated chip per second",
     "chip": "the emulated chip beside other emulators of it, and its cost as a network grows",
     "convert": "returns and actions that policies of Stable-Baselines3 keep as spiking networks",

@@ -24,6 +24,7 @@ def commands(monkeypatch):
         if "-f" in arguments:
             (output.parent / "spiking_ppo" / "CartPole-v1_1").mkdir(parents=True)
         output.write_text(json.dumps({"mean_return": 1.0}))
+        return 3.0
 
     monkeypatch.setattr(returns, "spikeloop", run)
     return given

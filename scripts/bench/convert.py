@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train and measure what is missing, then print the tables."""
-    results = {task: [_measured(task, seed, args.output) for seed in args.seeds] for task in args.tasks}
+    results = {task: [measured(task, seed, args.output) for seed in args.seeds] for task in args.tasks}
     seeds = ", ".join(map(str, args.seeds))
     print(f"{EPISODES} episodes each, seeds {seeds}; mean, and the worst seed; {processor()}")
     networks = [f"{ticks} ticks" for ticks in TICKS] + [f"loihi1, {ticks} ticks" for ticks in CHIP_TICKS]
@@ -145,7 +145,7 @@ def _table(
         print_row(cells)
 
 
-def _measured(task: str, seed: int, output: Path) -> dict[str, Any]:
+def measured(task: str, seed: int, output: Path) -> dict[str, Any]:
     """Return what one model's networks did, training it first if that has not been done."""
     model = _trained(task, seed, output)
     settings = (EPISODES, TICKS, CHIP_TICKS, CONTROLS, TASKS[task].tanh)

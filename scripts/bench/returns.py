@@ -33,6 +33,7 @@ from spikeloop.scripts.run_folder import CHECKPOINT, PREVIOUS, Busy, sole_writer
 
 SEEDS = tuple(range(2000, 2010))  # never used to choose a setting
 EPISODES = 100
+CPU_SECONDS = "cpu_seconds"  # file beside a run: what its training took
 Result = TypeVar("Result")
 
 
@@ -240,11 +241,12 @@ def trained(row: Row, seed: int, output: Path) -> dict[str, Any]:
 
 def _train(row: Row, seed: int, folder: Path, lock: int) -> None:
     """Train a run to its end, from where it is."""
-    log, threads = folder / "train.log", threads_of(seed)
+    log, threads, seconds = folder / "train.log", threads_of(seed), folder / CPU_SECONDS
     if log.is_file():
         return
     for run in (folder / row.algo).rglob("*_1"):
         if any((run / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
+            seconds.write_text("nan")  # what was cut short has not said how long it had taken
             spikeloop(["train", "--resume", str(run)], log, threads, lock)
             return
         shutil.rmtree(run)  # it ended before its first checkpoint
@@ -259,7 +261,7 @@ def _train(row: Row, seed: int, folder: Path, lock: int) -> None:
     if preset is not None:
         train += ["--conf-file", str(hyperparams_file(row.algo))]
     train += ["-f", str(folder), "--eval-freq", "-1", "--num-threads", str(threads), "--verbose", "0"]
-    spikeloop(train, log, threads, lock)
+    seconds.write_text(f"{spikeloop(train, log, threads, lock)}")
 
 
 def run_folder(row: Row, seed: int, output: Path) -> Path:
@@ -268,7 +270,7 @@ def run_folder(row: Row, seed: int, output: Path) -> Path:
     return found
 
 
-def spikeloop(arguments: list[str], output: Path, threads: int = 1, lock: int | None = None) -> None:
+def spikeloop(arguments: list[str], output: Path, threads: int = 1, lock: int | None = None) -> float:
     """Run a command in a process of its own; what it prints appears under the name ``output`` if it succeeds.
 
     Args:
@@ -276,6 +278,9 @@ def spikeloop(arguments: list[str], output: Path, threads: int = 1, lock: int | 
         output: A file.
         threads: Threads it may use.
         lock: File descriptor of a lock that it holds on to, should it outlive this process.
+
+    Returns:
+        Seconds of processor time that it and its own processes took.
 
     Raises:
         SystemExit: If it fails, with what it said last.
@@ -285,15 +290,14 @@ def spikeloop(arguments: list[str], output: Path, threads: int = 1, lock: int | 
     inherited = () if lock is None else (lock,)
     with partial.open("w") as file:
         command = [sys.executable, "-m", "spikeloop.scripts.cli", *arguments]
-        done = subprocess.run(
-            command,
-            stdout=file,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            check=False,
-            pass_fds=inherited,
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.PIPE, text=True, env=environment, pass_fds=inherited
         )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+        with process:
+            said = process.stderr.read() if process.stderr else ""
+            _, status, usage = os.wait4(process.pid, 0)  # waits for this one, and tells what it took
+            process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}: {said.strip()[-500:]}")
     partial.rename(output)
+    return usage.ru_utime + usage.ru_stime
