@@ -292,6 +292,7 @@ class CompiledPolicy:
             critic_x=critic_x,
             outputs=take(n_rows * outputs),
             grad_outputs=take(n_rows * outputs),
+            by_log_prob=take(n_rows),
             value=take(n_rows),
             grad_value=take(n_rows),
             column=take(4 * n_rows),

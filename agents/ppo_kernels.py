@@ -72,7 +72,8 @@ class Sizes(NamedTuple):
     grad_y: Any
     critic_x: Any
     outputs: Any
-    grad_outputs: Any
+    grad_outputs: Any  # of categorical actions first the probabilities
+    by_log_prob: Any  # log-probabilities, and then their gradients
     value: Any
     grad_value: Any
     column: Any  # advantages, returns, old values, old log-probabilities
@@ -365,77 +366,121 @@ def _layers_backward(
         grad_z = grad_below
 
 
-@kernel
-def log_softmax(outputs, o0, n):
-    """Write to n logits what their log-probabilities are."""
-    most = outputs[o0]
-    for k in range(1, n):
-        most = max(most, outputs[o0 + k])
-    total = 0.0
-    for k in range(n):
-        total += math.exp(outputs[o0 + k] - most)
-    shift = most + math.log(total)
-    for k in range(n):
-        outputs[o0 + k] -= shift
-
-
 @kernel(forceinline=True)
 def softplus(x):
     """Return log(1 + exp(x))."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@kernel
-def log_prob_of(sizes, groups, parameters, outputs, o0, action, a0):
-    """Return the log-probability of an action and the entropy; logits become log-probabilities."""
-    log_prob, entropy = 0.0, 0.0
-    if sizes.head == CATEGORICAL:
-        first = o0
-        for i in range(len(groups)):
-            log_softmax(outputs, first, groups[i])
-            log_prob += outputs[first + int(action[a0 + i])]
-            for k in range(first, first + groups[i]):
-                entropy -= math.exp(outputs[k]) * outputs[k]
-            first += groups[i]
-    elif sizes.head == BERNOULLI:
-        for k in range(sizes.n_outputs):
-            logit = np.float64(outputs[o0 + k])
-            log_prob += action[a0 + k] * logit - softplus(logit)
-            entropy += softplus(logit) - logit / (1.0 + math.exp(-logit))
-    else:
-        for k in range(sizes.n_outputs):
-            log_std = np.float64(parameters[sizes.log_std + k])
-            u = (np.float64(action[a0 + k]) - outputs[o0 + k]) * math.exp(-log_std)
-            log_prob -= 0.5 * u * u + log_std + 0.5 * LOG_2PI
-            entropy += 0.5 + 0.5 * LOG_2PI + log_std
-    return log_prob, entropy
+@kernel(forceinline=True)
+def _log_softmax(f, logit, p, n):
+    """Write to n logits what their log-probabilities are, and the probabilities at p; return the entropy."""
+    most = f[logit]
+    for k in range(1, n):
+        most = max(most, f[logit + k])
+    total = 0.0
+    for k in range(n):
+        e = math.exp(f[logit + k] - most)
+        f[p + k] = e
+        total += e
+    shift, scale, entropy = most + math.log(total), 1.0 / total, 0.0
+    for k in range(n):
+        f[logit + k] -= shift
+        f[p + k] *= scale
+        entropy -= np.float64(f[p + k]) * f[logit + k]
+    return entropy
+
+
+# Each kind of head has loops over rows of its own: in one loop for all of them a row would take twice as long.
 
 
 @kernel
-def _outputs_backward(sizes, groups, parameters, gradients, outputs, o0, action, a0, by_log_prob, by_entropy, grad, g0):
-    """Write the gradient of the outputs, given those of an action's log-probability and of the entropy."""
-    if sizes.head == CATEGORICAL:
-        first = o0
+def log_softmax_rows(sizes, groups, f, n):
+    """Write to the logits of n rows what their log-probabilities are, and probabilities where gradients will be.
+
+    Returns:
+        The sum of the entropies.
+    """
+    entropies, stride = 0.0, sizes.n_outputs
+    for r in range(n):
+        first = r * stride
         for i in range(len(groups)):
-            entropy, chosen = 0.0, first + int(action[a0 + i])
-            for k in range(first, first + groups[i]):
-                entropy -= math.exp(outputs[k]) * outputs[k]
-            for k in range(first, first + groups[i]):
-                p = math.exp(outputs[k])
-                hit = 1.0 if k == chosen else 0.0
-                grad[g0 + k - o0] = by_log_prob * (hit - p) - by_entropy * p * (outputs[k] + entropy)
+            entropies += _log_softmax(f, sizes.outputs + first, sizes.grad_outputs + first, groups[i])
             first += groups[i]
+    return entropies
+
+
+@kernel
+def log_probs_of(sizes, groups, parameters, f, n, action, a0, log_prob, l0):
+    """Write the log-probabilities of the actions of n rows; those of categorical ones from :func:`log_softmax_rows`.
+
+    Returns:
+        The sum of the entropies where the actions are not categorical.
+    """
+    entropies, stride, n_action, outputs = 0.0, sizes.n_outputs, sizes.n_action, sizes.outputs
+    if sizes.head == CATEGORICAL:
+        for r in range(n):
+            total, first = 0.0, outputs + r * stride
+            for i in range(len(groups)):
+                total += f[first + int(action[a0 + r * n_action + i])]
+                first += groups[i]
+            log_prob[l0 + r] = total
     elif sizes.head == BERNOULLI:
-        for k in range(sizes.n_outputs):
-            logit = np.float64(outputs[o0 + k])
-            p = 1.0 / (1.0 + math.exp(-logit))
-            grad[g0 + k] = by_log_prob * (action[a0 + k] - p) - by_entropy * logit * p * (1.0 - p)
+        for r in range(n):
+            total = 0.0
+            for k in range(stride):
+                logit = np.float64(f[outputs + r * stride + k])
+                total += action[a0 + r * n_action + k] * logit - softplus(logit)
+                entropies += softplus(logit) - logit / (1.0 + math.exp(-logit))
+            log_prob[l0 + r] = total
     else:
-        for k in range(sizes.n_outputs):
-            inverse = math.exp(-np.float64(parameters[sizes.log_std + k]))
-            u = (np.float64(action[a0 + k]) - outputs[o0 + k]) * inverse
-            grad[g0 + k] = by_log_prob * u * inverse
-            gradients[sizes.log_std + k] += by_log_prob * (u * u - 1.0) + by_entropy
+        for r in range(n):
+            total = 0.0
+            for k in range(stride):
+                log_std = np.float64(parameters[sizes.log_std + k])
+                moved = np.float64(action[a0 + r * n_action + k]) - f[outputs + r * stride + k]
+                u = moved * math.exp(-log_std)
+                total -= 0.5 * u * u + log_std + 0.5 * LOG_2PI
+                entropies += 0.5 + 0.5 * LOG_2PI + log_std
+            log_prob[l0 + r] = total
+    return entropies
+
+
+@kernel
+def _outputs_backward(sizes, groups, parameters, gradients, f, n, by_entropy):
+    """Write the gradients of the outputs of n rows, given those of the log-probabilities, and of each entropy.
+
+    Those of logits take the place of their probabilities.
+    """
+    stride, n_action, by_log_prob = sizes.n_outputs, sizes.n_action, sizes.by_log_prob
+    outputs, grad, action = sizes.outputs, sizes.grad_outputs, sizes.action
+    if sizes.head == CATEGORICAL:
+        for r in range(n):
+            first, by = r * stride, np.float64(f[by_log_prob + r])
+            for i in range(len(groups)):
+                chosen, entropy = int(f[action + r * n_action + i]), 0.0
+                for k in range(first, first + groups[i]):
+                    entropy -= np.float64(f[grad + k]) * f[outputs + k]
+                for k in range(first, first + groups[i]):
+                    p = np.float64(f[grad + k])
+                    hit = 1.0 if k - first == chosen else 0.0
+                    f[grad + k] = by * (hit - p) - by_entropy * p * (f[outputs + k] + entropy)
+                first += groups[i]
+    elif sizes.head == BERNOULLI:
+        for r in range(n):
+            by = np.float64(f[by_log_prob + r])
+            for k in range(stride):
+                logit = np.float64(f[outputs + r * stride + k])
+                p = 1.0 / (1.0 + math.exp(-logit))
+                f[grad + r * stride + k] = by * (f[action + r * n_action + k] - p) - by_entropy * logit * p * (1.0 - p)
+    else:
+        for r in range(n):
+            by = np.float64(f[by_log_prob + r])
+            for k in range(stride):
+                inverse = math.exp(-np.float64(parameters[sizes.log_std + k]))
+                u = (np.float64(f[action + r * n_action + k]) - f[outputs + r * stride + k]) * inverse
+                f[grad + r * stride + k] = by * u * inverse
+                gradients[sizes.log_std + k] += by * (u * u - 1.0) + by_entropy
 
 
 @kernel
@@ -458,37 +503,34 @@ def _scale_of(loss, advantages, order):
 @kernel
 def _losses(sizes, groups, loss, parameters, gradients, f, n, n_all, mean, deviation, statistics):
     """Write the gradients of outputs and values of n of ``n_all`` env steps, and their part of what the loss is."""
+    entropies = log_softmax_rows(sizes, groups, f, n) if sizes.head == CATEGORICAL else 0.0
+    entropies += log_probs_of(sizes, groups, parameters, f, n, f, sizes.action, f, sizes.by_log_prob)
     advantage, target, old_value, old_log_prob = (
         sizes.column, sizes.column + n, sizes.column + 2 * n, sizes.column + 3 * n,
     )  # fmt: skip
-    low, high = 1.0 - loss.clip_range, 1.0 + loss.clip_range
-    policy_loss, value_loss, entropies, divergence, clipped = 0.0, 0.0, 0.0, 0.0, 0.0
+    low, high, weight, scale = 1.0 - loss.clip_range, 1.0 + loss.clip_range, 1.0 / n_all, 1.0 / deviation
+    policy_loss, value_loss, divergence, clipped = 0.0, 0.0, 0.0, 0.0
     for r in range(n):
-        a = (f[advantage + r] - mean) / deviation
-        o0, a0 = sizes.outputs + r * sizes.n_outputs, sizes.action + r * sizes.n_action
-        log_prob, entropy = log_prob_of(sizes, groups, parameters, f, o0, f, a0)
-        log_ratio = log_prob - f[old_log_prob + r]
+        a = (f[advantage + r] - mean) * scale
+        log_ratio = np.float64(f[sizes.by_log_prob + r]) - f[old_log_prob + r]
         ratio = math.exp(log_ratio)
-        policy_loss -= min(a * ratio, a * min(max(ratio, low), high)) / n_all
-        entropies += entropy / n_all
-        divergence += ((ratio - 1.0) - log_ratio) / n_all
-        if abs(ratio - 1.0) > loss.clip_range:
-            clipped += 1.0 / n_all
+        policy_loss -= min(a * ratio, a * min(max(ratio, low), high))
+        divergence += (ratio - 1.0) - log_ratio
+        clipped += 1.0 if abs(ratio - 1.0) > loss.clip_range else 0.0
         free = ratio <= high if a > 0 else ratio >= low
-        _outputs_backward(
-            sizes, groups, parameters, gradients, f, o0, f, a0, -a * ratio / n_all if free else 0.0,
-            -loss.ent_coef / n_all, f, sizes.grad_outputs + r * sizes.n_outputs,
-        )  # fmt: skip
+        f[sizes.by_log_prob + r] = -a * ratio * weight if free else 0.0
         moved, free = np.float64(f[sizes.value + r]) - f[old_value + r], True
         value = np.float64(f[sizes.value + r])
         if loss.clip_range_vf >= 0:
             free = abs(moved) <= loss.clip_range_vf
             value = f[old_value + r] + min(max(moved, -loss.clip_range_vf), loss.clip_range_vf)
         error = value - f[target + r]
-        value_loss += error * error / n_all
-        f[sizes.grad_value + r] = loss.vf_coef * 2.0 * error / n_all if free else 0.0
+        value_loss += error * error
+        f[sizes.grad_value + r] = loss.vf_coef * 2.0 * error * weight if free else 0.0
+    _outputs_backward(sizes, groups, parameters, gradients, f, n, -loss.ent_coef * weight)
+    policy_loss, value_loss, entropies = policy_loss * weight, value_loss * weight, entropies * weight
     statistics[0], statistics[1], statistics[2] = policy_loss, value_loss, -entropies
-    statistics[3], statistics[4] = divergence, clipped
+    statistics[3], statistics[4] = divergence * weight, clipped * weight
     statistics[5] = policy_loss - loss.ent_coef * entropies + loss.vf_coef * value_loss
 
 
@@ -778,25 +820,25 @@ def policy_step(
         copy_row(features, r * sizes.n_features, f, sizes.critic_x + r * sizes.critic_stride, sizes.n_features)
     read_trace(sizes, parameters, f, n)
     critic_forward(sizes, dense, parameters, f, n)
+    if sizes.head == CATEGORICAL:
+        log_softmax_rows(sizes, groups, f, n)
     for r in range(n):
         values[r] = f[sizes.value + r]
-        first, a0 = sizes.outputs + r * sizes.n_outputs, r * sizes.n_action
+        first, a0 = r * sizes.n_outputs, r * sizes.n_action
         for k in range(sizes.n_action):
             if sizes.head == CATEGORICAL:
                 # the first choice whose cumulated probability passes the uniform number
-                log_softmax(f, first, groups[k])
                 left, choice = np.float64(noise[a0 + k]), groups[k] - 1
                 for c in range(groups[k] - 1):
-                    left -= math.exp(f[first + c])
+                    left -= f[sizes.grad_outputs + first + c]
                     if left < 0:
                         choice = c
                         break
                 actions[a0 + k] = choice
                 first += groups[k]
             elif sizes.head == BERNOULLI:
-                actions[a0 + k] = 1.0 if noise[a0 + k] < 1.0 / (1.0 + math.exp(-f[first + k])) else 0.0
+                actions[a0 + k] = 1.0 if noise[a0 + k] < 1.0 / (1.0 + math.exp(-f[sizes.outputs + first + k])) else 0.0
             else:
-                actions[a0 + k] = f[first + k] + noise[a0 + k] * math.exp(parameters[sizes.log_std + k])
-        log_prob, _ = log_prob_of(sizes, groups, parameters, f, sizes.outputs + r * sizes.n_outputs, actions, a0)
-        log_probs[r] = log_prob
+                actions[a0 + k] = f[sizes.outputs + first + k] + noise[a0 + k] * math.exp(parameters[sizes.log_std + k])
+    log_probs_of(sizes, groups, parameters, f, n, actions, 0, log_probs, 0)
     return finite
