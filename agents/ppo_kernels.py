@@ -16,7 +16,18 @@ from numba import prange
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.engine import vectors
 from spikeloop.spiking.engine.lsnn_kernels import KEEP_NOTHING, KEEP_TAPE, backward_rows, count_spikes, forward_rows
-from spikeloop.spiking.engine.products import all_finite, copy_row, fill, linear_rows, outer, pack, product
+from spikeloop.spiking.engine.products import (
+    all_finite,
+    copy_row,
+    fill,
+    is_sparse,
+    linear_rows,
+    outer,
+    pack,
+    product,
+    sparse_outer,
+    sparse_product,
+)
 from spikeloop.spiking.engine.vectors import (
     PANEL_VECTORS,
     fma,
@@ -224,7 +235,10 @@ def critic_forward(sizes, dense, parameters, f, n):
         for r in range(n):
             copy_row(parameters, layer.b, f, layer.h + r * layer.width, layer.width)
         w = parameters[layer.w : layer.w + layer.n_in * layer.width]
-        product(f, at, stride, n, layer.n_in, w, panel, layer.width, f, layer.h, layer.width, layer.width)
+        if i == 0 and is_sparse(f, at, stride, n, layer.n_in):  # what spiked, and tasks that show spikes
+            sparse_product(f, at, stride, n, w, f, layer.h, layer.width, layer.width)
+        else:
+            product(f, at, stride, n, layer.n_in, w, panel, layer.width, f, layer.h, layer.width, layer.width)
         _activate(f, layer.h, n * layer.width, sizes.activation)
         at, stride = layer.h, layer.width
     bias = parameters[sizes.b_value]
@@ -245,23 +259,24 @@ def _critic_backward(sizes, dense, parameters, gradients, f, n):
         top = dense_at(dense[last])
         at, stride = top.h, top.width
     for r in range(n):
-        g = f[sizes.grad_value + r]
-        gradients[sizes.b_value] += g
-        all_g = splat(g)
-        for j in range(0, stride, lanes):
-            w = sizes.w_value + j
-            store(gradients, w, fma(all_g, load(f, at + r * stride + j), load(gradients, w)))
-            if last >= 0:
-                store(f, dense_at(dense[last]).grad + r * stride + j, all_g * load(parameters, w))
+        gradients[sizes.b_value] += f[sizes.grad_value + r]
+    outer(gradients, sizes.w_value, stride, f, sizes.grad_value, 1, 1, f, at, stride, n, 0, stride)
+    if last >= 0:
+        grad, w = dense_at(dense[last]).grad, parameters[sizes.w_value : sizes.w_value + stride]
+        fill(f, grad, n * stride, f.dtype.type(0))
+        product(f, sizes.grad_value, 1, n, 1, w, panel, stride, f, grad, stride, stride)
     for i in range(last, -1, -1):
         layer = dense_at(dense[i])
         _through_activation(f, layer.grad, layer.h, n * layer.width, sizes.activation)
         below = sizes.critic_x if i == 0 else dense_at(dense[i - 1]).h
         grad_w = gradients[layer.w : layer.w + layer.n_in * layer.width]
-        outer(
-            grad_w, 0, layer.width, f, below, layer.in_stride, layer.n_in, f, layer.grad, layer.width, n, 0,
-            layer.width,
-        )  # fmt: skip
+        if i == 0 and is_sparse(f, below, layer.in_stride, n, layer.n_in):
+            sparse_outer(grad_w, layer.width, f, below, layer.in_stride, f, layer.grad, n)
+        else:
+            outer(
+                grad_w, 0, layer.width, f, below, layer.in_stride, layer.n_in, f, layer.grad, layer.width, n, 0,
+                layer.width,
+            )  # fmt: skip
         for j in range(0, layer.width, lanes):
             total = load(gradients, layer.b + j)
             for r in range(n):
@@ -537,18 +552,16 @@ def _losses(sizes, groups, loss, parameters, gradients, f, n, n_all, mean, devia
 @kernel
 def _readout_backward(sizes, parameters, gradients, f, n):
     """Add to the gradients of the readout, and write that of the trace."""
-    width = sizes.width
+    width, n_outputs, panel = sizes.width, sizes.n_outputs, PANEL_VECTORS * lanes_of(f)
     for r in range(n):
-        fill(f, sizes.grad_y + r * width, width, f.dtype.type(0))
-        for k in range(sizes.n_outputs):
-            g = f[sizes.grad_outputs + r * sizes.n_outputs + k]
-            gradients[sizes.b_out + k] += g
-            all_g = splat(g)
-            for j in range(0, width, lanes_of(f)):
-                w, trace = sizes.w_out + k * width + j, r * width + j
-                grad = sizes.grad_y + trace
-                store(f, grad, fma(all_g, load(parameters, w), load(f, grad)))
-                store(gradients, w, fma(all_g, load(f, sizes.y + trace), load(gradients, w)))
+        for k in range(n_outputs):
+            gradients[sizes.b_out + k] += f[sizes.grad_outputs + r * n_outputs + k]
+    outer(
+        gradients, sizes.w_out, width, f, sizes.grad_outputs, n_outputs, n_outputs, f, sizes.y, width, n, 0, width,
+    )  # fmt: skip
+    w_out = parameters[sizes.w_out : sizes.w_out + n_outputs * width]
+    fill(f, sizes.grad_y, n * width, f.dtype.type(0))
+    product(f, sizes.grad_outputs, n_outputs, n, n_outputs, w_out, panel, width, f, sizes.grad_y, width, width)
 
 
 @kernel
@@ -570,7 +583,7 @@ def _adam(parameters, gradients, first, second, start, end, scale, loss, n_updat
     c1, c2 = 1.0 - loss.beta1**n_updates, 1.0 - loss.beta2**n_updates
     b1, b2 = splat(number(loss.beta1)), splat(number(loss.beta2))
     rest1, rest2 = splat(number(1.0 - loss.beta1)), splat(number(1.0 - loss.beta2))
-    rate, root, eps = splat(number(loss.learning_rate / c1)), splat(number(math.sqrt(c2))), splat(number(loss.eps))
+    rate, root, eps = splat(number(loss.learning_rate / c1)), splat(number(1 / math.sqrt(c2))), splat(number(loss.eps))
     factor = splat(number(scale))
     for j in range(start, end, lanes_of(parameters)):
         g = load(gradients, j) * factor
@@ -579,7 +592,7 @@ def _adam(parameters, gradients, first, second, start, end, scale, loss, n_updat
         v = fma(b2, load(second, j), rest2 * (g * g))
         store(first, j, m)
         store(second, j, v)
-        store(parameters, j, load(parameters, j) - rate * m / (square_root(v) / root + eps))
+        store(parameters, j, load(parameters, j) - rate * m / fma(square_root(v), root, eps))
 
 
 @kernel
@@ -594,15 +607,17 @@ def _gather(sizes, rollout, order, f, start):
         for i in range(sizes.n_state):
             width = sizes.state_width
             copy_row(rollout.states, (q * sizes.n_state + i) * width, f, sizes.state + (i * n_batch + b) * width, width)
+        source, to = q * n_steps, b * n_steps
+        copy_row(rollout.advantages, source, f, sizes.column + to, n_steps)
+        copy_row(rollout.returns, source, f, sizes.column + n + to, n_steps)
+        copy_row(rollout.values, source, f, sizes.column + 2 * n + to, n_steps)
+        copy_row(rollout.log_probs, source, f, sizes.column + 3 * n + to, n_steps)
+        n_action, n_features, stride = sizes.n_action, sizes.n_features, sizes.critic_stride
+        copy_row(rollout.actions, source * n_action, f, sizes.action + to * n_action, n_steps * n_action)
         for t in range(n_steps):
-            r = b * n_steps + t
             start[b, t] = rollout.start[q, t]
-            f[sizes.column + r], f[sizes.column + n + r] = rollout.advantages[q, t], rollout.returns[q, t]
-            f[sizes.column + 2 * n + r], f[sizes.column + 3 * n + r] = rollout.values[q, t], rollout.log_probs[q, t]
-            for k in range(sizes.n_action):
-                f[sizes.action + r * sizes.n_action + k] = rollout.actions[q, t, k]
-            for k in range(sizes.n_features):
-                f[sizes.critic_x + r * sizes.critic_stride + k] = rollout.features[q, t, k]
+            features, seen = (source + t) * n_features, sizes.critic_x + (to + t) * stride
+            copy_row(rollout.features, features, f, seen, n_features)
 
 
 @kernel

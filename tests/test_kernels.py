@@ -187,6 +187,38 @@ def test_linear_rows_sums_each_row_alike(n):
         np.testing.assert_array_equal(one[0], expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_panels", [1, 2, 5])
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.6])
+def test_products_that_skip_zeros_have_the_bits_of_those_that_do_not(dtype, n_panels, density):
+    rng = np.random.default_rng(n_panels)
+    panel, rows, n = vectors.panel(dtype), 13, 70
+    width, stride = n_panels * panel, sequences.padded_size(n, dtype)
+    x = np.zeros((rows, stride), dtype)
+    x[:, :n] = rng.normal(size=(rows, n)) * (rng.random((rows, n)) < density)
+    w, d, start = (rng.normal(size=shape).astype(dtype) for shape in ((n, width), (rows, width), (rows, width)))
+    out, mine = start.copy(), start.copy()
+    products.product(x, 0, stride, rows, n, w.ravel(), panel, width, out, 0, width, width)
+    products.sparse_product(x, 0, stride, rows, w.ravel(), mine, 0, width, width)
+    np.testing.assert_array_equal(mine, out)
+    outer, mine = w.copy(), w.copy()
+    products.outer(outer, 0, width, x, 0, stride, n, d, 0, width, rows, 0, width)
+    products.sparse_outer(mine, width, x, 0, stride, d, 0, rows)
+    np.testing.assert_array_equal(mine, outer)
+    assert products.is_sparse(x, 0, stride, rows, n) == (density < products.SPARSE)
+
+
+def test_listing_lanes_stays_within_its_room():
+    listed = np.full(20, -1, np.int32)
+    for room in (5, 16, 20):
+        listed[:] = -1
+        x = np.zeros(64, np.float32)
+        x[[3, 17, 40, 63]] = 1.0
+        assert products.list_used(x, 0, 64, listed[:room]) == 4
+        np.testing.assert_array_equal(listed[:4], [3, 17, 40, 63])
+        np.testing.assert_array_equal(listed[room:], -1)
+
+
 def test_padding_copies_only_what_needs_it():
     width = vectors.panel(np.float64)
     whole = sequences.Weights(np.ones((3, width)), np.ones(width), np.zeros((width, width)))

@@ -18,17 +18,16 @@ import numpy as np
 from numba import prange
 
 from spikeloop.spiking.compiling import kernel
-from spikeloop.spiking.engine.products import add_row, copy_row, fill, gather, outer, product, scatter
+from spikeloop.spiking.engine.products import add_row, copy_row, fill, gather, list_lanes, outer, product, scatter
 from spikeloop.spiking.engine.vectors import (
     PANEL_VECTORS,
     add_atomically,
-    bits_of,
     fma,
     get,
     lanes_of,
     load,
-    lowest_bit,
     magnitude,
+    mask_of,
     select,
     splat,
     store,
@@ -147,7 +146,7 @@ def forward_rows(
         if last:
             copy_row(state, ((row + 4) * n_batch + b) * n_row, s, y0, n)
         lo = b * (spikes.shape[0] // n_batch)
-        hi = lo
+        hi, room = lo, (b + 1) * (spikes.shape[0] // n_batch)
         for i in range(n):
             if s[z0 + i] > 0:
                 spikes[hi] = i
@@ -231,12 +230,7 @@ def forward_rows(
                     if hold:
                         slope = select(free, slope, minus_one)
                     store(psi, psi0 + j, slope)
-                bits = bits_of(fired)
-                while bits != np.uint64(0):
-                    i = j + lowest_bit(bits)
-                    spikes[np.uintp(hi)] = i
-                    hi += 1
-                    bits &= bits - np.uint64(1)
+                hi = list_lanes(spikes, hi, room, j, fired)
             ptr[b, t + 2] = hi
             if keep == KEEP_MEMBRANE:
                 copy_row(s, v0, membrane, psi0, width)
@@ -455,6 +449,7 @@ def backward_rows(
     v0, a0, z0, y0, i0, sum0, dense0 = 0, block, 2 * block, 3 * block, 4 * block, 5 * block, 6 * block
     s = np.empty(7 * block, constants.dtype)
     fill(s, dense0, block, number(0))
+    was_reset = np.zeros(width // lanes, np.uint64)  # a bit for each neuron
     current = s if fused else currents
     for g0 in range(b0, b1, GROUP):
         n_rows = min(GROUP, b1 - g0)
@@ -476,10 +471,10 @@ def backward_rows(
                 if tick == 0 and start[b, step]:
                     hi = lo  # the state was cleared, so that no spike came before
                 if reset_zero:
-                    # who spiked on the tick before was reset, and through its membrane no gradient passes: below,
-                    # one vector operation with zeros and ones takes the place of a branch for each neuron
+                    # who spiked on the tick before was reset, and through its membrane no gradient passes
                     for k in range(lo, hi):
-                        s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 1
+                        i = np.intp(spikes[np.uintp(k)])
+                        was_reset[i // lanes] |= np.uint64(1) << np.uint64(i % lanes)
                 row = (b * n_t + t) * width
                 step_row = (b * n_steps + step) * width
                 for j in range(0, width, lanes):
@@ -522,14 +517,13 @@ def backward_rows(
                     if reset_zero:
                         # v = alpha v (1 - z) + i: by z it is -alpha v, by v it is alpha (1 - z)
                         gz = gz - load(membrane, row + j) * back
-                        back = back * (one - load(s, dense0 + o + j))
+                        back = select(mask_of(was_reset[j // lanes], back), zero, back)
                     else:
                         gz = gz - load(constants, at.v_th + j) * gv
                     store(s, v0 + o + j, back)
                     store(s, z0 + o + j, gz)
                 if reset_zero:
-                    for k in range(lo, hi):
-                        s[dense0 + o + np.intp(spikes[np.uintp(k)])] = 0
+                    was_reset[:] = 0
             if recurrent:
                 # all sequences of the group at once: each row of weights is loaded once for them
                 product(current, i0, width, n_rows, n, w_rec, n * step_width, step_width, s, z0, width, width)

@@ -6,22 +6,29 @@ import numpy as np
 
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.engine.vectors import (
+    COMPRESSES,
     PANEL_VECTORS,
     TILE_ROWS,
+    bits_of,
+    count_of,
     fma,
     get,
     lanes_of,
     load,
+    lowest_bit,
     outer_tile,
     put,
     splat,
     store,
+    store_lanes,
     sum_of,
     tile,
 )
 
+SPARSE = 0.3  # where less of the left side is not zero, a product row by row of what is not beats register tiles
 
-@kernel
+
+@kernel(forceinline=True)
 def fill(a, a0, n, value):
     """Write one number to n elements, whole vectors."""
     lanes = lanes_of(a)
@@ -30,7 +37,7 @@ def fill(a, a0, n, value):
         store(a, a0 + j, filled)
 
 
-@kernel
+@kernel(forceinline=True)
 def copy_row(src, s0, dst, d0, n):
     """Copy n elements, n of any size."""
     lanes = lanes_of(src)
@@ -41,7 +48,7 @@ def copy_row(src, s0, dst, d0, n):
         put(dst, d0 + j, get(src, s0 + j))
 
 
-@kernel
+@kernel(forceinline=True)
 def add_row(src, s0, dst, d0, n):
     """Add n elements, whole vectors, to others."""
     for j in range(0, n, lanes_of(src)):
@@ -83,7 +90,100 @@ def outer(g, g0, width, x, x0, x_row, n_columns, d, d0, d_row, rows, j0, j1):
         c += 1
 
 
+@kernel(forceinline=True)
+def list_lanes(listed, at, room, first, mask):
+    """Write ``first + i`` for each lane i that is set to ``listed``, from ``at``; return where the list goes on.
+
+    A branch for each lane that is set would be mispredicted for every other one; ``listed`` has ``room`` elements.
+    """
+    bits = bits_of(mask)
+    if COMPRESSES and at + 16 <= room:
+        store_lanes(listed, at, first, mask)
+        return at + count_of(bits)
+    while bits != np.uint64(0):
+        listed[np.uintp(at)] = first + lowest_bit(bits)
+        at += 1
+        bits &= bits - np.uint64(1)
+    return at
+
+
 @kernel
+def list_used(a, a0, n, listed):
+    """List which of n elements, whole vectors, are not zero; return how many."""
+    zero, count = splat(a.dtype.type(0)), 0
+    for j in range(0, n, lanes_of(a)):
+        count = list_lanes(listed, count, listed.shape[0], j, load(a, a0 + j) != zero)
+    return count
+
+
+@kernel
+def is_sparse(a, a0, a_row, rows, n):
+    """Return whether few of rows x n elements are not zero, in rows padded with zeros to whole vectors."""
+    zero, count = splat(a.dtype.type(0)), 0
+    for j in range(0, rows * a_row, lanes_of(a)):
+        count += count_of(bits_of(load(a, a0 + j) != zero))
+    return count < SPARSE * rows * n
+
+
+@kernel
+def sparse_product(a, a0, a_row, rows, w, out, o0, o_row, width):
+    """Add ``a w`` to ``out``, to the bits of :func:`product`, where most of ``a`` is zero; rows of ``a`` are padded."""
+    n, listed = lanes_of(out), np.empty(a_row, np.int32)
+    for r in range(rows):
+        count, at, o = list_used(a, a0 + r * a_row, a_row, listed), a0 + r * a_row, o0 + r * o_row
+        j = 0
+        while j + 4 * n <= width:
+            c0, c1 = load(out, o + j), load(out, o + j + n)
+            c2, c3 = load(out, o + j + 2 * n), load(out, o + j + 3 * n)
+            for k in range(count):
+                i = np.intp(listed[np.uintp(k)])
+                x, row = splat(get(a, at + i)), i * width + j
+                c0 = fma(x, load(w, row), c0)
+                c1 = fma(x, load(w, row + n), c1)
+                c2 = fma(x, load(w, row + 2 * n), c2)
+                c3 = fma(x, load(w, row + 3 * n), c3)
+            store(out, o + j, c0)
+            store(out, o + j + n, c1)
+            store(out, o + j + 2 * n, c2)
+            store(out, o + j + 3 * n, c3)
+            j += 4 * n
+        while j < width:
+            c0 = load(out, o + j)
+            for k in range(count):
+                i = np.intp(listed[np.uintp(k)])
+                c0 = fma(splat(get(a, at + i)), load(w, i * width + j), c0)
+            store(out, o + j, c0)
+            j += n
+
+
+@kernel
+def sparse_outer(g, width, x, x0, x_row, d, d0, rows):
+    """Add ``x^T d`` to ``g``, to the bits of :func:`outer`, where most of ``x`` is zero; rows of ``x`` are padded."""
+    n, listed = lanes_of(g), np.empty(x_row, np.int32)
+    for r in range(rows):
+        count, at = list_used(x, x0 + r * x_row, x_row, listed), x0 + r * x_row
+        j = 0
+        while j + 4 * n <= width:
+            o = d0 + r * width + j
+            d_0, d_1, d_2, d_3 = load(d, o), load(d, o + n), load(d, o + 2 * n), load(d, o + 3 * n)
+            for k in range(count):
+                i = np.intp(listed[np.uintp(k)])
+                value, row = splat(get(x, at + i)), i * width + j
+                store(g, row, fma(value, d_0, load(g, row)))
+                store(g, row + n, fma(value, d_1, load(g, row + n)))
+                store(g, row + 2 * n, fma(value, d_2, load(g, row + 2 * n)))
+                store(g, row + 3 * n, fma(value, d_3, load(g, row + 3 * n)))
+            j += 4 * n
+        while j < width:
+            d_0 = load(d, d0 + r * width + j)
+            for k in range(count):
+                i = np.intp(listed[np.uintp(k)])
+                row = i * width + j
+                store(g, row, fma(splat(get(x, at + i)), d_0, load(g, row)))
+            j += n
+
+
+@kernel(forceinline=True)
 def gather(src, s0, w, spikes, lo, hi, dst, d0, width):
     """Write ``src + sum of the rows of w that spikes[lo:hi] names`` to ``dst``, in the order of the list."""
     n = lanes_of(src)
@@ -129,7 +229,7 @@ def gather(src, s0, w, spikes, lo, hi, dst, d0, width):
         j += n
 
 
-@kernel
+@kernel(forceinline=True)
 def scatter(src, s0, g, spikes, lo, hi, width, j0, j1):
     """Add columns j0 to j1 of the row ``src`` to each row of ``g`` that ``spikes[lo:hi]`` names."""
     n = lanes_of(src)

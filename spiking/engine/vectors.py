@@ -21,6 +21,7 @@ _HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f", False))
 # A register tile is TILE_ROWS rows of PANEL_VECTORS 64-byte vectors: what fits in 32 wide or in 16 narrower registers.
 TILE_ROWS = 8 if _HAS_AVX512 else 4
 PANEL_VECTORS = 2 if _HAS_AVX512 else 1
+COMPRESSES = _HAS_AVX512  # whether store_lanes is one instruction
 
 
 def panel(dtype: Any) -> int:
@@ -325,6 +326,17 @@ def bits_of(typingctx: Any, mask: Any) -> Any:
 
 
 @intrinsic
+def mask_of(typingctx: Any, bits: Any, like: Any) -> Any:
+    """Return what :func:`bits_of` made an integer of, a mask for vectors such as ``like``."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        whole = builder.trunc(args[0], ir.IntType(sig.return_type.lanes))
+        return builder.bitcast(whole, ir.VectorType(ir.IntType(1), sig.return_type.lanes))
+
+    return _Mask(like.lanes)(types.uint64, like), codegen
+
+
+@intrinsic
 def lowest_bit(typingctx: Any, bits: Any) -> Any:
     """Return the index of the lowest bit that is set."""
 
@@ -332,6 +344,38 @@ def lowest_bit(typingctx: Any, bits: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.intp(types.uint64), codegen
+
+
+@intrinsic
+def count_of(typingctx: Any, bits: Any) -> Any:
+    """Return how many bits are set."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.intp(types.uint64), codegen
+
+
+@intrinsic
+def store_lanes(typingctx: Any, array: Any, offset: Any, first: Any, mask: Any) -> Any:
+    """Write ``first + i`` for each lane i that is set, one after the other; the rest of a vector is overwritten."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        array, offset, first, mask = args
+        vector = ir.VectorType(ir.IntType(sig.args[0].dtype.bitwidth), sig.args[3].lanes)
+        lanes = builder.add(
+            _broadcast(builder, vector, builder.trunc(first, vector.element)),
+            ir.Constant(vector, list(range(vector.count))),
+        )
+        kind = ir.FunctionType(vector, [vector, mask.type, vector])
+        name = f"llvm.experimental.vector.compress.v{vector.count}i{vector.element.width}"
+        compress = cgutils.get_or_insert_function(builder.module, kind, name)
+        packed = builder.call(compress, [lanes, mask, ir.Constant(vector, ir.Undefined)])
+        pointer = builder.bitcast(_pointer(context, builder, sig.args[0], array, offset), vector.as_pointer())
+        builder.store(packed, pointer, align=vector.element.width // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, mask), codegen
 
 
 @intrinsic
