@@ -127,6 +127,14 @@ def check_predicted(observation: Any) -> None:
         raise NonFiniteError(f"predict() needs a finite observation, got one with {found[1]}")
 
 
+def all_small(array: np.ndarray) -> bool:
+    """Return whether the sum of squares shows that no number is NaN, infinite or too large; if not, one may still be.
+
+    A sum of squares takes less time than a look at each number, and vdot does not warn where it overflows.
+    """
+    return float(np.vdot(array, array)) < _LARGEST_SQUARE
+
+
 def check_learnt(arrays: Iterable[tuple[str, th.Tensor]], when: str) -> None:
     """Refuse to go on with parameters that are not finite.
 
@@ -182,8 +190,7 @@ def _first(value: Any) -> tuple[int, str] | None:
         array = np.asarray(part)
         if array.dtype.kind != "f":
             continue
-        # A sum of squares takes less time than a look at each number; vdot does not warn where it overflows.
-        if float(np.vdot(array, array)) < _LARGEST_SQUARE:
+        if all_small(array):
             continue
         bad = ~(np.abs(array) < LARGEST)
         if bad.any():  # else it was only the sum that is too large

@@ -55,7 +55,7 @@ def torch_reason(policy: LsnnPolicy) -> str | None:
         return f"{type(policy).__name__} has a method {changed[0]} of its own"
     if policy.use_sde:
         return "use_sde is on"
-    if any(True for _ in policy.features_extractor.parameters()):
+    if _parameters_of(_modules_of(policy.features_extractor)):
         return f"{type(policy.features_extractor).__name__} has weights"
     if not lsnn.layers.on_engine:
         return "its neurons are not LSNN neurons"
@@ -76,7 +76,8 @@ def torch_reason(policy: LsnnPolicy) -> str | None:
 
 
 def _training_reason(policy: LsnnPolicy) -> str | None:
-    optimizer, parameters = policy.optimizer, list(policy.parameters())
+    optimizer, modules = policy.optimizer, _modules_of(policy)
+    parameters = _parameters_of(modules)
     if type(optimizer) is not th.optim.Adam:
         return f"its optimizer is {type(optimizer).__name__}"
     if len(optimizer.param_groups) != 1:
@@ -84,7 +85,7 @@ def _training_reason(policy: LsnnPolicy) -> str | None:
     for name, usual in _ADAM.items():
         if optimizer.param_groups[0].get(name, usual) != usual:
             return f"its optimizer has {name}={optimizer.param_groups[0][name]!r}"
-    if hooked := _hooked(policy):
+    if hooked := _hooked(policy, modules, parameters):
         return f"{hooked} has hooks, which only torch calls"
     if any(p.device.type != "cpu" for p in parameters):
         return f"it is on {parameters[0].device}"
@@ -101,17 +102,32 @@ def _training_reason(policy: LsnnPolicy) -> str | None:
     return None
 
 
-def _hooked(policy: LsnnPolicy) -> str | None:
+def _modules_of(module: nn.Module) -> list[nn.Module]:
+    """Return a module and all in it: this is asked in every rollout, and torch's walk takes ten times as long."""
+    found, left = {id(module): module}, [module]
+    while left:
+        for one in left.pop()._modules.values():
+            if one is not None and id(one) not in found:
+                found[id(one)] = one
+                left.append(one)
+    return list(found.values())
+
+
+def _parameters_of(modules: list[nn.Module]) -> list[nn.Parameter]:
+    return list({id(p): p for one in modules for p in one._parameters.values() if p is not None}.values())
+
+
+def _hooked(policy: LsnnPolicy, modules: list[nn.Module], parameters: list[nn.Parameter]) -> str | None:
     """Name what has hooks that a training in torch would call, as quantisation-aware training has; None if nothing."""
     optimizer = policy.optimizer
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "its optimizer"
-    for name, module in policy.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return name or type(policy).__name__
-    for name, p in policy.named_parameters():
+    for one in modules:
+        if one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks:
+            return next(name for name, module in policy.named_modules() if module is one) or type(policy).__name__
+    for p in parameters:
         if p._backward_hooks or p._post_accumulate_grad_hooks:
-            return name
+            return next(name for name, q in policy.named_parameters() if q is p)
     return None
 
 
@@ -382,8 +398,10 @@ class CompiledPolicy:
 
     def counted(self) -> list[np.ndarray]:
         """Return the spikes of each neuron since this was last asked, int64, one array per layer."""
-        ends = np.cumsum([layer[0] for layer in self.layers])
-        found = np.split(self.totals.copy(), ends[:-1])
+        found, totals, first = [], self.totals.copy(), 0
+        for n in self.policy.lstm_actor.n_neurons:
+            found.append(totals[first : first + n])
+            first += n
         self.totals[:] = 0
         return found
 

@@ -136,6 +136,11 @@ class Actor:
         return self.act(obs, states, start, self._unused[: len(start) * self.n_action], self._uncounted)[1]
 
 
+def looks_nowhere(callback: BaseCallback) -> bool:
+    """Return whether it is what SB3 makes of no callback, which need not be called for each step."""
+    return isinstance(callback, ConvertCallback) and callback.callback is None
+
+
 def watches(callback: BaseCallback) -> str | None:
     """Name a callback that may look at or change something in the middle of a rollout; None if there is none.
 
@@ -150,7 +155,7 @@ def watches(callback: BaseCallback) -> str | None:
     if isinstance(callback, CallbackList):
         return next(filter(None, map(watches, callback.callbacks)), None)
     kind = type(callback)
-    if isinstance(callback, ConvertCallback) and callback.callback is None:  # what SB3 makes of no callback
+    if looks_nowhere(callback):
         return None
     known = kind.__module__.partition(".")[0] in ("stable_baselines3", "rl_zoo3", "spikeloop")
     if not known or kind in (ConvertCallback, StopTrainingOnMaxEpisodes):

@@ -22,7 +22,7 @@ from spikeloop.agents import rollout_kernels
 from spikeloop.agents.check_finite import CheckFinite
 from spikeloop.agents.compiled_episodes import telling
 from spikeloop.agents.compiled_policy import CompiledPolicy
-from spikeloop.agents.compiled_rollout import draw_noise
+from spikeloop.agents.compiled_rollout import draw_noise, looks_nowhere
 from spikeloop.agents.failures import NonFiniteError
 from spikeloop.agents.rollout_kernels import ACT, Eyes, Filled, Normalization, Tasks
 from spikeloop.envs.compiled import compiled_of, shown_components
@@ -273,7 +273,7 @@ class CompiledTasks:
         for i, one in enumerate(self.tasks):
             one.synced = 0
             self._refresh(i)  # not before: a run that goes on is put where it was as its first rollout starts
-        t, phase, told = 0, ACT, 0
+        t, phase, told, silent = 0, ACT, 0, looks_nowhere(callback)
         infos: dict[int, dict[int, dict[str, Any]]] = {}  # of steps with an end of an episode
         try:
             while told < n_steps:
@@ -287,7 +287,10 @@ class CompiledTasks:
                     raise NonFiniteError(f"the observations {obs} led to a state that is not finite")
                 self._give_statistics(norm, filled.paid[min(t, n_steps - 1)])
                 while told < t:
-                    if not self._replay(callback, filled, told, infos.pop(told, {}), obs, starts):
+                    if silent and told + 1 < n_steps and told not in infos:
+                        model.num_timesteps += n_envs
+                        callback.n_calls += 1
+                    elif not self._replay(callback, filled, told, infos.pop(told, {}), obs, starts):
                         return False
                     told += 1
                 if phase != ACT:

@@ -11,7 +11,7 @@ from spikeloop.agents import ppo_kernels
 from spikeloop.agents.compiled_policy import CompiledPolicy
 from spikeloop.agents.compiled_rollout import encoded, features_of
 from spikeloop.agents.frames import critic_view
-from spikeloop.agents.ppo_kernels import STATISTICS, Loss, Rollout
+from spikeloop.agents.ppo_kernels import OF_LOSS, STATISTICS, Loss, Rollout
 from spikeloop.agents.ppo_update import begin_update, log_update
 from spikeloop.agents.rollout_buffer import limits_of
 from spikeloop.spiking.threads import kernel_threads
@@ -59,7 +59,7 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     """Run the epochs of an update over the rollout, and log what RecurrentPPO logs, and norms of gradients.
 
     Minibatches are drawn from torch's generator as the torch path draws them. Gradients of actor and critic are clipped
-    apart, each to ``max_grad_norm``.
+    apart, each to ``max_grad_norm``. ``compiled`` has taken the parameters as they are.
 
     Raises:
         ValueError: If a sequence left the range of float32.
@@ -76,7 +76,6 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
         adam["lr"], *adam["betas"], adam["eps"],
     )  # fmt: skip
     loss = Loss(*map(float, numbers))
-    compiled.take()
     first = n_updates = compiled.take_optimizer()
     parameters, _, *moments = compiled.vectors
     n_shares = len(compiled.gradients)
@@ -85,9 +84,9 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     told, n_epochs, end = [], 0, ppo_kernels.DONE
     at_once = model.n_epochs if model.target_kl is None else 1  # an epoch that is not run draws no order
     while n_epochs < model.n_epochs and end == ppo_kernels.DONE:
-        orders = np.stack(
-            [th.randperm(n_sequences).numpy() if shuffles else np.arange(n_sequences) for _ in range(at_once)]
-        )
+        orders = np.tile(np.arange(n_sequences), (at_once, 1))
+        for order in orders if shuffles else ():
+            order[:] = th.randperm(n_sequences).numpy()
         statistics = np.zeros((at_once * (len(limits) - 1), len(STATISTICS)))
         n_done, end = run(
             n_threads, compiled.sizes, compiled.layers, compiled.dense, compiled.groups, compiled.options,
@@ -108,10 +107,13 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     if end == ppo_kernels.STOPPED and model.verbose >= 1:
         print(f"Early stopping at step {n_epochs - 1} due to reaching max kl: {told[-1][-1, 3]:.2f}")
     rows = np.concatenate(told)
-    means: dict[str, Any] = {name: rows[:, i] for i, name in enumerate(STATISTICS) if name not in ("approx_kl", "loss")}
-    for name in ("actor_grad_norm", "critic_grad_norm"):
-        means[name] = means[name][: n_updates - first]  # a minibatch that ends the update has no gradient
+    means = dict(zip(STATISTICS, rows.mean(axis=0), strict=True))
+    del means["approx_kl"], means["loss"]
+    if n_updates - first < len(rows):  # a minibatch that ends the update has no gradient
+        for name in STATISTICS[OF_LOSS:]:
+            norms = rows[: n_updates - first, STATISTICS.index(name)]
+            means[name] = norms.mean() if len(norms) else None
     per_epoch = len(limits) - 1
-    last_epoch = rows[(len(rows) - 1) // per_epoch * per_epoch :, STATISTICS.index("approx_kl")]
-    ran = {name: numbers for name, numbers in means.items() if len(numbers)}
-    log_update(model, ran, last_epoch.tolist(), rows[-1, STATISTICS.index("loss")], clip_range, clip_range_vf)
+    divergence = rows[(len(rows) - 1) // per_epoch * per_epoch :, STATISTICS.index("approx_kl")].mean()
+    ran = {name: mean for name, mean in means.items() if mean is not None}
+    log_update(model, ran, divergence, rows[-1, STATISTICS.index("loss")], clip_range, clip_range_vf)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
@@ -102,13 +102,14 @@ def update(model: SpikingPPO) -> None:
         model._n_updates += 1
         if not goes_on:
             break
-    log_update(model, logged, divergences, loss.item(), clip_range, clip_range_vf)
+    means = {name: np.mean(numbers) for name, numbers in logged.items()}
+    log_update(model, means, np.mean(divergences), loss.item(), clip_range, clip_range_vf)
 
 
 def log_update(
     model: SpikingPPO,
-    means: Mapping[str, Sequence[float]],
-    divergences: Sequence[float],
+    means: Mapping[str, Any],
+    divergence: Any,
     loss: float,
     clip_range: float,
     clip_range_vf: float | None,
@@ -117,16 +118,16 @@ def log_update(
 
     Args:
         model: The model.
-        means: By name, a number of each minibatch.
-        divergences: Approximate divergences of the minibatches of the last epoch.
+        means: By name, means over the minibatches.
+        divergence: Mean of the approximate divergences of the minibatches of the last epoch.
         loss: Loss of the last minibatch.
         clip_range: The clip range.
         clip_range_vf: That of the values; None for none.
     """
     record = model.logger.record
-    for name, numbers in means.items():
-        record(f"train/{name}", np.mean(numbers))
-    record("train/approx_kl", np.mean(divergences))
+    for name, mean in means.items():
+        record(f"train/{name}", mean)
+    record("train/approx_kl", divergence)
     record("train/loss", loss)
     buffer = model.rollout_buffer
     record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))

@@ -20,7 +20,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from spikeloop.agents.check_finite import CheckFinite, check_first, check_learnt, is_checked
+from spikeloop.agents.check_finite import CheckFinite, all_small, check_first, check_learnt, is_checked
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
 from spikeloop.agents.compiled_policy import CompiledPolicy, shares_of, torch_reason
 from spikeloop.agents.compiled_rollout import collect, watches
@@ -116,6 +116,8 @@ class SpikingPPO(RecurrentPPO):
             raise ValueError(f"compiled must be 'auto', True or False, got {compiled!r}")
         self.seq_len, self.compiled = seq_len, compiled
         self._compiled_policy: CompiledPolicy | None = None
+        self._learning = False  # whether learn() calls collect_rollouts() and train() in turn
+        self._ready: CompiledPolicy | None = None  # of a rollout whose update comes next, with nobody in between
         self._path_said = ""  # what the log says of where the training runs
         self._looked = False  # whether the first rollout was looked at for a network that sees or says nothing
         if _init_setup_model:
@@ -211,22 +213,25 @@ class SpikingPPO(RecurrentPPO):
             raise ValueError(
                 f"n_steps must stay what the model was made with, {rollout_buffer.buffer_size}, got {n_rollout_steps}"
             )
-        reason, tasks = self._torch_reason(), tasks_of(self, env)
-        if watcher := watches(callback):
+        reason, tasks, watcher = self._torch_reason(), tasks_of(self, env), watches(callback)
+        if watcher:
             tasks = f"the callback {watcher} may look at them"
         self._say_path(reason, tasks)
-        if np.any(getattr(self.action_space, "start", 0)):
-            env = ShiftActions(env)
-        if not is_checked(env):
-            env = CheckFinite(env)
         self.policy.reset_rollout_counts()
-        if reason:
-            go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        elif isinstance(tasks, str):
-            go_on = collect(self, self._compiled(), env, callback, rollout_buffer, n_rollout_steps)
+        compiled = None if reason else self._compiled()
+        if compiled and not isinstance(tasks, str):
+            go_on = CompiledTasks(self, compiled, env, tasks).collect(callback, rollout_buffer, n_rollout_steps)
         else:
-            go_on = CompiledTasks(self, self._compiled(), env, tasks).collect(callback, rollout_buffer, n_rollout_steps)
+            if np.any(getattr(self.action_space, "start", 0)):
+                env = ShiftActions(env)
+            if not is_checked(env):
+                env = CheckFinite(env)
+            if compiled:
+                go_on = collect(self, compiled, env, callback, rollout_buffer, n_rollout_steps)
+            else:
+                go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self._log_spikes()
+        self._ready = compiled if go_on and self._looked and self._learning and not watcher else None
         if go_on and not self._looked:
             self._look()
         return go_on
@@ -288,12 +293,18 @@ class SpikingPPO(RecurrentPPO):
             NonFiniteError: If that leads to parameters that are not finite.
         """
         total = self.n_steps * self.n_envs
+        compiled, self._ready = self._ready, None
+        if compiled is None and not self._torch_reason():
+            compiled = self._compiled()
+            compiled.take()
         try:
             with self.policy.one_thread(min(self.batch_size or total, total)):
-                if self._torch_reason():
+                if compiled is None:
                     update(self)
                 else:
-                    update_compiled(self, self._compiled())
+                    update_compiled(self, compiled)
+                    if all_small(compiled.parameters):
+                        return
         except ValueError:  # torch's, where a minibatch meets what the one before made NaN
             check_learnt(self.policy.named_parameters(), f"update {self._n_updates + 1}")
             raise
@@ -311,7 +322,7 @@ class SpikingPPO(RecurrentPPO):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of copies what the kernels compute in: its views would no longer be of the same memory."""
-        return {**self.__dict__, "_compiled_policy": None}
+        return {**self.__dict__, "_compiled_policy": None, "_ready": None, "_learning": False}
 
     def _torch_reason(self) -> str | None:
         """Say why the training runs in torch; None if it runs compiled.
@@ -335,7 +346,7 @@ class SpikingPPO(RecurrentPPO):
         self._path_said = line
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled_policy", "_path_said"]
+        return [*super()._excluded_save_params(), "_compiled_policy", "_ready", "_learning", "_path_said"]
 
     def learn(
         self: Self,
@@ -348,8 +359,13 @@ class SpikingPPO(RecurrentPPO):
     ) -> Self:
         """Train for ``total_timesteps`` env steps; the arguments are SB3's."""
         note_wrappers(self, learns=True)
-        self._path_said = ""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._path_said, self._learning = "", True
+        try:
+            return super().learn(
+                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
+        finally:
+            self._learning, self._ready = False, None
 
 
 def _flat(observations: np.ndarray) -> np.ndarray:

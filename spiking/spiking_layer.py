@@ -74,9 +74,9 @@ class SpikingLayer(nn.Module):
     @property
     def synapses(self) -> Synapses:
         """The weights as arrays."""
-        w_rec = None if self.w_rec is None else _numpy(self.w_rec)
+        w_rec = None if self.w_rec is None else np.array(_numpy(self.w_rec))
         if w_rec is not None:
-            w_rec = w_rec * (1 - np.eye(len(w_rec), dtype=w_rec.dtype))
+            np.fill_diagonal(w_rec, 0)
         return Synapses(_numpy(self.w_in), w_rec)
 
     @property
