@@ -12,8 +12,8 @@ from torch import nn
 
 from spikeloop.agents.checks import in_words
 from spikeloop.spiking.action_head import ActionHead
+from spikeloop.spiking.core import Core
 from spikeloop.spiking.engine.sequences import dense_layers
-from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import Normalizer, ObservationPart, Preprocessor
 from spikeloop.spiking.readout import Dense, Readout
@@ -29,14 +29,14 @@ class SpikingActor(nn.Module):
     the action net gives: logits, means, or values of actions.
 
     Args:
-        spiking: Encoder and spiking layers.
+        spiking: Encoder and spiking layers, the core.
         mlp: Layers between trace and action net; empty for none.
         action_net: Map to the outputs.
         head: From the outputs to the most likely action.
         scaler: Fixed factors on the features; None for none.
 
     >>> import torch
-    >>> from spikeloop.spiking import ActionHead, Encoder
+    >>> from spikeloop.spiking import LSNN, ActionHead, Encoder
     >>> spiking = LSNN(Encoder("direct", 4), [16], generator=torch.Generator().manual_seed(0))
     >>> actor = SpikingActor(spiking, nn.Sequential(), RowLinear(16, 2), ActionHead("discrete", (2,)))
     >>> features, state, start = torch.ones(5, 3, 4), torch.zeros(5, 3, 16), torch.zeros(5, 3)
@@ -51,7 +51,7 @@ class SpikingActor(nn.Module):
 
     def __init__(
         self,
-        spiking: LSNN,
+        spiking: Core,
         mlp: nn.Sequential,
         action_net: nn.Module,
         head: ActionHead,

@@ -19,6 +19,7 @@ from torch import nn
 from spikeloop.agents import ppo_kernels
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.ppo_kernels import DenseAt, LayerAt, Scratch, Sizes
+from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.engine import shares, vectors
 from spikeloop.spiking.engine.sequences import padded_size
 from spikeloop.spiking.gradients import Surrogate
@@ -36,7 +37,7 @@ _METHODS = (
 _ADAM = {"weight_decay": 0, "amsgrad": False, "maximize": False, "differentiable": False, "capturable": False}
 
 
-def torch_reason(policy: LsnnPolicy) -> str | None:
+def torch_reason(policy: SpikingPolicy) -> str | None:
     """Say why only torch can train a policy; None if the compiled path can, too.
 
     >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
@@ -45,6 +46,8 @@ def torch_reason(policy: LsnnPolicy) -> str | None:
     >>> torch_reason(LsnnPolicy(*space, lambda _: 3e-4, net_arch={"pi": [8]}))
     'layers follow the spiking actor (net_arch pi)'
     """
+    if not isinstance(policy, LsnnPolicy):
+        return f"its core is {type(policy.lstm_actor).__name__}"
     lsnn = policy.lstm_actor
     changed = [
         name

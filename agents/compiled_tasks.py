@@ -88,8 +88,8 @@ def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[_Task], list[
     4
     """
     policy, space = model.policy, model.action_space
-    if type(policy.lstm_actor._encoder) not in (Direct, Population):
-        return f"its encoder is {policy.lstm_actor._encoder.kind}"
+    if type(policy.lstm_actor.encoder) not in (Direct, Population):
+        return f"its encoder is {policy.lstm_actor.encoder.kind}"
     if type(policy.features_extractor) is not FlattenExtractor or len(policy.observation_space.shape or ()) != 1:
         return "its observations are no vectors"
     discrete = isinstance(space, spaces.Discrete) and space.start == 0
@@ -135,7 +135,7 @@ class CompiledTasks:
         self.shown_dtype = np.dtype(np.float32) if normal else self.dtype  # of what callbacks see
         self.n_envs = n_envs = len(self.tasks)
         policy, form, sizes, space = model.policy, self.forms[0], compiled.sizes, model.action_space
-        encoder, scaler = policy.lstm_actor._encoder, policy.actor.scaler
+        encoder, scaler = compiled.policy.lstm_actor._encoder, policy.actor.scaler
         n_obs = policy.features_dim
         none = np.zeros((0, n_obs))
         self.eyes = Eyes(

@@ -17,12 +17,13 @@ from spikeloop.agents.rollout_buffer import limits_of
 from spikeloop.spiking.threads import kernel_threads
 
 if TYPE_CHECKING:
+    from spikeloop.agents.policies import LsnnPolicy
     from spikeloop.agents.spiking_ppo import SpikingPPO
 
 
-def read_rollout(model: SpikingPPO) -> Rollout:
-    """Return the rollout of a model as the kernels take it."""
-    buffer, policy = model.rollout_buffer, model.policy
+def read_rollout(model: SpikingPPO, policy: LsnnPolicy) -> Rollout:
+    """Return the rollout of a model, whose policy this is, as the kernels take it."""
+    buffer = model.rollout_buffer
     n_steps, n_memory = buffer.seq_len, policy.lstm_actor._n_memory  # type: ignore[attr-defined]
 
     def chunks(array: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
@@ -64,8 +65,8 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     Raises:
         ValueError: If a sequence left the range of float32.
     """
-    policy, (clip_range, clip_range_vf) = model.policy, begin_update(model)
-    rollout = read_rollout(model)
+    policy, (clip_range, clip_range_vf) = compiled.policy, begin_update(model)
+    rollout = read_rollout(model, policy)
     n_sequences = len(rollout.x)
     limits = limits_of(n_sequences, model.seq_len, model.batch_size)
     shuffles = len(limits) > 2  # where one minibatch holds all sequences there is no order to draw

@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 
 from spikeloop.agents.silence import fires_below, is_silent
+from spikeloop.spiking.core import Core
 from spikeloop.spiking.module import LSNN
 
 _FEEBLE = 0.02  # of a layer behind others; a first layer that fires so is one of small observations
@@ -21,10 +22,10 @@ _LARGEST = 6.0  # powers of two: beyond a factor of 64 it is the observations th
 _HALVINGS = 12
 
 
-def fingerprint(lsnn: LSNN) -> bytes:
+def fingerprint(core: Core) -> bytes:
     """Return a digest of all numbers of the layers, by which drawn weights are told from those that were loaded."""
     found = hashlib.sha256()
-    for name, tensor in lsnn.state_dict().items():
+    for name, tensor in core.state_dict().items():
         found.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
     return found.digest()
 

@@ -32,7 +32,6 @@ RANGES = {
     "w_in_scale": POSITIVE._replace(optional=True),
     **dict.fromkeys(("adaptive_fraction", "target_rate"), UNIT),
     "n_ticks": WHOLE,
-    "critic_frames": WHOLE,
     "refractory": Range(0, whole=True),
     "latency": Range(0, 1, whole=True),
 }

@@ -12,17 +12,18 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import explained_variance
 from torch import nn
 
-from spikeloop.agents.policies import LsnnPolicy
+from spikeloop.agents.spiking_policy import SpikingPolicy
 
 if TYPE_CHECKING:
     from spikeloop.agents.spiking_ppo import SpikingPPO
 
 
-def parts_of(policy: LsnnPolicy) -> dict[str, list[nn.Parameter]]:
+def parts_of(policy: SpikingPolicy) -> dict[str, list[nn.Parameter]]:
     """Return the parameters of ``actor``, ``critic`` and what both read, ``shared``; each parameter is in one of them.
 
     Shared are the weights of a features extractor, if it has any and there is one for both.
 
+    >>> from spikeloop.agents import LsnnPolicy
     >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
     >>> {name: len(part) for name, part in parts_of(LsnnPolicy(*space, lambda _: 3e-4)).items()}
     {'actor': 5, 'critic': 6, 'shared': 0}

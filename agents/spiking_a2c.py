@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from spikeloop.agents.policies import LsnnPolicy
+from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.agents.spiking_ppo import SpikingPPO
 
 Self = TypeVar("Self", bound="SpikingA2C")
@@ -22,7 +22,8 @@ class SpikingA2C(SpikingPPO):
     squared gradients of 1, which the small gradients of a spiking actor take a whole short training to forget.
 
     Args:
-        policy: ``"LsnnPolicy"``, ``"LifPolicy"`` or a subclass of :class:`~spikeloop.agents.policies.LsnnPolicy`.
+        policy: A name in :data:`~spikeloop.agents.policies.POLICIES`, such as ``"LsnnPolicy"``, or a subclass of
+            :class:`~spikeloop.agents.spiking_policy.SpikingPolicy`.
         env: The environment, or its id.
         learning_rate: Learning rate, or its schedule.
         n_steps: Env steps per update and environment, and the length of the training sequences.
@@ -44,7 +45,7 @@ class SpikingA2C(SpikingPPO):
 
     def __init__(
         self,
-        policy: str | type[LsnnPolicy],
+        policy: str | type[SpikingPolicy],
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 7e-4,
         n_steps: int = 16,

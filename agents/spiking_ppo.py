@@ -27,12 +27,14 @@ from spikeloop.agents.compiled_rollout import collect, watches
 from spikeloop.agents.compiled_update import update_compiled
 from spikeloop.agents.export import model_to_network, note_wrappers
 from spikeloop.agents.initial_firing import calibrate, fingerprint, starts_silent
-from spikeloop.agents.policies import LifPolicy, LsnnPolicy
+from spikeloop.agents.policies import POLICIES, LsnnPolicy
 from spikeloop.agents.ppo_update import update
 from spikeloop.agents.rollout_buffer import ChunkedDictRolloutBuffer, ChunkedRolloutBuffer, limits_of
 from spikeloop.agents.seeding import reseed
 from spikeloop.agents.silence import warn_of_silence
+from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.metrics import accumulates
+from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 
 Self = TypeVar("Self", bound="SpikingPPO")
@@ -77,7 +79,8 @@ class SpikingPPO(RecurrentPPO):
     that of a features extractor which both read, each for itself.
 
     Args:
-        policy: ``"LsnnPolicy"``, ``"LifPolicy"`` or a subclass of :class:`~spikeloop.agents.policies.LsnnPolicy`.
+        policy: A name in :data:`~spikeloop.agents.policies.POLICIES`, such as ``"LsnnPolicy"``, or a subclass of
+            :class:`~spikeloop.agents.spiking_policy.SpikingPolicy`.
         env: The environment, or its id.
         args: Further positional arguments of ``RecurrentPPO``, in its order.
         seq_len: Env steps per training sequence, a divisor of ``n_steps``. Gradients through time stop at its
@@ -98,12 +101,12 @@ class SpikingPPO(RecurrentPPO):
     (16, 'discrete')
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LsnnPolicy": LsnnPolicy, "LifPolicy": LifPolicy}
-    policy: LsnnPolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
+    policy: SpikingPolicy
 
     def __init__(
         self,
-        policy: str | type[LsnnPolicy],
+        policy: str | type[SpikingPolicy],
         env: GymEnv | str | None,
         *args: Any,
         seq_len: int = 16,
@@ -255,7 +258,7 @@ class SpikingPPO(RecurrentPPO):
         target = policy.calibrate_init
         silent = any(starts_silent(i, count, counted[1]) for i, count in enumerate(counted[0]))
         wanted = silent if target is True else bool(target)
-        if not wanted or fingerprint(actor) != policy.as_drawn:
+        if not wanted or not isinstance(actor, LSNN) or fingerprint(actor) != policy.as_drawn:
             return counted
         n_steps = min(self.n_steps, max(1, _MOST_ROWS // self.n_envs))
         buffer: Any = self.rollout_buffer
@@ -312,12 +315,13 @@ class SpikingPPO(RecurrentPPO):
 
     def _compiled(self) -> CompiledPolicy:
         """Return the policy as the kernels take it."""
-        n_sequences = self.n_steps // self.seq_len * self.n_envs
+        policy, n_sequences = self.policy, self.n_steps // self.seq_len * self.n_envs
+        assert isinstance(policy, LsnnPolicy)  # as torch_reason says of others
         sizes = np.diff(limits_of(n_sequences, self.seq_len, self.batch_size))
         most = int(sizes.max())
-        shape = self.seq_len, most, self.n_envs, shares_of(self.policy, self.seq_len, most)
-        if self._compiled_policy is None or not self._compiled_policy.fits(self.policy, *shape):
-            self._compiled_policy = CompiledPolicy(self.policy, *shape)
+        shape = self.seq_len, most, self.n_envs, shares_of(policy, self.seq_len, most)
+        if self._compiled_policy is None or not self._compiled_policy.fits(policy, *shape):
+            self._compiled_policy = CompiledPolicy(policy, *shape)
         return self._compiled_policy
 
     def __getstate__(self) -> dict[str, Any]:
