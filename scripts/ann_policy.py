@@ -239,14 +239,14 @@ def _load_model(
 
 
 def _was_normalized(path: Path) -> bool | None:
-    """Return whether a model was trained behind ``VecNormalize``; None if it was not trained.
+    """Return whether a model was trained behind ``VecNormalize``; None if its file does not show it.
 
-    SB3 saves the last observation as it was before, where there was one; off-policy algorithms save it in any case.
+    Of on-policy algorithms SB3 saves what the training was shown first as it was before, if it was normalised. Others
+    keep such an observation in any case.
     """
     from stable_baselines3.common.save_util import load_from_zip_file
 
     data = load_from_zip_file(path, device="cpu")[0] or {}
-    if not data.get("num_timesteps"):
+    if not data.get("num_timesteps") or "gae_lambda" not in data:
         return None
-    before, seen = data.get("_last_original_obs"), data.get("_last_obs")
-    return before is not None and not (isinstance(seen, np.ndarray) and np.array_equal(before, seen))
+    return data.get("_last_original_obs") is not None

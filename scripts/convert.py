@@ -259,8 +259,9 @@ def compare(
         seed: Of the first episode.
         plays: The player that plays, if it draws its actions.
     """
-    returns = reference.returns | {"snn": play(policy.env, plays or chooses, len(reference.returns["ann"]), seed)}
-    figures = kept({"float": returns["ann"], "chip": returns["snn"], "random": returns["random"]})
+    ann, random = reference.returns["ann"], reference.returns["random"]
+    returns = {"ann": ann, "snn": play(policy.env, plays or chooses, len(ann), seed), "random": random}
+    figures = kept({"float": ann, "chip": returns["snn"], "random": random})
     figures["mean_returns"] = {name: float(np.mean(values)) for name, values in returns.items()}
     measure, difference = measure_of_actions(policy.ann.head, policy.env.action_space)
     agreement = difference(_chosen(chooses, reference.steps), reference.actions)

@@ -241,17 +241,15 @@ def test_stacked_frames_of_a_model_alone_are_refused(tmp_path, capsys):
 
 
 def test_whether_a_model_was_trained_behind_vec_normalize_shows_in_its_file(tmp_path, capsys):
-    few = {PPO: dict(n_steps=16, batch_size=16), DQN: dict(buffer_size=50, learning_starts=10)}
-    for cls, options in few.items():
-        for normalized in (False, True):
-            venv = make_vec_env(CARTPOLE, 1, seed=0)
-            venv = VecNormalize(venv) if normalized else venv
-            path = tmp_path / f"{cls.__name__}-{normalized}.zip"
-            model = cls("MlpPolicy", venv, seed=0, device="cpu", policy_kwargs=RELU, **options).learn(32)
-            path.write_bytes(model_bytes(model))
-            assert _was_normalized(path) is normalized
+    for normalized in (False, True):
+        venv = make_vec_env(CARTPOLE, 1, seed=0)
+        venv = VecNormalize(venv) if normalized else venv
+        path = tmp_path / f"{normalized}.zip"
+        model = A2C("MlpPolicy", venv, seed=0, device="cpu", policy_kwargs=RELU).learn(10)
+        path.write_bytes(model_bytes(model))
+        assert _was_normalized(path) is normalized
     assert _was_normalized(saved(tmp_path, PPO)) is None
     (tmp_path / "statistics.pkl").write_bytes(statistics_bytes(venv))
-    plain = tmp_path / "PPO-False.zip"
+    plain = tmp_path / "False.zip"
     assert start(plain, "--env", CARTPOLE, "--vec-normalize", tmp_path / "statistics.pkl") == 2
     assert "was not trained behind VecNormalize: leave out" in capsys.readouterr().err
