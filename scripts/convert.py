@@ -263,13 +263,14 @@ def compare(
     returns = {"ann": ann, "snn": play(policy.env, plays or chooses, len(ann), seed), "random": random}
     figures = kept({"float": ann, "chip": returns["snn"], "random": random})
     figures["mean_returns"] = {name: float(np.mean(values)) for name, values in returns.items()}
+    return {**figures, "returns": returns, "agreement": agreement_with(policy, reference, chooses)}
+
+
+def agreement_with(policy: AnnPolicy, reference: Reference, chooses: Act) -> dict[str, Any]:
+    """Return how often a player takes a policy's actions in its states, or how far they are apart."""
     measure, difference = measure_of_actions(policy.ann.head, policy.env.action_space)
     agreement = difference(_chosen(chooses, reference.steps), reference.actions)
-    return {
-        **figures,
-        "returns": returns,
-        "agreement": {"measure": measure, "snn": agreement, "steps": len(reference.steps)},
-    }
+    return {"measure": measure, "snn": agreement, "steps": len(reference.steps)}
 
 
 def spikes_per_decision(simulator: Simulator) -> float:

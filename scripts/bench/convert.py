@@ -24,7 +24,14 @@ from spikeloop.agents.machine import processor
 from spikeloop.scripts.ann_policy import AnnPolicy, load
 from spikeloop.scripts.bench import catch
 from spikeloop.scripts.bench.tables import print_head, print_row
-from spikeloop.scripts.convert import compare, layers_to_convert, network_of, reference_of, spikes_per_decision
+from spikeloop.scripts.convert import (
+    agreement_with,
+    compare,
+    layers_to_convert,
+    network_of,
+    reference_of,
+    spikes_per_decision,
+)
 from spikeloop.scripts.kept_results import digest
 from spikeloop.scripts.load_policy import Place
 from spikeloop.scripts.players import observations
@@ -34,8 +41,9 @@ from spikeloop.spiking.storage import write_atomically
 
 SEEDS = (3000, 3001, 3002)  # used for nothing else
 EPISODES = 50
-TICKS = (1, 2, 4, 8, 16)
-CHIP_TICKS = (8, 16)
+TICKS = (1, 2, 4, 8, 16, 32)
+PLAYED = (1, 4, 16)  # which of them play episodes
+CHIP_TICKS = 16
 CONTROLS: dict[str, dict[str, Any]] = {"v(0) = 0": {"v_start": 0.0}, "one scale a layer": {"per_neuron": False}}
 
 
@@ -108,18 +116,14 @@ def run(args: argparse.Namespace) -> None:
     results = {task: [measured(task, seed, args.output) for seed in args.seeds] for task in args.tasks}
     seeds = ", ".join(map(str, args.seeds))
     print(f"{EPISODES} episodes each, seeds {seeds}; mean, and the worst seed; {processor()}")
-    networks = [f"{ticks} ticks" for ticks in TICKS] + [f"loihi1, {ticks} ticks" for ticks in CHIP_TICKS]
-    _table(results, "kept", networks, lambda found: found["kept"])
-    _table(results, "agreement", networks, lambda found: found["agreement"]["snn"])
+    chip = f"loihi1, {CHIP_TICKS} ticks"
+    for name in ("", *CONTROLS):
+        played, all_ticks = ([f"{name}, {n} ticks".removeprefix(", ") for n in ticks] for ticks in (PLAYED, TICKS))
+        on_chip = [] if name else [chip]
+        print(f"\n{name or 'as it is'}")
+        _table(results, "kept", [*played, *on_chip], lambda found: found["kept"])
+        _table(results, "agreement", [*all_ticks, *on_chip], lambda found: found["agreement"]["snn"])
     ticks = [f"{n} ticks" for n in TICKS]
-    for control in CONTROLS:
-        _table(
-            results,
-            f"agreement, {control}",
-            [f"{control}, {n}" for n in ticks],
-            lambda found: found["agreement"]["snn"],
-        )
-        _table(results, f"kept, {control}", [f"{control}, {n}" for n in ticks], lambda found: found["kept"])
     _table(results, "spikes per decision", ticks, lambda found: found["spikes_per_decision"], "{:.0f}", worst=max)
 
 
@@ -148,7 +152,7 @@ def _table(
 def measured(task: str, seed: int, output: Path) -> dict[str, Any]:
     """Return what one model's networks did, training it first if that has not been done."""
     model = _trained(task, seed, output)
-    settings = (EPISODES, TICKS, CHIP_TICKS, CONTROLS, TASKS[task].tanh)
+    settings = (EPISODES, TICKS, PLAYED, CHIP_TICKS, CONTROLS, TASKS[task].tanh)
     folders = ("agents", "hardware", "spiking", "scripts/convert.py", "scripts/ann_policy.py", "scripts/players.py")
     result = model.with_name(f"measured-{digest(settings, folders)}.json")
     if not result.is_file():
@@ -202,11 +206,13 @@ def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
     for ticks in TICKS:
         for name, options in {"": dict[str, Any](), **CONTROLS}.items():
             simulator = Simulator(network_of(policy, layers, x, ticks, False, **options))
-            key = f"{name}, {ticks} ticks".removeprefix(", ")
-            found[key] = compare(policy, reference, simulator.predict, first)
-            found[key]["spikes_per_decision"] = spikes_per_decision(simulator)
-    for ticks in CHIP_TICKS:
-        found[f"loihi1, {ticks} ticks"] = _on_chip(policy, layers, x, ticks, reference, first)
+            if ticks in PLAYED:
+                one = compare(policy, reference, simulator.predict, first)
+            else:
+                one = {"agreement": agreement_with(policy, reference, simulator.predict)}
+            found[f"{name}, {ticks} ticks".removeprefix(", ")] = one
+            one["spikes_per_decision"] = spikes_per_decision(simulator)
+    found[f"loihi1, {CHIP_TICKS} ticks"] = _on_chip(policy, layers, x, reference, first)
     policy.env.close()
     found["means"] = {name: float(np.mean(values)) for name, values in reference.returns.items()}
     for one in found.values():
@@ -215,12 +221,12 @@ def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
     return found | {"returns": reference.returns}
 
 
-def _on_chip(policy: AnnPolicy, layers: Any, x: np.ndarray, ticks: int, reference: Any, seed: int) -> dict[str, Any]:
+def _on_chip(policy: AnnPolicy, layers: Any, x: np.ndarray, reference: Any, seed: int) -> dict[str, Any]:
     from spikeloop.hardware.compile import compile_network
     from spikeloop.hardware.deployed import DeployedPolicy
     from spikeloop.hardware.report import report
 
-    network = network_of(policy, layers, x, ticks, True)
+    network = network_of(policy, layers, x, CHIP_TICKS, True)
     seen = observations(network, policy.env, 1000, seed + 1_000_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that became 0; the table shows what that costs
