@@ -184,7 +184,7 @@ def test_a_convolution_is_its_matrix(kernel, stride, padding):
 
 def test_a_convolution_that_is_too_large_is_refused_in_one_line():
     with pytest.raises(
-        ValueError, match=r"would have 361,267,200 weights, conversion makes 33,554,432 at most: train on"
+        ValueError, match=r"would have 361,267,200 weights, conversion makes 33,554,432 at most: smaller"
     ):
         convolution(np.zeros((32, 4, 8, 8)), np.zeros(32), (4, 84, 84), (4, 4), (0, 0))
     assert MAX_WEIGHTS == 33_554_432

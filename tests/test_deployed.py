@@ -149,7 +149,7 @@ def test_damaged_and_foreign_files_are_refused(damage, tmp_path):
     elif damage == "foreign":
         file.write_bytes(b"PK" + data)
     elif damage == "version":
-        file.write_bytes(data.replace(b'format_version\\": 4', b'format_version\\": 9'))
+        file.write_bytes(data.replace(b'format_version\\": 5', b'format_version\\": 9'))
     elif damage == "network":
         exact_network().save(file)
     else:
