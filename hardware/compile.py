@@ -62,6 +62,9 @@ def compile_network(
         (12, ())
     """
     target = target_of(chip)
+    if network.answers_steps:
+        name = type(network.layers[0]).__name__
+        raise ValueError(f"{chip} runs in ticks: it cannot hold {name}, which answers an env step as a whole")
     if calibration is None:
         calibration = sample_observations(network, np.random.default_rng(0))
     compiled = target.compile(network, calibration, bits=bits, strict=strict, approximate=approximate, **options)

@@ -12,8 +12,8 @@ from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import ENCODERS, Encoder
 from spikeloop.spiking.fields import array_of, check_choice, check_part, flag, number, set_fields, whole
-from spikeloop.spiking.limits import MAX_TICKS, MAX_TIME
-from spikeloop.spiking.network import check_head, check_size, checked_preprocessing
+from spikeloop.spiking.limits import MAX_TICKS, MAX_TIME, check_size
+from spikeloop.spiking.network import check_head, checked_preprocessing
 from spikeloop.spiking.observation import MAX_OBS, FrameStack, ObservationPart, Preprocessor, n_frames
 from spikeloop.spiking.readout import Readout
 

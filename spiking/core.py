@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from spikeloop.spiking.encoders import Encoder
     from spikeloop.spiking.metrics import Synapses
     from spikeloop.spiking.network import Layer
+    from spikeloop.spiking.step_layers import StepLayer
 
 
 class CoreLayer(Protocol):
@@ -81,6 +82,11 @@ class Core(Protocol):
         ...
 
     @property
+    def clears(self) -> bool:
+        """Whether its layers in ticks begin every env step at rest."""
+        ...
+
+    @property
     def tau_out(self) -> float:
         """Time constant of the readout filter in ms."""
         ...
@@ -121,7 +127,7 @@ class Core(Protocol):
         """Return the encoder as it is now."""
         ...
 
-    def network_layers(self) -> tuple[Layer, ...]:
+    def network_layers(self) -> tuple[Layer | StepLayer, ...]:
         """Return the layers as values for a :class:`~spikeloop.spiking.network.Network`."""
         ...
 

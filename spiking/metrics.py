@@ -136,6 +136,8 @@ def summary(
     104.0
     """
     met, *after = network.readout.weights
+    if network.answers_steps and x is None:  # one spike of each input
+        x = np.ones((1, 1, network.encoder.n_channels))
     macs, acs, dense = synaptic_operations(
         network.layers, spike_counts, n_counted, n_ticks=network.n_ticks, x=x, w_out=met
     )
@@ -156,10 +158,13 @@ def _operations(active: np.ndarray, weights: np.ndarray) -> float:
 def _reached(layers: Sequence[Layer | Synapses], w_out: np.ndarray | None) -> list[list[np.ndarray]]:
     """Return the weights that the spikes of each layer meet."""
     forward = [*(layer.w_in for layer in layers[1:]), *([w_out] if layers else [])]
-    return [[w for w in (layer.w_rec, after) if w is not None] for layer, after in zip(layers, forward, strict=True)]
+    recurrent = [getattr(layer, "w_rec", None) for layer in layers]
+    return [[w for w in weights if w is not None] for weights in zip(recurrent, forward, strict=True)]
 
 
-def _weights(layer: Layer) -> list[np.ndarray]:
+def _weights(layer: Any) -> list[np.ndarray]:
+    if not isinstance(layer, Layer):
+        return list(layer.matrices)
     return [layer.w_in] if layer.w_rec is None else [layer.w_in, layer.w_rec]
 
 

@@ -26,7 +26,7 @@ from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import ENCODERS, Dimensions, Encoder
 from spikeloop.spiking.fields import array_of, check_part, flag, number, parts_of, set_fields, shown, texts, whole
 from spikeloop.spiking.former import FORMER, normalizer_of_version_1
-from spikeloop.spiking.limits import MAX_BYTES_OF_STEP, MAX_TICKS, MAX_TIME, MAX_VALUES_OF_STATE
+from spikeloop.spiking.limits import MAX_TICKS, MAX_TIME, check_size
 from spikeloop.spiking.neurons import NEURONS, Neurons
 from spikeloop.spiking.observation import (
     FrameStack,
@@ -39,6 +39,7 @@ from spikeloop.spiking.observation import (
 )
 from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.readout_kinds import READOUTS
+from spikeloop.spiking.step_layers import STEP_LAYERS, check_steps, trained_arrays
 from spikeloop.spiking.storage import load_parts, pack_parts, write_atomically
 
 FORMAT_VERSION = 5
@@ -93,8 +94,10 @@ class Network:
 
     Args:
         encoder: Observation to input.
-        layers: Layers, each fed by the one before. There may be none between an encoder and a readout that both spike:
-            then the output units take the input's spikes, on the tick they come.
+        layers: Layers, each fed by the one before: all of :class:`Layer`, which run in ticks, or all of a class in
+            :data:`~spikeloop.spiking.step_layers.STEP_LAYERS`, which answer an env step of ``dt`` ms as a whole.
+            There may be none between an encoder and a readout that both spike: then the output units take the input's
+            spikes, on the tick they come.
         readout: Spikes of the last layer to output values.
         head: Output values to an action; None for a network that is not a policy.
         preprocessing: Steps between the observation and the encoder, in their order: :class:`Normalizer`,
@@ -122,7 +125,7 @@ class Network:
     """
 
     encoder: Encoder
-    layers: tuple[Layer, ...]
+    layers: tuple[Any, ...]
     readout: Readout
     head: ActionHead | None = None
     preprocessing: tuple[Preprocessor, ...] = ()
@@ -140,7 +143,7 @@ class Network:
         check_part("Network", "head", self.head, ActionHead, NoneType)
         set_fields(
             self,
-            layers=parts_of("Network", "layers", self.layers, Layer),
+            layers=parts_of("Network", "layers", self.layers, Layer, *STEP_LAYERS.values()),
             n_ticks=whole("Network", "n_ticks", self.n_ticks, 1, MAX_TICKS),
             dt=number("Network", "dt", self.dt, 1e-9, MAX_TIME),
             latency=whole("Network", "latency", self.latency, 0, 1),
@@ -165,7 +168,10 @@ class Network:
         check_size("Network", self.n_ticks, bytes_of_tick, self.state_shape)
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:
             raise ValueError("Network weights must all be float32 or all float64")
-        self._check_range()
+        if self.answers_steps:
+            check_steps(self)
+        else:
+            self._check_range()
         if fault := self.encoder.blind(self.n_ticks, self.dt):
             warnings.warn(fault, stacklevel=3)  # it runs, and LSNN refuses to train it
 
@@ -188,6 +194,11 @@ class Network:
             largest = reached if layer.neurons.graded else 1.0
 
     @property
+    def answers_steps(self) -> bool:
+        """Whether its layers answer an env step as a whole, and not tick by tick."""
+        return any(not isinstance(layer, Layer) for layer in self.layers)
+
+    @property
     def parts(self) -> tuple[ObservationPart, ...]:
         """Parts of an observation: those of ``observation``, or one vector."""
         n = self.preprocessing[0].n_in if self.preprocessing else self.encoder.n_obs
@@ -206,14 +217,16 @@ class Network:
     @property
     def state_shape(self) -> tuple[int, int]:
         """``(n_rows, width)`` of the packed state."""
-        rows, width = packed_shape(self.encoder, [layer.neurons for layer in self.layers])
+        rows, width = packed_shape(self.encoder, [] if self.answers_steps else [one.neurons for one in self.layers])
+        width = max([width, *(layer.n_neurons for layer in self.layers)])
         frames = [step for step in self.preprocessing if isinstance(step, FrameStack)]
         return rows + n_frames(frames), max([width, *(step.n_in for step in frames)])
 
     @property
     def remembers(self) -> bool:
         """Whether what it does depends on env steps before."""
-        return not self.clears or bool(self.encoder.memory_rows) or n_frames(self.preprocessing) > 0
+        begins_anew = self.clears or self.answers_steps
+        return not begins_anew or bool(self.encoder.memory_rows) or n_frames(self.preprocessing) > 0
 
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
         """Return the resting state for ``n_envs`` environments, shape (n_rows, n_envs, width), all zeros."""
@@ -236,7 +249,7 @@ class Network:
             ValueError: If the file is truncated, not ours, of another version, or does not hold a valid network.
             FileNotFoundError: If there is no such file.
         """
-        parts = (*NEURONS.values(), Layer, *host_parts(), Network)
+        parts = (*NEURONS.values(), Layer, *STEP_LAYERS.values(), *host_parts(), Network)
         version_1 = FORMER[2] | {"Normalizer": normalizer_of_version_1, "Network": _network_of_version_1}
         former = FORMER | {1: version_1}
         network = load_parts(path, "spikeloop.network", FORMAT_VERSION, parts, former, checksums_since=3)
@@ -260,6 +273,9 @@ class Network:
         """
         parts = []
         for layer in self.layers:
+            if self.answers_steps:
+                parts += [array.ravel() for array in trained_arrays(layer)]
+                continue
             parts += [layer.w_in.ravel(), layer.bias]
             if layer.w_rec is not None:
                 parts.append(layer.w_rec[_off_diagonal(layer.n_neurons)])
@@ -283,6 +299,9 @@ class Network:
 
         layers = []
         for layer in self.layers:
+            if self.answers_steps:
+                layers.append(replace(layer, **{name: take(getattr(layer, name)) for name in layer.trained}))
+                continue
             w_in, bias, w_rec = take(layer.w_in), take(layer.bias), None
             if layer.w_rec is not None:
                 free, w_rec = _off_diagonal(layer.n_neurons), np.zeros_like(layer.w_rec)
@@ -343,31 +362,6 @@ def check_head(owner: str, readout: Readout, head: ActionHead | None) -> None:
         raise ValueError(f"Readout.kind {readout.kind!r} needs a box head with rows of units, got sizes all 1")
 
 
-def check_size(owner: str, n_ticks: int, bytes_of_tick: int, state_shape: tuple[int, int]) -> None:
-    """Refuse what would take more memory than any use needs, for a few bytes of a file can ask for all there is.
-
-    Args:
-        owner: Class of what is described.
-        n_ticks: Ticks per env step.
-        bytes_of_tick: What each of them takes while all are computed, for one environment.
-        state_shape: Rows and width of the state of one environment.
-
-    Raises:
-        ValueError: If an env step or the state takes more than ``MAX_BYTES_OF_STEP`` or ``MAX_VALUES_OF_STATE``.
-    """
-    if n_ticks * bytes_of_tick > MAX_BYTES_OF_STEP:
-        most = MAX_BYTES_OF_STEP // bytes_of_tick
-        raise ValueError(
-            f"{owner}.n_ticks must be at most {most} with so many inputs, neurons and outputs, got {n_ticks}"
-        )
-    rows, width = state_shape
-    if rows * width > MAX_VALUES_OF_STATE:
-        raise ValueError(
-            f"{owner} must have a state of at most {MAX_VALUES_OF_STATE} values per environment, "
-            f"got {rows} rows of {width}"
-        )
-
-
 def packed_shape(encoder: Encoder, layers: Sequence[Neurons]) -> tuple[int, int]:
     """Return ``(n_rows, width)`` of the packed state of an encoder and layers of such neurons."""
     n_memory = len(encoder.memory_rows)
@@ -377,7 +371,8 @@ def packed_shape(encoder: Encoder, layers: Sequence[Neurons]) -> tuple[int, int]
 
 def state_rows(network: Network) -> tuple[str, ...]:
     """Return the name of each row of the packed state, such as ``("0.v", "0.a", "0.z", "0.refractory", "y")``."""
-    layers = (f"{i}.{row}" for i, layer in enumerate(network.layers) for row in layer.neurons.rows)
+    in_ticks = () if network.answers_steps else network.layers
+    layers = (f"{i}.{row}" for i, layer in enumerate(in_ticks) for row in layer.neurons.rows)
     frames = (f"frame_{i}" for i in range(n_frames(network.preprocessing)))
     return (*frames, *network.encoder.memory_rows, *layers, "y")
 

@@ -92,7 +92,7 @@ def raster(ax: Axes, monitor: Monitor, layers: Sequence[Layer] | None = None, en
 
 def _adapt(n: int, layers: Sequence[Layer] | None, index: int) -> np.ndarray:
     """Return which of the first ``n`` neurons of a layer adapt, as far as is known."""
-    neurons = None if layers is None else layers[index].neurons
+    neurons = None if layers is None else getattr(layers[index], "neurons", None)
     return neurons.beta[:n] > 0 if isinstance(neurons, LsnnNeurons) else np.zeros(n, dtype=bool)
 
 

@@ -91,6 +91,8 @@ def step(
     >>> np.flatnonzero(spikes[0])  # regular spiking in a current of 10
     array([ 4, 27])
     """
+    if network.answers_steps:
+        raise ValueError(f"step() runs layers in ticks, these are {type(network.layers[0]).__name__}: see its run()")
     states = rest(network, len(y)) if network.clears else list(states)
     y = np.zeros_like(y) if network.clears else y
     recorded: list[list[np.ndarray]] = [[] for _ in states]

@@ -16,6 +16,7 @@ from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
 from spikeloop.spiking.readout_kernels import drive
 from spikeloop.spiking.stateless import StatelessWarning
+from spikeloop.spiking.step_layers import StepRun, monitor_of
 
 _NO_START = np.zeros((1, 1), np.uint8)
 
@@ -35,6 +36,7 @@ class Simulator:
         spike_counts: Per layer the spikes of each neuron since :meth:`reset_counts`, int64, shape (N,). Of a neuron
             whose output is graded, they are the times it crossed 1/2 upwards.
         n_counted: Number of (environment, tick) pairs they are counted over.
+        steps: What runs layers that answer steps (:class:`~spikeloop.spiking.step_layers.StepRun`); None for others.
 
     Raises:
         ValueError: If ``n_threads`` is not a number >= 1.
@@ -61,20 +63,16 @@ class Simulator:
         self.n_threads = n_threads
         self.dtype = network.dtype
         encoder, readout = network.encoder, network.readout
-        held = encoder.held
         timing = sequences.Timing(
-            network.n_ticks,
-            network.dt,
-            network.latency,
-            readout.tau_out,
-            readout.count,
-            held,
+            network.n_ticks, network.dt, network.latency, readout.tau_out, readout.count, encoder.held
         )
         self._n_frames, last = n_frames(network.preprocessing), len(network.layers) - 1
         self._n_memory = self._n_frames + len(encoder.memory_rows)
-        all_neurons = [layer.neurons for layer in network.layers]
+        self.steps = StepRun(network) if network.answers_steps else None
+        in_ticks = () if self.steps else network.layers
+        all_neurons = [layer.neurons for layer in in_ticks]
         # LSNN layers have kernels of their own, layers of other neurons are run by their equations, all in one network
-        self._has_engine = all(isinstance(neurons, LsnnNeurons) for neurons in all_neurons)
+        self._has_engine = not self.steps and all(isinstance(neurons, LsnnNeurons) for neurons in all_neurons)
         # np.array: the kernels are compiled for arrays that may be written, and a Network's may not
         self._weights = [
             sequences.padded(
@@ -87,7 +85,7 @@ class Simulator:
                 ),
                 sequences.padded_size(layer.n_neurons, self.dtype),
             )
-            for layer in network.layers
+            for layer in in_ticks
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
         self._w_drive = np.array(readout.w_out.T, order="C") if readout.spikes else np.empty((0, 0), self.dtype)
@@ -97,8 +95,8 @@ class Simulator:
         normalizer = steps[0] if len(steps) == 1 and isinstance(steps[0], Normalizer) else None
         plain = steps == () or normalizer is not None
         self._fused = self._has_engine and encoder.identity and plain and not readout.spikes and not readout.dense
-        if not network.layers:
-            pass  # the input reaches the output units
+        if not in_ticks:  # the input reaches the output units, or layers that answer steps
+            pass
         elif self._has_engine:
             self._constants = [
                 sequences.constants(neurons, timing, i, self._n_memory, i == last, None, self.dtype)
@@ -139,6 +137,8 @@ class Simulator:
         """Set the spike counts to zero, in place."""
         for count in self.spike_counts:
             count[:] = 0
+        if self.steps:
+            self.steps.reset_counts()
         self.n_counted = 0
 
     def initial_state(self, n_envs: int = 1) -> np.ndarray:
@@ -185,10 +185,17 @@ class Simulator:
             membranes: Record the membranes, not only the spikes.
 
         Returns:
-            The outputs, the new state, and a monitor of all ticks.
+            The outputs, the new state, and a monitor of all ticks; of layers that answer steps, of exact times.
+
+        Raises:
+            ValueError: As :meth:`run`, and if membranes are wanted of layers that have none on ticks.
         """
+        if membranes and self.steps:
+            raise ValueError(f"{self.steps.name} has no membranes on ticks: leave membranes out")
         keep = any_kernels.KEEP_MEMBRANE if membranes else any_kernels.KEEP_OUTPUTS
         outputs, new, tapes, x, of_units = self._run(obs, state, episode_start, keep)
+        if self.steps:
+            return outputs, new, monitor_of(tapes, x.shape[1], self.network.dt)
         network, layers, v = self.network, self.network.layers, None
         if network.clears:
             episode_start = np.ones(outputs.shape[:2], bool)
@@ -296,7 +303,7 @@ class Simulator:
 
     def _run(
         self, obs: np.ndarray, state: np.ndarray | None, episode_start: np.ndarray | None, keep: int
-    ) -> tuple[np.ndarray, np.ndarray, Sequence[sequences.Tape | any_kernels.Tape], np.ndarray, np.ndarray | None]:
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[Any], np.ndarray, np.ndarray | None]:
         """Return outputs (L, B, O), the new state, the layers' tapes, the input, and spikes of the output units."""
         network = self.network
         obs = checks.shaped("obs", obs, ("L", "B", self._n_obs))
@@ -320,6 +327,9 @@ class Simulator:
             new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
             outputs, spikes = self._decide(x[:, None] if network.encoder.held else x)
             return outputs, new, (), x, spikes
+        if self.steps:
+            y, new, times = self.steps(x, state, frames, self.spike_counts)
+            return self._read(y).reshape(n_steps, n_batch, self._n_outputs), new, times, x, None
         if network.clears:
             starts = np.ones_like(starts)
         by_row = sequences.batch_first(x).astype(self.dtype, copy=False)
@@ -331,10 +341,15 @@ class Simulator:
         if network.readout.spikes:
             outputs, spikes = self._decide(self._arrived(self._outputs(len(tapes) - 1, tapes[-1]), starts))
             return outputs, new, tapes, x, spikes
-        outputs = np.empty((n_batch * n_steps, self._n_outputs), self.dtype)
-        rows = np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2])
-        products.linear_rows(sequences.dense_layers(network.readout.dense, rows), self._w_out, self._b_out, outputs)
+        outputs = self._read(np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2]))
         return outputs.reshape(n_batch, n_steps, self._n_outputs).swapaxes(0, 1), new, tapes, x, None
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the output values, shape (R, n_outputs), of traces, shape (R, N)."""
+        outputs = np.empty((len(rows), self._n_outputs), self.dtype)
+        read = sequences.dense_layers(self.network.readout.dense, rows)
+        products.linear_rows(read, self._w_out, self._b_out, outputs)
+        return outputs
 
     def _forward(
         self, x: np.ndarray, state: np.ndarray, start: np.ndarray, keep: int

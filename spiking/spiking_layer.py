@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from spikeloop.spiking.engine import any_kernels, sequences
+from spikeloop.spiking.fields import parts_of
 from spikeloop.spiking.initial import per_neuron
 from spikeloop.spiking.metrics import Synapses
 from spikeloop.spiking.network import Layer
@@ -113,7 +114,7 @@ class SpikingLayers(nn.ModuleList):
     """
 
     def __init__(self, layers: Sequence[Layer]):
-        super().__init__(SpikingLayer(layer) for layer in layers)
+        super().__init__(SpikingLayer(layer) for layer in parts_of("LSNN", "layers", layers, Layer))
         self.on_engine = all(layer.kind is LsnnNeurons for layer in self)
         self.graded = any(layer.kind.graded for layer in self)
         self._views: tuple[list[int], list[sequences.Weights]] | None = None

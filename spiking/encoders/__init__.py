@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeloop.spiking.encoders.base import Encoder, encode
 from spikeloop.spiking.encoders.dimensions import Dimensions
+from spikeloop.spiking.encoders.first_spikes import FirstSpikes
 from spikeloop.spiking.encoders.lines import Binary, Parts
 from spikeloop.spiking.encoders.recruited_cells import RecruitedCells
 from spikeloop.spiking.encoders.spike_times import SpikeTimes
@@ -21,6 +22,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         Rate,
         Latency,
         SpikeTimes,
+        FirstSpikes,
         Delta,
         Tiles,
         PlaceCells,

@@ -1,0 +1,162 @@
+"""Layers that answer an env step as a whole, from rest, and not tick by tick. A new one is a file, and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from spikeloop.spiking.monitor import Monitor, Spikes
+from spikeloop.spiking.spike_time import SpikeTimeLayer, decision_times
+
+if TYPE_CHECKING:
+    from spikeloop.spiking.encoders import Encoder
+    from spikeloop.spiking.network import Network
+
+
+class StepLayer(Protocol):
+    """A layer that makes one number per neuron of the numbers that it is given for an env step, and keeps nothing.
+
+    It is a frozen dataclass with these members. The env step lasts ``dt`` of the network, which has one tick.
+
+    Attributes:
+        trained: Names of the fields that training changes, in the order of ``Network.to_vector``.
+        w_in: Input weights, shape (N, n_inputs).
+    """
+
+    trained: ClassVar[tuple[str, ...]]
+
+    @property
+    def w_in(self) -> np.ndarray:
+        """Input weights, shape (N, n_inputs), post x pre."""
+        ...
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of inputs."""
+        ...
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons N."""
+        ...
+
+    @property
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        """All its weights, each (N, n)."""
+        ...
+
+    def check(self, window: float, encoder: Encoder | None) -> None:
+        """Raise ``ValueError`` if it cannot answer in ``window`` ms, or what ``encoder`` gives; None for a layer."""
+        ...
+
+    def run(self, x: np.ndarray, window: float) -> np.ndarray:
+        """Return its answer, shape (B, N), to input of shape (B, n_inputs), of that type; each row by itself."""
+        ...
+
+    def spikes(self, y: np.ndarray, window: float) -> np.ndarray:
+        """Return when neurons spiked that answered ``y``, in ms from the step's beginning; infinity for not at all."""
+        ...
+
+
+STEP_LAYERS: dict[str, type[StepLayer]] = {
+    "spike_time": SpikeTimeLayer,
+}
+
+
+def check_steps(network: Network) -> None:
+    """Raise ``ValueError`` unless the parts of a network, all of whose layers answer steps, fit together."""
+    name, readout = type(network.layers[0]).__name__, network.readout
+    if {type(layer) for layer in network.layers} != {type(network.layers[0])}:
+        raise ValueError(f"Network.layers must all be of one type beside {name}")
+    for field, wanted in (("n_ticks", 1), ("latency", 0)):
+        if getattr(network, field) != wanted:
+            raise ValueError(f"Network.{field} must be {wanted} with layers of {name}, got {getattr(network, field)}")
+    if (readout.kind, readout.tau_out) != ("leaky", 0.0):
+        raise ValueError(f"Network.readout must be 'leaky' with tau_out 0 behind {name}, got {readout.kind!r}")
+    for i, layer in enumerate(network.layers):
+        layer.check(network.dt, network.encoder if i == 0 else None)
+
+
+def trained_arrays(layer: StepLayer) -> list[np.ndarray]:
+    """Return the arrays of a layer that training changes."""
+    return [getattr(layer, name) for name in layer.trained]
+
+
+class StepRun:
+    """Runs the layers of a network that answer steps, and counts what they do.
+
+    Args:
+        network: The network.
+
+    Attributes:
+        decided: Number of env steps counted, sum of the times in ms at which their actions were known, and how many of
+            these were before the deadline of the last layer; None if the first spike of the outputs is not the action.
+    """
+
+    def __init__(self, network: Network):
+        self.layers: Sequence[Any] = network.layers
+        self.name = type(network.layers[0]).__name__
+        self.window, head, readout = network.dt, network.head, network.readout
+        self.sizes = (readout.n_outputs,) if head is None else head.sizes
+        first = readout.w_out[0, 0]
+        by_first = not readout.dense and np.array_equal(readout.w_out, first * np.eye(len(readout.w_out)))
+        by_first = by_first and first < 0 and not np.any(readout.b_out)
+        self.deadline = getattr(network.layers[-1], "deadline", None) if by_first else None
+        self.decided = None if self.deadline is None else np.zeros(3)
+
+    def reset_counts(self) -> None:
+        """Set the counts of decisions to zero, in place."""
+        if self.decided is not None:
+            self.decided[:] = 0
+
+    def __call__(
+        self, x: np.ndarray, state: np.ndarray, frames: np.ndarray, counts: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Run a sequence of env steps.
+
+        Args:
+            x: Input, shape (L, B, n_inputs).
+            state: Packed state, shape (n_rows, B, width).
+            frames: The past frames that the new state begins with.
+            counts: Spike counts that are added to, one per layer, int64, shape (N,).
+
+        Returns:
+            The last layer's answers, shape (L * B, N), the new state, and the times of each layer's spikes.
+        """
+        times, n_batch, new = [], x.shape[1], np.zeros_like(state)
+        x = x.reshape(-1, x.shape[2]).astype(state.dtype, copy=False)
+        for layer, count in zip(self.layers, counts, strict=True):
+            x = layer.run(x, self.window)
+            times.append(layer.spikes(x, self.window))
+            count += np.count_nonzero(np.isfinite(times[-1]), axis=0)
+        if self.decided is not None:
+            known = decision_times(times[-1], self.sizes, self.window)
+            self.decided += (float(len(known)), float(known.sum()), float(np.count_nonzero(known < self.deadline)))
+        new[: len(frames)] = frames
+        if len(x):
+            new[-1, :, : x.shape[1]] = x[-n_batch:]
+        return x, new, times
+
+
+def monitor_of(times: Sequence[np.ndarray], n_envs: int, window: float) -> Monitor:
+    """Return a monitor of spikes at their exact times.
+
+    Args:
+        times: Of each layer, from the beginning of their steps in ms, infinity for none, shape (L * n_envs, N).
+        n_envs: Environments.
+        window: Length of an env step in ms.
+
+    >>> monitor_of([np.array([[np.inf, 0.5], [2.0, 1.25]])], n_envs=1, window=5.0).layers[0].t.tolist()
+    [0.5, 6.25, 7.0]
+    """
+    layers = []
+    for of_layer in times:
+        by_env = of_layer.reshape(-1, n_envs, of_layer.shape[1]).astype(np.float64)  # (L, B, N)
+        step, env, i = np.nonzero(np.isfinite(by_env))
+        t = step * window + by_env[step, env, i]
+        order = np.argsort(t, kind="stable")
+        layers.append(Spikes(i[order], t[order], env[order]))
+    n_steps = len(times[0]) // n_envs
+    return Monitor(tuple(layers), tuple(one.shape[1] for one in times), n_envs, n_steps, 1, window)
