@@ -12,6 +12,7 @@ _HOME = {
     "RSTDP": "rstdp",
     "LsnnPolicy": "policies",
     "LifPolicy": "policies",
+    "SpikeTimePolicy": "spike_time_policy",
     "WtaPolicy": "wta_policy",
     "load_network": "warm_start",
     "PopulationPolicy": "population_policy",

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.policy_arguments import LSNN_OPTIONS, check_options, former_surrogate, sizes_of
+from spikeloop.agents.spike_time_policy import SpikeTimePolicy
 from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.gradients import gradient_for
 from spikeloop.spiking.module import LSNN
@@ -95,4 +96,5 @@ class LifPolicy(LsnnPolicy):
 POLICIES: dict[str, type[BasePolicy]] = {
     "LsnnPolicy": LsnnPolicy,
     "LifPolicy": LifPolicy,
+    "SpikeTimePolicy": SpikeTimePolicy,
 }

@@ -23,7 +23,7 @@ class QuantizeWeights(BaseCallback):
         quantize: Takes a weight matrix (post, pre) and returns it on the grid, same shape and dtype.
 
     Raises:
-        ValueError: When training starts, if the policy has no spiking actor.
+        ValueError: When training starts, if the policy is not of LSNN layers.
 
     >>> from spikeloop.agents import SpikingPPO
     >>> model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0)
@@ -40,7 +40,7 @@ class QuantizeWeights(BaseCallback):
     def _on_training_start(self) -> None:
         policy = self.model.policy
         if not isinstance(policy, LsnnPolicy):
-            raise ValueError(f"only a spiking actor is quantised, the policy is {type(policy).__name__}")
+            raise ValueError(f"only a policy of LSNN layers is quantised, the policy is {type(policy).__name__}")
         self._weights = [w for layer in policy.lstm_actor.layers for w in (layer.w_in, layer.w_rec) if w is not None]
         if isinstance(policy.action_net, th.nn.Linear):
             self._weights.append(policy.action_net.weight)

@@ -32,6 +32,7 @@ class Algorithm(NamedTuple):
 # A new algorithm adds its line here and hyperparams/<name>.yml. The first is the one that commands take by default.
 ALGOS = {
     "spiking_ppo": Algorithm("spiking_ppo:SpikingPPO", "surrogate_gradients"),
+    "spike_time": Algorithm("spiking_ppo:SpikingPPO", "spike_time"),
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop", "ChipLsnn"),
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),

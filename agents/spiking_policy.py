@@ -201,6 +201,10 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         self.rollout_counts = actor.spike_counts, actor.n_counted
         actor.spike_counts, actor.n_counted = others
 
+    def rollout_figures(self) -> dict[str, float]:
+        """Return what else there is to log of the rollout's spikes, by name."""
+        return {}
+
     def _act(self, y: th.Tensor) -> Distribution:
         """Return the action distribution for readout traces, shape (..., N)."""
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(y))

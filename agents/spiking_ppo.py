@@ -288,6 +288,8 @@ class SpikingPPO(RecurrentPPO):
             self.logger.record(f"spiking/firing_rate_{i}", float(rate))
             self.logger.record(f"spiking/sparsity_{i}", 1.0 - float(rate))
             self.logger.record(f"spiking/synops_{i}", synops)
+        for name, figure in self.policy.rollout_figures().items():
+            self.logger.record(f"spiking/{name}", figure)
 
     def train(self) -> None:
         """Update the policy from the rollout.

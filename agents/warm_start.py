@@ -46,7 +46,7 @@ def load_network(policy: LsnnPolicy | EpropPolicy, network: Network) -> None:
     >>> bool((eprop.to_network().to_vector() == ppo.to_network().to_vector()).all())
     True
     """
-    if not (isinstance(policy, EpropPolicy) or hasattr(policy, "actor")):
+    if not isinstance(policy, (EpropPolicy, LsnnPolicy)):
         raise ValueError(f"load_network gives weights to an LsnnPolicy or EpropPolicy, got {type(policy).__name__}")
     is_eprop = isinstance(policy, EpropPolicy)
     own = policy.own_network() if isinstance(policy, EpropPolicy) else policy.actor.to_network()

@@ -160,7 +160,7 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     """
     aliases = load_algorithm(DEFAULT_ALGO).policy_aliases
     if hyperparams.get("policy") not in [name for name, policy in aliases.items() if issubclass(policy, LsnnPolicy)]:
-        raise ValueError(f"only a spiking policy can be chip-ready, the policy is {hyperparams.get('policy')!r}")
+        raise ValueError(f"only a policy of LSNN layers can be chip-ready, the policy is {hyperparams.get('policy')!r}")
     kwargs = dict(hyperparams.get("policy_kwargs") or {})
     defaults = inspect.signature(LSNN).parameters
     if "adaptation" not in kwargs:

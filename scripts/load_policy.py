@@ -94,6 +94,25 @@ class Policy(NamedTuple):
         counts = getattr(spiking, "spike_counts", [])
         return [float(count.mean()) / max(spiking.n_counted, 1) for count in counts]
 
+    def decisions(self) -> dict[str, float] | None:
+        """Return spikes per decision, when actions were known, in ms, and the share known before the outputs' deadline.
+
+        None for a policy that acts at the end of an env step, and not on a first spike.
+        """
+        simulates = isinstance(self.predictor, Simulator)
+        spiking: Any = self.predictor if simulates else getattr(self.predictor, "policy", None)
+        core = spiking.steps if simulates else getattr(spiking, "lstm_actor", None)
+        decided = getattr(core, "decided", None)
+        if decided is None or not decided[0]:
+            return None
+        counted: Any = spiking if simulates else core
+        n, time, early = decided
+        return {
+            "spikes_per_decision": float(sum(count.sum() for count in counted.spike_counts) / counted.n_counted),
+            "decision_time_ms": float(time / n),
+            "share_before_deadline": float(early / n),
+        }
+
 
 def load_network(path: Path, place: Place) -> Policy:
     """Load the file of a network; nothing in it is unpickled.

@@ -70,7 +70,7 @@ def rollout(argv: list[str]) -> int:
         policy.env.close()  # writes the last video
         if one_video:
             shutil.move(videos / f"{VIDEO_PREFIX}-episode-0.mp4", args.video)
-    _report(policy.name, returns, lengths, policy.firing_rates(), args)
+    _report(policy, returns, lengths, args)
     return 0
 
 
@@ -252,20 +252,23 @@ def record_episode(network: Network, env: VecEnv, seed: int) -> Monitor:
     return simulator.record(np.stack(seen), start)[2]
 
 
-def _report(
-    name: str, returns: list[float], lengths: list[int], firing_rates: list[float], args: argparse.Namespace
-) -> None:
+def _report(policy: Policy, returns: list[float], lengths: list[int], args: argparse.Namespace) -> None:
+    name, firing_rates, decisions = policy.name, policy.firing_rates(), policy.decisions()
     mean, spread = float(np.mean(returns)), float(np.std(returns))
     if args.json:
         figures = {"mean_return": mean, "std_return": spread, "returns": returns, "lengths": lengths}
-        figures["firing_rates"] = firing_rates
+        figures |= {"firing_rates": firing_rates, **(decisions or {})}
         print(json.dumps({"policy": name, "seed": args.seed, "deterministic": not args.stochastic, **figures}))
         return
     manner = "stochastic" if args.stochastic else "deterministic"
     print(f"{name}, {len(returns)} episodes, {manner}")
     print(f"return {mean:.2f} +/- {spread:.2f} (lowest {min(returns):.2f}, highest {max(returns):.2f})")
     print(f"length {np.mean(lengths):.1f} +/- {np.std(lengths):.1f}")
-    if firing_rates:
+    if decisions:
+        time, share = decisions["decision_time_ms"], decisions["share_before_deadline"]
+        print(f"spikes per decision {decisions['spikes_per_decision']:.1f}, at most one per neuron")
+        print(f"decision after {time:.2f} ms, {share:.1%} before the deadline")
+    elif firing_rates:
         print(f"spikes per neuron and tick, by layer: {', '.join(f'{rate:.3f}' for rate in firing_rates)}")
 
 

@@ -1,0 +1,118 @@
+"""Policies of exact spike times trained by PPO, beside the LSNN's, with controls that each take one thing away.
+
+Every row trains from its preset for the same fixed budget, on held-out seeds, and is judged by its last weights: the
+exported network plays 100 greedy episodes in ``Simulator``. Beside the return stand the spikes of all neurons per
+decision and, for spike times, when the action was known, which is at the first output spike (tau is 1 ms), and how
+often it was in time: before the pulse that lets outputs fire which nothing else has driven. Controls:
+
+- no deadline: without that pulse to any neuron, so that outputs may fall silent;
+- frozen: the hidden layer stays as it was drawn;
+- unpaced: the outputs have the hidden neurons' threshold, which humps of the membrane reach, and no pulse of theirs
+  begins with a weight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from spikeloop.agents.registry import hyperparams_file
+from spikeloop.agents.spiking_ppo import SpikingPPO
+from spikeloop.scripts.bench.schedules import schedule_of
+from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
+from spikeloop.spiking.simulator import Simulator
+
+SEEDS = tuple(range(3000, 3005))  # never used to choose a setting of these policies
+EPISODES = 100
+CARTPOLE, ACROBOT = "CartPole-v1", "Acrobot-v1"
+
+
+class Row(NamedTuple):
+    """A training: a preset, and what is changed of its policy."""
+
+    env: str
+    algo: str = "spike_time"
+    policy: Mapping[str, Any] = {}
+    wanted: str = ""
+
+
+class Result(NamedTuple):
+    """What one training came to."""
+
+    mean: float  # return
+    spikes: float  # per decision
+    decided: tuple[float, float]  # mean time of a decision in ms, share before the deadline; NaN without spike times
+    seconds: float  # of processor time
+
+
+ROWS = {
+    "CartPole": Row(CARTPOLE, wanted=">= 495"),
+    "CartPole, LSNN": Row(CARTPOLE, "spiking_ppo"),
+    "CartPole, no deadline": Row(CARTPOLE, policy={"w_deadline": 0.0}, wanted="less"),
+    "CartPole, frozen": Row(CARTPOLE, policy={"train_hidden": False}, wanted="less"),
+    "CartPole, unpaced": Row(CARTPOLE, policy={"w_pulse": 0.0, "v_th_out": 0.4, "logit_scale": 5.0}, wanted="less"),
+    "Acrobot": Row(ACROBOT, wanted=">= -90"),
+    "Acrobot, LSNN": Row(ACROBOT, "spiking_ppo"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``spikeloop benchmark spike-time``."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 3000 ... 3004")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help="default all")
+    parser.add_argument("--n-timesteps", type=int, default=None, help="env steps (default the preset's)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a row as soon as all its seeds are trained."""
+    torch.set_num_threads(1)
+    print(f"{EPISODES} greedy episodes after training, seeds {args.seeds}\n")
+    head = ["policy", "return, mean ± sd", "worst", "each seed", "spikes per decision", "decision after", "in time"]
+    print_head([*head, "CPU s", "wanted"])
+    for name in args.rows:
+        row = ROWS[name]
+        results = [_judge(row, seed, args.n_timesteps) for seed in args.seeds]
+        returns = np.array([result.mean for result in results])
+        (after, early), spikes = np.mean([r.decided for r in results], axis=0), np.mean([r.spikes for r in results])
+        cells = [name, mean_and_deviation(returns), f"{returns.min():.1f}", each(returns), f"{spikes:.1f}"]
+        cells += ["", ""] if np.isnan(after) else [f"{after:.2f} ms", f"{early:.1%}"]
+        print_row([*cells, f"{np.mean([r.seconds for r in results]):.0f}", row.wanted])
+
+
+def _train(row: Row, seed: int, n_timesteps: int | None) -> SpikingPPO:
+    """Return the trained model of a row."""
+    preset = yaml.safe_load(hyperparams_file(row.algo).read_text(encoding="utf-8"))[row.env]
+    env, normalize = make_vec_env(row.env, preset.pop("n_envs"), seed), preset.pop("normalize", None)
+    if normalize:
+        env = VecNormalize(env, gamma=preset["gamma"], **normalize)
+    budget = n_timesteps or preset["n_timesteps"]
+    del preset["n_timesteps"]
+    for name in ("learning_rate", "clip_range"):
+        preset[name] = schedule_of(preset[name])
+    policy_kwargs = {**preset.pop("policy_kwargs"), **row.policy}
+    return SpikingPPO(env=env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **preset).learn(budget)
+
+
+def _judge(row: Row, seed: int, n_timesteps: int | None) -> Result:
+    begin = time.process_time()
+    model = _train(row, seed, n_timesteps)
+    seconds = time.process_time() - begin
+    simulator = Simulator(model.to_network())
+    env = make_vec_env(row.env, n_envs=10, seed=10_000 + seed)
+    mean = float(evaluate_policy(simulator, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
+    n_decisions = simulator.n_counted / simulator.network.n_ticks
+    spikes = float(sum(count.sum() for count in simulator.spike_counts) / n_decisions)
+    decided = (np.nan, np.nan)
+    if simulator.steps is not None and simulator.steps.decided is not None:
+        n, total, early = simulator.steps.decided
+        decided = float(total / n), float(early / n)
+    return Result(mean, spikes, decided, seconds)
