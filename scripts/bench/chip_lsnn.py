@@ -10,6 +10,9 @@ traces of spikes, y3 and r1 (:mod:`spikeloop.hardware.loihi.lsnn_learner` says w
 - r1 = 0: nothing learns;
 - no slow trace: the hidden rule has no x2, which stands for the eligibility of adaptation;
 - beta = 0: no neuron adapts.
+
+Of 32 neurons, finer: recurrent weights go to a quarter of the input's, in a quarter of its steps, and learn as much
+more slowly.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ class Row(NamedTuple):
 
 
 _EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True}
+_MORE, _FINER = {"n_neurons": 32}, {"finer": 2}
 _FROZEN: dict[str, Any] = {
     "changes": {"train_hidden": False, "actor_scale": 0.372},
     "policy": {"bias_scale": 1.0},
@@ -64,6 +68,11 @@ ROWS = (
     Row(NO_VELOCITY, "no slow trace, residue", backend={"slow": False, **_RESIDUE}),
     Row(NO_VELOCITY, "beta = 0, residue", policy={"beta": 0.0}, backend=_RESIDUE),
     Row(NO_VELOCITY, "r1 = 0", changes={"learning_rate": 0.0}),
+    Row(NO_VELOCITY, "32 neurons, 8-bit", policy=_MORE),
+    Row(NO_VELOCITY, "32 neurons, 3 synapses a weight", policy=_MORE, backend={"n_copies": 3}),
+    Row(NO_VELOCITY, "32 neurons, finer", policy=_MORE, backend=_FINER),
+    Row(NO_VELOCITY, "32 neurons, finer, frozen", _FROZEN["changes"], {**_FROZEN["policy"], **_MORE}, _FINER),
+    Row(NO_VELOCITY, "32 neurons, finer, beta = 0", policy={"beta": 0.0, **_MORE}, backend=_FINER),
     Row(CARTPOLE, "8 neurons, 8-bit", policy=_EIGHT),
     Row(CARTPOLE, "8 neurons, residue", policy=_EIGHT, backend=_RESIDUE),
     Row(CARTPOLE, "8 neurons, frozen, residue", _FROZEN["changes"], {**_FROZEN["policy"], **_EIGHT}, _RESIDUE),
