@@ -121,8 +121,8 @@ ROWS = {
     "mountaincar": [Row("spiking_ppo", "MountainCarContinuous-v0", 50_000, 92.0)],
     "pendulum-novel": [Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, -220.0, failed=-500.0)],
     "pendulum-novel-peers": [
-        Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, without_adaptation=True, failed=-500.0),
         Row("ppo", PENDULUM_NO_VEL, 300_000, n_frames=4, failed=-500.0),
+        Row("spiking_ppo", PENDULUM_NO_VEL, 300_000, without_adaptation=True, failed=-500.0),
         Row("ppo_lstm", PENDULUM_NO_VEL, 300_000, failed=-500.0),
         Row("ppo", PENDULUM_NO_VEL, 300_000, failed=-500.0),
     ],
