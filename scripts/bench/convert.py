@@ -76,7 +76,6 @@ TASKS = {
         50_000,
         dict(learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000, target_update_interval=10)
         | dict(train_freq=256, gradient_steps=128, exploration_fraction=0.16, exploration_final_eps=0.04),
-        policy_kwargs={"net_arch": [256, 256]},
     ),
     "acrobot": Task(
         "Acrobot-v1",
