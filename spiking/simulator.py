@@ -95,15 +95,13 @@ class Simulator:
         normalizer = steps[0] if len(steps) == 1 and isinstance(steps[0], Normalizer) else None
         plain = steps == () or normalizer is not None
         self._fused = self._has_engine and encoder.identity and plain and not readout.spikes and not readout.dense
-        if not in_ticks:  # the input reaches the output units, or layers that answer steps
-            pass
-        elif self._has_engine:
+        if in_ticks and self._has_engine:  # otherwise input reaches the output units, or layers that answer steps
             self._constants = [
                 sequences.constants(neurons, timing, i, self._n_memory, i == last, None, self.dtype)
                 for i, neurons in enumerate(all_neurons)
             ]
             self._table = self._step_table(normalizer)
-        else:
+        elif in_ticks:
             self._prepared = any_kernels.prepare(all_neurons, timing, self._n_memory, self.dtype)
         part = network.parts[0]
         # what needs no look at its parts: one vector of numbers
