@@ -17,6 +17,7 @@ from spikeloop.scripts.bench import spike_time
 from spikeloop.scripts.hyperparameters import chip_ready
 from spikeloop.scripts.load_policy import Policy
 from spikeloop.spiking import LSNN, ActionHead, Encoder, FirstSpikes, Network, Readout, Simulator, SpikeTimeLayer
+from spikeloop.spiking.spike_time import KERNELS
 from spikeloop.spiking.spike_time_module import SpikeTimeCore
 
 SPACE = spaces.Box(-3.0, 3.0, (4,))
@@ -117,10 +118,11 @@ def test_multi_discrete_actions_wait_for_the_first_spike_of_each_group():
     assert policy.lstm_actor.decided[1] == pytest.approx(latest.sum())
 
 
-def test_xor_is_learnt():
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_xor_is_learnt(kernel):
     """Two inputs, two outputs: what no network without a hidden layer tells apart."""
     torch.manual_seed(0)
-    policy = SpikeTimePolicy(spaces.Box(-3, 3, (2,)), spaces.Discrete(2), lambda _: 1e-3, n_neurons=32)
+    policy = SpikeTimePolicy(spaces.Box(-3, 3, (2,)), spaces.Discrete(2), lambda _: 1e-3, n_neurons=32, kernel=kernel)
     core, x = policy.lstm_actor, torch.tensor([[-2.0, -2.0], [-2.0, 2.0], [2.0, -2.0], [2.0, 2.0]])
     wanted, optimizer = torch.tensor([0, 1, 1, 0]), torch.optim.Adam(core.parameters(), 5e-3)
     state, start = torch.from_numpy(core.initial_state(4)), torch.ones(1, 4)
@@ -130,6 +132,19 @@ def test_xor_is_learnt():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.15
+
+
+def test_tau_is_a_unit():
+    obs, found = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32), []
+    for tau in (1.0, 10.0):
+        torch.manual_seed(0)
+        policy = SpikeTimePolicy(SPACE, spaces.Discrete(3), lambda _: 1e-3, tau=tau)
+        found.append(
+            (*policy.predict(obs, episode_start=np.ones(6), deterministic=True), policy.action_net.weight[0, 0])
+        )
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(10 * found[0][1][0], found[1][1][0], rtol=1e-5)
+    assert found[0][2] == pytest.approx(10 * found[1][2].item())
 
 
 def test_a_price_on_time_joins_the_gradient():
