@@ -52,16 +52,18 @@ class Readout:
     Args:
         w_out: Shape (n_outputs, N), or (n_outputs, width of the last dense layer) if there are any.
         b_out: Shape (n_outputs,).
-        tau_out: ``leaky``: time constant of the filter in ms; 0 reads the spikes of the step's last tick.
+        tau_out: ``leaky`` and ``bernoulli``: time constant of the filter in ms; with 0 ``leaky`` reads the spikes of
+            the step's last tick.
         count: True stands for the kind ``count``.
         first_spike: True stands for the kind ``first_spike``.
         v_th_out: ``first_spike``: threshold of the units.
         dense: Ordinary layers between the filter and the map: an MLP after a spiking actor. Beside a chip, the host
             computes them. Kinds whose units spike have no place for them.
         kind: One of :data:`~spikeloop.spiking.readout_kinds.READOUTS`: ``leaky`` (if none is named), ``count``, the
-            mean number of spikes per tick, ``first_spike``, units that race to a threshold, or ``winner``, a circuit
-            in which one unit spikes on every tick and inhibits the others. The last two choose: discrete actions, and
-            ``winner`` also several at once or numbers along rows of units, with a circuit for each group of the head.
+            mean number of spikes per tick, ``first_spike``, units that race to a threshold, ``bernoulli``, units that
+            race by chance, or ``winner``, a circuit in which one unit spikes on every tick and inhibits the others. The
+            last three choose: discrete actions, and ``winner`` also several at once or numbers along rows of units,
+            with a circuit for each group of the head.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
@@ -125,8 +127,13 @@ class Readout:
         return READOUTS[self.kind].decide is not None
 
     @property
+    def draws(self) -> bool:
+        """Whether its units draw their spikes: the output values are then logarithms of the actions' probabilities."""
+        return READOUTS[self.kind].draws
+
+    @property
     def clears(self) -> bool:
-        """Whether its units begin every env step at 0."""
+        """Whether its units begin every env step anew."""
         return READOUTS[self.kind].clears
 
     @property
@@ -152,9 +159,9 @@ class Readout:
         assert decide is not None
         return decide(v, self.v_th_out, (self.n_outputs,) if sizes is None else sizes)
 
-    def membranes(self, drive: np.ndarray) -> np.ndarray:
+    def membranes(self, drive: np.ndarray, dt: float = 1.0) -> np.ndarray:
         """Return the membranes of units that spike for the drive of each tick of a step, both (n_ticks, ...)."""
-        return np.cumsum(drive, axis=0) if self.clears else drive
+        return READOUTS[self.kind].membranes(drive, self.b_out, self.filter(len(drive), dt))
 
     @property
     def n_neurons(self) -> int:

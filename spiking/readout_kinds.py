@@ -9,6 +9,9 @@ With the spikes ``z`` of a tick, every output unit is a filter of its drive ``w_
     winner        v <- drive                                 on every tick the unit with the largest v spikes and
                                                              inhibits the others; the last tick's decides. There is
                                                              one such circuit for each group of the action head
+    bernoulli     v <- kappa v + (1 - kappa) drive           from b_out at the start of each step; units spike with
+                                                             probability 1 / (1 + exp(-v)), and the first to do so
+                                                             decides, ties and silence being broken by chance
 
 ``leaky`` and ``count`` filter the spikes before the weights, which is the same, so that dense layers may stand between.
 """
@@ -21,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spikeloop.spiking.decay import decay
+from spikeloop.spiking.first_to_spike import first_to_spike, spike_probability
 
 
 class Filter(NamedTuple):
@@ -36,20 +40,50 @@ class Filter(NamedTuple):
 Decide = Callable[[np.ndarray, float, Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
 
+# Drive of the output units on each tick of a step, (n_ticks, ..., n_outputs), b_out and filter -> their membranes.
+Membranes = Callable[[np.ndarray, np.ndarray, Filter], np.ndarray]
+
+
+def as_driven(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarray:
+    """Return the drive: units that keep nothing."""
+    return drive
+
+
+def added_up(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarray:
+    """Return the sum of the drive since the step began."""
+    return np.cumsum(drive, axis=0)
+
+
+def from_the_bias(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarray:
+    """Return the filtered drive of units that begin each step where the bias alone holds them.
+
+    >>> from_the_bias(np.array([[3.0], [1.0]]), np.array([1.0]), Filter(0.5, 0.5)).tolist()
+    [[2.0], [1.5]]
+    """
+    v, found = np.broadcast_to(b_out, drive.shape[1:]), np.empty_like(drive)
+    for k, of_tick in enumerate(drive):
+        v = found[k] = drive.dtype.type(filtered.kept) * v + drive.dtype.type(filtered.gain) * of_tick
+    return found
+
+
 class ReadoutKind(NamedTuple):
     """How one kind of readout works.
 
     Args:
         filter: ``tau_out``, number of ticks and ``dt`` to the numbers of the filter.
-        clears: Whether the units begin every env step at 0; then a step keeps all it adds up, ``kept`` is 1.
+        clears: Whether the units begin every env step anew.
         decide: What spiking output units choose; None for units that are read as values.
         heads: Kinds of action heads that units which spike may choose for.
+        membranes: Membranes of units that spike.
+        draws: Whether units draw their spikes. Their values are then logarithms of the actions' probabilities.
     """
 
     filter: Callable[[float, int, float], Filter]
     clears: bool = False
     decide: Decide | None = None
     heads: tuple[str, ...] = ("discrete",)
+    membranes: Membranes = as_driven
+    draws: bool = False
 
 
 def first_spike(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +124,21 @@ def winner(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray
     return spikes[-1], spikes
 
 
+def bernoulli(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logarithm of each unit's chance to be the first to spike (:mod:`spikeloop.spiking.first_to_spike`).
+
+    The largest is what is done most often. No spike is noted: nothing was drawn.
+
+    >>> values, spikes = bernoulli(np.array([[[0.0, -1000.0]]]), 1.0, sizes=[2])
+    >>> np.exp(values).tolist(), spikes.any()
+    ([[0.75, 0.25]], np.False_)
+    """
+    chances = first_to_spike(spike_probability(v.astype(np.float64)))
+    with np.errstate(divide="ignore"):
+        values = np.log(np.maximum(chances, np.finfo(v.dtype).tiny))
+    return values.astype(v.dtype), np.zeros_like(v)
+
+
 def _leak(tau_out: float, n_ticks: int, dt: float) -> Filter:
     kappa = float(decay(tau_out, dt))
     return Filter(kappa, 1.0 - kappa)
@@ -98,7 +147,10 @@ def _leak(tau_out: float, n_ticks: int, dt: float) -> Filter:
 READOUTS: dict[str, ReadoutKind] = {
     "leaky": ReadoutKind(_leak),
     "count": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0 / n_ticks), clears=True),
-    "first_spike": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0), clears=True, decide=first_spike),
+    "first_spike": ReadoutKind(
+        lambda tau_out, n_ticks, dt: Filter(1.0, 1.0), clears=True, decide=first_spike, membranes=added_up
+    ),
+    "bernoulli": ReadoutKind(_leak, clears=True, decide=bernoulli, membranes=from_the_bias, draws=True),
     "winner": ReadoutKind(
         lambda tau_out, n_ticks, dt: Filter(0.0, 1.0), decide=winner, heads=("discrete", "multi_discrete", "box")
     ),

@@ -110,7 +110,8 @@ def step(
         y = readout_tick(y, spikes, network.readout, network.n_ticks, t == 0, network.dt)
         arrived.append(spikes)
     if network.readout.spikes:
-        outputs, _ = decide(np.stack(arrived), network.readout, network.head.sizes if network.head else None)
+        sizes = network.head.sizes if network.head else None
+        outputs, _ = decide(np.stack(arrived), network.readout, sizes, network.dt)
     else:
         outputs = read(y, network.readout)
     return outputs, states, y, [np.stack(z) for z in recorded]
@@ -123,12 +124,15 @@ def read(y: np.ndarray, readout: Readout) -> np.ndarray:
     return y @ readout.w_out.T + readout.b_out
 
 
-def decide(spikes: np.ndarray, readout: Readout, sizes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def decide(
+    spikes: np.ndarray, readout: Readout, sizes: Sequence[int] | None = None, dt: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return what output units that spike choose: values (B, n_outputs), and their spikes (n_ticks, B, n_outputs).
 
     Args:
         spikes: What reaches the readout on each tick of one env step, shape (n_ticks, B, N).
         readout: The units.
         sizes: Those of each group of the action head; None for one group of all.
+        dt: Length of a tick in ms.
     """
-    return readout.decide(readout.membranes(spikes @ readout.w_out.T + readout.b_out), sizes)
+    return readout.decide(readout.membranes(spikes @ readout.w_out.T + readout.b_out, dt), sizes)

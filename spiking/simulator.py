@@ -29,7 +29,7 @@ class Simulator:
 
     Args:
         network: The network.
-        rng: Source of the start keys of a ``rate`` encoder; seeded with 0 if None.
+        rng: Source of the start keys of encoders that draw, and of actions that are drawn; seeded with 0 if None.
         n_threads: Threads over the batch for long sequences, at most; None for numba's number.
 
     Attributes:
@@ -238,7 +238,8 @@ class Simulator:
                 part, a mapping of parts where the network has several; or flat, (B, n_obs) or (n_obs,).
             state: What the previous call returned; None starts from rest.
             episode_start: True where the state is cleared first, shape (B,).
-            deterministic: Only True: a network holds no distribution to sample from.
+            deterministic: Take the most likely action. False draws one, where the readout's units draw their spikes
+                (kind ``bernoulli``); other networks hold no distribution.
 
         Returns:
             The actions, shape (B, ...) or that of one action, and the new state.
@@ -248,7 +249,7 @@ class Simulator:
                 observations or state are no finite numbers.
         """
         head = self.network.head
-        if head is None or not deterministic:
+        if head is None or not (deterministic or self.network.readout.draws):
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the network {what}")
         if self._vector:
@@ -269,6 +270,8 @@ class Simulator:
             starts = None if episode_start is None else _starts(episode_start, len(rows))[None]
             sequence, new, *_ = self._run(rows[None], state, starts, any_kernels.KEEP_NOTHING)
             outputs = sequence[0]
+            if not deterministic:  # they are logarithms of probabilities: the largest sum is drawn by these
+                outputs = outputs + self.rng.gumbel(size=outputs.shape)
         actions = head(outputs)
         return (actions[0] if single else actions), new
 
@@ -384,7 +387,7 @@ class Simulator:
         by_tick = sums.reshape(n_steps, n_rows, n_batch, n_outputs).swapaxes(0, 1)
         by_tick = np.broadcast_to(by_tick, (n_ticks, n_steps, n_batch, n_outputs))
         readout = self.network.readout
-        v = readout.membranes(by_tick.reshape(n_ticks, n_steps * n_batch, n_outputs))
+        v = readout.membranes(by_tick.reshape(n_ticks, n_steps * n_batch, n_outputs), self.network.dt)
         assert self.network.head is not None
         values, spikes = readout.decide(v, self.network.head.sizes)
         spikes = spikes.reshape(n_ticks, n_steps, n_batch, n_outputs).swapaxes(0, 1)

@@ -83,7 +83,7 @@ def test_states_of_a_wrong_shape_dtype_or_value_are_refused(encoder, way):
             state[row, n - 1, 0] = bad
             wrong.append(state)
     for state in wrong:
-        with pytest.raises(ValueError, match=r"state must|keys of a rate encoder"):
+        with pytest.raises(ValueError, match=r"state must|keys of random spikes"):
             call(simulator, way, observations(), state)
 
 

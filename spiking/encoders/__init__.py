@@ -6,6 +6,7 @@ from spikeloop.spiking.encoders.base import Encoder, encode
 from spikeloop.spiking.encoders.dimensions import Dimensions
 from spikeloop.spiking.encoders.first_spikes import FirstSpikes
 from spikeloop.spiking.encoders.lines import Binary, Parts
+from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
 from spikeloop.spiking.encoders.recruited_cells import RecruitedCells
 from spikeloop.spiking.encoders.spike_times import SpikeTimes
 from spikeloop.spiking.encoders.spikes import Delta, Latency, Rate
@@ -19,6 +20,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     for encoder in (
         Direct,
         Population,
+        PopulationSpikes,
         Rate,
         Latency,
         SpikeTimes,

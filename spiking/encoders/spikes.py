@@ -7,9 +7,7 @@ With the intensity ``s = clip((x - low) / (high - low), 0, 1)`` of a value ``x``
     delta        up 1, level <- level + threshold    if x - level > threshold
                  down 1, level <- level - threshold  else if level - x > threshold
 
-The uniforms u of ``rate`` are a hash of (key, k, channel); the key moves on by one step of a full-period generator
-modulo 2^24 per env step, episodes or not, so a run can be replayed from its start keys alone. All environments walk the
-same cycle of 2^24 steps, each from its own start.
+The uniforms u of ``rate`` are those of a key in the packed state (:mod:`spikeloop.spiking.encoders.keys`).
 """
 
 from __future__ import annotations
@@ -20,15 +18,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from spikeloop.spiking.encoders import keys
 from spikeloop.spiking.fields import array_of, flag, number, set_fields, shown, whole
 from spikeloop.spiking.limits import MAX_NUMBER, MAX_TIME
 from spikeloop.spiking.observation import MAX_OBS
-
-# A key lives in the packed state, whose float32 holds integers exactly up to 2^24. Multiplier 1 modulo 4 and odd
-# increment give the full period (Hull & Dobell 1962).
-_KEY_MASK = np.uint32(2**24 - 1)
-_KEY_MULTIPLIER = np.uint32(1140671485)
-_KEY_INCREMENT = np.uint32(12820163)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +91,7 @@ class Rate:
 
     def initial_memory(self, n_envs: int, rng: np.random.Generator) -> np.ndarray:
         """Draw the start keys, whole numbers below 2^24: memory of shape (1, n_envs, n_obs), the key in its first."""
-        memory = np.zeros((1, n_envs, self.n_obs), np.float32)
-        memory[0, :, 0] = rng.integers(2**24, size=n_envs)
-        return memory
+        return keys.initial_memory(n_envs, self.n_obs, rng)
 
     def __call__(
         self, obs: np.ndarray, memory: np.ndarray, start: np.ndarray | None, n_ticks: int, dt: float
@@ -113,17 +104,7 @@ class Rate:
         p = self.gain * _intensity(self.low, self.high, obs)
         if self.poisson:
             p = -np.expm1(-p)
-        key = memory[0, :, 0]
-        if not ((key >= 0) & (key <= _KEY_MASK)).all():
-            raise ValueError(f"keys of a rate encoder must lie within 0 and {_KEY_MASK}, got {key}")
-        key = key.astype(np.uint32)  # (B,)
-        keys = np.empty(obs.shape[:2], dtype=np.uint32)  # (L, B)
-        for step in range(len(obs)):
-            keys[step] = key
-            key = (key * _KEY_MULTIPLIER + _KEY_INCREMENT) & _KEY_MASK
-        u = _uniform(keys, n_ticks, self.n_obs)
-        memory = memory.copy()
-        memory[0, :, 0] = key
+        u, memory = keys.uniforms(memory, len(obs), n_ticks, self.n_obs)
         return (u < p[:, None]).astype(np.float32), memory
 
 
@@ -335,19 +316,3 @@ def _intensity(low: np.ndarray, high: np.ndarray, obs: np.ndarray) -> np.ndarray
     """Return ``s``, shape (L, B, n_obs), float64."""
     low, high = low.astype(np.float64), high.astype(np.float64)
     return np.clip((obs - low) / (high - low), 0.0, 1.0)
-
-
-def _uniform(keys: np.ndarray, n_ticks: int, n_channels: int) -> np.ndarray:
-    """Return uniforms on [0, 1), shape (L, n_ticks, B, n_channels), for keys of shape (L, B)."""
-    ticks = np.arange(n_ticks, dtype=np.uint32)[:, None]
-    channels = np.arange(n_channels, dtype=np.uint32)
-    mixed = _mix(_mix(keys)[:, None] + ticks)  # (L, n_ticks, B)
-    return (_mix(mixed[..., None] + channels) >> np.uint32(8)) * 2.0**-24
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Return a hash of each uint32: an invertible mixer, every input bit reaches every output bit."""
-    # lowbias32 with the constants found by T. Ettinger (C. Wellons, hash-prospector).
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0xD35A2D97)
-    return x ^ (x >> np.uint32(15))
