@@ -11,6 +11,7 @@ from spikeloop.envs import (  # noqa: F401  imported to register the tasks
     repeat,
     spike_order,
     tmaze,
+    windy_gridworld,
 )
 from spikeloop.envs.bodies import ChangeBody
 from spikeloop.envs.wrappers import HideVelocity

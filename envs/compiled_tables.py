@@ -14,8 +14,9 @@ import numpy as np
 from gymnasium.envs.toy_text import CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 
 from spikeloop.envs.compiled import compile_step
+from spikeloop.envs.windy_gridworld import WindyGridworld
 
-TABLES: tuple[type[gym.Env], ...] = (FrozenLakeEnv, CliffWalkingEnv, TaxiEnv)
+TABLES: tuple[type[gym.Env], ...] = (FrozenLakeEnv, CliffWalkingEnv, TaxiEnv, WindyGridworld)
 _VARIANT = {"fickle_passenger": False}  # what the table does not tell
 
 
