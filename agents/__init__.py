@@ -10,10 +10,12 @@ _HOME = {
     "SpikingA2C": "spiking_a2c",
     "EProp": "eprop",
     "RSTDP": "rstdp",
+    "GLM": "glm",
     "LsnnPolicy": "policies",
     "LifPolicy": "policies",
     "SpikeTimePolicy": "spike_time_policy",
     "WtaPolicy": "wta_policy",
+    "GlmPolicy": "glm_policy",
     "load_network": "warm_start",
     "PopulationPolicy": "population_policy",
 }

@@ -12,15 +12,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from spikeloop.agents.check_finite import NonFiniteError, check_first, check_learnt, check_step
+from spikeloop.agents.check_finite import NonFiniteError, check_learnt
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges
-from spikeloop.agents.chip_eprop_policy import ChipEpropPolicy, ChipLearning
+from spikeloop.agents.chip_eprop_policy import ChipEpropPolicy
 from spikeloop.agents.compiled_episodes import DrawnEpisodes
-from spikeloop.agents.eprop_learning import FloatLearning
 from spikeloop.agents.eprop_policy import EpropPolicy
 from spikeloop.agents.export import note_wrappers
-from spikeloop.agents.local_learning import LocalLearning
 from spikeloop.agents.silence import warn_of_silence
+from spikeloop.agents.stepwise_learning import StepwiseLearning
 from spikeloop.agents.stretches import Stretches
 from spikeloop.spiking.rules import eprop_kernels
 from spikeloop.spiking.rules.reward_eprop import OPTIMIZERS, TAU_RATE, RewardEprop
@@ -35,10 +34,9 @@ _RANGES = {
     "max_episodes": WHOLE._replace(optional=True),
 }
 BACKENDS = ("float",)
-Learning = FloatLearning | ChipLearning
 
 
-class EProp(LocalLearning):
+class EProp(StepwiseLearning):
     """Reward-based e-prop (Bellec et al. 2020) on one environment: weights change after every step, online.
 
     Where the environment hands out whole episodes (:class:`~spikeloop.envs.compiled.DrawsEpisodes`, as
@@ -204,21 +202,8 @@ class EProp(LocalLearning):
         """Return the environment as one that hands out episodes; None if it does not, or the critic has a code."""
         return DrawnEpisodes.of(self.env) if self.policy.critic is None else None
 
-    @property
-    def _n_rollouts(self) -> int:
-        return self._n_updates
-
     def _own_logs(self) -> Iterator[tuple[str, Any]]:
         yield "spiking/firing_rate_0", float(self.policy.rate.mean())
-
-    def budget_is_spent(self) -> bool:
-        """Return whether all of ``max_episodes`` are done."""
-        return self.max_episodes is not None and self._episode_num >= self.max_episodes
-
-    def _progress(self, total_timesteps: int) -> tuple[int, int]:
-        steps = super()._progress(total_timesteps)
-        episodes = (0, 1) if self.max_episodes is None else (self._episode_num, self.max_episodes)
-        return max(steps, episodes, key=lambda done: done[0] / done[1])
 
     def _rollout(
         self, callback: BaseCallback, total_timesteps: int, compiled: DrawnEpisodes | Stretches | None
@@ -245,11 +230,6 @@ class EProp(LocalLearning):
         """Return the spikes of each neuron in so many ticks; ``rate`` is the running mean of its rate before them."""
         kept = (1 - 1 / TAU_RATE) ** n_ticks  # of the running mean before
         return np.maximum((self.policy.rate.numpy() - kept * rate) / (1 - kept), 0.0) * n_ticks
-
-    def _rollout_length(self) -> int:
-        """Return the episodes of the rollout that begins; one at a learning rate of 0, which a schedule may leave."""
-        length = self.n_episodes if self.lr_schedule(self._current_progress_remaining) else 1
-        return length if self.max_episodes is None else min(length, self.max_episodes - self._episode_num)
 
     def _drawn_rollout(
         self, callback: BaseCallback, drawn: DrawnEpisodes, total_timesteps: int, before: dict[str, th.Tensor]
@@ -299,72 +279,8 @@ class EProp(LocalLearning):
         )
         return returns
 
-    def _step_rollout(self, callback: BaseCallback, stretches: Stretches | None, total_timesteps: int) -> bool:
-        """Learn from episodes of the environment, step by step, or by stretches of a compiled task."""
-        assert self.env is not None
-        policy, episodes, starts = self.policy, 0, True
-        learning, reward = policy.learning(self._rule()), np.float32(0)
-        if self._last_obs is None:
-            self._last_obs = self.env.reset()  # type: ignore[assignment]
-            check_first(self.env, self._last_obs)
-        obs: Any = self._last_obs
-        before: Any = obs  # what was observed on the step before
-        n_episodes = self._rollout_length()
-        while episodes < n_episodes and self.num_timesteps < total_timesteps:
-            action = learning.act(obs, before, reward, starts)
-            if stretches is not None:
-                left = total_timesteps - self.num_timesteps - 1
-                obs, action, goes_on = self._stretch(callback, stretches, obs, action, left, learning)
-                if not goes_on:
-                    self._last_obs = None
-                    return False
-            new_obs, rewards, dones, infos = self.env.step(self._in_space(action))
-            if self._checks:
-                check_step(self.env, new_obs, rewards, dones, infos)
-            reward, starts = np.float32(rewards[0]), bool(dones[0])
-            self.num_timesteps += 1
-            if starts:
-                last, cut = infos[0]["terminal_observation"], bool(infos[0].get("TimeLimit.truncated", False))
-                learning.end(last, obs, reward, cut)
-                episodes += 1
-                self._episode_num += 1
-            before = new_obs if starts else obs
-            obs = self._last_obs = new_obs  # type: ignore[assignment]
-            callback.update_locals(locals())
-            self._update_info_buffer(infos, dones)
-            if not callback.on_step():
-                self._last_obs = None  # an episode that is cut short is not gone on with
-                return False
-        if not starts:
-            self._last_obs = None
-        return True
-
     def _in_space(self, action: Any) -> np.ndarray:
         """Return an action as the environment takes it, shape (1, ...)."""
         if self.policy.log_std is None:
-            return np.array([int(self.action_space.start) + action])  # type: ignore[attr-defined]
+            return super()._in_space(action)
         return self.policy.head(action[None])  # whose bounds it is rounded into
-
-    def _stretch(
-        self, callback: BaseCallback, stretches: Stretches, obs: Any, action: int, most_steps: int, learning: Learning
-    ) -> tuple[Any, int, bool]:
-        """Take up to so many steps in the kernel.
-
-        Returns:
-            What is observed then, shape (1, n_obs), the action that was chosen for it, and False if a callback wants to
-            stop.
-        """
-        rewards = np.empty(stretches.longest(most_steps))
-        state, shown = np.array(stretches.task.state, np.float64), np.array(obs[0], np.float64)
-        n_steps, action = learning.stretch(stretches, state, shown, action, rewards)
-        rewards = rewards[:n_steps]
-        stretches.tell(state, rewards)
-        obs, end = shown.astype(obs.dtype)[None], self.num_timesteps + n_steps
-        outcome = {"new_obs": obs, "dones": np.zeros(1, bool), "infos": [{}]}
-        for reward in rewards[:, None]:
-            self.num_timesteps += 1
-            callback.update_locals({**outcome, "rewards": reward})
-            if not callback.on_step():
-                self.num_timesteps = end  # the kernel has gone there
-                return obs, action, False
-        return obs, action, True

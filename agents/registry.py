@@ -36,6 +36,7 @@ ALGOS = {
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop", "ChipLsnn"),
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),
+    "glm": Algorithm("glm:GLM", "glm"),
     "rstdp_populations": Algorithm("rstdp:RSTDP", "rstdp_populations", "ChipPopulations"),
 }
 DEFAULT_ALGO = next(iter(ALGOS))

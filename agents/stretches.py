@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.compiled_episodes import MOST_STEPS, only_env, telling
 from spikeloop.envs.compiled import Compiled, compiled_of, shown_components
+from spikeloop.envs.compiled_tables import Table, table_of
 from spikeloop.envs.wrappers import HideVelocity
 
 
@@ -34,7 +35,7 @@ class Stretches:
 
     task: Any
     wrappers: tuple[tuple[gym.Wrapper, Callable[[Any, np.ndarray], None]], ...]
-    compiled: Compiled
+    compiled: Compiled | Table
     keep: np.ndarray
 
     @staticmethod
@@ -48,7 +49,8 @@ class Stretches:
             if told is not None:
                 wrappers.append((env, told))
             env = env.env
-        compiled = compiled_of(env) if env is env.unwrapped and env.render_mode != "human" else None
+        known = env is env.unwrapped and env.render_mode != "human"
+        compiled = (compiled_of(env) or table_of(env)) if known else None
         if compiled is None:
             return None
         return Stretches(env, tuple(wrappers), compiled, shown_components(outermost, compiled.n_obs))
@@ -59,6 +61,10 @@ class Stretches:
         left = [limit._max_episode_steps - (limit._elapsed_steps or 0) - 1 for limit in limits]
         return max(0, min(most_steps, MOST_STEPS, *left))
 
+    def state(self) -> np.ndarray | None:
+        """Return the state of the task, float64, shape (n_state,); None if its next step is not the compiled one."""
+        return self.compiled.state(self.task)
+
     def tell(self, state: np.ndarray, rewards: np.ndarray) -> None:
         """Move the environment to where a kernel has taken it.
 
@@ -67,6 +73,6 @@ class Stretches:
             rewards: What each step paid, shape (n_steps,).
         """
         if len(rewards):
-            self.task.state = state
+            self.compiled.set_state(self.task, state, len(rewards))
         for wrapper, tell in self.wrappers:
             tell(wrapper, rewards)

@@ -144,7 +144,8 @@ class DeployedPolicy:
                 part, a mapping of parts where there are several; or flat, (B, n_obs) or (n_obs,).
             state: What the previous call returned; None starts from rest.
             episode_start: True where the state is cleared first, shape (B,).
-            deterministic: Only True: a chip holds no distribution to sample from.
+            deterministic: Take the most likely action. False draws one, where the readout's units draw their spikes
+                (kind ``bernoulli``), which the host does; a chip holds no other distribution.
 
         Returns:
             The actions, shape (B, ...) or that of one action, and the new state.
@@ -153,12 +154,14 @@ class DeployedPolicy:
             ValueError: If the network has no action head, the action is to be sampled, or as :meth:`step` says.
         """
         head = self.deployment.host.head
-        if head is None or not deterministic:
+        if head is None or not (deterministic or self.deployment.host.readout.draws):
             what = "has no action head" if head is None else "holds no distribution: predict with deterministic=True"
             raise ValueError(f"the deployed network {what}")
         self._note_state(self._remembers and state is None and episode_start is None)
         rows, single = flatten(self.deployment.host.observation, observation)
         values, new = self.step(rows, state, episode_start)
+        if not deterministic:  # logarithms of probabilities: the largest sum is drawn by these
+            values = values + self.rng.gumbel(size=values.shape)
         actions = head(values.astype(self.deployment.host.readout.b_out.dtype))
         if self.learning and head.kind == "discrete":
             self._winner = int(actions[0]) - (head.start[0] if head.start else 0)
@@ -271,9 +274,9 @@ class DeployedPolicy:
         """Return the membranes of output units that spike, (n_ticks, B, O), of what the host read on each tick."""
         host, readout = self.deployment.host, self.deployment.host.readout
         if self._n_read:
-            return readout.membranes(read @ readout.w_out.T + readout.b_out)
-        times = np.arange(1, len(read) + 1)[:, None, None] if readout.clears else 1
-        return read * host.output_scale + times * self._b_out
+            return readout.membranes(read @ readout.w_out.T + readout.b_out, host.dt)
+        of_bias = readout.membranes(np.broadcast_to(self._b_out, read.shape), host.dt)  # they are linear
+        return read * host.output_scale + of_bias
 
     def reinforce(self, reward: float, terminated: bool = False, truncated: bool = False) -> None:
         """Tell a policy that learns what its latest action was worth.

@@ -150,8 +150,6 @@ def _check_run(args: argparse.Namespace) -> None:
         raise UsageError(f"--load-best needs a run folder, {args.run} is none")
     if args.run.suffix == ".zip":
         raise UsageError(f"{args.run} is a model without its settings, name its run folder instead")
-    if not args.run.is_dir() and args.stochastic:
-        raise UsageError(f"{args.run} holds no distribution to sample from, --stochastic needs a run folder")
 
 
 def _video_arguments(folder: Path | None, n_episodes: int) -> dict[str, Any] | None:
@@ -177,7 +175,10 @@ def _load(args: argparse.Namespace, video: dict[str, Any] | None) -> Policy:
         return load_deployed(find_deployed(found, args.chip) if found.is_dir() else found, place)
     if args.run is None or args.run.is_dir():
         return load_run(found, args.load_best, args.seed, video, args.human, args.trust)
-    return load_network(found, place)
+    policy = load_network(found, place)
+    if args.stochastic and not policy.predictor.network.readout.draws:
+        raise UsageError(f"{found} holds no distribution to sample from, --stochastic needs a run folder")
+    return policy
 
 
 def _draw(policy: Policy, network: Network | None, args: argparse.Namespace) -> None:

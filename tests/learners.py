@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from spikeloop.agents import RSTDP, EProp, SpikingA2C, SpikingPPO
+from spikeloop.agents import GLM, RSTDP, EProp, SpikingA2C, SpikingPPO
 from spikeloop.hardware import ChipLsnn
 
 OBSERVATION = spaces.Box(-1, 1, (3,), np.float32)
@@ -24,6 +24,7 @@ _LEARNERS = {
     ),
     "rstdp": (RSTDP, "WtaPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
     "rstdp_populations": (RSTDP, "PopulationPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
+    "glm": (GLM, "GlmPolicy", {}, {"n_ticks": 4, "critic_kwargs": {"n_tiles": 2}}),
 }
 LEARNERS = list(_LEARNERS)
 BY_GRADIENT = LEARNERS[:2]

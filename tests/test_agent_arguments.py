@@ -57,6 +57,16 @@ BAD_OF_ONE = {
         "n_episodes": [0, 1.5],
     },
 }
+BAD_OF_ONE["glm"] = {
+    "hidden_scale": [-1, "a"],
+    "bias_scale": [-1, math.nan],
+    "value_scale": [-1],
+    "trace_lambda": [1.5],
+    "reward_scale": [math.nan, "a"],
+    "initial_value": [math.inf],
+    "n_episodes": [0, 1.5],
+    "max_episodes": [0, 1.5],
+}
 BAD_OF_ONE["eprop_chip"] = BAD_OF_ONE["eprop"]
 BAD_OF_ONE["rstdp_populations"] = BAD_OF_ONE["rstdp"]
 OF_THE_POLICY = {("rstdp", "learning_rate"), ("rstdp_populations", "learning_rate")}  # its own if None
@@ -98,6 +108,14 @@ POLICY_CASES = [
     ("spiking_ppo", "target_rate", [2]),
     ("spiking_ppo", "adaptive_fraction", [1.5]),
     ("spiking_ppo", "learn_encoder", [True]),
+    ("glm", "n_hidden", [-1, 2.5, [8]]),
+    ("glm", "n_ticks", [0, 1.5]),
+    ("glm", "tau_s", [-1.0, math.nan]),
+    ("glm", "bias", [-31, math.nan]),
+    ("glm", "w_hidden_std", [-1]),
+    ("glm", "w_out_std", [-1, math.inf]),
+    ("glm", "encoder", ["population", "direct"]),
+    ("glm", "critic", ["trace", "colour"]),
     ("eprop", "n_neurons", [0, 2.5, [8]]),
     ("eprop", "n_ticks", [0, 1.5]),
     ("eprop", "adaptive_fraction", [2.0, math.nan]),

@@ -103,7 +103,8 @@ def test_an_update_that_leads_to_nan_is_not_gone_on_from(learner):
     else:
         with th.no_grad():
             parameters = dict(model.policy.named_parameters())
-            parameters["w" if learner == "eprop" else "value_net.weight"][0, 0] = np.nan
+            name = {"eprop": "w", "glm": "w_out"}.get(learner, "value_net.weight")
+            parameters[name][0, 0] = np.nan
     with pytest.raises(NonFiniteError, match=r"a lower .*learning_rate may help"):
         model.learn(100)
 

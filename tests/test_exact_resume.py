@@ -36,6 +36,7 @@ RUNS = {
         ],
     ),
     "eprop on the chip": (["--algo", "eprop", "--backend", "chip", "--env", "CartPole-v1"], ["n_episodes:1"]),
+    "glm": (["--algo", "glm", "--env", "CartPole-v1"], ["bias_scale:0.1"]),
     "eprop, episodes drawn": (
         ["--algo", "eprop", "--env", "spikeloop/TMaze-v0"],
         ["n_episodes:2", "policy_kwargs:dict(n_neurons=8)"],

@@ -90,7 +90,7 @@ def is_there(env):
 
 
 def presets():
-    for algo in ("spiking_ppo", "spiking_a2c", "eprop", "rstdp"):
+    for algo in ("spiking_ppo", "spiking_a2c", "eprop", "rstdp", "glm"):
         for env, settings in yaml.safe_load(hyperparams_file(algo).read_text("utf-8")).items():
             if env in gym.registry and is_there(env):
                 yield algo, env, settings
