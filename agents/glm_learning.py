@@ -27,7 +27,8 @@ class GlmLearning:
     def __init__(self, policy: Any, rule: RewardGlm):
         self.policy = policy
         self._c = rule.constants(policy.kappa, policy.n_ticks)
-        self._learner = new_learner(*policy.arrays(), policy.counts)
+        w_hidden, w_out, values = policy.arrays()
+        self._learner = new_learner(w_hidden, w_out, values, policy.counts)
         encoder = policy.encoder
         self._curves = encoder.table if type(encoder) is PopulationSpikes else one_line()
         self._x = np.zeros((1 if encoder.held else policy.n_ticks, encoder.n_channels))
