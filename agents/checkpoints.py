@@ -39,6 +39,7 @@ PREVIOUS = "checkpoint.previous.zip"  # the generation before, beside the checkp
 WITHIN = 5.0  # seconds in which a run that is asked to stop finishes its rollout; then it is left undone
 _ENTRY = "spikeloop.pkl"
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "ep_info_buffer", "ep_success_buffer")
+_OWN_COUNTERS = ("n_calls",)  # of algorithms that do not take a step in each environment at a time
 _PLACE = ("_looked", "_action", "_value")  # of our algorithms, beside what all of SB3's call `_last_...`
 _NOISE = ("weights_dist", "exploration_mat", "exploration_matrices")  # of gSDE, drawn before a rollout begins
 _STATISTICS = ("obs_rms", "ret_rms")
@@ -219,6 +220,8 @@ class Checkpoints(BaseCallback):
         assert data is not None
         model.set_parameters(params, device=model.device)
         for name in _COUNTERS:
+            setattr(model, name, data[name])
+        for name in (name for name in _OWN_COUNTERS if name in data):
             setattr(model, name, data[name])
         for name, statistics in state["vec_normalize"].items():
             setattr(model.get_vec_normalize_env(), name, statistics)

@@ -35,10 +35,10 @@ from spikeloop.spiking.encoders.values import Direct, Population
 if TYPE_CHECKING:
     from spikeloop.agents.spiking_ppo import SpikingPPO
 
-_NO_LIMIT = 1 << 60
+NO_LIMIT = 1 << 60
 
 
-class _Task:
+class WrappedTask:
     """An environment with its wrappers, and how they are told of steps that they have not seen."""
 
     def __init__(self, env: gym.Env):
@@ -57,7 +57,7 @@ class _Task:
     def left(self) -> int:
         """Return how many steps come before the one that a time limit ends."""
         limits: list[Any] = [wrapper for wrapper, _ in self.wrappers if isinstance(wrapper, TimeLimit)]
-        return min((one._max_episode_steps - (one._elapsed_steps or 0) - 1 for one in limits), default=_NO_LIMIT)
+        return min((one._max_episode_steps - (one._elapsed_steps or 0) - 1 for one in limits), default=NO_LIMIT)
 
     def tell(self, compiled: Any, state: np.ndarray, rewards: np.ndarray) -> None:
         """Bring task and wrappers to where steps led that they have not seen."""
@@ -79,7 +79,7 @@ def _layers_of(venv: VecEnv) -> tuple[VecNormalize | None, DummyVecEnv | None]:
     return normalization, venv if type(venv) is DummyVecEnv else None
 
 
-def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[_Task], list[Any]] | str:
+def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[WrappedTask], list[Any]] | str:
     """Return the tasks of environments and their compiled forms; in words, what stands in the way.
 
     >>> from spikeloop.agents.spiking_ppo import SpikingPPO
@@ -100,7 +100,7 @@ def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[_Task], list[
         return f"its environments are in or behind a {type(venv).__name__}"
     if normalization is not None and not isinstance(normalization.observation_space, spaces.Box):
         return "its observations are no vectors"
-    tasks = [_Task(env) for env in base.envs]
+    tasks = [WrappedTask(env) for env in base.envs]
     forms: list[Any] = []
     for one in tasks:
         form: Any = None
@@ -126,7 +126,9 @@ class CompiledTasks:
         tasks: What :func:`tasks_of` returned for them.
     """
 
-    def __init__(self, model: SpikingPPO, compiled: CompiledPolicy, venv: VecEnv, tasks: tuple[list[_Task], list[Any]]):
+    def __init__(
+        self, model: SpikingPPO, compiled: CompiledPolicy, venv: VecEnv, tasks: tuple[list[WrappedTask], list[Any]]
+    ):
         self.model, self.compiled, (self.tasks, self.forms) = model, compiled, tasks
         self.normalization, self.base = _layers_of(venv)
         assert self.base is not None

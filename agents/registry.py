@@ -38,6 +38,7 @@ ALGOS = {
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),
     "glm": Algorithm("glm:GLM", "glm"),
     "rstdp_populations": Algorithm("rstdp:RSTDP", "rstdp_populations", "ChipPopulations"),
+    "evolution": Algorithm("evolution:Evolution", "evolution", "ChipPlayer"),
 }
 DEFAULT_ALGO = next(iter(ALGOS))
 

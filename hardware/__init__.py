@@ -12,6 +12,7 @@ _HOME = {
     "actor_rule": "learning.actor_critic",
     "critic_rule": "learning.actor_critic",
     "ChipLsnn": "loihi.lsnn_learner",
+    "ChipPlayer": "player",
     "ChipPopulations": "loihi.populations",
     "ChipWinnerTakeAll": "loihi.winner_take_all",
     "CHIPS": "loihi.chip",

@@ -131,6 +131,14 @@ class Simulator:
             total[:] = count
         self.n_counted = counts[1]
 
+    @property
+    def table(self) -> np.ndarray | None:
+        """What :func:`~spikeloop.spiking.engine.step_kernels.act` takes of the network; None if it cannot run it.
+
+        It holds addresses, and is good for as long as the simulator is there.
+        """
+        return self._table if self._fused else None
+
     def reset_counts(self) -> None:
         """Set the spike counts to zero, in place."""
         for count in self.spike_counts:

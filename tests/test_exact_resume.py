@@ -41,6 +41,13 @@ RUNS = {
         ["--algo", "eprop", "--env", "spikeloop/TMaze-v0"],
         ["n_episodes:2", "policy_kwargs:dict(n_neurons=8)"],
     ),
+    "evolution": (["--algo", "evolution", "--env", "CartPole-v1"], ["n_members:2"]),
+    "evolution, CMA in workers, normalised": (
+        ["--algo", "evolution", "--env", "CartPole-v1", "--vec-env", "subproc"],
+        ["n_envs:2", "method:'cma'", "n_members:4", "normalize:True", "policy_kwargs:dict(n_neurons=4)"],
+    ),
+    "evolution, Bayesian": (["--algo", "evolution", "--env", "CartPole-v1"], ["method:'bayes'", "n_random:2"]),
+    "evolution on the chip": (["--algo", "evolution", "--backend", "chip", "--env", "CartPole-v1"], ["n_members:2"]),
     "normalised, stacked, gSDE, a rate code": (
         ["--algo", "spiking_ppo", "--env", "Pendulum-v1"],
         [*BY_STEPS, "frame_stack:2", "normalize:True", "use_sde:True", RATE],

@@ -168,8 +168,11 @@ def choose_scale(
     typical = float(np.median(v_th)) if v_th.size else 0.0
     if typical * top > 2 * 64:
         candidates = np.floor(candidates * typical / 64) * 64 / typical  # exact thresholds
-    candidates = np.append(candidates, 2.0 ** math.floor(math.log2(top)))  # weights that are on a grid already
+    of_grid = 2.0 ** math.floor(math.log2(top))  # for weights that are on a grid already
+    candidates = np.append(candidates, of_grid)
     sample = [part._replace(weights=part.weights[:: -(-part.weights.size // _SAMPLE)]) for part in synapses]
+    if any(part.weights.any() for part in sample) and _error(sample, v_th, of_grid, bits) == 0.0:
+        return of_grid
     errors = [_error(sample, v_th, float(scale), bits) for scale in candidates]
     return float(candidates[int(np.argmin(errors))])
 
