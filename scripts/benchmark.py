@@ -37,6 +37,7 @@ BENCHMARKS = {
     "memory": "SpikingPPO where only a memory helps, beside LSTMs, and what its memory lies in",
     "local-lsnn": "e-prop in control tasks: a hidden LSNN layer that learns by local rules alone, with its controls",
     "glm": "probabilistic spiking networks that are the policy: returns, with their controls",
+    "evolution": "evolution of spiking networks: returns, and fine-tuning through the chip, with their controls",
     "guard": "every table of speed for seconds, beside an earlier commit",
     "spike-time": "policies of exact spike times trained by PPO: returns, spikes, decision times, and controls",
     "spike-order": "R-STDP of spiking populations where only the order of spikes tells, with its controls",

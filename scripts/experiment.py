@@ -192,7 +192,7 @@ class Experiment(ExperimentManager):
             model = results[0]
             self.checkpoints.restore(model, self.state, self.checkpoint)
             for callback in self.callbacks:
-                callback.n_calls = model.num_timesteps // model.n_envs
+                callback.n_calls = getattr(model, "n_calls", model.num_timesteps // model.n_envs)
             self._continue_tensorboard(model)
             print(f"Going on from step {model.num_timesteps}{self._what_differs()}")
         return results

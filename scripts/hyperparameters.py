@@ -14,12 +14,15 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 
 from spikeloop.agents.environment import arguments_of
+from spikeloop.agents.evolution_policy import EvolutionPolicy
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.policy_arguments import LSNN_OPTIONS
 from spikeloop.agents.registry import DEFAULT_ALGO, load_algorithm
 from spikeloop.scripts.cli import did_you_mean
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.module import LSNN
+
+_LSNN = (LsnnPolicy, EvolutionPolicy)  # policies that take the options of an LSNN
 
 # What RL Zoo takes out of the hyperparameters before they reach the algorithm.
 ZOO_HYPERPARAMS = {
@@ -122,7 +125,7 @@ def _check_policy(algorithm: type[BaseAlgorithm], policy: Any, policy_kwargs: An
     if policy not in algorithm.policy_aliases:
         raise ValueError(did_you_mean("policy", policy, algorithm.policy_aliases))
     policy_class = algorithm.policy_aliases[policy]
-    known = arguments_of(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, LsnnPolicy) else set())
+    known = arguments_of(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, _LSNN) else set())
     for name in policy_kwargs if isinstance(policy_kwargs, dict) else ():
         if name not in known:
             raise ValueError(did_you_mean("policy argument", name, known))
@@ -158,8 +161,8 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If the policy has no spiking actor.
     """
-    aliases = load_algorithm(DEFAULT_ALGO).policy_aliases
-    if hyperparams.get("policy") not in [name for name, policy in aliases.items() if issubclass(policy, LsnnPolicy)]:
+    aliases = load_algorithm(DEFAULT_ALGO).policy_aliases | load_algorithm("evolution").policy_aliases
+    if hyperparams.get("policy") not in [name for name, policy in aliases.items() if issubclass(policy, _LSNN)]:
         raise ValueError(f"only a policy of LSNN layers can be chip-ready, the policy is {hyperparams.get('policy')!r}")
     kwargs = dict(hyperparams.get("policy_kwargs") or {})
     defaults = inspect.signature(LSNN).parameters
