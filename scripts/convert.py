@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_STEPS = COMPARED_STEPS = 2000
 DISTILLED_STEPS = 10_000  # of the policy's states, and as many of those that the first student meets
+DISTILLED_WEIGHTS = 2**18  # of one layer, at most: a student of a CNN would be one of dense layers
 OTHER_SEEDS = 1_000_000  # of states to convert by, apart from those of the episodes
 EPILOG = f"""\
 MODEL is a zip that PPO, A2C, DQN, SAC or QRDQN saved, or a run folder of `spikeloop train` with one of them. Both are
@@ -175,6 +176,9 @@ def _check_policy(policy: AnnPolicy, args: argparse.Namespace) -> None:
         )
     if policy.ann.convertible and args.distil:
         raise UsageError(f"{args.model} has ReLU layers, which convert as they are: remove --distil")
+    largest = max(layer.w.size for layer in policy.ann.layers)
+    if args.distil and largest > DISTILLED_WEIGHTS:
+        raise UsageError(f"--distil trains dense layers of at most {DISTILLED_WEIGHTS:,} weights, one has {largest:,}")
     if args.stochastic and not (policy.ann.soft and policy.ann.head.kind == "discrete"):
         raise UsageError(
             f"--stochastic draws Discrete actions of PPO and A2C, {args.model} is a {policy.algo} of others"

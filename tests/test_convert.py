@@ -109,6 +109,12 @@ def test_tanh_is_refused_and_distilled_if_asked(tmp_path, capsys):
     assert found["distilled"]["steps"] == 120 and 0 <= found["distilled"]["agreement"] <= 1
 
 
+def test_a_cnn_is_not_distilled_into_dense_layers(tmp_path, capsys):
+    path = saved(tmp_path, PPO, "CnnPolicy", gym.make(catch.ID), policy_kwargs=dict(net_arch=[8]))
+    assert start(path, "--env", catch.ID, "--distil") == 2
+    assert "--distil trains dense layers of at most 262,144 weights, one has 2,654,208" in capsys.readouterr().err
+
+
 def test_vec_normalize_becomes_a_normalizer(tmp_path, capsys):
     venv = VecNormalize(make_vec_env(CARTPOLE, 2, seed=0))
     model = PPO("MlpPolicy", venv, n_steps=64, batch_size=32, seed=0, device="cpu", policy_kwargs=RELU).learn(256)
