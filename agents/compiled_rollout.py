@@ -160,7 +160,7 @@ def watches(callback: BaseCallback) -> str | None:
     known = kind.__module__.partition(".")[0] in ("stable_baselines3", "rl_zoo3", "spikeloop")
     if not known or kind in (ConvertCallback, StopTrainingOnMaxEpisodes):
         return kind.__name__
-    children = (getattr(callback, name, None) for name in ("callback", "callback_after_eval"))
+    children = (getattr(callback, name, None) for name in ("callback", "callback_after_eval", "callback_on_new_best"))
     return next(filter(None, map(watches, filter(None, children))), None)
 
 
