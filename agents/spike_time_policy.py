@@ -51,7 +51,7 @@ class SpikeTimePolicy(SpikingPolicy):
         n_pulses: Pulses to each neuron, whose weights are trained: its bias.
         deadline: When the pulse of fixed weight comes to the first layer.
         layer_time: How much later it comes to each further layer; the other pulses come later by half of that.
-        w_deadline: Weight of that pulse; 0 for none: then outputs fall silent, and nothing may be learnt.
+        w_deadline: Weight of that pulse; 0 for none: then a neuron that nothing else drives is silent.
         w_pulse: Initial weight of the last pulse to the outputs. Where the output spikes soon after it, all hidden
             spikes have come, and its time is a smooth function of theirs.
         w_in_scale: Standard deviation of the initial weights times ``sqrt(n_inputs)``.
