@@ -7,6 +7,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TransformReward
 from learners import Noise, make
+from shell import start
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
@@ -16,6 +17,7 @@ from spikeloop.agents import GLM
 from spikeloop.agents.export import why_no_network
 from spikeloop.envs.windy_gridworld import GOAL, START
 from spikeloop.hardware import DeployedPolicy, compile_network
+from spikeloop.scripts import rollout
 from spikeloop.spiking import Network, Simulator
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.first_to_spike import first_to_spike, spike_probability
@@ -110,6 +112,13 @@ def test_observations_behind_vec_normalize_go_into_the_network():
     _, (state,) = model.predict(env.normalize_obs(raw), deterministic=True)
     wanted = model.predict(env.normalize_obs(raw), (state,), deterministic=True)[0]
     np.testing.assert_array_equal(Simulator(network).predict(raw, state)[0], wanted)
+
+
+def test_a_file_of_it_is_rolled_out_with_drawn_actions_too(tmp_path, capsys):
+    trained().to_network().save(tmp_path / "policy.safetensors")
+    for options in ([], ["--stochastic"]):
+        assert start(rollout, tmp_path / "policy.safetensors", "-n", 2, "--env", "CartPole-v1", *options) == 0
+    assert "2 episodes, stochastic" in capsys.readouterr().out
 
 
 def test_the_chip_holds_the_outputs_membranes_and_the_host_reads_their_race():
