@@ -81,7 +81,7 @@ class Softmax:
         self._forget()
 
     def _forget(self) -> None:
-        self._e, self._e_v = np.zeros_like(self._w), np.zeros_like(self._v)
+        self._e, self._e_v, self._value = np.zeros_like(self._w), np.zeros_like(self._v), 0.0
 
     def _features(self, row: np.ndarray, starts: bool) -> np.ndarray:
         encoder = self.policy.encoder
