@@ -15,6 +15,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
+pytest.importorskip("optuna")
+pytest.importorskip("scipy")
+
 import spikeloop.envs  # noqa: F401  registers tasks
 from spikeloop.agents import Evolution, SpikingPPO
 from spikeloop.agents.evolution_policy import EvolutionPolicy
