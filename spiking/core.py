@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
+    import torch
+
     from spikeloop.spiking.encoders import Encoder
     from spikeloop.spiking.metrics import Synapses
     from spikeloop.spiking.network import Layer

@@ -189,7 +189,7 @@ def test_wrong_deploy_request_is_answered_in_one_line(args, answer, saved, tmp_p
         (["NETWORK"], "holds a 'spikeloop.network', not a 'spikeloop.deployment'"),
         (["."], "holds no deployed-CHIP.safetensors, make it with: spikeloop deploy ."),
         ([".", "--chip", "loihi2"], "holds no deployed-loihi2.safetensors"),
-        (["NETWORK", "--stochastic"], "--stochastic needs a run folder"),
+        (["NETWORK", "--stochastic"], "--deployed runs one compiled network, remove --stochastic"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, list) else "",
 )

@@ -204,11 +204,11 @@ def test_rate_replays_from_its_keys_and_ignores_episode_starts():
 
 
 def test_keys_are_exact_in_float32_and_their_generator_has_full_period():
-    from spikeloop.spiking.encoders import spikes
+    from spikeloop.spiking.encoders import keys as of_keys
 
     # Hull & Dobell 1962: increment odd, multiplier 1 modulo 4.
-    assert int(spikes._KEY_INCREMENT) % 2 == 1
-    assert int(spikes._KEY_MULTIPLIER) % 4 == 1
+    assert int(of_keys.KEY_INCREMENT) % 2 == 1
+    assert int(of_keys.KEY_MULTIPLIER) % 4 == 1
     keys = make_encoder("rate").initial_memory(1000, np.random.default_rng(0))[0, :, 0]
     assert keys.dtype == np.float32
     assert np.all((keys == np.round(keys)) & (keys >= 0) & (keys < 2**24))
@@ -216,7 +216,7 @@ def test_keys_are_exact_in_float32_and_their_generator_has_full_period():
     memory = make_memory(encoder, 3)
     memory[0, :, 0] = [0, 1, 2**24 - 1]
     _, end = encode(encoder, np.zeros((1, 3, N_OBS)), memory, None, 1)
-    expected = [(int(k) * int(spikes._KEY_MULTIPLIER) + int(spikes._KEY_INCREMENT)) % 2**24 for k in memory[0, :, 0]]
+    expected = [(int(k) * int(of_keys.KEY_MULTIPLIER) + int(of_keys.KEY_INCREMENT)) % 2**24 for k in memory[0, :, 0]]
     assert end[0, :, 0].tolist() == expected
 
 

@@ -70,7 +70,9 @@ def test_import_loads_nothing_heavy(package, heavy):
     assert modules_loaded_by(package) & heavy == set()
 
 
-TORCH_HALF = ("initial", "module", "row_linear", "spiking_layer", "tensor_checks", "threads")  # and all gradients
+TORCH_HALF = (  # and all gradients
+    *("initial", "module", "row_linear", "spike_time_module", "spiking_layer", "tensor_checks", "threads"),
+)
 
 
 def test_only_the_torch_half_of_spiking_loads_torch():

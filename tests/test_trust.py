@@ -124,7 +124,7 @@ WAYS = [
         }.items()
     ),
     (
-        "trained agent",
+        "trained agent, model to convert",
         "model",
         in_run(MODEL, entry("data", evil_model)),
         [*TRAIN, *SMALL, "--trained-agent", f"run/{MODEL}"],
@@ -132,7 +132,7 @@ WAYS = [
         YES,
     ),
     (
-        "trained agent",
+        "trained agent, model to convert",
         "statistics",
         in_run(STATISTICS, pickled),
         [*TRAIN, *SMALL, "--trained-agent", f"run/{MODEL}"],
@@ -140,7 +140,7 @@ WAYS = [
         YES,
     ),
     (
-        "trained agent",
+        "trained agent, model to convert",
         "statistics beside none",
         lambda: pickled(Path(STATISTICS)),
         [*TRAIN, *SMALL],
@@ -248,7 +248,7 @@ def test_the_readme_lists_the_inputs_that_are_tried_here():
         if runs:
             assert listed[row] and "nothing" in next(cells[2] for cells in rows if cells[0] == row)
         elif trusted:
-            assert "--trust" in next(cells[2] for cells in rows if cells[0] == row) or row == "trained agent"
+            assert "--trust" in next(cells[2] for cells in rows if cells[0] == row) or row.startswith("trained agent")
 
 
 @pytest.mark.parametrize("command", [ROLLOUT, ["deploy", "run", "-n", 1], ["train", "--resume", "run"]])

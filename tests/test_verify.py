@@ -20,7 +20,7 @@ def test_verify_says_what_each_file_is(files, tmp_path, capsys):
         path.write_bytes(data)
         status, (line,), _ = verified(capsys, path)
         assert status == 0 and line.startswith(f"{path}: {kind}")
-        assert f"format version {3 if kind == 'program' else 4}, checksum ok; " in line
+        assert f"format version {3 if kind == 'program' else 5}, checksum ok; " in line
         if kind != "network":
             assert f"{kind} for {name.split()[-1]}, " in line
 
