@@ -49,6 +49,8 @@ def torch_reason(policy: SpikingPolicy) -> str | None:
     if not isinstance(policy, LsnnPolicy):
         return f"its core is {type(policy.lstm_actor).__name__}"
     lsnn = policy.lstm_actor
+    if lsnn.clears:
+        return "its state is cleared at every env step"
     changed = [
         name
         for name in _METHODS

@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecVideoRecorder, is_vecenv_wrapped
 
 from spikeloop.agents.check_finite import check_learnt
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, WHOLE, Range, check_ranges
@@ -160,7 +160,12 @@ class Evolution(LocalLearning):
             self._setup_model()
 
     def _check_env(self, env: VecEnv | None) -> None:
-        """Take any number of environments."""
+        """Take any number of environments, behind no wrapper of all that episodes would go past."""
+        for wrapper, instead in ((VecMonitor, "Monitor"), (VecVideoRecorder, "RecordVideo")):
+            if env is not None and is_vecenv_wrapped(env, wrapper):
+                raise ValueError(
+                    f"{wrapper.__name__} would see nothing of members that play: wrap each environment in {instead}"
+                )
 
     def _setup_model(self) -> None:
         check_ranges(vars(self), _RANGES)

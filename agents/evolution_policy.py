@@ -104,6 +104,7 @@ class EvolutionPolicy(BasePolicy):
             ValueError: If it does not, or has nothing of what evolves.
         """
         _check_fits(network, self.observation_space, self.action_space)
+        network = replace(network, observation=observation_parts(self.observation_space))  # by which predict flattens
         self.evolved = Evolved(network, self.names)
         self.move_to(np.zeros(self.evolved.n))
 

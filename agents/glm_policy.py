@@ -32,6 +32,7 @@ from spikeloop.agents.glm_learning import GlmLearning
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import Encoder, encode
+from spikeloop.spiking.encoders.base import encoder_class
 from spikeloop.spiking.encoders.lines import Binary
 from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
@@ -172,7 +173,10 @@ class GlmPolicy(BasePolicy):
         for name, bound in (("low", space.low), ("high", space.high)):
             if name not in ends and np.all(np.abs(bound) < 1e6):
                 ends[name] = bound
-        found = encoder_for(encoder or "population_spikes", space.shape[0], {**encoder_kwargs, **ends})
+        kind = encoder or "population_spikes"
+        if encoder_class(kind).over(np.full(1, -3.0), np.full(1, 3.0)).covered is None:
+            ends = {}  # it has no range
+        found = encoder_for(kind, space.shape[0], {**encoder_kwargs, **ends})
         if not found.spikes:
             raise ValueError(f"encoder must be one whose input is spikes, got {encoder!r}")
         if fault := found.blind(self.n_ticks, 1.0):

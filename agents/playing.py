@@ -69,10 +69,10 @@ class FloatPlayer:
 
     @property
     def whole(self) -> bool:
-        """Whether it can :meth:`play`: LSNN layers behind a ``direct`` encoder, actions Discrete or Box."""
+        """Whether it can :meth:`play`: LSNN layers that keep their state, a ``direct`` encoder, Discrete or Box."""
         head = self.simulator.network.head
         plain = head is not None and not head.squash and not head.rows and head.kind in ("discrete", "box")
-        return plain and self.simulator.table is not None
+        return plain and self.simulator.table is not None and not self.simulator.network.clears
 
     def play(self, episodes: Episodes) -> Played:
         """Play whole episodes of a compiled task in one kernel."""
@@ -142,6 +142,9 @@ class CompiledTask:
             or form.state(task.task) is None
             or (task.left() >= NO_LIMIT - 1 and drawn_of(task.task) is None)
         ):
+            return None
+        others = [WrappedTask(env) for env in base.envs[1:]]
+        if not all(_alike(task, other, form) for other in others):
             return None
         return CompiledTask(base, task, form)
 
@@ -283,6 +286,15 @@ def _row(obs: Any, i: int) -> Any:
 
 def _parts(obs: Any) -> list[Any]:
     return list(obs.values()) if isinstance(obs, dict) else [obs]
+
+
+def _alike(task: WrappedTask, other: WrappedTask, form: Any) -> bool:
+    """Return whether an environment is as the one whose episodes are played, of which a kernel knows no second."""
+    if not other.skippable or type(other.task) is not type(task.task):
+        return False
+    for env in (task.outermost, other.outermost):
+        env.reset(seed=0)  # what a task draws is part of its body
+    return other.left() == task.left() and np.array_equal(form.body(other.task), form.body(task.task))
 
 
 def _raw(venv: VecEnv) -> VecEnv:

@@ -23,7 +23,7 @@ from spikeloop.scripts.players import Act
 from spikeloop.scripts.run_folder import open_run
 from spikeloop.scripts.trust import need_own
 from spikeloop.spiking.conversion import forward
-from spikeloop.spiking.observation import ObservationPart, Preprocessor, flatten, n_frames, preprocess
+from spikeloop.spiking.observation import Normalizer, ObservationPart, Preprocessor, flatten, n_frames, preprocess
 from spikeloop.spiking.readout import Dense
 
 CONVERTIBLE = ("ppo", "a2c", "dqn", "sac", "qrdqn")
@@ -102,7 +102,8 @@ class AnnPolicy:
     def _as_seen(self, rows: np.ndarray) -> np.ndarray:
         """Return rows behind the wrappers as the observations that the model takes."""
         space = self.model.observation_space
-        return rows.reshape(-1, *space.shape).astype(space.dtype)  # type: ignore[misc]
+        normalised = any(isinstance(step, Normalizer) for step in self.wrapper_steps)  # whole numbers are none any more
+        return rows.reshape(-1, *space.shape).astype(np.float32 if normalised else space.dtype)  # type: ignore[misc]
 
     def _frames(self) -> np.ndarray:
         n = sum(part.n_values for part in self.parts)

@@ -16,6 +16,7 @@ from spikeloop.scripts.compared import kept, kept_in_words, measure_of_actions
 from spikeloop.scripts.players import Act, Recorded, play, random_player
 from spikeloop.scripts.run_folder import NETWORK, need_folder
 from spikeloop.spiking.conversion import PERCENTILE, converted, forward, sample
+from spikeloop.spiking.limits import MAX_TICKS
 from spikeloop.spiking.observation import flatten
 from spikeloop.spiking.simulator import Simulator
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from spikeloop.spiking.network import Network
     from spikeloop.spiking.readout import Dense
 
+_MOST_TICKS = MAX_TICKS // 10  # of what is asked for: with --chip-ready a network has a tick more for each layer
 CALIBRATION_STEPS = COMPARED_STEPS = 2000
 DISTILLED_STEPS = 10_000  # of the policy's states, and as many of those that the first student meets
 DISTILLED_WEIGHTS = 2**18  # of one layer, at most: a student of a CNN would be one of dense layers
@@ -51,8 +53,11 @@ def convert(argv: list[str]) -> int:
         policy = _load(args)
         need_folder(f"--out {args.out}", args.out)
         _check_policy(policy, args)
-    layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
-    network = network_of(policy, layers, x, args.ticks, args.chip_ready, percentile=args.percentile)
+    try:
+        layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
+        network = network_of(policy, layers, x, args.ticks, args.chip_ready, percentile=args.percentile)
+    except ValueError as error:  # what only visited states show
+        raise UsageError(str(error)) from None
     simulator = Simulator(network, np.random.default_rng(args.seed))
     reference = reference_of(policy, args.n_episodes, args.seed, args.stochastic)
     plays = _drawn(simulator, args.seed) if args.stochastic else None
@@ -112,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what contradicts itself before anything is loaded."""
-    if args.ticks < 1:
-        raise UsageError(f"--ticks must be at least 1, got {args.ticks}")
+    if not 1 <= args.ticks <= _MOST_TICKS:
+        raise UsageError(f"--ticks must be 1 to {_MOST_TICKS}, got {args.ticks}")
     if args.n_episodes < 1:
         raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
     if args.seed < 0:

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 from float_target import FloatTarget
+from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikeloop.hardware import DeployedPolicy, compile_network
+from spikeloop.agents import Evolution, LsnnPolicy
+from spikeloop.agents.compiled_policy import torch_reason
+from spikeloop.agents.playing import FloatPlayer
+from spikeloop.hardware import ChipPlayer, DeployedPolicy, compile_network
 from spikeloop.hardware.deployment import Deployment
 from spikeloop.hardware.target import TARGETS
 from spikeloop.spiking import (
@@ -156,3 +160,17 @@ def test_it_is_saved_and_a_flag(tmp_path):
         replace(network, clears="yes")
     with pytest.raises(ValueError, match=r"v_start must be below v_th, found 1"):
         IntegrateAndFire(v_th=np.ones(2), v_start=1.0)
+
+
+def test_a_policy_that_clears_is_trained_by_torch_alone():
+    space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
+    policy = LsnnPolicy(*space, lambda _: 3e-4, n_neurons=[8], clears=True)
+    assert torch_reason(policy) == "its state is cleared at every env step"
+
+
+def test_a_player_that_clears_plays_step_by_step():
+    kwargs = {"n_neurons": 8, "n_ticks": 3, "latency": 1, "reset": "zero", "adaptation": "ahp", "beta": 0.05}
+    network = Evolution("EvolutionPolicy", "CartPole-v1", policy_kwargs=kwargs, seed=0).policy.network
+    assert FloatPlayer(network).whole and ChipPlayer(network).whole
+    cleared = replace(network, clears=True)
+    assert not FloatPlayer(cleared).whole and not ChipPlayer(cleared).whole

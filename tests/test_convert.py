@@ -213,7 +213,8 @@ def test_other_policies_are_refused_at_once(cls, policy, options, message, tmp_p
         ([], "does not say what it was trained on, add --env ID"),
         (["--env", "CartPole-v7"], "unknown environment 'CartPole-v7'"),
         (["--env", "Acrobot-v1"], "cannot be loaded as a model of ppo"),
-        (["--env", CARTPOLE, "--ticks", 0], "--ticks must be at least 1, got 0"),
+        (["--env", CARTPOLE, "--ticks", 0], "--ticks must be 1 to 1000, got 0"),
+        (["--env", CARTPOLE, "--ticks", 1001], "--ticks must be 1 to 1000, got 1001"),
         (["--env", CARTPOLE, "-n", 0], "--n-episodes must be at least 1, got 0"),
         (["--env", CARTPOLE, "--seed", -1], "--seed must be at least 0, got -1"),
         (["--env", CARTPOLE, "--percentile", 0], "--percentile must be above 0 and at most 100, got 0"),
@@ -259,3 +260,28 @@ def test_whether_a_model_was_trained_behind_vec_normalize_shows_in_its_file(tmp_
     plain = tmp_path / "False.zip"
     assert start(plain, "--env", CARTPOLE, "--vec-normalize", tmp_path / "statistics.pkl") == 2
     assert "was not trained behind VecNormalize: leave out" in capsys.readouterr().err
+
+
+def test_whole_numbers_that_were_normalised_are_no_whole_numbers(tmp_path):
+    class Counts(gym.Env):
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+        observation_space, action_space = gym.spaces.Box(0, 10, (3,), np.int64), gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.np_random.integers(0, 11, 3), {}
+
+        def step(self, action):
+            return self.np_random.integers(0, 11, 3), 1.0, bool(self.np_random.random() < 0.1), False, {}
+
+    gym.register("Counts-v0", Counts)
+    env = VecNormalize(make_vec_env("Counts-v0"))
+    path = saved(tmp_path, PPO, env=env, policy_kwargs=RELU)
+    env.reset()
+    for _ in range(20):
+        env.step(np.zeros(1, int))
+    path.with_name("statistics.pkl").write_bytes(statistics_bytes(env))
+    policy = load(path, Place("Counts-v0", 0), None, path.with_name("statistics.pkl"), False)
+    seen, _ = policy._through(policy.wrapper_steps, np.array([[1, 9, 4]]), policy._frames(), np.ones(1))
+    np.testing.assert_array_equal(policy._as_seen(seen)[0], seen[0].astype(np.float32))
+    gym.registry.pop("Counts-v0")

@@ -13,7 +13,7 @@ from learners import Noise
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 pytest.importorskip("optuna")
 pytest.importorskip("scipy")
@@ -523,3 +523,23 @@ def test_a_network_for_other_spaces_is_refused():
 def test_a_search_that_leaves_the_range_of_numbers_is_said_so():
     with pytest.raises(NonFiniteError, match="a lower sigma may help"):
         make(sigma=1e38).learn(10_000)
+
+
+def test_wrappers_of_all_environments_that_would_see_nothing_are_refused():
+    env = VecMonitor(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    with pytest.raises(ValueError, match="VecMonitor would see nothing of members that play: wrap each environment in"):
+        Evolution("EvolutionPolicy", env)
+
+
+def test_environments_that_differ_are_played_step_by_step():
+    alike = make_vec_env("CartPole-v1", n_envs=2)
+    assert CompiledTask.of(alike) is not None
+    alike.envs[1].unwrapped.length = 1.0
+    assert CompiledTask.of(alike) is None
+
+
+def test_a_network_of_choices_acts_on_choices():
+    space = spaces.Discrete(4), spaces.Discrete(2)
+    network = EvolutionPolicy(spaces.Box(0.0, 1.0, (4,)), space[1], lambda _: 0.0, n_neurons=4).network
+    policy = EvolutionPolicy(*space, lambda _: 0.0, network=network)
+    assert policy.predict(np.int64(2))[0] in (0, 1)

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import spikeloop.envs  # noqa: F401  registers the tasks
 from spikeloop.agents import GLM
 from spikeloop.agents.export import why_no_network
+from spikeloop.agents.glm_policy import GlmPolicy
 from spikeloop.envs.windy_gridworld import GOAL, START
 from spikeloop.hardware import DeployedPolicy, compile_network
 from spikeloop.scripts import rollout
@@ -200,3 +201,10 @@ def test_the_wind_blows_and_the_shortest_way_takes_15_steps():
         reached = {table[cell][action][0][1] for cell in reached for action in range(4)} - distance.keys()
         distance |= dict.fromkeys(reached, n)
     assert distance[GOAL] == 15
+
+
+def test_an_encoder_without_a_range_is_given_none():
+    policy_spaces = spaces.Box(0.0, 1.0, (3,)), spaces.Discrete(2)
+    assert GlmPolicy(*policy_spaces, lambda _: 0.0, encoder="delta").encoder.kind == "delta"
+    with pytest.raises(ValueError, match="encoder 'delta' has no option 'low'"):
+        GlmPolicy(*policy_spaces, lambda _: 0.0, encoder="delta", encoder_kwargs={"low": 0})

@@ -20,13 +20,15 @@ def plays_whole(machine: Any, host: Host) -> bool:
     """Return whether a machine can play whole episodes in one kernel.
 
     It is an emulator of the Loihi family without noise and learning, which holds the readout; the host writes currents
-    of the observation itself, normalised or not, or sends the lines of tiles or place cells; and actions are discrete,
-    or the output values within their bounds.
+    of the observation itself, normalised or not, or sends the lines of tiles or place cells; actions are discrete,
+    or the output values within their bounds; and state is kept from one env step to the next.
     """
     head, readout, steps = host.head, host.readout, host.preprocessing
     if type(machine) is not LoihiMachine or head is None or head.squash or head.rows:
         return False
-    if head.kind not in ("discrete", "box") or host.reads_spikes or readout.kind == "first_spike":
+    if head.kind not in ("discrete", "box") or host.reads_spikes or host.clears:
+        return False
+    if readout.spikes and readout.kind != "winner":  # whose largest output on the last tick does not decide
         return False
     program = machine.program
     if program.learns or np.any(program.compartments.noise):
