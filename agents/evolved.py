@@ -11,6 +11,7 @@ import numpy as np
 
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
+from spikeloop.spiking.step_layers import trained_arrays
 
 WEIGHTS = "weights"
 OF_NEURONS = ("tau_m", "v_th", "tau_a", "beta")  # positive numbers, whose logarithms are searched
@@ -70,6 +71,9 @@ class Evolved:
         """The unit of each weight, float64, in the same order."""
         parts = []
         for layer in self.start.layers:
+            if self.start.answers_steps:
+                parts += [np.full(array.size, _unit(array)) for array in trained_arrays(layer)]
+                continue
             unit = _unit(layer.w_in)
             parts += [np.full(layer.w_in.size, unit), np.full(layer.n_neurons, unit)]
             if layer.w_rec is not None:
@@ -102,10 +106,9 @@ class Evolved:
                 continue
             layers = []
             for layer, free in zip(network.layers, self._free(name), strict=True):
-                values: Any = getattr(layer.neurons, name, None)
                 if free.any():
                     moved, left = left[: free.sum()], left[free.sum() :]
-                    values = np.array(values)
+                    values: Any = np.array(getattr(layer.neurons, name))
                     values[free] *= np.exp(np.clip(moved, -_MOST, _MOST))
                     layer = replace(layer, neurons=replace(layer.neurons, **{name: values}))
                 layers.append(layer)
@@ -116,7 +119,7 @@ class Evolved:
         """Return which neurons of each layer have a number of that name that evolves, bool, shape (N,)."""
         return [
             getattr(layer.neurons, name) > 0
-            if isinstance(layer.neurons, LsnnNeurons)
+            if not self.start.answers_steps and isinstance(layer.neurons, LsnnNeurons)
             else np.zeros(layer.n_neurons, bool)
             for layer in self.start.layers
         ]

@@ -14,6 +14,17 @@ from spikeloop.hardware.target import target_of
 from spikeloop.spiking.network import Network
 
 
+def check_ticks(network: Network, chip: str) -> None:
+    """Refuse layers that answer an env step as a whole: chips run in ticks.
+
+    Raises:
+        ValueError: If the network has such layers.
+    """
+    if network.answers_steps:
+        name = type(network.layers[0]).__name__
+        raise ValueError(f"{chip} runs in ticks: it cannot hold {name}, which answers an env step as a whole")
+
+
 def compile_network(
     network: Network,
     chip: str = "loihi1",
@@ -62,9 +73,7 @@ def compile_network(
         (12, ())
     """
     target = target_of(chip)
-    if network.answers_steps:
-        name = type(network.layers[0]).__name__
-        raise ValueError(f"{chip} runs in ticks: it cannot hold {name}, which answers an env step as a whole")
+    check_ticks(network, chip)
     if calibration is None:
         calibration = sample_observations(network, np.random.default_rng(0))
     compiled = target.compile(network, calibration, bits=bits, strict=strict, approximate=approximate, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikeloop.hardware.calibration import sample_observations
-from spikeloop.hardware.compile import compile_network
+from spikeloop.hardware.compile import check_ticks, compile_network
 from spikeloop.hardware.deployed import DeployedPolicy
 from spikeloop.hardware.loihi.player import play, plays_whole
 from spikeloop.hardware.target import target_of
@@ -104,7 +104,11 @@ class ChipPlayer:
 
         The compiler finds this grid again without error, whatever it is calibrated with. The first layer's input
         weights stay as they are: where the host writes currents, it keeps them.
+
+        Raises:
+            ValueError: If its layers do not run in ticks.
         """
+        check_ticks(network, chip)
         quantize, layers = target_of(chip).quantizer(bits), []
         for i, layer in enumerate(network.layers):
             w_in = quantize(layer.w_in) if i else layer.w_in

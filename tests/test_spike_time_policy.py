@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
-from spikeloop.agents import SpikingA2C, SpikingPPO, load_network
+from spikeloop.agents import Evolution, SpikingA2C, SpikingPPO, load_network
 from spikeloop.agents.policies import POLICIES
 from spikeloop.agents.spike_time_policy import SpikeTimePolicy
-from spikeloop.hardware import compile_network
+from spikeloop.hardware import ChipPlayer, compile_network
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.bench import spike_time
 from spikeloop.scripts.hyperparameters import chip_ready
@@ -298,3 +299,15 @@ def test_a_core_refuses_wrong_shapes():
 
 def test_the_policy_is_registered():
     assert POLICIES["SpikeTimePolicy"] is SpikeTimePolicy
+
+
+def test_evolution_goes_on_from_it_in_float_and_is_refused_on_a_chip():
+    env = make_vec_env("CartPole-v1", seed=0)
+    model = SpikingPPO("SpikeTimePolicy", env, n_steps=32, batch_size=32, seed=0, policy_kwargs=dict(n_neurons=[4]))
+    given = {"network": model.to_network()}
+    evolution = Evolution("EvolutionPolicy", env, n_members=2, n_episodes=1, seed=0, policy_kwargs=given)
+    assert evolution.policy.evolved.n == model.to_network().to_vector().size
+    before = evolution.policy.network.to_vector()
+    assert np.any(evolution.learn(300).policy.network.to_vector() != before)
+    with pytest.raises(ValueError, match="loihi1 runs in ticks: it cannot hold SpikeTimeLayer"):
+        Evolution("EvolutionPolicy", env, n_members=2, backend=ChipPlayer, policy_kwargs=given)
