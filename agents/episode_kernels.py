@@ -19,8 +19,7 @@ class Episodes(NamedTuple):
     whole: Any  # all that the task shows first, float64, (E, n_whole)
     shown: Any  # which of these the environment shows, int64, (n_obs,)
     limit: Any  # most steps of an episode
-    action: Any  # an action as the step takes it, of zeros: int64, (1,), or float64, (1, n_action)
-    first_choice: Any  # of discrete actions
+    action: Any  # an action as the step takes it, of zeros: int64, (1,), counted from 0, or float64, (1, n_action)
     bounds: Any  # of continuous ones, float64, (2, n_action)
 
 
@@ -62,7 +61,7 @@ def play(table, rest, outputs, episodes, played):
             if best < 0:
                 return False
             state, new = new, state
-            choose(action, best + episodes.first_choice, outputs, bounds)
+            choose(action, best, outputs, bounds)
             paid, ends = episodes.step(task, action[0], body, whole)
             total += np.float64(np.float32(paid))
             t += 1

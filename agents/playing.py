@@ -116,7 +116,6 @@ class CompiledTask:
         n = int(np.prod(space.shape or ())) if box else 0
         self.action: Any = np.zeros((1, n)) if box else np.zeros(1, np.int64)
         self.bounds = np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float64) if box else np.zeros((2, 0))  # type: ignore[attr-defined]
-        self.first_choice = 0 if box else int(space.start)  # type: ignore[attr-defined]
 
     @staticmethod
     def of(venv: VecEnv) -> CompiledTask | None:
@@ -173,9 +172,7 @@ class CompiledTask:
             whole[shown] = obs
             found.append((form.state(self.task.task), form.body(self.task.task), whole))
         states, bodies, wholes = (np.array(part, np.float64) for part in zip(*found, strict=True))
-        return Episodes(
-            form.step, states, bodies, wholes, shown, self.limit, self.action, self.first_choice, self.bounds
-        )
+        return Episodes(form.step, states, bodies, wholes, shown, self.limit, self.action, self.bounds)
 
 
 def play_compiled(players: Sequence[Player], episodes: Episodes) -> Iterator[Episode]:

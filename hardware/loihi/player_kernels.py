@@ -39,7 +39,7 @@ def play(loaded, rest, beside, episodes, returns, lengths, mean, square):
         loaded: The program, :class:`~spikeloop.hardware.loihi.kernel_arguments.Loaded`.
         rest: The chip's state at rest, int32, shape (1, W).
         beside: :class:`Beside`.
-        episodes: What begins: step, states, bodies, whole, shown, limit, action, first_choice and bounds, as
+        episodes: What begins: step, states, bodies, whole, shown, limit, action and bounds, as
             ``spikeloop.agents.episode_kernels.Episodes`` has them.
         returns: Written, float64, shape (E,).
         lengths: Written, int64, shape (E,).
@@ -82,7 +82,7 @@ def play(loaded, rest, beside, episodes, returns, lengths, mean, square):
                     for tick in range(n_ticks):
                         inputs[tick, 0, active[k]] = 0
             best = read_outputs(beside, outputs[n_ticks - 1, 0], values)
-            choose(action, best + episodes.first_choice, values, bounds)
+            choose(action, best, values, bounds)
             paid, ends = episodes.step(task, action[0], body, whole)
             total += np.float64(np.float32(paid))
             t += 1
