@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spikeloop.spiking.action_kernels import choose
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.engine.step_kernels import act
 
@@ -61,19 +62,9 @@ def play(table, rest, outputs, episodes, played):
             if best < 0:
                 return False
             state, new = new, state
-            choose(action, best, outputs, bounds)
+            choose(action, best, outputs[0], bounds)
             paid, ends = episodes.step(task, action[0], body, whole)
             total += np.float64(np.float32(paid))
             t += 1
         played.returns[e], played.lengths[e] = total, t
     return True
-
-
-@kernel
-def choose(action, choice, outputs, bounds):
-    """Write an action as the step takes it: the choice, or the outputs within their bounds."""
-    if action.ndim == 1:
-        action[0] = choice
-    else:
-        for k in range(bounds.shape[1]):
-            action[0, k] = min(max(np.float64(outputs[0, k]), bounds[0, k]), bounds[1, k])

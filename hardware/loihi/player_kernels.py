@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spikeloop.hardware.loihi.emulator_kernels import advance
+from spikeloop.spiking.action_kernels import choose
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
 
@@ -122,13 +123,3 @@ def read_outputs(beside, v, values):
         if values[i] > values[best]:
             best = i
     return best
-
-
-@kernel
-def choose(action, choice, values, bounds):
-    """Write an action as the step takes it: the choice, or the output values within their bounds."""
-    if action.ndim == 1:
-        action[0] = choice
-    else:
-        for k in range(bounds.shape[1]):
-            action[0, k] = min(max(values[k], bounds[0, k]), bounds[1, k])
