@@ -22,6 +22,8 @@ _NO_CODE = Tiles(Dimensions(low=[0.0], high=[1.0]), n_tiles=[1], n_grids=1)  # k
 class FloatLearning:
     """Runs and teaches the network of an :class:`~spikeloop.agents.eprop_policy.EpropPolicy`, at rest at first.
 
+    Its methods are those of :class:`~spikeloop.agents.stepwise_learning.Learning`.
+
     Args:
         policy: The policy, whose parameters change in place.
         rule: The rule.
@@ -34,12 +36,6 @@ class FloatLearning:
 
     def act(self, obs: Any, before: Any, reward: Any, starts: bool) -> Any:
         """Run the network for an env step, learn from the step before, and return the action.
-
-        Args:
-            obs: What is observed, shape (1, ...).
-            before: What was on the step before; on the first of an episode the same.
-            reward: Reward of the step before.
-            starts: Whether an episode begins.
 
         Raises:
             NonFiniteError: If outputs or the value are not finite any more.
@@ -62,14 +58,7 @@ class FloatLearning:
         return action
 
     def end(self, last: Any, before: Any, reward: Any, truncated: bool) -> None:
-        """Learn from the last reward of an episode, and return to rest.
-
-        Args:
-            last: Its last observation.
-            before: That of the step before.
-            reward: Last reward.
-            truncated: Whether a time limit ended the episode.
-        """
+        """Learn from the last reward of an episode, and return to rest."""
         x, self._memory = self.policy.input(last, self._memory, False)
         lines = self.policy.critic_lines(last, before)
         eprop_kernels.reward_eprop_end(x, lines, reward, truncated, self.policy.n_ticks, self._learner, self._outputs)
@@ -77,18 +66,7 @@ class FloatLearning:
     def stretch(
         self, task: Stretches, state: np.ndarray, shown: np.ndarray, action: int, rewards: np.ndarray
     ) -> tuple[int, int]:
-        """Act and learn in a compiled task until the next step would end the episode.
-
-        Args:
-            task: The task.
-            state: Its state, changed in place.
-            shown: What was observed last, float64, changed in place.
-            action: The action chosen last.
-            rewards: Written with the reward of each step; its length is the most steps to take.
-
-        Returns:
-            The number of steps, and the action chosen after them.
-        """
+        """Act and learn in a compiled task until the next step would end the episode."""
         policy, compiled = self.policy, task.compiled
         return eprop_kernels.reward_eprop_stretch(
             compiled.step,
