@@ -109,6 +109,7 @@ class Evolution(LocalLearning):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"EvolutionPolicy": EvolutionPolicy}
+    of_episodes: ClassVar[str] = "of all members"  # what `spikeloop train` says of training episodes
     policy: EvolutionPolicy
     search: Search
 

@@ -64,7 +64,7 @@ def record(deployment: Deployment, obs: np.ndarray, rng: np.random.Generator | N
     host, of_input, of_units = deployment.host, None, None
     if host.encoder.spikes:
         of_input = per_tick(np.stack(recorder.input) != 0, host.n_ticks)
-    if host.readout.spikes:
+    if host.readout.spikes and not host.readout.draws:  # of units that draw, values are exact probabilities
         assert host.head is not None
         units = [host.readout.decide(policy.membranes(read), host.head.sizes)[1] for read in recorder.read]
         of_units = np.concatenate(units)

@@ -392,4 +392,5 @@ class Experiment(ExperimentManager):
         except OSError as error:
             self.training.fail(f"model not saved: {error}")
         self.training.exit_if_incomplete()
-        print_last_words(self.folder, self.callbacks)
+        of_episodes = getattr(model, "of_episodes", "actions sampled")
+        print_last_words(self.folder, self.callbacks, of_episodes)

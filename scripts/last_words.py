@@ -14,16 +14,17 @@ from spikeloop.scripts.pictures import SMOOTHED_OVER
 from spikeloop.scripts.run_folder import EPISODES
 
 
-def print_last_words(run: Path, callbacks: Iterable[BaseCallback]) -> None:
+def print_last_words(run: Path, callbacks: Iterable[BaseCallback], of_episodes: str) -> None:
     """Print the returns of the latest training episodes and of the last evaluation, and a command for the run.
 
     Args:
         run: The run folder.
         callbacks: Those of the training, in which its evaluations are found.
+        of_episodes: What is to be said of how training episodes are played.
     """
     returns = read_episodes(run / EPISODES)[1][-SMOOTHED_OVER:]
     if len(returns):
-        print(f"Return {returns.mean():.2f}, mean of the last {len(returns)} training episodes, actions sampled")
+        print(f"Return {returns.mean():.2f}, mean of the last {len(returns)} training episodes, {of_episodes}")
     else:
         print("No training episode has ended, so there is no return")
     for callback in callbacks:

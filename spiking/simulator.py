@@ -212,6 +212,8 @@ class Simulator:
                 for tape, layer in zip(tapes, layers, strict=True)
             ]
         of_input = per_tick(x != 0, network.n_ticks) if network.encoder.spikes else None
+        if network.readout.draws:
+            of_units = None  # values are exact probabilities: no unit's spikes were drawn for them
         return outputs, new, Monitor.from_dense(spikes, v, network.n_ticks, network.dt, of_input, of_units)
 
     def _outputs(self, layer: int, tape: sequences.Tape | any_kernels.Tape) -> np.ndarray:

@@ -18,6 +18,7 @@ from spikeloop.agents.export import why_no_network
 from spikeloop.agents.glm_policy import GlmPolicy
 from spikeloop.envs.windy_gridworld import GOAL, START
 from spikeloop.hardware import DeployedPolicy, compile_network
+from spikeloop.hardware.recording import record
 from spikeloop.scripts import rollout
 from spikeloop.spiking import Network, Simulator
 from spikeloop.spiking.encoders import encode
@@ -208,3 +209,9 @@ def test_an_encoder_without_a_range_is_given_none():
     assert GlmPolicy(*policy_spaces, lambda _: 0.0, encoder="delta").encoder.kind == "delta"
     with pytest.raises(ValueError, match="encoder 'delta' has no option 'low'"):
         GlmPolicy(*policy_spaces, lambda _: 0.0, encoder="delta", encoder_kwargs={"low": 0})
+
+
+def test_recordings_show_no_output_units_where_none_has_drawn_a_spike():
+    network, obs = trained().to_network(), np.zeros((3, 1, 4), np.float32)
+    assert Simulator(network).record(obs)[2].output is None
+    assert record(compile_network(network, "loihi1"), obs).output is None
