@@ -217,6 +217,17 @@ def test_draws_have_the_probabilities_of_the_soft_max():
     np.testing.assert_allclose(np.bincount(drawn) / 40_000, expected, atol=0.01)
 
 
+def test_a_spike_stands_for_the_percentile_that_is_asked_for():
+    layers, x = ann(0, (3, 12, 2))
+    y = forward(layers, x)[0]
+    of_layer = np.percentile(y, 75.0)
+    np.testing.assert_allclose(activation_scales(layers, x, 75.0, per_neuron=False)[0], of_layer)
+    own = np.maximum(np.percentile(y, 75.0, axis=0), of_layer / 16)
+    np.testing.assert_allclose(activation_scales(layers, x, 75.0)[0], own)
+    network = converted(layers, x, 4, percentile=75.0)
+    np.testing.assert_allclose(network.layers[0].w_in, layers[0].w / own[:, None], rtol=1e-6)
+
+
 def test_a_silent_layer_and_a_silent_neuron_have_a_scale():
     layers = [
         Dense(np.array([[1.0], [0.0]]), np.array([0.0, -1.0]), "relu"),

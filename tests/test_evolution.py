@@ -94,6 +94,21 @@ def test_members_that_all_return_the_same_teach_nothing():
     assert not search.point.any()
 
 
+def test_members_of_an_evolution_strategy_are_opposite_pairs_about_its_point():
+    search = EvolutionStrategy(5, 0.1, 8, 0.0)
+    search.point = np.arange(5.0)
+    members = search.ask(np.random.default_rng(0))
+    assert len(np.unique(members[:, 0])) == 8
+    np.testing.assert_allclose(members[:4] + members[4:], np.tile(2 * search.point, (4, 1)), atol=1e-12)
+
+
+def test_a_point_falls_back_towards_the_start_by_weight_decay_times_the_rate():
+    search = make(n_members=4, weight_decay=0.5).search
+    search.point[:] = 1.0
+    search.tell(search.ask(np.random.default_rng(0)), np.full(4, 500.0), 0.1)
+    np.testing.assert_allclose(search.point, 0.95)
+
+
 def best_on_sphere(search, n_evaluations, n, rate=0.1, noise=0.0):
     rng, done = np.random.default_rng(1), 0
     while done < n_evaluations:
@@ -358,6 +373,25 @@ def test_the_budget_is_kept_and_a_generation_that_it_cuts_teaches_nothing():
     again = make(n_members=4, max_generations=n_whole).learn(100_000)
     assert again.num_timesteps <= 777
     np.testing.assert_array_equal(vector(again), vector(model))
+
+
+class Resets(gym.Wrapper):
+    """Notes the seeds of resets."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.seeds = []
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds += [] if seed is None else [seed]
+        return super().reset(seed=seed, options=options)
+
+
+def test_all_members_play_the_same_episodes_each_another_and_in_the_next_generation_others():
+    venv = make_vec_env("CartPole-v1", wrapper_class=Resets)
+    make(venv, n_members=4, n_episodes=3, max_generations=2).learn(100_000)
+    seeds = np.reshape(venv.envs[0].get_wrapper_attr("seeds")[-24:], (2, 4, 3))
+    assert (seeds == seeds[:, :1]).all() and len(np.unique(seeds)) == 6
 
 
 def test_env_steps_are_those_of_all_members():

@@ -92,6 +92,14 @@ def test_what_is_learnt_is_what_the_chip_returns():
     assert played.total == episode.total
 
 
+def test_the_weights_of_members_are_those_that_the_chip_holds():
+    model = make(backend_kwargs={"bits": 6}, max_generations=2).learn(20_000)
+    network, start = model.to_network(), make(backend_kwargs={"bits": 6}).to_network()
+    assert not np.array_equal(network.readout.w_out, start.readout.w_out)
+    assert 2 < len(np.unique(abs(network.layers[0].w_rec))) <= 33
+    np.testing.assert_array_equal(ChipPlayer.on_grid(network, bits=6).to_vector(), network.to_vector())
+
+
 def test_noise_below_the_chips_steps_is_refused():
     with pytest.raises(ValueError, match="sigma must be at least the step between two weights on the chip"):
         make(sigma=1e-4)

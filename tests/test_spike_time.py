@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from spikeloop.spiking.spike_time import (
     lambert_w0,
     spike_times,
 )
+from spikeloop.spiking.spike_time_module import SpikeTimes
 
 KAPPA = {
     "alpha": lambda s: s * np.exp(-s),
@@ -172,6 +174,26 @@ def test_a_layer_answers_in_ms_of_its_tau():
     layer = SpikeTimeLayer(w, np.ones((2, 1)), np.zeros(1))
     slow = SpikeTimeLayer(w, np.ones((2, 1)), np.zeros(1), deadline=16.0, tau=10.0)
     np.testing.assert_allclose(slow.run(10 * x, 50.0), 10 * layer.run(x, 5.0), rtol=1e-12)
+
+
+def test_a_layers_module_gives_its_floor_and_its_share_of_silent_neurons_to_the_gradient():
+    def gradient(w, floor, silent):
+        layer = SpikeTimeLayer(np.array([[w]]), np.zeros((1, 1)), np.zeros(1), w_deadline=0.0, v_th=V_TH)
+        module = SpikeTimes(layer, floor, silent)
+        module(torch.zeros(1, 1, dtype=torch.float64), WINDOW).sum().backward()
+        return module.w_in.grad.item()
+
+    touch = V_TH * np.e * (1 + 1e-15)
+    assert gradient(touch, 0.1, 0.0) == pytest.approx(5 * gradient(touch, 0.5, 0.0)) != 0
+    assert gradient(0.1, 0.1, 0.05) == pytest.approx(-0.05)
+
+
+def test_the_deadline_makes_a_neuron_spike_that_nothing_else_has_driven():
+    t = [
+        SpikeTimeLayer(np.ones((1, 1)), np.zeros((1, 1)), np.zeros(1), deadline=at).run(np.array([[WINDOW]]), WINDOW)
+        for at in (1.0, 2.5)
+    ]
+    assert 2.5 < t[1][0, 0] < 3.0 and t[1][0, 0] - t[0][0, 0] == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
