@@ -18,7 +18,7 @@ class Episodes(NamedTuple):
     states: Any  # float64, (E, n_state)
     bodies: Any  # float64, (E, n_constants)
     whole: Any  # all that the task shows first, float64, (E, n_whole)
-    shown: Any  # which of these the environment shows, int64, (n_obs,)
+    shown: Any  # which numbers of `whole` the environment shows, int64, (n_obs,)
     limit: Any  # most steps of an episode
     action: Any  # an action as the step takes it, of zeros: int64, (1,), counted from 0, or float64, (1, n_action)
     bounds: Any  # of continuous ones, float64, (2, n_action)

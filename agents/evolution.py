@@ -61,26 +61,25 @@ class Evolution(LocalLearning):
     members; callbacks see the steps after that, and the whole return at an episode's end. Any other environment is
     stepped as usual, as many episodes at a time as there are environments. Both give the same bits.
 
-    The point of the method that no other has: with ``backend=spikeloop.hardware.ChipPlayer`` the returns are those of
-    the network *compiled for a chip*, with its weights of 8 bits, delays and saturation, so that these are optimised
-    through.
+    With ``backend=spikeloop.hardware.ChipPlayer`` the returns are those of the network *compiled for a chip*, so that
+    the search takes the chip's weights of 8 bits, its delays and its saturation into account.
 
     Args:
         policy: ``"EvolutionPolicy"``.
         env: The environment or environments, or an id. Their number and processes make no difference to what is learnt.
         method: ``"es"`` (OpenAI's evolution strategy, Salimans et al. 2017), ``"cma"`` (CMA-ES, of the library cmaes),
             ``"perturbation"`` (a step is kept if it is not worse), ``"bayes"`` (REMBO, Wang et al. 2016: Bayesian
-            optimisation in a random subspace, by optuna's Gaussian process), or ``"random"``, draws about the start,
-            what the others are to be better than. The arguments down to ``n_random`` have defaults for each method
+            optimisation in a random subspace, by optuna's Gaussian process), or ``"random"`` (draws around the start:
+            the control for the others). The arguments down to ``n_random`` have defaults for each method
             (:data:`~spikeloop.agents.evolution_searches.DEFAULTS`); those that a method does not have are refused.
-        sigma: Size of the displacements, in root mean squares of each weight matrix, and in natural logarithms of time
-            constants and the like.
+        sigma: Size of the displacements, in units of each weight matrix's root mean square; of time constants and the
+            like, in natural logarithms.
         n_episodes: Episodes that each member plays; with one, luck counts for more than the member.
         learning_rate: ``es``: Adam's, or its schedule.
         n_members: ``es`` and ``cma``: members of a generation, for ``es`` in pairs.
-        weight_decay: ``es``: the network falls back towards the start by this times the learning rate.
-        reevaluate: ``perturbation``: whether what is kept plays beside every step; else a lucky return stays until it
-            is forgotten, a thousandth with each step that fails.
+        weight_decay: ``es``: each generation pulls the network back to the start by this share times the learning rate.
+        reevaluate: ``perturbation``: whether the network that is kept plays again beside every step. If not, a lucky
+            return counts until it has faded, by a thousandth with each step that fails.
         n_dims: ``bayes``: dimensions of the subspace.
         n_random: ``bayes``: draws before the Gaussian process is asked.
         evolved: What evolves, one or more of :data:`~spikeloop.agents.evolved.PARAMETERS`.
@@ -156,12 +155,12 @@ class Evolution(LocalLearning):
         self.backend, self.backend_kwargs = backend, backend_kwargs
         self.mean_return = self.best_return = float("nan")  # of the members of the latest generation
         self.n_calls = 0  # of the callbacks: where environments idle, they say less than the env steps
-        self._looked = False  # whether the first generation was looked at for a network that says nothing
+        self._looked = False  # whether the first generation was checked for a network that is silent
         if _init_setup_model:
             self._setup_model()
 
     def _check_env(self, env: VecEnv | None) -> None:
-        """Take any number of environments, behind no wrapper of all that episodes would go past."""
+        """Take any number of environments, but no wrapper around all of them that whole episodes would bypass."""
         for wrapper, instead in ((VecMonitor, "Monitor"), (VecVideoRecorder, "RecordVideo")):
             if env is not None and is_vecenv_wrapped(env, wrapper):
                 raise ValueError(
@@ -210,7 +209,7 @@ class Evolution(LocalLearning):
         return settings
 
     def _check_player(self) -> None:
-        """Refuse a network that cannot play, and noise that its weights on the chip are too coarse for."""
+        """Refuse a network that cannot play, and a sigma below the step between two of its weights on the chip."""
         network = self._exported(self.policy.z)
         if callable(self.backend):
             kwargs = self.backend_kwargs or {}
@@ -240,10 +239,10 @@ class Evolution(LocalLearning):
 
     @classmethod
     def load(cls, path: Any, env: GymEnv | None = None, device: th.device | str = "auto", **kwargs: Any) -> Evolution:
-        """Load a model; or start from the network of one, which another algorithm of this library may have trained.
+        """Load a model, or start a new search from the network of a saved model of any algorithm of this library.
 
-        A model of this class goes on where it was saved. Where arguments of the search are given, as by RL Zoo for
-        ``--trained-agent``, and for models of other algorithms, a new search starts from the network that was saved.
+        A model of this class continues where it was saved. A new search starts from the saved network if the model is
+        of another algorithm, or if arguments of the search are given, as RL Zoo does for ``--trained-agent``.
 
         Args:
             path: The file.

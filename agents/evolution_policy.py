@@ -1,4 +1,4 @@
-"""The policy that evolution searches: a Network as it is, and where in the space of its parameters the search is."""
+"""The policy that evolution searches: a Network, and where in the space of its parameters the search now stands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from spikeloop.spiking.simulator import Simulator
 
 
 class EvolutionPolicy(BasePolicy):
-    """A spiking network whose parameters are searched; it acts without chance, whatever ``deterministic`` says.
+    """A spiking network whose parameters are searched; it always acts deterministically.
 
     Args:
         observation_space: Observations, laid in a row: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these.
@@ -41,12 +41,12 @@ class EvolutionPolicy(BasePolicy):
         n_neurons: Neurons in each layer.
         encoder: A name in :data:`~spikeloop.spiking.encoders.ENCODERS`.
         encoder_kwargs: Its options (:func:`~spikeloop.agents.encoders.encoder_for`).
-        obs_scale: What a vector observation is multiplied by before, one factor or one per value; None for nothing.
+        obs_scale: Factor of a vector observation before the encoder, one or one per value; None for none.
         evolved: What evolves, one or more of :data:`~spikeloop.agents.evolved.PARAMETERS`: the weights, and of LSNN
             neurons ``tau_m``, ``v_th``, ``tau_a`` and ``beta``.
         network: The network to start from, instead of one that is drawn: any that takes these observations and gives
             these actions. The arguments above, all but ``evolved``, must then be left out.
-        grid: What puts a network's weights where a chip has values; Evolution fills it in.
+        grid: Moves a network's weights to values that the chip can hold; Evolution fills it in.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; the algorithm fills them in.
         kwargs: Any option of :class:`~spikeloop.spiking.module.LSNN` (``tau_m``, ``beta``, ``n_ticks``, ...), less
             those of its gradient.
@@ -101,7 +101,7 @@ class EvolutionPolicy(BasePolicy):
             network: Takes the observations and gives the actions of this policy's spaces.
 
         Raises:
-            ValueError: If it does not, or has nothing of what evolves.
+            ValueError: If it does not, or has none of the parameters that evolve.
         """
         _check_fits(network, self.observation_space, self.action_space)
         network = replace(network, observation=observation_parts(self.observation_space))  # by which predict flattens
@@ -141,7 +141,7 @@ class EvolutionPolicy(BasePolicy):
         return self.exported(self.network, env, metadata)
 
     def exported(self, network: Network, env: VecEnv | None, metadata: Mapping[str, str] | None = None) -> Network:
-        """Return a network of this policy's with everything that stands between it and the environments."""
+        """Return a network that fits this policy, with everything between it and the environments added."""
         inputs = inputs_of(self.observation_space, env, network.preprocessing, self.trained_behind)
         return replace(
             network,

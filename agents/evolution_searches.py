@@ -1,7 +1,7 @@
 """How evolution searches: members to try, and what their returns say about where to go on.
 
-A search is in the displacements of :class:`~spikeloop.agents.evolved.Evolved`: it starts at zeros, and ``sigma`` is in
-units of the weights' root mean squares. It maximises.
+What is searched are displacements (:class:`~spikeloop.agents.evolved.Evolved`): a search starts at zeros, ``sigma`` is
+in units of the weights' root mean squares, and returns are maximised.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch as th
 from spikeloop.agents.gaussian_process import propose
 from spikeloop.spiking.extras import install_hint
 
-_LEFT_OUT = {"_rng", "_funhist_values"}  # of cmaes' objects: seeded for each generation; only for its test of an end
+_LEFT_OUT = {"_rng", "_funhist_values"}  # of cmaes: seeded each generation; only for its stopping test
 MOST_OF_FULL_CMA = 1000  # parameters; beyond, a covariance matrix of all pairs is too much to keep and to decompose
 
 
@@ -46,9 +46,9 @@ class Search(Protocol):
 
 
 def ranked(returns: np.ndarray) -> np.ndarray:
-    """Return the ranks of returns, from -1/2 to 1/2; equals share the mean of theirs.
+    """Return the ranks of returns, from -1/2 to 1/2; equal returns share the mean of their ranks.
 
-    So members that all return the same say nothing, and nothing is learnt from the order in which they stand.
+    So nothing is learnt from members that all return the same, whatever the order in which they stand.
 
     >>> ranked(np.array([7.0, 500.0, 500.0]))
     array([-0.5 ,  0.25,  0.25])
@@ -86,7 +86,7 @@ class EvolutionStrategy(_Remembering):
         n: Parameters.
         sigma: Standard deviation of the noise.
         n_members: Members of a generation, even.
-        weight_decay: The point falls back towards the start by this times the learning rate.
+        weight_decay: Each generation pulls the point back to the start by this share times the learning rate.
 
     >>> search, rng = EvolutionStrategy(2, 0.1, 8, 0.0), np.random.default_rng(0)
     >>> for _ in range(60):  # towards (1, -1)
@@ -162,13 +162,13 @@ class CovarianceMatrixAdaptation:
 
 
 class Perturbation(_Remembering):
-    """Weight perturbation: a random step is kept if it is not worse (a (1+1) evolution strategy, Rechenberg 1973).
+    """Weight perturbation: a random step is kept unless it returns less (a (1+1) evolution strategy, Rechenberg 1973).
 
     Args:
         n: Parameters.
         sigma: Standard deviation of a step.
-        reevaluate: Whether what is kept plays the same episodes beside each step. If not, its score is the one it was
-            kept for, and falls by a thousandth of its size with each step that fails, so that a lucky one is forgotten.
+        reevaluate: Whether the point that is kept plays the same episodes beside each step. If not, its score stays the
+            one for which it was kept, less a thousandth with each step that fails, so that a lucky score fades.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("point", "score")
@@ -191,10 +191,10 @@ class Perturbation(_Remembering):
 
 
 class RandomSearch(_Remembering):
-    """Draws about the start, of which the best is kept: what a search has to be better than.
+    """Draws around the start, of which the best is kept: the control that a search has to beat.
 
-    What has the best mean return is played :attr:`n_confirmed` times, in episodes of their own each time, before
-    another is drawn: the best of many is the luckiest of many.
+    The draw with the best mean return is played :attr:`n_confirmed` times, in new episodes each time, before another is
+    drawn, since the best of many single returns is often only the luckiest.
 
     Args:
         n: Parameters.
@@ -239,8 +239,9 @@ class RandomSearch(_Remembering):
 class BayesianOptimisation(RandomSearch):
     """Bayesian optimisation in a random subspace (REMBO, Wang et al. 2016), with optuna's Gaussian process.
 
-    ``z = P u`` with u in a box, -1 to 1 in each of few dimensions, and P of independent normal numbers. The process is
-    given ranks: of returns most are alike and low, and a few tower above them, which no smooth function does.
+    ``z = P u``, where u is in a box, -1 to 1 in each of few dimensions, and P is a matrix of independent normal
+    numbers. The process is given ranks instead of returns: most returns are alike and low, and a few tower above them, which a
+    smooth function cannot follow.
 
     Args:
         n: Parameters.
@@ -259,7 +260,7 @@ class BayesianOptimisation(RandomSearch):
         self._begin(n, n_dims)
         self.n_random = n_random
         self.embedding = sigma * np.sqrt(3 / n_dims) * rng.normal(size=(n, n_dims))
-        propose(np.zeros((0, n_dims)), np.zeros(0), 0)  # what is missing is said before any work
+        propose(np.zeros((0, n_dims)), np.zeros(0), 0)  # so that a missing library is reported before any work
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         if len(self.tried) < self.n_random:

@@ -23,9 +23,10 @@ _MOST = 10.0  # of a displaced logarithm: a factor of 22,000
 class Evolved:
     """The parameters of a network that evolve.
 
-    A vector of zeros is the network at the start, to the bit. A weight is ``w + unit z``, where a matrix' unit is the
-    root mean square of what is not 0 in it, and a bias has that of the matrix whose sums it joins. The others are
-    ``p exp(z)``: they stay positive, and those that are 0, such as ``beta`` of neurons without adaptation, stay 0.
+    A vector of zeros is the network at the start, to the bit. A weight becomes ``w + unit z``, where the unit of a
+    matrix is the root mean square of its numbers that are not 0; a bias has the unit of the matrix to whose sums it is
+    added. Other parameters become ``p exp(z)``: they stay positive, and those that are 0, such as ``beta`` of neurons
+    without adaptation, stay 0.
 
     Args:
         start: The network at the start.
@@ -116,7 +117,7 @@ class Evolved:
         return network
 
     def _free(self, name: str) -> list[np.ndarray]:
-        """Return which neurons of each layer have a number of that name that evolves, bool, shape (N,)."""
+        """Return for each layer which neurons' number of that name evolves, bool, shape (N,)."""
         return [
             getattr(layer.neurons, name) > 0
             if not self.start.answers_steps and isinstance(layer.neurons, LsnnNeurons)

@@ -1,4 +1,4 @@
-"""GLM: a probabilistic spiking network that is the policy, taught by the score of its own spikes, online."""
+"""GLM: a probabilistic spiking network that is itself the policy, taught online by the score of its own spikes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class GLM(StepwiseLearning):
     after every step by the TD error of a linear critic.
 
     Where a task's step is compiled (:data:`~spikeloop.envs.compiled.COMPILED`, or a table,
-    :mod:`spikeloop.envs.compiled_tables`), all of an episode but its last step is one call of a kernel, if the encoder
-    is ``population_spikes`` or the observation a choice. The callbacks then see each of these steps after the call.
-    Any other environment is stepped as usual. All learn the same bits.
+    :mod:`spikeloop.envs.compiled_tables`), and the encoder is ``population_spikes`` or the observation a choice, one
+    call of a kernel takes all steps of an episode but the last. The callbacks then see each of these steps after the
+    call. Any other environment is stepped as usual. Both ways learn the same bits.
 
     Args:
         policy: ``"GlmPolicy"``.
@@ -51,9 +51,9 @@ class GLM(StepwiseLearning):
         value_scale: Rate of the critic's weights, in units of ``learning_rate``.
         hidden_gradient: ``expected``, ``score`` or ``frozen``: how hidden neurons learn.
         gamma: Discount factor.
-        trace_lambda: Decay of the traces per env step beside gamma.
+        trace_lambda: Decay of the traces per env step, times gamma.
         reward_scale: Factor of the reward.
-        initial_value: Value of what was never seen; the best attainable one makes the critic optimistic.
+        initial_value: Value of what was never seen; the best value that can be attained makes the critic optimistic.
         n_episodes: Episodes per rollout, between which the learning rate is set and callbacks begin a rollout.
         max_episodes: Learning also stops at the end of this many episodes; None for no such limit. Schedules go by
             whichever budget is nearer to its end.
@@ -159,7 +159,7 @@ class GLM(StepwiseLearning):
             goes_on = self._step_rollout(callback, compiled, total_timesteps)
             check_learnt(self.policy.named_parameters(), f"rollout {self._n_updates + 1}")
         except NonFiniteError:
-            self.policy.load_state_dict(before)  # the last that can act
+            self.policy.load_state_dict(before)  # the last weights that can act
             raise
         self._n_updates += 1
         return goes_on

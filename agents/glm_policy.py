@@ -66,18 +66,19 @@ class GlmPolicy(BasePolicy):
         n_hidden: Hidden neurons; 0 lets the input's spikes reach the outputs.
         n_ticks: Ticks per env step, at most.
         tau_s: Time constant in ms with which a synapse filters spikes; a tick is 1 ms.
-        bias: Membrane of the outputs at first. Too low, and none spikes: actions are uniform; too high, and every env
-            step ends on its first tick, before much of the input has come.
-        w_hidden_std: Standard deviation of the hidden weights at first.
-        hidden_bias: Mean of the hidden neurons' biases at first, whose standard deviation is 1.
-        w_out_std: Standard deviation of the output weights at first.
+        bias: Initial bias of the outputs. If it is too low, none spikes and actions are uniform; if it is too high,
+            every env step ends on its first tick, before much of the input has come.
+        w_hidden_std: Standard deviation of the initial hidden weights.
+        hidden_bias: Mean of the hidden neurons' initial biases, whose standard deviation is 1.
+        w_out_std: Standard deviation of the initial output weights.
         encoder: How observations become spikes: a name in :data:`~spikeloop.spiking.encoders.ENCODERS` whose input is
-            spikes. None for ``population_spikes`` of a vector, and a line per option of choices.
-        encoder_kwargs: Its options (:func:`~spikeloop.agents.encoders.encoder_for`); ends ``low`` and ``high`` that are
-            left out are those of the observation space.
-        critic: ``tiles`` or ``places``: a linear map of such a code's lines. Choices have a line per option.
-        critic_kwargs: Options of the code (:func:`~spikeloop.agents.line_codes.coder_for`); ends that are left out are
-            those of ``encoder_kwargs``.
+            spikes. None for ``population_spikes`` if the observation is a vector, and for a line per option if it is
+            choices.
+        encoder_kwargs: Its options (:func:`~spikeloop.agents.encoders.encoder_for`); if ``low`` or ``high`` is left
+            out, the observation space's is taken.
+        critic: ``tiles`` or ``places``: the code that the linear critic reads. Choices have a line per option.
+        critic_kwargs: Options of the code (:func:`~spikeloop.agents.line_codes.coder_for`); if ``low`` or ``high`` is
+            left out, that of ``encoder_kwargs`` is taken.
         trained_behind: Names of the wrappers of the VecEnv that change what is observed; GLM fills them in.
         kwargs: Further keyword arguments of ``BasePolicy``.
 
@@ -86,7 +87,7 @@ class GlmPolicy(BasePolicy):
 
     >>> policy = GlmPolicy(spaces.Box(-1, 1, (2,)), spaces.Discrete(3))
     >>> action, state = policy.predict(np.zeros(2, np.float32), deterministic=True)
-    >>> action, state = policy.predict(np.ones(2, np.float32), state)  # its spikes are drawn from where the key stands
+    >>> action, state = policy.predict(np.ones(2, np.float32), state)  # the key of its random spikes is in the state
     >>> policy.to_network().readout.kind
     'bernoulli'
     """
@@ -148,7 +149,7 @@ class GlmPolicy(BasePolicy):
         )
         self.counts = np.zeros(4)  # env steps, ticks, hidden spikes and output spikes of learning since the last log
         self._simulator: Simulator | None = None
-        self._simulated = np.empty(0)  # the weights that it has
+        self._simulated = np.empty(0)  # the weights that the simulator has
 
     def _codes(
         self, encoder: str | None, encoder_kwargs: Mapping[str, Any], critic: str, critic_kwargs: Mapping[str, Any]
@@ -264,7 +265,7 @@ class GlmPolicy(BasePolicy):
         )
 
     def _simulator_of_now(self) -> Simulator:
-        """Return a simulator of rows with the weights of now, which the rule changes in place."""
+        """Return a simulator of rows with the current weights; the rule changes the policy's in place."""
         now = self.w_out.detach().numpy()
         if self._simulator is None or not np.array_equal(now, self._simulated):
             self._simulated = now.copy()
@@ -311,7 +312,7 @@ class GlmPolicy(BasePolicy):
         else:
             outputs, new = self._simulator_of_now().run(rows[None], packed, starts)
             values = outputs[0]
-        if not deterministic:  # the largest sum of logarithms and such noise is drawn by their probabilities
+        if not deterministic:  # the largest of logarithms plus Gumbel noise is a draw by their probabilities
             values = values + self.rng.gumbel(size=values.shape)
         actions = self.head(values)
         return actions[0] if one else actions, (new,)

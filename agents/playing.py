@@ -1,9 +1,9 @@
 """Plays episodes with the members of a population: one kernel call each where the task is compiled, else by steps.
 
-What plays is each member as the Network that would be exported, on what the environment itself shows, so wrappers that
+Each member plays as the Network that would be exported, and sees what the environment itself shows: wrappers that
 normalise or stack observations are parts of the network here. Every member plays the same episodes, each begun by a
-reset with a seed of its own. So a member's returns depend on nothing but its network and these seeds: not on how many
-environments, processes or threads there are.
+reset with a seed of its own. So a member's returns depend on its network and these seeds alone, not on the number of
+environments, processes or threads.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class FloatPlayer:
 
 
 def nothing_played(episodes: Episodes) -> Played:
-    """Return arrays for what episodes will give."""
+    """Return empty results, one for each episode, for a kernel to fill in."""
     n, n_obs = len(episodes.states), len(episodes.shown)
     return Played(np.zeros(n), np.zeros(n, np.int64), np.zeros((n, n_obs)), np.zeros((n, n_obs)))
 
@@ -105,8 +105,8 @@ class CompiledTask:
 
     Args:
         venv: The environments; the first one is played in.
-        task: It, under its wrappers.
-        form: Its compiled form.
+        task: That environment, under its wrappers.
+        form: The task's compiled form.
     """
 
     def __init__(self, venv: DummyVecEnv, task: WrappedTask, form: Any):
@@ -193,8 +193,8 @@ def play_steps(
 ) -> Iterator[Episode]:
     """Play every member's episodes step by step, as many at a time as there are environments; yield each as it ends.
 
-    An environment that has nothing left to play repeats its last action, as SB3 steps all of them together; what it
-    gives is not looked at.
+    SB3 steps all environments together, so one that has nothing left to play repeats its last action, and its results
+    are ignored.
 
     Args:
         venv: The environments, and what is around them.
@@ -286,7 +286,7 @@ def _parts(obs: Any) -> list[Any]:
 
 
 def _alike(task: WrappedTask, other: WrappedTask, form: Any) -> bool:
-    """Return whether an environment is as the one whose episodes are played, of which a kernel knows no second."""
+    """Return whether an environment is the same as the first, whose episodes a kernel plays in place of all."""
     if not other.skippable or type(other.task) is not type(task.task):
         return False
     for env in (task.outermost, other.outermost):
