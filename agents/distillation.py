@@ -1,7 +1,7 @@
-"""Distils a network into one of ReLU layers, on the inputs that it met: tanh layers do not convert, ReLU layers do.
+"""Distils a network into one of ReLU layers, on inputs that it met: ReLU layers convert, tanh layers do not.
 
-Choices are learnt from the teacher's probabilities (Rusu et al. 2016, policy distillation): those of its soft-max where
-its outputs are logits, else 1 for the action that it takes. Numbers are learnt by their squared error.
+Choices are learnt from the teacher's probabilities (Rusu et al. 2016, policy distillation): its soft-max if its
+outputs are logits, otherwise 1 for the action that it takes. Numbers are learnt by their squared error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def distilled(
         x: Inputs that the network met, shape (n, n_inputs).
         outputs: What it gave for them, shape (n, n_outputs).
         widths: Neurons of each ReLU layer.
-        head: What makes an action of the outputs.
+        head: Makes an action of the outputs.
         soft: Whether the outputs are logits.
         seed: Of the initial weights, and of the order of the inputs.
 

@@ -240,8 +240,8 @@ class BayesianOptimisation(RandomSearch):
     """Bayesian optimisation in a random subspace (REMBO, Wang et al. 2016), with optuna's Gaussian process.
 
     ``z = P u``, where u is in a box, -1 to 1 in each of few dimensions, and P is a matrix of independent normal
-    numbers. The process is given ranks instead of returns: most returns are alike and low, and a few tower above them, which a
-    smooth function cannot follow.
+    numbers. The process is given ranks instead of returns: most returns are alike and low, and a few tower above them,
+    which a smooth function cannot follow.
 
     Args:
         n: Parameters.

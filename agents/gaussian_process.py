@@ -14,15 +14,15 @@ from spikeloop.spiking.extras import install_hint
 def propose(tried: np.ndarray, values: np.ndarray, seed: int) -> np.ndarray:
     """Return where to look next for the largest value in a box, -1 to 1 in each dimension.
 
-    Nothing is kept from call to call: the same arguments give the same point. Noise in the values is fitted.
+    Nothing is kept from call to call: the same arguments give the same point. The values' noise is estimated too.
 
     Args:
-        tried: Points of before, shape (k, d).
+        tried: Points that were tried before, shape (k, d).
         values: Their values, shape (k,).
-        seed: Of the points at which the acquisition function is first looked at.
+        seed: Seed of the points at which the search for the acquisition function's maximum starts.
 
     Returns:
-        A point, shape (d,); a random one where there are none of before.
+        A point, shape (d,); a random one if none was tried before.
 
     Raises:
         ImportError: If optuna is not installed.

@@ -3,8 +3,8 @@
 PPO, A2C, DQN, SAC and sb3-contrib's QRDQN choose by a feed-forward network: a features extractor, hidden layers, a
 linear map. :func:`layers_of` writes it as :class:`~spikeloop.spiking.readout.Dense` layers: a convolution as its
 matrix, batch norm folded into the map before it, a max-pool as differences. The mean over QRDQN's quantiles is linear
-and becomes part of the last map. What it finds is compared with what the policy computes, so that a module which does
-something else than its layers in their order is refused, not converted into something else.
+and becomes part of the last map. The layers' outputs are then compared with the policy's, so that a module which does
+not simply apply its layers in their order is refused and not converted wrongly.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Ann(NamedTuple):
 
     Args:
         layers: Hidden layers, whose activation is ``"relu"`` or, to be distilled, ``"tanh"``, and a linear map.
-        head: Its output values to an action.
+        head: Makes an action of the output values.
         steps: What SB3 does to an observation before the first layer.
         soft: Whether the outputs are logits, so that actions are drawn from their soft-max.
     """
@@ -71,7 +71,7 @@ def layers_of(model: BaseAlgorithm) -> Ann:
     """Return the policy of a model as layers.
 
     Raises:
-        ValueError: If it is no such policy, or has a module that does not become a layer; the message is one line.
+        ValueError: If the policy is of no such kind, or has a module that does not become a layer; in one line.
 
     >>> from stable_baselines3 import DQN
     >>> ann = layers_of(DQN("MlpPolicy", "CartPole-v1", seed=0))
@@ -83,7 +83,7 @@ def layers_of(model: BaseAlgorithm) -> Ann:
     space = model.observation_space
     if isinstance(space, spaces.Dict):
         raise ValueError(f"conversion takes observations of one part, the policy has {in_words(space)} (MultiInput)")
-    if np.any(getattr(model.action_space, "start", 0)):  # its policies choose 0 all the same
+    if np.any(getattr(model.action_space, "start", 0)):  # SB3's policies count from 0 all the same
         raise ValueError(f"conversion takes actions that count from 0, the policy has {in_words(model.action_space)}")
     policy.set_training_mode(False)
     (part,) = observation_parts(space)
@@ -166,7 +166,7 @@ def _flat(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules without parts, in the order in which they were defined."""
     children = list(module.children())
     if not children and (isinstance(module, nn.Sequential) or not type(module).__module__.startswith("torch.")):
-        return  # no layers; an extractor that only lays values in a row: if it does more, the outputs will tell
+        return  # an extractor that only lays values in a row; if it does more, the comparison of outputs shows it
     if not children:
         yield module
     for child in children:
@@ -178,10 +178,10 @@ def _dense(modules: Iterable[nn.Module], shape: tuple[int, ...]) -> list[Dense]:
 
     Args:
         modules: In their order.
-        shape: Of what the first is shown, (n,) or (channels, height, width).
+        shape: Shape of the first module's input, (n,) or (channels, height, width).
 
     Raises:
-        ValueError: If one of them does not become a layer.
+        ValueError: If one of the modules cannot become a layer.
     """
     layers: list[Dense] = []
     n = int(np.prod(shape))
@@ -226,7 +226,7 @@ def _layer(w: np.ndarray, b: np.ndarray, activation: str) -> Dense:
 
 
 def _relu_before_pool(modules: list[nn.Module]) -> list[nn.Module]:
-    """Exchange each max-pool with a ReLU behind it: the result is the same, and what is pooled is never negative."""
+    """Move each ReLU behind a max-pool before it: the result is the same, and what is pooled is never negative."""
     for i in range(len(modules) - 1):
         if isinstance(modules[i], nn.MaxPool2d) and isinstance(modules[i + 1], nn.ReLU):
             modules[i], modules[i + 1] = modules[i + 1], modules[i]
@@ -249,7 +249,7 @@ def _map(module: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[np.ndar
 
 
 def _normalized(module: Any, w: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a map with the batch norm behind it, which counts by channel."""
+    """Return a map with the batch norm behind it folded in; the norm has one number per channel."""
     if module.running_mean is None:
         raise ValueError(f"conversion takes batch norm with running statistics, the policy has {in_words(module)}")
     n, ones = len(b) // module.num_features, np.ones(module.num_features)

@@ -31,9 +31,10 @@ _RANGES = {
 class SpikeTimePolicy(SpikingPolicy):
     """Actor-critic policy of exact spike times (:mod:`spikeloop.spiking.spike_time`), for SpikingPPO and SpikingA2C.
 
-    Every value of an observation is two input spikes. There is an output neuron for each choice, and with
-    ``logits = -logit_scale t_out`` the most likely action is that of the neuron which spikes first: then the decision
-    is known, and the rest of the step needs not be run. Times are in units of ``tau``. Every env step starts at rest.
+    Every value of an observation becomes two input spikes. There is an output neuron for each choice, and with
+    ``logits = -logit_scale t_out`` the most likely action is that of the neuron which spikes first. At that spike the
+    decision is known, and the rest of the step need not be run. Times are in units of ``tau``. Every env step starts at
+    rest.
 
     Args:
         observation_space: Observation space.
@@ -45,28 +46,28 @@ class SpikeTimePolicy(SpikingPolicy):
         kernel: One of :data:`~spikeloop.spiking.spike_time.KERNELS`.
         v_th: Threshold of hidden neurons.
         v_th_out: Threshold of the outputs.
-        tau: Unit of time in ms. It changes what times are called, nothing else.
+        tau: Unit of time in ms. It rescales all times, and changes nothing else.
         window: Length of an env step; a neuron that does not spike counts as spiking at its end.
         t_last: When the latest input spikes come.
-        n_pulses: Pulses to each neuron, whose weights are trained: its bias.
+        n_pulses: Pulses to each neuron whose weights are trained; they serve as its bias.
         deadline: When the pulse of fixed weight comes to the first layer.
         layer_time: How much later it comes to each further layer; the other pulses come later by half of that.
-        w_deadline: Weight of that pulse; 0 for none: then a neuron that nothing else drives is silent.
-        w_pulse: Initial weight of the last pulse to the outputs. Where the output spikes soon after it, all hidden
-            spikes have come, and its time is a smooth function of theirs.
+        w_deadline: Weight of that pulse; 0 for no pulse, so that a neuron which nothing else drives is silent.
+        w_pulse: Initial weight of the last trained pulse to the outputs. An output that spikes soon after this pulse
+            has got all hidden spikes, and its time is a smooth function of theirs.
         w_in_scale: Standard deviation of the initial weights times ``sqrt(n_inputs)``.
-        w_out_scale: That of the outputs' weights.
+        w_out_scale: The same for the outputs' weights.
         logit_scale: Logit per unit of time.
-        floor: Where a membrane only touches its threshold, times have no bounded derivative: it counts as rising by
-            this share of the synaptic current at least.
-        silent: Share of the gradient that the weights of a silent neuron grow by, where it should spike earlier.
+        floor: Where a membrane only touches its threshold, the derivative of its spike time has no bound. So it counts
+            as rising by at least this share of the synaptic current.
+        silent: The weights of a silent neuron that should spike earlier grow by this share of the gradient.
         time_coef: Weight of the outputs' mean time in the loss: the price of slow decisions.
-        train_hidden: Train the hidden layers too; off, they stay as drawn: the control.
+        train_hidden: Train the hidden layers too. Off, they stay as they were drawn, which is a control.
         kwargs: Any option of :class:`~spikeloop.agents.spiking_policy.SpikingPolicy`.
 
     Raises:
-        TypeError: If an option belongs to neither.
-        ValueError: If a value is out of range, or a space has no place in it.
+        TypeError: If an option belongs neither to this policy nor to ``SpikingPolicy``.
+        ValueError: If a value is out of range, or a space is not supported.
 
     >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
     >>> policy = SpikeTimePolicy(*space, lambda _: 3e-4, n_neurons=16)
@@ -189,7 +190,7 @@ class SpikeTimePolicy(SpikingPolicy):
         self.rollout_decided = np.zeros(3)
 
     def rollout_figures(self) -> dict[str, float]:
-        """Return spikes per decision, when actions were known, in ms, and how often before the outputs' deadline."""
+        """Return spikes per decision, the mean time of decisions in ms, and the share before the outputs' deadline."""
         counts, n = self.rollout_counts
         n_decided, time, early = self.rollout_decided.tolist()
         spikes, n_decided = sum(int(count.sum()) for count in counts) / max(n, 1), max(n_decided, 1.0)

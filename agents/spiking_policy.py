@@ -40,8 +40,8 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
 
     The actor is a :class:`~spikeloop.agents.actor.SpikingActor` around a :class:`~spikeloop.spiking.core.Core`, whose
     state is carried across env steps. The critic is an MLP on the features, as only the actor is deployed. All
-    observations go through SB3's features extractors. A subclass says which core it is: it has a constructor with the
-    core's arguments, :meth:`_make_core`, and a line in :data:`~spikeloop.agents.policies.POLICIES`.
+    observations go through SB3's features extractors. A subclass chooses the core: it has a constructor with the core's
+    arguments, :meth:`_make_core`, and a line in :data:`~spikeloop.agents.policies.POLICIES`.
 
     Args:
         observation_space: Observation space.
@@ -52,21 +52,21 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
             :meth:`to_network` wants the environments that have them.
         obs_scale: What a vector observation is multiplied by, one factor or one per value, instead of VecNormalize. Its
             running statistics move on while a policy drifts, and what was learnt moves with them; fixed factors do not.
-        critic_frames: How many frames the critic sees, the last of which is what the actor sees: what a hidden velocity
-            has to be told by. A frame is the features of an observation; those from before the episode are 0. As the
-            actor alone is deployed, it costs nothing there.
+        critic_frames: How many frames the critic sees, the last of which is what the actor sees. With several it can
+            tell a velocity that one does not show. A frame is the features of an observation; frames from before the
+            episode are 0. As the actor alone is deployed, more frames cost nothing there.
         critic_reads_actor: Also give the critic the actor's readout trace, without its gradient: a memory for tasks
             whose observation does not tell the state.
         net_arch: ``dict(pi=[...], vf=[...])``: MLP layers after the spiking actor (none) and of the critic ([64, 64]);
-            what is left out stays so. SB3's short form, one list for both, is refused: it hardly means layers behind
-            the actor.
+            what is left out keeps these defaults. SB3's short form, one list for both, is refused: whoever gives it
+            hardly means layers behind the actor.
         features_extractor_class: SB3 features extractor; chosen by the observation space if None.
         optimizer_class: Optimizer; Adam runs fused with eps 1e-5 unless ``optimizer_kwargs`` says otherwise.
         optimizer_kwargs: Its keyword arguments.
         kwargs: Any option of SB3's ``ActorCriticPolicy`` (``activation_fn``, ``ortho_init``, ``log_std_init``, ...).
 
     Raises:
-        TypeError: If an option belongs to neither.
+        TypeError: If an option belongs neither to this class nor to SB3's.
         ValueError: If a value is out of range.
     """
 
@@ -120,7 +120,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         self.as_drawn = fingerprint(self.lstm_actor)
 
     def _make_core(self, arguments: dict[str, Any]) -> Core:
-        """Return the core for ``features_dim`` values, of its arguments as the constructor got them."""
+        """Return the core for ``features_dim`` values, made with the arguments that the constructor got."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its core is")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         first = next(iter(self.mlp_extractor.value_net), self.value_net)
         with th.no_grad():
             seen = self.critic_frames * self.features_dim
-            first.get_parameter("weight")[:, seen:] = 0.0  # learn the value from the observation first
+            first.get_parameter("weight")[:, seen:] = 0.0  # so that the value is first learnt from the observation
         check_frames(self.critic_frames, self.features_extractor)
         if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
             self.action_net = in_one_order(self.action_net)
@@ -193,7 +193,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
 
     @contextmanager
     def _counting_rollout(self) -> Iterator[None]:
-        """Count the spikes of a pass for the rollout only, and those of all others, as of evaluations, not for it."""
+        """Count the spikes of passes in this context for the rollout, and no others, such as an evaluation's."""
         actor = self.lstm_actor
         others = actor.spike_counts, actor.n_counted
         actor.spike_counts, actor.n_counted = self.rollout_counts
@@ -202,7 +202,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         actor.spike_counts, actor.n_counted = others
 
     def rollout_figures(self) -> dict[str, float]:
-        """Return what else there is to log of the rollout's spikes, by name."""
+        """Return further figures of the rollout's spikes to be logged, by name."""
         return {}
 
     def _act(self, y: th.Tensor) -> Distribution:

@@ -21,7 +21,7 @@ class Learning(Protocol):
 
         Args:
             obs: What is observed, shape (1, ...).
-            before: What was on the step before; on the first of an episode the same.
+            before: What was observed on the step before; on the first step of an episode, the same as ``obs``.
             reward: Reward of the step before.
             starts: Whether an episode begins.
         """
@@ -57,7 +57,7 @@ class Learning(Protocol):
 
 
 class StepwiseLearning(LocalLearning):
-    """A learner whose policy's ``learning(rule)`` acts and learns, step by step; its rollouts are of whole episodes.
+    """A learner that acts and learns step by step by its policy's ``learning(rule)``, in rollouts of whole episodes.
 
     A subclass sets ``n_episodes`` and ``max_episodes``, and calls :meth:`_step_rollout`.
     """
@@ -68,7 +68,7 @@ class StepwiseLearning(LocalLearning):
 
     @abstractmethod
     def _rule(self) -> Any:
-        """Return the rule at the learning rate of now."""
+        """Return the rule at the current learning rate."""
 
     @property
     def _n_rollouts(self) -> int:
@@ -84,7 +84,7 @@ class StepwiseLearning(LocalLearning):
         return max(steps, episodes, key=lambda done: done[0] / done[1])
 
     def _rollout_length(self) -> int:
-        """Return the episodes of the rollout that begins; one at a learning rate of 0, which a schedule may leave."""
+        """Return the episodes of the next rollout; one if the learning rate is 0, as a schedule may raise it again."""
         length = self.n_episodes if self.lr_schedule(self._current_progress_remaining) else 1
         return length if self.max_episodes is None else min(length, self.max_episodes - self._episode_num)
 
@@ -122,7 +122,7 @@ class StepwiseLearning(LocalLearning):
             callback.update_locals(locals())
             self._update_info_buffer(infos, dones)
             if not callback.on_step():
-                self._last_obs = None  # an episode that is cut short is not gone on with
+                self._last_obs = None  # an episode that is cut short is not continued
                 return False
         if not starts:
             self._last_obs = None
@@ -138,8 +138,8 @@ class StepwiseLearning(LocalLearning):
         """Take up to so many steps in the kernel.
 
         Returns:
-            What is observed then, shape (1, n_obs), the action that was chosen for it, and False if a callback wants to
-            stop.
+            The observation after these steps, shape (1, n_obs), the action chosen for it, and False if a callback wants
+            to stop.
         """
         rewards = np.empty(stretches.longest(most_steps))
         state, shown = stretches.state(), np.array(obs[0], np.float64, ndmin=1)

@@ -1,4 +1,4 @@
-"""A network compiled for a chip that plays whole episodes: what a search goes by that optimises through the chip."""
+"""A network compiled for a chip that plays whole episodes, so that a search can go by the chip's returns."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from spikeloop.hardware.loihi.player import play, plays_whole
 from spikeloop.hardware.target import target_of
 from spikeloop.spiking.network import Network
 
-_N_STEPS = 50  # of noise; more take longer than the rest of a compilation
+_N_STEPS = 50  # of noise; calibrating on more takes longer than the rest of a compilation
 
 
 class ChipPlayer:
     """A network compiled for an emulated chip, which acts there in integers.
 
-    What the compiler warns of is left unsaid: a search compiles thousands of networks. :meth:`check` says it once.
+    The compiler's warnings are silenced, as a search compiles thousands of networks; :meth:`check` gives them once.
 
     Args:
         network: The network.
         chip: Name of the chip.
         bits: Bits of a weight, sign included.
         calibration: As of :func:`~spikeloop.hardware.compile.compile_network`; a little noise if None.
-        options: Further arguments of that, such as ``approximate``.
+        options: Further arguments of ``compile_network``, such as ``approximate``.
 
     Attributes:
         deployment: The compiled network.
@@ -81,7 +81,7 @@ class ChipPlayer:
         """Play whole episodes of a compiled task in one kernel, which needs :attr:`whole`.
 
         Args:
-            episodes: What begins (``spikeloop.agents.episode_kernels.Episodes``).
+            episodes: The episodes, about to begin (``spikeloop.agents.episode_kernels.Episodes``).
 
         Returns:
             Returns and lengths, shape (E,), and mean and summed square distance of what was observed, (E, n_obs).
@@ -91,7 +91,7 @@ class ChipPlayer:
 
     @staticmethod
     def check(network: Network, chip: str = "loihi1", bits: int = 8, **options: Any) -> None:
-        """Refuse a network that does not fit the chip, and warn of what the compiler warns of.
+        """Refuse a network that does not fit the chip, and give the compiler's warnings.
 
         Raises:
             ValueError: If it does not fit.
@@ -102,8 +102,8 @@ class ChipPlayer:
     def on_grid(network: Network, chip: str = "loihi1", bits: int = 8, **options: Any) -> Network:
         """Return the network with the weights that the chip would hold, in units of the network's own.
 
-        The compiler finds this grid again without error, whatever it is calibrated with. The first layer's input
-        weights stay as they are: where the host writes currents, it keeps them.
+        Compiled again, with whatever calibration, these weights are not rounded any more. The first layer's input
+        weights stay as they are where the host writes currents, as it keeps them itself.
 
         Raises:
             ValueError: If its layers do not run in ticks.

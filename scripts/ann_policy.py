@@ -27,7 +27,7 @@ from spikeloop.spiking.observation import Normalizer, ObservationPart, Preproces
 from spikeloop.spiking.readout import Dense
 
 CONVERTIBLE = ("ppo", "a2c", "dqn", "sac", "qrdqn")
-# The module of a policy's class, as a model's zip names it without being unpickled: whose policy it is.
+# Which algorithm a policy belongs to, by the module of its class, which a model's zip names without being unpickled.
 _OF_MODULE = {
     "stable_baselines3.dqn.policies": "dqn",
     "stable_baselines3.sac.policies": "sac",
@@ -52,10 +52,10 @@ class AnnPolicy:
         model: The model.
         algo: Name of its algorithm.
         ann: Its policy as layers.
-        env: One environment, as a network of a file would be played in.
-        description: What makes that environment again.
+        env: One environment, as it would be made for a network file.
+        description: What that environment can be made from again.
         parts: Parts of a raw observation.
-        wrapper_steps: What the wrappers of the training do to it, ``VecNormalize`` among them.
+        wrapper_steps: What the wrappers of the training do to an observation, ``VecNormalize`` among them.
     """
 
     model: BaseAlgorithm
@@ -68,7 +68,7 @@ class AnnPolicy:
 
     @property
     def steps(self) -> tuple[Preprocessor, ...]:
-        """All that stands between a raw observation and the first layer."""
+        """All preprocessing between a raw observation and the first layer."""
         return (*self.wrapper_steps, *self.ann.steps)
 
     def player(self, deterministic: bool = True) -> Act:
@@ -83,7 +83,7 @@ class AnnPolicy:
         return act
 
     def player_of(self, layers: tuple[Dense, ...]) -> Act:
-        """Return layers with the policy's inputs and its head as such a player."""
+        """Return layers as such a player, with the policy's preprocessing before them and its head behind."""
 
         def act(obs: Any, frames: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
             x, frames = self._through(self.steps, obs, frames, starts)
@@ -94,7 +94,7 @@ class AnnPolicy:
     def _through(
         self, steps: tuple[Preprocessor, ...], obs: Any, frames: Any, starts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what steps make of one step's observations, as rows, and past frames."""
+        """Return one step's observations after preprocessing, as rows, and the past frames."""
         rows = flatten(self.parts, obs)[0]
         seen, frames = preprocess(steps, rows[None], self._frames() if frames is None else frames, starts[None])
         return seen[0], frames
@@ -102,7 +102,7 @@ class AnnPolicy:
     def _as_seen(self, rows: np.ndarray) -> np.ndarray:
         """Return rows behind the wrappers as the observations that the model takes."""
         space = self.model.observation_space
-        normalised = any(isinstance(step, Normalizer) for step in self.wrapper_steps)  # whole numbers are none any more
+        normalised = any(isinstance(step, Normalizer) for step in self.wrapper_steps)  # not whole numbers any more
         return rows.reshape(-1, *space.shape).astype(np.float32 if normalised else space.dtype)  # type: ignore[misc]
 
     def _frames(self) -> np.ndarray:
@@ -114,8 +114,8 @@ class AnnPolicy:
 
         Args:
             n_steps: How many.
-            seed: Of the first episode.
-            players: The players; the policy at its best, and as it explores, if there are none.
+            seed: Seed of the first episode.
+            players: The players; if none is given, the policy without chance and the policy as it explores.
         """
         acts = players or (self.player(), self.player(deterministic=False))
         rows, starts = np.empty((n_steps, sum(part.n_values for part in self.parts))), np.zeros(n_steps, bool)
@@ -134,7 +134,7 @@ class AnnPolicy:
     def check(self, visited: Visited) -> None:
         """Raise ``ValueError`` where the layers give other outputs than the policy in visited states.
 
-        Choices of an observation, which have become one-hot, are left to what was checked when it was loaded.
+        Observations with choices, which have become one-hot, are skipped: they were checked when the model was loaded.
         """
         if not any(part.sizes for part in self.parts):
             seen, _ = preprocess(self.wrapper_steps, visited.rows[:, None], self._frames(), visited.starts[:, None])
@@ -152,9 +152,9 @@ def load(path: Path, place: Place, algo: str | None, statistics: Path | None, be
     Args:
         path: A model that SB3 saved, or a run folder.
         place: Where it plays; ``env_id`` is needed for a model.
-        algo: Name of the algorithm; None where the file shows it.
-        statistics: A model's ``VecNormalize``, if it was trained behind one.
-        best: Take the model of a run folder that did best in evaluation.
+        algo: Name of the algorithm; None if the file shows it.
+        statistics: File of the ``VecNormalize`` that the model was trained behind, if any.
+        best: Of a run folder, take the model that did best in evaluation.
 
     Raises:
         UsageError: If a file is not to be trusted, or the algorithm's policies do not convert.
@@ -183,7 +183,7 @@ def load(path: Path, place: Place, algo: str | None, statistics: Path | None, be
 
 
 def algorithm_of(path: Path) -> str:
-    """Return the name of the algorithm that a model's zip is of, of what its JSON says: nothing is unpickled.
+    """Return the name of the algorithm of a model's zip, as its JSON says: nothing is unpickled.
 
     Raises:
         UsageError: If it is no model of SB3, or does not show its algorithm.
@@ -221,7 +221,7 @@ def _load_model(
     def make() -> GuardedEnv:
         return GuardedEnv(description.make(place.packages, place.trust))
 
-    made(description, place).close()  # which says so if nobody has registered it
+    made(description, place).close()  # raises if the environment is not registered
     venv: VecEnv = DummyVecEnv([make])
     normalized = _was_normalized(path)
     if statistics is not None:
@@ -242,8 +242,8 @@ def _load_model(
 def _was_normalized(path: Path) -> bool | None:
     """Return whether a model was trained behind ``VecNormalize``; None if its file does not show it.
 
-    Of on-policy algorithms SB3 saves what the training was shown first as it was before, if it was normalised. Others
-    keep such an observation in any case.
+    SB3 saves the first observation before its normalisation. For on-policy algorithms it does so only if there was one;
+    for the others always, so that their files do not tell.
     """
     from stable_baselines3.common.save_util import load_from_zip_file
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from spikeloop.spiking.network import Network
     from spikeloop.spiking.readout import Dense
 
-_MOST_TICKS = MAX_TICKS // 10  # of what is asked for: with --chip-ready a network has a tick more for each layer
+_MOST_TICKS = MAX_TICKS // 10  # of --ticks: with --chip-ready the network has one tick more for each layer
 CALIBRATION_STEPS = COMPARED_STEPS = 2000
-DISTILLED_STEPS = 10_000  # of the policy's states, and as many of those that the first student meets
-DISTILLED_WEIGHTS = 2**18  # of one layer, at most: a student of a CNN would be one of dense layers
-OTHER_SEEDS = 1_000_000  # of states to convert by, apart from those of the episodes
+DISTILLED_STEPS = 10_000  # states of the policy, and as many states that the first student visits
+DISTILLED_WEIGHTS = 2**18  # of one layer, at most: the student of a CNN would have dense layers
+OTHER_SEEDS = 1_000_000  # for the states to convert by: other seeds than those of the played episodes
 EPILOG = f"""\
 MODEL is a zip that PPO, A2C, DQN, SAC or QRDQN saved, or a run folder of `spikeloop train` with one of them. Both are
 pickles, which can run code: those that you did not train on this machine with `spikeloop train` are refused without
@@ -56,7 +56,7 @@ def convert(argv: list[str]) -> int:
     try:
         layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
         network = network_of(policy, layers, x, args.ticks, args.chip_ready, percentile=args.percentile)
-    except ValueError as error:  # what only visited states show
+    except ValueError as error:  # found only in visited states
         raise UsageError(str(error)) from None
     simulator = Simulator(network, np.random.default_rng(args.seed))
     reference = reference_of(policy, args.n_episodes, args.seed, args.stochastic)
@@ -147,7 +147,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _keep_other_network(path: Path) -> None:
-    """Refuse to write over a network that is no conversion: it may be all that is left of a training."""
+    """Refuse to overwrite a network that is not a conversion: it may be all that is left of a training."""
     from spikeloop.spiking.network import Network
 
     if path.exists():
@@ -207,7 +207,7 @@ def layers_to_convert(
 
     widths = [len(layer.b) for layer in ann.layers[:-1]]
     first = distilled(x, forward(ann.layers, x)[-1], widths, ann.head, ann.soft, seed)
-    # where the student goes and the policy does not, it has to be told what to do (Ross et al. 2011, DAgger)
+    # a student also visits states that the policy does not, and is taught there too (Ross et al. 2011, DAgger)
     strayed = policy.visited(DISTILLED_STEPS, seed + 2 * OTHER_SEEDS, policy.player_of(first))
     met = np.concatenate((x, policy.first_inputs(strayed)))
     layers = distilled(met, forward(ann.layers, met)[-1], widths, ann.head, ann.soft, seed)
@@ -235,12 +235,12 @@ def network_of(
 
 
 class Reference(NamedTuple):
-    """What a policy does, beside which others are compared.
+    """What a policy does, with which its networks are compared.
 
     Args:
         returns: Of the policy, ``"ann"``, and of ``"random"`` actions.
         steps: What the policy saw, and where episodes began.
-        actions: What it chose there, at its best, shape (L, n).
+        actions: What it chose there, without chance, shape (L, n).
     """
 
     returns: dict[str, list[float]]
@@ -266,7 +266,7 @@ def compare(
         reference: What it did.
         chooses: The player, without chance.
         seed: Of the first episode.
-        plays: The player that plays, if it draws its actions.
+        plays: The player of the episodes, if this is another one, which draws its actions.
     """
     ann, random = reference.returns["ann"], reference.returns["random"]
     returns = {"ann": ann, "snn": play(policy.env, plays or chooses, len(ann), seed), "random": random}
@@ -276,7 +276,7 @@ def compare(
 
 
 def agreement_with(policy: AnnPolicy, reference: Reference, chooses: Act) -> dict[str, Any]:
-    """Return how often a player takes a policy's actions in its states, or how far they are apart."""
+    """Return how often a player takes the policy's actions in the policy's states, or how far apart they are."""
     measure, difference = measure_of_actions(policy.ann.head, policy.env.action_space)
     agreement = difference(_chosen(chooses, reference.steps), reference.actions)
     return {"measure": measure, "snn": agreement, "steps": len(reference.steps)}

@@ -6,16 +6,16 @@ percentile of what they are in states that were visited (data-based normalisatio
     w[i, j] <- w[i, j] lam[l - 1][j] / lam[l][i]      b[i] <- b[i] / lam[l][i]      lam = 1 before the first layer
 
 Rueckauer et al. have one ``lam`` for a layer. Here each neuron has its own (as each channel in Kim et al. 2020), so
-that one that does little has as many steps between nothing and its most as others; but at least a sixteenth of the
-layer's, so that the weights of a layer stay within a range that 8 bits hold.
+that a neuron with small activations has as many steps between none and its largest as the others. A neuron's ``lam`` is
+at least a sixteenth of the layer's, so that the weights of a layer stay within a range that 8 bits hold.
 
 The first layer takes its current from the observation, held over all K ticks, and the last map takes the mean of the
-spikes, without spikes of its own. Each neuron begins every env step at half its threshold, so that its count is the
-activation rounded, not rounded down. What is more than one spike per tick is cut off.
+spikes and does not spike itself. Each neuron begins every env step at half its threshold, so that its count is the
+activation rounded to the nearest, not rounded down. Activations beyond one spike per tick are cut off.
 
-With ``latency=1`` a spike takes a tick to the next layer, as on a chip. Layer l (from 0) hears of its input for l ticks
-less than the step is long: there are as many ticks more as there are layers, the biases are made smaller by the share
-of ticks that are missing, and the last map larger.
+With ``latency=1`` a spike takes a tick to the next layer, as on a chip, so layer l (from 0) misses its input in the
+first l ticks of a step. To make up for this, a step has one tick more for each layer; biases are made smaller by the
+share of ticks that are missed, and the weights of the last map larger.
 
 Layers are :class:`~spikeloop.spiking.readout.Dense`, all ``"relu"`` but the last, which is ``"identity"``.
 """
@@ -58,9 +58,9 @@ def converted(
 
     Args:
         layers: The layers.
-        x: What the first layer is shown on states that were visited, shape (n_states, n_inputs).
+        x: What the first layer is shown in visited states, shape (n_states, n_inputs).
         n_ticks: Ticks over which the outputs are read; with ``latency=1`` one more for each layer.
-        percentile: Of the activations, above 0 and at most 100; what is above it is cut off.
+        percentile: Percentile of the activations, above 0 and at most 100; larger activations are cut off.
         per_neuron: Whether each neuron has a scale of its own, or all of a layer have one.
         v_start: Membrane at the start of an env step, in thresholds; 0 rounds down and is worse at few ticks.
         latency: Ticks a spike takes between layers and to the readout, 0 or 1.
@@ -132,7 +132,7 @@ def activation_scales(
 ) -> list[np.ndarray]:
     """Return what one spike per tick stands for in each ReLU layer, arrays (N,), for inputs x that were seen.
 
-    Where a whole layer is silent it is 1.
+    The scales of a layer that is silent as a whole are 1.
 
     Raises:
         ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or the percentile is none.
@@ -219,8 +219,8 @@ def check_size(n_out: int, n_in: int) -> None:
 def maxima(groups: Sequence[Sequence[int]], n_inputs: int) -> tuple[list[Dense], np.ndarray]:
     """Return ReLU layers whose outputs, added up, are the maxima of groups of inputs that are never negative.
 
-    A unit that passes the input whose count leads would be a gate, which no neuron here is. But
-    ``max(a, b) = relu(a - b) + relu(b)`` where b >= 0, so maxima of pairs, and of these again, are ReLU layers.
+    The usual gate, which passes on the input that has spiked most, is no neuron that there is here. But
+    ``max(a, b) = relu(a - b) + relu(b)`` where b >= 0, so ReLU layers can take maxima of pairs, then pairs of these.
 
     Args:
         groups: The inputs of each maximum; each has at least one.

@@ -1,4 +1,4 @@
-"""What a spiking core is to those who train one: features in, a trace and the state out, and the value it becomes."""
+"""What training asks of a spiking core: features in, a trace and the state out, and a value for a Network."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class CoreLayers(Protocol):
 class Core(Protocol):
     """A torch module that policies act with: :class:`~spikeloop.spiking.module.LSNN`, or what has its members.
 
-    All that a training asks of it is :meth:`forward`, and that autograd goes back through its trace: a core turns
-    ``dL/dy`` into gradients of its parameters, by whatever means, and PPO and A2C never know by which. Every row of the
-    trace has the same bits whatever the batch, and the same from :meth:`step`, so that PPO's first ratio is exactly 1.
+    Training asks only for :meth:`forward`, and that autograd goes back through the trace: a core turns ``dL/dy`` into
+    gradients of its parameters, and PPO and A2C need not know how. A row of the trace has the same bits in any batch,
+    and the same from :meth:`step`, so that PPO's first ratio is exactly 1.
 
     Attributes:
         n_neurons: Neurons of each layer; the last number is the width of the trace.
         layers: The layers.
         state_shape: ``(n_rows, width)`` of the packed state.
         spike_counts: Per layer the spikes of each neuron, int64, shape (N,).
-        n_counted: Pairs of environment and tick that they are counted over.
+        n_counted: Number of ticks, summed over environments, in which these spikes were counted.
     """
 
     n_neurons: tuple[int, ...]
@@ -121,11 +121,11 @@ class Core(Protocol):
         ...
 
     def step(self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run one env step without gradients, arrays in and out, to the bits of a sequence; shapes without L."""
+        """Run one env step on arrays, without gradients, with the bits of a sequence; shapes as there, without L."""
         ...
 
     def current_encoder(self) -> Encoder:
-        """Return the encoder as it is now."""
+        """Return the encoder with its current numbers."""
         ...
 
     def network_layers(self) -> tuple[Layer | StepLayer, ...]:

@@ -1,7 +1,8 @@
 """Which of several neurons that draw their spikes is the first to spike, in closed form: a distribution over actions.
 
-Neurons i spike on tick k with probability ``p[k, i]``, each by itself. The first tick with a spike ends the race; where
-several neurons spike on it one of them is drawn, all alike, and so is one of all where none has spiked by the last:
+Neuron i spikes on tick k with probability ``p[k, i]``, independently of the others. The first tick with a spike ends
+the race. Where several neurons spike on it, one of these is drawn with equal chances; where none has spiked by the last
+tick, one of all. So the chance of neuron i, in K ticks of n neurons, is
 
     P[i]  = sum over k of alive[k] p[k, i] integral from 0 to 1 of prod over j != i of (1 - p[k, j] t) dt
             + alive[K] / n

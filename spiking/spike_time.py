@@ -11,15 +11,15 @@ two inputs, with sums over those that have come:
     double        kappa(s) = 2 (exp(-s/2) - exp(-s))         tau_m = 2 tau_s = 2 tau (Goeltz et al. 2021)
                   exp(-t/2) = (C + sqrt(C^2 - 2 A v_th)) / (2 A)      C = sum w_i exp(t_i/2)
 
-Each is taken where A > 0, the root exists, and t lies between this input and the next; otherwise the next input comes
-first. W0 is the principal branch of Lambert's W. Implicit differentiation of ``V(t) = v_th`` (SpikeProp, Bohte et al.
-2002) gives
+Such a t is the spike time if A > 0, the root exists, and t lies between this input and the next; otherwise the next
+input comes first. W0 is the principal branch of Lambert's W. Implicit differentiation of ``V(t) = v_th`` (SpikeProp,
+Bohte et al. 2002) gives
 
     dt/dw_i = -kappa(t - t_i) / V'(t)       dt/dt_i = w_i kappa'(t - t_i) / V'(t)       V' = sum w_i kappa'(t - t_i)
 
 and for alpha ``V' = A exp(-t) (1 + W)``. V' is 0 where V only touches the threshold, so it counts as at least
-``floor * max(A exp(-t), v_th)``. A neuron that is silent has no gradient: where the loss wants it earlier, its weights
-grow by a fixed share of what it wants (``silent``).
+``floor * max(A exp(-t), v_th)``. A silent neuron has no gradient: where the loss asks it to spike earlier, its weights
+grow by a fixed share (``silent``) of the loss's gradient.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def lambert_w0(x: np.ndarray) -> np.ndarray:
 
 
 def spike_times(times: np.ndarray, w: np.ndarray, v_th: float, window: float, kernel: str = "alpha") -> np.ndarray:
-    """Return when each neuron spikes, in plain array operations: the definition that the kernels are tested against.
+    """Return when each neuron spikes. This is the definition, in plain array operations; kernels are tested against it.
 
     Args:
         times: Of the inputs' spikes, in units of tau, shape (B, n_inputs); ``window`` and later is no spike.
@@ -74,7 +74,7 @@ def spike_times(times: np.ndarray, w: np.ndarray, v_th: float, window: float, ke
     sorted_w = np.where(t_in < window, w[:, order].transpose(1, 0, 2), 0.0)  # (B, N, n_inputs)
     relative = t_in - last
     a = np.cumsum(sorted_w * np.exp(relative), axis=2)
-    with np.errstate(all="ignore"):  # what is no number is not taken
+    with np.errstate(all="ignore"):  # results that are not numbers are discarded below
         if kernel == "alpha":
             ratio = np.cumsum(sorted_w * relative * np.exp(relative), axis=2) / a
             x = -v_th / a * np.exp(ratio)
@@ -94,8 +94,8 @@ def spike_times(times: np.ndarray, w: np.ndarray, v_th: float, window: float, ke
 class SpikeTimeLayer:
     """One layer of neurons that spike at most once in an env step, each at its exact time.
 
-    Beside the spikes of the layer before, every neuron gets pulses: some whose weights are trained, which are its bias,
-    and one of a fixed weight, the deadline, so that neurons which nothing else has driven spike soon after it.
+    Beside the spikes of the layer before, every neuron gets pulses. The weights of some are trained and serve as its
+    bias. The weight of one, the deadline, is fixed, so that neurons which nothing else has driven spike soon after it.
 
     Args:
         w_in: Input weights, shape (N, n_inputs), post x pre.
@@ -150,7 +150,7 @@ class SpikeTimeLayer:
 
     @property
     def n_inputs(self) -> int:
-        """Number of inputs, less the pulses."""
+        """Number of inputs, without the pulses."""
         return self.w_in.shape[1]
 
     @property
@@ -173,7 +173,7 @@ class SpikeTimeLayer:
             )
 
     def run(self, x: np.ndarray, window: float) -> np.ndarray:
-        """Return when each neuron spikes in ms, ``window`` where it does not, shape (B, N), of the inputs' times."""
+        """Return when each neuron spikes in ms, ``window`` where it does not, shape (B, N), given the inputs' times."""
         w = np.concatenate((self.w_in, self.w_pulse, np.full((self.n_neurons, 1), self.w_deadline)), axis=1)
         return with_pulses(self.kernel, x, self.t_pulse, self.deadline, w, self.v_th, window, self.tau)[0]
 
@@ -218,7 +218,7 @@ def with_pulses(
 
 
 def decision_times(t: np.ndarray, sizes: tuple[int, ...], window: float) -> np.ndarray:
-    """Return when the action of each step was known, in ms: the first spike, of every group of outputs.
+    """Return when the action of each step was known, in ms: when every group of outputs had its first spike.
 
     Args:
         t: When the outputs spiked, shape (B, n_outputs).

@@ -1,7 +1,7 @@
-"""numba kernels of exact spike times: what :mod:`spikeloop.spiking.spike_time` defines, row by row and backward.
+"""numba kernels of what :mod:`spikeloop.spiking.spike_time` defines, row by row, and of its gradients.
 
 A row's inputs are sorted once. From one input to the next, sums of exponentials are carried relative to the last input,
-so that no time is too late for them: only differences of times meet an exponential, and those are never positive.
+so that late times cannot overflow: only differences of times are exponentiated, and these are never positive.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def lambert_w0(x):
             break
         change = f / (slope - 0.5 * (w + 2.0) * f / (w + 1.0))
         w -= change
-        if abs(change) <= 1e-6 * (1.0 + w):  # the error that is left is of its third power
+        if abs(change) <= 1e-6 * (1.0 + w):  # the remaining error is of the third power of the change
             break
     return w
 

@@ -1,4 +1,4 @@
-"""Layers of exact spike times as a torch module: a core that policies act with, its gradient the closed form's."""
+"""Layers of exact spike times as a torch module: a core that policies act with, with closed-form gradients."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class SpikeTimes(nn.Module):
     """A layer of :class:`~spikeloop.spiking.spike_time.SpikeTimeLayer`: its weights are parameters.
 
     Args:
-        layer: What it is at first.
-        floor: Least share of the synaptic current, or of the threshold if that is more, that a membrane counts as
-            rising by where it reaches the threshold.
-        silent: Share of the gradient that the weights of silent neurons grow by.
+        layer: The layer with its initial weights.
+        floor: Where a membrane reaches the threshold, it counts as rising by at least this share of the synaptic
+            current, or of the threshold if that is more.
+        silent: The weights of silent neurons grow by this share of the gradient.
     """
 
     t_pulse: torch.Tensor
@@ -85,13 +85,13 @@ class SpikeTimes(nn.Module):
         self.tau, self.kernel, self.floor, self.silent = layer.tau, layer.kernel, floor, silent
 
     def run(self, x: np.ndarray, window: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return what :func:`~spikeloop.spiking.spike_time.with_pulses` does of the inputs' times."""
+        """Return what :func:`~spikeloop.spiking.spike_time.with_pulses` returns for the inputs' times."""
         w_in, w_pulse, t_pulse = (one.detach().cpu().numpy() for one in (self.w_in, self.w_pulse, self.t_pulse))
         w = np.concatenate((w_in, w_pulse, np.full((len(w_in), 1), self.w_deadline)), axis=1)
         return with_pulses(self.kernel, x, t_pulse, self.deadline, w, self.v_th, window, self.tau)
 
     def forward(self, x: torch.Tensor, window: float) -> torch.Tensor:
-        """Return when each neuron spikes, shape (B, N), of the inputs' times, shape (B, n_inputs)."""
+        """Return when each neuron spikes, shape (B, N), given the inputs' times, shape (B, n_inputs)."""
         return SpikeTime.apply(x, self.w_in, self.w_pulse, self, window)
 
     @property
@@ -114,14 +114,14 @@ class SpikeTimeLayers(nn.ModuleList):
 
 
 class SpikeTimeCore(nn.Module):
-    """Layers of exact spike times behind a code of first spikes; the trace is when the neurons of the last spike.
+    """Layers of exact spike times behind a code of first spikes; the trace holds the last layer's spike times.
 
     Nothing is carried from one env step to the next: every step starts at rest. It has the members of
     :class:`~spikeloop.spiking.core.Core`.
 
     Args:
         encoder: How features become times.
-        layers: Layers at first.
+        layers: The layers with their initial weights.
         window: Length of an env step in ms, the time of a neuron that does not spike.
         sizes: Outputs of each group of the action head, by which decision times are counted.
         floor: As of :class:`SpikeTimes`.
@@ -129,8 +129,8 @@ class SpikeTimeCore(nn.Module):
         time_coef: Weight of the mean of the outputs' times in the loss, per ms.
 
     Attributes:
-        decided: Of :meth:`step`: number of env steps, sum of the times in ms when actions were known, and how many of
-            these were before the deadline of the last layer.
+        decided: Counted by :meth:`step`: number of env steps, sum of the times in ms at which actions were known, and
+            how many actions were known before the last layer's deadline.
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -187,7 +187,7 @@ class SpikeTimeCore(nn.Module):
         self.n_counted, self.decided = 0, np.zeros(3)
 
     def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the resting state, shape (1, n_envs, width): what the last step's trace was, which nothing reads."""
+        """Return the resting state, shape (1, n_envs, width): it would hold the last trace, which nothing reads."""
         return np.zeros((self.state_shape[0], n_envs, self.state_shape[1]), np.float32)
 
     def network_layers(self) -> tuple[SpikeTimeLayer, ...]:

@@ -1,4 +1,4 @@
-"""Layers that answer an env step as a whole, from rest, and not tick by tick. A new one is a file, and a line below."""
+"""Layers that answer an env step as a whole, from rest, not in ticks; a new one is a file and a line below."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StepLayer(Protocol):
-    """A layer that makes one number per neuron of the numbers that it is given for an env step, and keeps nothing.
+    """A layer that turns the input of an env step into one number per neuron, and keeps no state.
 
     It is a frozen dataclass with these members. The env step lasts ``dt`` of the network, which has one tick.
 
@@ -48,15 +48,15 @@ class StepLayer(Protocol):
         ...
 
     def check(self, window: float, encoder: Encoder | None) -> None:
-        """Raise ``ValueError`` if it cannot answer in ``window`` ms, or what ``encoder`` gives; None for a layer."""
+        """Raise ``ValueError`` if it cannot run for ``window`` ms or on what ``encoder`` gives; None behind a layer."""
         ...
 
     def run(self, x: np.ndarray, window: float) -> np.ndarray:
-        """Return its answer, shape (B, N), to input of shape (B, n_inputs), of that type; each row by itself."""
+        """Return its answer, shape (B, N), to inputs (B, n_inputs), of the same type; rows do not affect each other."""
         ...
 
     def spikes(self, y: np.ndarray, window: float) -> np.ndarray:
-        """Return when neurons spiked that answered ``y``, in ms from the step's beginning; infinity for not at all."""
+        """Return spike times for the answer ``y``, in ms from the start of the step; infinity for no spike."""
         ...
 
 
@@ -66,7 +66,7 @@ STEP_LAYERS: dict[str, type[StepLayer]] = {
 
 
 def check_steps(network: Network) -> None:
-    """Raise ``ValueError`` unless the parts of a network, all of whose layers answer steps, fit together."""
+    """Raise ``ValueError`` unless the parts of a network of such layers fit together."""
     name, readout = type(network.layers[0]).__name__, network.readout
     if {type(layer) for layer in network.layers} != {type(network.layers[0])}:
         raise ValueError(f"Network.layers must all be of one type beside {name}")
@@ -91,8 +91,8 @@ class StepRun:
         network: The network.
 
     Attributes:
-        decided: Number of env steps counted, sum of the times in ms at which their actions were known, and how many of
-            these were before the deadline of the last layer; None if the first spike of the outputs is not the action.
+        decided: Three numbers: env steps counted, sum of the times in ms at which their actions were known, and how
+            many actions were known before the last layer's deadline. None if the action is not the first output spike.
     """
 
     def __init__(self, network: Network):

@@ -2,12 +2,12 @@
 
     loihi1    two ``cuba`` compartments: one integrates and never fires, the other, without memory, adds the first one's
               v to its own u and fires; its spike takes v_th off the first, one tick later, as in the network
-    loihi2    one ``lsnn`` compartment, which takes its threshold v_th - v_start off itself; a synapse onto itself takes
-              the rest, v_start
+    loihi2    one ``lsnn`` compartment, whose spike takes its own threshold, v_th - v_start, off it; a synapse onto
+              itself takes off the rest, v_start
 
-All registers at zero are a membrane at ``v_start``: the threshold of the chip is the distance from there. On loihi1 one
-offset holds for all decays of a core, and the second compartment, which forgets everything, makes a decay of 0
-impossible: the membrane loses 1/4096 of itself on every tick.
+All registers at zero stand for a membrane at ``v_start``: the threshold on the chip is the distance from there. On
+loihi1 all decays of a core share one offset. Because the second compartment must forget everything, a decay of 0 is
+impossible there: the membrane loses 1/4096 of itself on every tick.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def integrate_and_fire_on_loihi1(
     Args:
         index: Of the layer.
         network: The network.
-        mean_adaptation: Of no use here.
+        mean_adaptation: Not used.
         program: One of ``NEURON_PROGRAMS``; this chip has the first only.
     """
     layer, name = network.layers[index], f"layer {index}"

@@ -1,4 +1,4 @@
-"""Whole episodes of a compiled task by an emulated program: which machines can, and what their kernel takes."""
+"""Plays whole episodes of a compiled task by an emulated program: which machines can, and what the kernel takes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from spikeloop.spiking.observation import Normalizer
 def plays_whole(machine: Any, host: Host) -> bool:
     """Return whether a machine can play whole episodes in one kernel.
 
-    It is an emulator of the Loihi family without noise and learning, which holds the readout; the host writes currents
-    of the observation itself, normalised or not, or sends the lines of tiles or place cells; actions are discrete,
-    or the output values within their bounds; and state is kept from one env step to the next.
+    It can if it is an emulator of the Loihi family without noise and learning, which holds the readout; if the host
+    writes currents of the observation itself, normalised or not, or sends the lines of tiles or place cells; if actions
+    are discrete, or the output values within their bounds; and if state is kept from one env step to the next.
     """
     head, readout, steps = host.head, host.readout, host.preprocessing
     if type(machine) is not LoihiMachine or head is None or head.squash or head.rows:
         return False
     if head.kind not in ("discrete", "box") or host.reads_spikes or host.clears:
         return False
-    if readout.spikes and readout.kind != "winner":  # whose largest output on the last tick does not decide
+    if readout.spikes and readout.kind != "winner":  # their action is not the largest output on the last tick
         return False
     program = machine.program
     if program.learns or np.any(program.compartments.noise):
@@ -42,7 +42,7 @@ def play(machine: LoihiMachine, host: Host, episodes: Any) -> tuple[np.ndarray, 
     """Play whole episodes.
 
     Args:
-        machine: One of which :func:`plays_whole` holds.
+        machine: One for which :func:`plays_whole` is true.
         host: What stays beside it.
         episodes: What begins (``spikeloop.agents.episode_kernels.Episodes``).
 

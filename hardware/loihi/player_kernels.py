@@ -112,7 +112,7 @@ def write_currents(beside, obs, bias):
 
 @kernel
 def read_outputs(beside, v, values):
-    """Write the output values of what the host reads on the last tick; return the number of the largest, the first."""
+    """Write the output values from what the host reads on the last tick; return the index of the (first) largest."""
     n, best = values.shape[0], 0
     for i in range(n):
         total = 0

@@ -1,7 +1,7 @@
-"""Catch on small images, 36 x 36 pixels, for which Stable-Baselines3's NatureCNN is just small enough to convert.
+"""Catch on images of 36 x 36 pixels, the smallest that Stable-Baselines3's NatureCNN takes: so it can be converted.
 
 A ball falls through 12 rows, from a random column of 12; a paddle of the last row moves left, stays or moves right. The
-reward is 1 if it meets the ball and -1 if not (after bsuite's catch, which has 10 x 5 pixels).
+reward is 1 if the paddle meets the ball and -1 if not (after bsuite's catch, which has 10 x 5 pixels).
 """
 
 from __future__ import annotations

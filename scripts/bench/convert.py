@@ -3,7 +3,7 @@
 Every model is one training of Stable-Baselines3 for a fixed budget, and every row has all seeds; finished trainings and
 measurements are kept in the output folder, under digests of what made them. The policy, the networks and random
 actions play the same episodes; kept is (network - random) / (policy - random). Agreement is the share of the greedy
-policy's own states in which the network takes its action. Beside it stand two controls, each of which differs in one
+policy's own states in which the network takes the policy's action. There are two controls, each of which differs in one
 thing: neurons that begin at 0, and one scale for a layer.
 """
 
@@ -39,10 +39,10 @@ from spikeloop.scripts.saving import model_bytes, statistics_bytes
 from spikeloop.spiking.simulator import Simulator
 from spikeloop.spiking.storage import write_atomically
 
-SEEDS = (3000, 3001, 3002)  # used for nothing else
+SEEDS = (3000, 3001, 3002)  # never used to choose a setting
 EPISODES = 50
 TICKS = (1, 2, 4, 8, 16, 32)
-PLAYED = (1, 4, 16)  # which of them play episodes
+PLAYED = (1, 4, 16)  # those of TICKS with which episodes are played
 CHIP_TICKS = 16
 CONTROLS: dict[str, dict[str, Any]] = {"v(0) = 0": {"v_start": 0.0}, "one scale a layer": {"per_neuron": False}}
 
@@ -217,7 +217,7 @@ def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
     found["means"] = {name: float(np.mean(values)) for name, values in reference.returns.items()}
     for one in found.values():
         if isinstance(one, dict):
-            one.pop("returns", None)  # those of the policy and of chance are the same in all
+            one.pop("returns", None)  # those of the policy and of random actions are the same in all
     return found | {"returns": reference.returns}
 
 

@@ -1,8 +1,8 @@
 """Evolution on held-out seeds: returns after a fixed budget, with its controls, and fine-tuning through the chip.
 
-Every row trains from the preset for its budget of env steps, those of all members, or of evaluations, and is judged by
-what it has at the end: the mean return of 100 episodes of other seeds. No checkpoint and no seed is left out. Controls:
-draws at random in the same budget; for CartPole without velocities neurons that do not adapt.
+Every row trains from the preset for its budget of evaluations or of env steps, counted over all members, and is judged
+by its last network: the mean return of 100 episodes of other seeds. No checkpoint and no seed is left out. Controls:
+random draws with the same budget; for CartPole without velocities also neurons that do not adapt.
 
 The second table begins with policies of R-STDP that learnt on the chip with what Loihi 1 could hold, plain 8-bit
 weights (`spikeloop benchmark chip-learning`, synapses "8-bit"), as they are after their preset's episodes. All returns
@@ -67,7 +67,7 @@ ROWS = (
     Row("Acrobot-v1", "es", -100),
     Row("Pendulum-v1", "es", -200),
 )
-FINE_TUNING = {  # name -> bits, and whether the chip is in the loop; None: as it was learnt
+FINE_TUNING = {  # name -> bits, and whether the chip is in the loop; None: no further search
     "as learnt, 8 bits": (8, None),
     "chip in the loop, 8 bits": (8, True),
     "float, then compiled, 8 bits": (8, False),

@@ -1,19 +1,21 @@
 """Probabilistic spiking networks on held-out seeds: returns at the end of a fixed budget, and their controls.
 
 Every row trains with the task's preset and then plays 100 episodes with its weights frozen and its spikes drawn as in
-training; no checkpoint and no seed is left out. Odd seeds run with two threads, even ones with one. Beside it the most
-likely action of the network instead of a drawn one, where it has one. Each control differs in one thing:
+training; no checkpoint and no seed is left out. Odd seeds run with two threads, even ones with one. A further column
+has episodes of the network's most likely action instead of a drawn one, where there is a network. Each control differs
+in one thing:
 
 - no learning: all rates are 0;
 - shuffled input: in every env step the input's spikes come from other channels, as many of them and at the same times;
 - softmax of curves: a softmax of a linear map of the tuning curves themselves, with the same critic, traces and budget;
   nothing spikes. Its rate is 1, with which seeds 0 and 1 solve CartPole: no other was needed;
 - softmax of spikes: the same on the mean of the input's spikes of an env step;
-- 48 hidden: with hidden neurons, and what they learn by. Their rate, in units of the outputs', was chosen on seeds 0 to
-  5: with expected 3, of 1 and 3; with score 0.1, of 1, 0.1 and 0.01 (seeds 0 to 3, 60,000 env steps).
+- 48 hidden: with hidden neurons; the word behind it is what they learn by. Their rate, as a multiple of the outputs',
+  was chosen on seeds 0 to 5: for expected 3, out of 1 and 3; for score 0.1, out of 1, 0.1 and 0.01 (seeds 0 to 3,
+  60,000 env steps).
 
-Solved is the env step at which the mean of the last 20 training episodes first reaches the bar, for median, least and
-most. Ticks and output spikes are those of an env step of training, over all of it.
+Solved is the env step at which the mean of the last 20 training episodes first reaches the bar: its median, least and
+most over the seeds. Ticks and output spikes are means per env step over the whole training.
 """
 
 from __future__ import annotations
@@ -161,7 +163,7 @@ class Row(NamedTuple):
     wanted: str = ""
 
 
-_NO_LEARNING = {"learning_rate": 0.0, "n_timesteps": 1000}  # as many as you like: nothing changes
+_NO_LEARNING = {"learning_rate": 0.0, "n_timesteps": 1000}  # any number would do: nothing changes
 _SOFTMAX = {"learning_rate": "lin_1.0", "value_scale": 0.04}
 _HIDDEN = {"n_hidden": 48}
 _EXPECTED = {"hidden_scale": 3.0}

@@ -1,10 +1,11 @@
-"""Every way to train a spiking policy beside the others: CartPole-v1, each method's preset, its own fixed budget.
+"""All ways to train a spiking policy, side by side: CartPole-v1, each with its own preset and fixed budget.
 
 Each run is one ``spikeloop train``, one ``spikeloop rollout`` and one ``spikeloop deploy``, in processes of their own;
 finished ones are kept in the output folder under a digest of what made them. Solved is the first env step at which the
-last 20 training episodes return 475 in the mean. Spikes per decision are those of the chip: of its neurons, and of what
-the host sends it. Processor seconds are the median of those of ``spikeloop train``, of which start-up takes some 4;
-the first run compiles its kernels. Kept is (chip - random) / (float - random) with 8-bit weights on the same episodes.
+last 20 training episodes return 475 in the mean. Spikes per decision are counted on the chip: those of its neurons and
+those that the host sends it. Processor seconds are the median of those of ``spikeloop train``, of which start-up takes
+some 4; the first run compiles its kernels. Kept is (chip - random) / (float - random) with 8-bit weights on the same
+episodes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from spikeloop.scripts.compared import kept
 from spikeloop.scripts.kept_results import digest
 
 ENV, BAR, N_EPISODES, CHIP = "CartPole-v1", 475.0, 20, "loihi1"
-SEEDS = tuple(range(3010, 3020))  # used for nothing else
+SEEDS = tuple(range(3010, 3020))  # never used to choose a setting
 CONVERTED, CONVERTED_TICKS = "ANN to SNN, 8 ticks", 8
 
 

@@ -2,13 +2,13 @@
 
 Every row trains from its preset for the same fixed budget, on held-out seeds, and is judged by its last weights: the
 exported network plays 100 greedy episodes in ``Simulator``. Beside the return stand the spikes of all neurons per
-decision and, for spike times, when the action was known, which is at the first output spike (tau is 1 ms), and how
-often it was in time: before the pulse that lets outputs fire which nothing else has driven. Controls:
+decision. For spike times there is also when the action was known, which is at the first output spike (tau is 1 ms), and
+how often that was in time: before the pulse that makes outputs fire which nothing else has driven. Controls:
 
 - no deadline: without that pulse to any neuron, so that outputs may fall silent;
 - frozen: the hidden layer stays as it was drawn;
-- unpaced: the outputs have the hidden neurons' threshold, which humps of the membrane reach, and no pulse of theirs
-  begins with a weight.
+- unpaced: the outputs have the hidden neurons' threshold, which humps of the membrane reach, the weights of all their
+  trained pulses begin at 0, and logits are half as steep.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A code of first spikes: two inputs for each value, the one early where it is large, the other where it is small."""
+"""A code of first spikes: two inputs for each value; one spikes early if it is large, the other if it is small."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class FirstSpikes:
     """The exact times of input spikes, one of each input in an env step, as layers of exact spike times take them.
 
     ``t = t_last/2 (1 - tanh((x - middle) / scale))`` for each value x, and behind all of these
-    ``t_last/2 (1 + tanh(...))``: the larger x, the earlier the one and the later the other. Layers that run in ticks
-    take the numbers as currents.
+    ``t_last/2 (1 + tanh(...))``: the larger x is, the earlier the first input spikes, and the later the second. Layers
+    that run in ticks take these numbers as currents.
 
     Args:
         n_obs: Length of the observation vector.
-        middle: Values that both inputs spike at t_last/2 for, shape (n_obs,).
-        scale: In units of the observation, shape (n_obs,), > 0.
+        middle: Values for which both inputs spike at t_last/2, shape (n_obs,).
+        scale: How wide the range of values with different times is, in units of the observation, shape (n_obs,), > 0.
         t_last: When the latest spikes come, in ms.
 
     Raises:
@@ -69,7 +69,7 @@ class FirstSpikes:
 
     @property
     def expected(self) -> tuple[np.ndarray, np.ndarray]:
-        """From where to where values are expected to lie, two arrays (n_obs,)."""
+        """Range in which values are expected, two arrays (n_obs,)."""
         return self.middle - 3 * self.scale, self.middle + 3 * self.scale
 
     @property
@@ -78,7 +78,7 @@ class FirstSpikes:
         return self.middle - 5 * self.scale, self.middle + 5 * self.scale
 
     def blind(self, n_ticks: int, dt: float) -> str | None:
-        """Return None: what its times are to a layer is the layer's affair."""
+        """Return None: whether a layer can answer its times is for the layer to check."""
         return None
 
     def initial_memory(self, n_envs: int, rng: np.random.Generator) -> np.ndarray:

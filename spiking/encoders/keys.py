@@ -1,8 +1,8 @@
 """Random numbers that can be replayed: a key in the packed state, and the uniforms that are a hash of it.
 
-The uniforms of an env step are a hash of (key, tick, channel); the key moves on by one step of a full-period generator
-modulo 2^24 per env step, episodes or not, so a run can be replayed from its start keys alone. All environments walk the
-same cycle of 2^24 steps, each from its own start.
+The uniforms of an env step are a hash of (key, tick, channel). With each env step, also across episodes, the key moves
+on by one step of a full-period generator modulo 2^24, so a run can be replayed from its start keys alone. All
+environments walk the same cycle of 2^24 steps, each from its own start.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def uniforms(memory: np.ndarray, n_steps: int, n_ticks: int, n_channels: int) ->
         Uniforms on [0, 1), multiples of 2^-24, shape (L, n_ticks, B, n_channels), and the new memory.
 
     Raises:
-        ValueError: If a key is none.
+        ValueError: If a key is not a whole number below 2^24.
 
     >>> memory = initial_memory(1, 2, np.random.default_rng(0))
     >>> u, after = uniforms(memory, n_steps=2, n_ticks=3, n_channels=5)

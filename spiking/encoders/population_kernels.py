@@ -16,7 +16,7 @@ _FIRST, _SECOND = np.uint64(0x21F0AAAD), np.uint64(0xD35A2D97)
 
 
 class Curves(NamedTuple):
-    """Tuning curves of each value; with none, the observation is the number of the only line that spikes."""
+    """Tuning curves of each value; if there are none, the observation is the number of the only line that spikes."""
 
     centers: np.ndarray  # (n_obs, n) float64
     widths: np.ndarray
@@ -24,7 +24,7 @@ class Curves(NamedTuple):
 
 
 def one_line() -> Curves:
-    """Return what stands for a line per option of a choice, which is observed as its number."""
+    """Return the empty curves that stand for a line per option of a choice, which is observed as its number."""
     return Curves(np.empty((0, 0)), np.empty((0, 0)), np.zeros(1, bool))
 
 
@@ -63,7 +63,7 @@ def population_spikes(curves, obs, key, x):
         for k in range(n):
             z = (value - curves.centers[j, k]) / curves.widths[j, k]
             x[0, j * n + k] = math.exp(-0.5 * z * z)
-    for tick in range(x.shape[0] - 1, -1, -1):  # the first row holds the probabilities to the last
+    for tick in range(x.shape[0] - 1, -1, -1):  # backwards, as the first row holds the probabilities until the end
         mixed = mix((hashed + np.uint64(tick)) & _32)
         for c in range(x.shape[1]):
             u = np.float64(mix((mixed + np.uint64(c)) & _32) >> np.uint64(8)) * 2.0**-24

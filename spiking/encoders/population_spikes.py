@@ -1,9 +1,9 @@
-"""Random spikes of tuning curves: neurons that fire the more often, the nearer a value is to their centre.
+"""Random spikes of tuning curves: the nearer a value is to a neuron's centre, the more often the neuron spikes.
 
     p = exp(-((x - center) / width)^2 / 2)      for each value x and each of its centres
     1 where u < p, new on every tick            Bernoulli, u from the key in the packed state
 
-It is the rate code of Gaussian tuning curves that probabilistic networks take (Rosenfeld, Simeone & Rajendran 2019).
+Rosenfeld, Simeone & Rajendran (2019) feed probabilistic networks with such a rate code of Gaussian tuning curves.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class PopulationSpikes:
         n_obs: Length of the observation vector.
         centers: Shape (n_obs, n), in units of the observation.
         widths: Standard deviations, shape (n_obs, n), > 0.
-        clips: Whether a value beyond the outermost centres is taken for the nearest of them. Without, it leaves no
-            spikes.
+        clips: Whether a value beyond the outermost centres is taken for the nearest of them. If not, a value far beyond
+            them makes no spikes.
 
     Raises:
         ValueError: If a shape is wrong or a width is not positive.
@@ -73,10 +73,10 @@ class PopulationSpikes:
 
     @classmethod
     def over(cls, low: np.ndarray, high: np.ndarray, *, n: int = 10, width: float = 1.0) -> PopulationSpikes:
-        """Return ``n`` curves for each value from ``low`` to ``high``, of a width in units of their distance.
+        """Return ``n`` curves for each value from ``low`` to ``high``, widths in units of the centres' distance.
 
         Raises:
-            ValueError: If there are fewer than 2, or the width is not positive.
+            ValueError: If there are fewer than 2 curves, or the width is not positive.
         """
         curves = Population.over(low, high, n=n)
         width = number("PopulationSpikes", "width", width, 1e-6, 1e6)
@@ -89,13 +89,13 @@ class PopulationSpikes:
 
     @property
     def expected(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """From where to where values are expected to lie: the outermost centres; None where there is but one."""
+        """Range in which values are expected, from the lowest to the highest centre; None if there is only one."""
         low, high = self.centers.min(axis=1), self.centers.max(axis=1)
         return (low, high) if np.all(low < high) else None
 
     @property
     def covered(self) -> tuple[np.ndarray, np.ndarray]:
-        """Far beyond these bounds, shape (n_obs,), a value is taken for an end, or leaves no trace."""
+        """Bounds, shape (n_obs,), beyond which a value is clipped or makes no spikes."""
         margin = 4 * self.widths
         return (self.centers - margin).min(axis=1), (self.centers + margin).max(axis=1)
 

@@ -26,13 +26,13 @@ class IntegrateAndFire:
 
     In K ticks of a current i, of 0 to ``v_th``, such a neuron spikes ``K i / v_th`` times, rounded if it starts at half
     its threshold (Rueckauer et al. 2017, eqs. 4-7; the start: Hwang et al. 2021). It forgets nothing by itself, so a
-    network of them that answers each observation anew has ``clears=True``.
+    network of such neurons that is to answer each observation anew needs ``clears=True``.
 
-    Each argument is one number for all neurons or an array, shape (N,), one at least.
+    Each argument is one number for all neurons, or an array of shape (N,); at least one must be an array.
 
     Args:
         v_th: Threshold, > 0: what a spike takes off the membrane.
-        v_start: Membrane at rest, below the threshold. All zeros is rest, so the row ``v`` holds the distance from it.
+        v_start: Membrane at rest, below the threshold. All zeros is rest: the row ``v`` holds the distance from it.
 
     Raises:
         ValueError: If a field has a wrong shape or a value out of range.

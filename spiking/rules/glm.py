@@ -1,4 +1,4 @@
-"""Probabilistic spiking networks that are a stochastic policy: Bernoulli neurons, taught by their score function.
+"""Probabilistic spiking networks as stochastic policies: Bernoulli neurons, taught by their score function.
 
 An env step is at most K ticks. For inputs x, a constant input of 1 for biases, weights w_ji, and ``kappa = exp(-dt /
 tau_s)``, every neuron, hidden or output, is a generalised linear model (GLM) of the spikes that reach it:
@@ -7,8 +7,9 @@ tau_s)``, every neuron, hidden or output, is a generalised linear model (GLM) of
     p_j = 1 / (1 + exp(-u_j)),  u_j = sum_i w_ji s_i + b_j
     z_j = 1 with probability p_j
 
-The first output spike ends the env step: that neuron is the action. Several on one tick, or none in K ticks, are broken
-uniformly, which no weight has a part in. So the network *is* the policy, and with respect to the weights of the outputs
+The first output spike ends the env step: that neuron is the action. Of several on one tick, or of all if none spikes in
+K ticks, one is drawn uniformly, whatever the weights are. So the network *is* the policy, and with respect to the
+weights of the outputs
 
     d log P / d w_ji = sum over ticks of (z_j - p_j) s_i        the score: of two neurons, local
     e_ji <- gamma lambda e_ji + score,   w_ji <- w_ji + eta delta e_ji
@@ -52,12 +53,12 @@ class RewardGlm:
     Args:
         learning_rate: eta of the output weights.
         hidden_rate: eta of the hidden weights.
-        bias_rate: eta of biases, in units of that of the weights beside them.
+        bias_rate: eta of biases, as a multiple of that of the weights beside them.
         value_rate: Rate of the critic's weights.
         gamma: Discount factor.
         trace_lambda: lambda; traces decay by gamma lambda per env step.
         reward_scale: Factor of the reward.
-        initial_value: Value where nothing was learnt.
+        initial_value: Value of what nothing was learnt about yet.
         hidden_gradient: One of :data:`HIDDEN_GRADIENTS`.
 
     >>> RewardGlm(gamma=0.5, trace_lambda=0.5).constants(kappa=0.6, n_ticks=8).decay
@@ -147,9 +148,9 @@ def run_step(
         x: Input of each tick, shape (n_ticks, n_inputs), or (1, n_inputs) where it is held.
         w_hidden: As in :func:`new_learner`.
         w_out: As in :func:`new_learner`.
-        kappa: What a trace keeps in a tick.
+        kappa: Share of a trace that is left after a tick.
         n_ticks: Ticks K, at most.
-        draw: Spike probabilities, shape (n,), to spikes, 0 or 1: the hidden neurons' and the outputs' of each tick.
+        draw: Makes spikes, 0 or 1, of spike probabilities, shape (n,); called on each tick, for hidden neurons first.
         hidden_gradient: One of :data:`HIDDEN_GRADIENTS`.
 
     >>> step = run_step(np.ones((1, 1)), np.zeros((0, 2)), np.zeros((2, 2)), 0.5, 3, lambda p: np.array([0.0, 1.0]))

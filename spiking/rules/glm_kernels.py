@@ -22,13 +22,13 @@ class Constants(NamedTuple):
 
     learning_rate: float
     hidden_rate: float
-    bias_rate: float  # in units of the rate of the weights beside
+    bias_rate: float  # as a multiple of the rate of the weights beside
     value_rate: float
     gamma: float
     decay: float  # of traces, per env step
     reward_scale: float
     initial_value: float
-    kappa: float  # what a trace of spikes keeps in a tick
+    kappa: float  # share of a trace of spikes that is left after a tick
     n_ticks: int
     hidden_gradient: int
 
@@ -44,7 +44,7 @@ class Learner(NamedTuple):
     e_v: np.ndarray  # (n_lines,) zero exactly for lines that are not in `live`
     live: np.ndarray  # (n_lines,) int64, lines with a trace
     n_live: np.ndarray  # (1,) int64
-    value: np.ndarray  # (1,) of what was observed last
+    value: np.ndarray  # (1,) value of the last observation
     counts: np.ndarray  # (4,) env steps, ticks, hidden spikes, output spikes
 
 
@@ -63,7 +63,7 @@ def run_step(x, learner, c, rng, score_hidden, score_out):
         x: Input, shape (n_ticks, n_inputs), or (1, n_inputs) where it is held.
         learner: Weights; spikes are added to its counts.
         c: The rule's numbers.
-        rng: Source of the spikes: on each tick those of hidden neurons, then of outputs; at the end one for ties.
+        rng: Source of the draws: on each tick for hidden neurons, then for outputs; at the end one that breaks ties.
         score_hidden: Written: what the hidden weights learn from.
         score_out: Written: the score of the output weights.
     """
@@ -130,7 +130,7 @@ def run_step(x, learner, c, rng, score_hidden, score_out):
 
 @kernel
 def value_of(lines, learner, c):
-    """Return the value of what makes these lines active."""
+    """Return the critic's value of an observation that makes these lines active."""
     value = c.initial_value
     for at in range(lines.shape[0]):
         value += learner.v[lines[at]]
@@ -139,7 +139,7 @@ def value_of(lines, learner, c):
 
 @kernel
 def _follow(w, e, step, bias_rate):
-    """Change weights by their traces, and biases, the last column, by so much of it."""
+    """Change weights by their traces; biases, the last column, by `bias_rate` times as much."""
     last = w.shape[1] - 1
     for j in range(w.shape[0]):
         for i in range(last):
@@ -204,7 +204,7 @@ def act(x, lines, reward, starts, learner, c, rng):
 
 @kernel
 def end(lines, reward, truncated, learner, c):
-    """Learn from the last reward of an episode; ``lines`` are of its last observation."""
+    """Learn from the last reward of an episode; ``lines`` are those of its last observation."""
     value = value_of(lines, learner, c) if truncated else 0.0
     _reinforce(c.reward_scale * reward + c.gamma * value - learner.value[0], learner, c)
     forget(learner)
@@ -225,11 +225,11 @@ def stretch(step, state, body, next_obs, keep, shown, curves, key, coder, x, lea
 
     Args:
         step: The task's compiled step (:mod:`spikeloop.envs.compiled`).
-        state: Its state; left where the stretch ends.
+        state: Its state, which is moved on to where the stretch ends.
         body: Its constants.
         next_obs: Room for an observation of the task.
         keep: Which of its numbers are shown.
-        shown: Those that were observed last; overwritten.
+        shown: The last observation; overwritten.
         curves: The tuning curves of the input code.
         key: Key of the input's random spikes, shape (1,); overwritten.
         coder: Tables of the critic's code.
