@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
-from spikeloop.scripts.bench import methods, returns
+from spikeloop.scripts.bench import convert, methods, returns
 from spikeloop.scripts.bench.methods import Found
 from spikeloop.scripts.bench.returns import Row
 
@@ -40,3 +40,12 @@ def test_a_median_needs_more_than_half_of_the_seeds():
     assert "300 (2 of 3)" in methods._cells("a method", 1000, solved)
     assert "- (1 of 3)" in methods._cells("a method", 1000, [solved[0], solved[2], solved[2]])
     assert methods._cells("a method", 1000, [Found(500.0, np.nan, np.nan, 3.0, np.nan)])[5] == ""
+
+
+def test_the_converted_row_is_read_from_what_the_benchmark_of_conversion_measures(monkeypatch, tmp_path):
+    figures = {"kept": 0.5, "spikes_per_decision": 70.0}
+    played = [*(f"{n} ticks" for n in convert.PLAYED), f"loihi1, {convert.CHIP_TICKS} ticks"]
+    measured = dict.fromkeys(played, figures) | {"means": {"random": 20.0, "ann": 500.0}}
+    monkeypatch.setattr(convert, "measured", lambda task, seed, output: measured)
+    found = methods._converted(0, tmp_path)
+    assert (found.mean_return, found.spikes, found.kept) == (260.0, 70.0, 0.5)

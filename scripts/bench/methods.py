@@ -37,7 +37,8 @@ from spikeloop.scripts.kept_results import digest
 
 ENV, BAR, N_EPISODES, CHIP = "CartPole-v1", 475.0, 20, "loihi1"
 SEEDS = tuple(range(3010, 3020))  # never used to choose a setting
-CONVERTED, CONVERTED_TICKS = "ANN to SNN, 8 ticks", 8
+CONVERTED_TICKS = convert.CHIP_TICKS
+CONVERTED = f"ANN to SNN, {CONVERTED_TICKS} ticks"
 
 
 class Method(NamedTuple):
