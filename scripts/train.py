@@ -146,8 +146,12 @@ def _train(zoo: Any, zoo_argv: list[str], **experiment: Any) -> None:
     zoo.ExperimentManager = partial(Experiment, **experiment)
     zoo.argparse = SimpleNamespace(ArgumentParser=ZooParser)
     zoo.StoreDict = StorePairs
+    argv = sys.argv
     sys.argv = ["spikeloop train", *zoo_argv]  # where RL Zoo looks for its options
-    zoo.train()
+    try:
+        zoo.train()
+    finally:
+        sys.argv = argv  # of whoever calls main()
 
 
 def _parser() -> argparse.ArgumentParser:

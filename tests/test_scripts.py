@@ -67,8 +67,9 @@ def test_training_leaves_what_the_zoo_leaves_and_more(trained):
 @pytest.mark.parametrize("algo", ["spiking_a2c", "ppo", "dqn"])
 def test_every_algorithm_of_the_zoo_trains(algo, tmp_path):
     pytest.importorskip("rl_zoo3")
-    budget = ["-n", 64, "--eval-freq", -1, "--verbose", 0, "-f", tmp_path]
+    budget, argv = ["-n", 64, "--eval-freq", -1, "--verbose", 0, "-f", tmp_path], sys.argv
     assert start(train, "--algo", algo, "--env", "CartPole-v1", *budget) == 0
+    assert sys.argv is argv  # RL Zoo reads the arguments of the process, which are the caller's
     run = tmp_path / algo / "CartPole-v1_1"
     assert (run / "policy.safetensors").exists() == algo.startswith("spiking")
     assert (run / "checkpoint.zip").exists() == (algo != "dqn")  # a replay buffer is not kept
