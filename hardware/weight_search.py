@@ -33,7 +33,8 @@ _SURE = 2.0  # differences of means that count, in units of their scatter
 _REMEMBERED = 8  # episodes whose mean a score is; of more, the last ones count most
 _WEIGHTS_EVERY = 5  # choices; the others are of sensors, where there are any
 _TURNED_SHARE = 0.1  # of the choices of weights
-_SHIFTED_SHARE, _SHIFT = 0.25, 1.0  # of offsets and gains in a trial, and the standard deviation of their change
+_GAINS_SHARE = 0.5  # of the trials of sensors: they change all gains and no offset
+_SHIFTED_SHARE, _SHIFT = 0.25, 1.0  # of offsets and gains in the others, and the standard deviation of any change
 
 
 class Verdict(NamedTuple):
@@ -70,9 +71,10 @@ class WeightSearch:
 
     While it is open, what is kept is first judged by two episodes more, as those that opened the gate were bad by
     selection. Then trials begin. In the first all weights change their sign, as a body whose actions have turned round
-    needs. After that, four of five change offsets and gains of some sensors, which the host applies before it encodes,
-    and the fifth draws a change of all weights; what fails is tried with the other sign, and sensors that win are
-    shifted once more (random search, in few dimensions and in all: Rechenberg 1973; Jabri & Flower 1992).
+    needs. After that, four of five change sensors, whose offsets and gains the host applies before it encodes: half of
+    them all gains and no offset, as a body that moves otherwise needs, the others some of both. The fifth draws a
+    change of all weights. What fails is tried with the other sign, and sensors that win are shifted once more
+    (random search, in few dimensions and in all: Rechenberg 1973; Jabri & Flower 1992).
 
     A trial races against what is kept: it is over with the first episode after which its mean return is no more than
     the score of what is kept, and is kept itself after three to eight, once it is better by more than returns scatter
@@ -288,7 +290,10 @@ class WeightSearch:
 
     def _direction(self) -> np.ndarray:
         """Return the shift of sensors that was chosen last, shape (2 n_sensors,)."""
-        rng, n = self._rng(), 2 * (self.n_sensors or 0)
-        shifted = rng.random(n) < _SHIFTED_SHARE
-        shifted[rng.integers(n)] = True
-        return _SHIFT * shifted * rng.standard_normal(n)
+        rng, n = self._rng(), self.n_sensors or 0
+        if rng.random() < _GAINS_SHARE:  # a body that moves otherwise asks for other weights of what is sensed
+            shifted = np.arange(2 * n) >= n
+        else:
+            shifted = rng.random(2 * n) < _SHIFTED_SHARE
+            shifted[rng.integers(2 * n)] = True
+        return _SHIFT * shifted * rng.standard_normal(2 * n)
