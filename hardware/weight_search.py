@@ -27,7 +27,7 @@ _MOST_SURPRISE = 4.0  # of one episode, so that a single bad one starts nothing
 _SLACK, _ALARM = 1.0, 6.0  # of the cumulative sum, in units of the spread
 _JUDGED_FIRST = 2  # episodes of what is kept, before anything is compared with it
 _JUDGED_EVERY = 5  # episodes; the others are trials
-_RACE, _LONGEST_RACE = 3, 8  # episodes of a trial that is kept
+_RACE, _LONGEST_RACE = 3, 5  # episodes of a trial that is kept
 _SCATTER_OF = 16  # distances whose mean the scatter is; of more, the last ones count most
 _SURE = 2.0  # differences of means that count, in units of their scatter
 _REMEMBERED = 8  # episodes whose mean a score is; of more, the last ones count most
@@ -77,10 +77,10 @@ class WeightSearch:
     (random search, in few dimensions and in all: Rechenberg 1973; Jabri & Flower 1992).
 
     A trial races against what is kept: it is over with the first episode after which its mean return is no more than
-    the score of what is kept, and is kept itself after three to eight, once it is better by more than returns scatter
-    (racing: Maron & Moore 1994). What is kept goes on being judged, one episode in five. What was
-    deployed stays in the comparison: it is played again while its score cannot be
-    told from that of what is kept, and it is taken back once its score is the higher. The gate closes when what is
+    the score of what is kept, and is kept itself after three to five, once it is better by more than returns scatter or
+    as good as the mean on record, less the tolerance (racing: Maron & Moore 1994). What is kept goes on being judged,
+    one episode in five. What was deployed stays in the comparison: it is played again while its score cannot be told
+    from that of what is kept, and it is taken back once its score is the higher. The gate closes when what is
     kept has a score, of three episodes or more, that is back within the tolerance of the mean on record.
 
     All that is known stands in the fields, so that it is saved with a deployment; the weights are the chip's.
@@ -234,12 +234,13 @@ class WeightSearch:
             self, trial=episode_return if n == 1 else self.trial + (episode_return - self.trial) / n, n_trial=n
         )
         lost = now.trial <= now.score
-        if lost or (n >= _LONGEST_RACE and not self._sure(now.trial, n)):
+        won = self._sure(now.trial, n) or now.trial >= now.bar
+        if lost or (n >= _LONGEST_RACE and not won):
             now = replace(now, n_trial=0)
             if self.phase == TRYING:
                 return replace(now, sign=-now.sign, phase=REVERSED)._played(Verdict(back=True))
             return now._next(Verdict(back=True))
-        if n < _RACE or not self._sure(now.trial, n):
+        if n < _RACE or not won:
             return now, Verdict()
         now = replace(now, score=now.trial, n_score=n, n_trial=0, changed=True)
         return now._next(Verdict(keep=True), repeat=self.phase != TURNED and self.sign != 0)
