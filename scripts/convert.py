@@ -123,8 +123,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--n-episodes must be at least 1, got {args.n_episodes}")
     if args.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {args.seed}")
-    if not 0 < args.percentile <= 100:
-        raise UsageError(f"--percentile must be above 0 and at most 100, got {args.percentile:g}")
+    if not 50 < args.percentile <= 100:
+        raise UsageError(f"--percentile must be above 50 and at most 100, got {args.percentile:g}")
     is_run = args.model.is_dir()
     if not is_run and not args.model.is_file():
         raise UsageError(f"there is no model {args.model}")

@@ -1,17 +1,21 @@
 """Turns a network of ReLU layers into one of integrate-and-fire neurons (Rueckauer et al. 2016, 2017).
 
-A ReLU layer becomes a layer of neurons whose spikes per tick are its activations, in units of a scale ``lam``: a high
-percentile of what they are in states that were visited (data-based normalisation):
+A ReLU layer becomes a layer of neurons whose spikes per tick are its activations, counted from a value ``low`` in units
+of a scale ``lam``. Both come from what the activations are in states that were visited (data-based normalisation):
 
-    w[i, j] <- w[i, j] lam[l - 1][j] / lam[l][i]      b[i] <- b[i] / lam[l][i]      lam = 1 before the first layer
+    w[i, j] <- w[i, j] lam[l - 1][j] / lam[l][i]        lam = 1 and low = 0 before the first layer
+    b[i]    <- (b[i] + sum_j w[i, j] low[l - 1][j] - low[l][i]) / lam[l][i]
 
-Rueckauer et al. have one ``lam`` for a layer. Here each neuron has its own (as each channel in Kim et al. 2020), so
-that a neuron with small activations has as many steps between none and its largest as the others. A neuron's ``lam`` is
-at least a sixteenth of the layer's, so that the weights of a layer stay within a range that 8 bits hold.
+Rueckauer et al. have one ``lam`` for a layer, and ``low`` = 0. Here each neuron has its own, so that its K + 1 counts
+divide the values that it has, and no others: ``low`` and ``low + lam`` are the 1st and the 99th percentile. Values
+beyond are cut off. ``lam`` is at least an eighth of the layer's, so that its weights stay within what 8 bits hold.
+
+Where an action is chosen, only the half of the states counts in which the choice was closest: the difference between
+the best output and the second is smallest there, so this is where errors of a count change the action.
 
 The first layer takes its current from the observation, held over all K ticks, and the last map takes the mean of the
 spikes and does not spike itself. Each neuron begins every env step at half its threshold, so that its count is the
-activation rounded to the nearest, not rounded down. Activations beyond one spike per tick are cut off.
+activation rounded to the nearest, not rounded down.
 
 With ``latency=1`` a spike takes a tick to the next layer, as on a chip, so layer l (from 0) misses its input in the
 first l ticks of a step. To make up for this, a step has one tick more for each layer; biases are made smaller by the
@@ -24,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +40,9 @@ from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.readout import ACTIVATIONS, Dense, Readout
 
-PERCENTILE = 99.9  # of the activations that neurons can express (Rueckauer et al. 2017, section 2.2.1)
-_RANGE = 16.0  # of the scales within a layer
+PERCENTILE = 99.0  # of a neuron's activations: the largest that it can express; the smallest is that of 100 - 99
+CLOSEST = 0.5  # share of the states, those of the closest choices, by which activations are measured
+_RANGE = 8.0  # of the scales within a layer
 MAX_WEIGHTS = 2**25  # of one layer, in all: a convolution becomes a matrix
 
 
@@ -47,7 +52,9 @@ def converted(
     n_ticks: int,
     *,
     percentile: float = PERCENTILE,
+    closest: float = CLOSEST,
     per_neuron: bool = True,
+    from_zero: bool = False,
     v_start: float = 0.5,
     latency: int = 0,
     head: ActionHead | None = None,
@@ -60,11 +67,14 @@ def converted(
         layers: The layers.
         x: What the first layer is shown in visited states, shape (n_states, n_inputs).
         n_ticks: Ticks over which the outputs are read; with ``latency=1`` one more for each layer.
-        percentile: Percentile of the activations, above 0 and at most 100; larger activations are cut off.
-        per_neuron: Whether each neuron has a scale of its own, or all of a layer have one.
+        percentile: Percentile of the activations, above 50 and at most 100; those above it, and those below the
+            percentile as far from 0, are cut off.
+        closest: Share of the states that count, above 0 and at most 1: those in which the head's choice is closest.
+        per_neuron: Whether each neuron has a scale of its own, or all of a layer have one, from zero.
+        from_zero: Whether activations are counted from 0, not from a neuron's lowest.
         v_start: Membrane at the start of an env step, in thresholds; 0 rounds down and is worse at few ticks.
         latency: Ticks a spike takes between layers and to the readout, 0 or 1.
-        head: Output values to an action.
+        head: Output values to an action; without one that chooses, all states count.
         metadata: Text pairs to keep with the network.
         inputs: ``preprocessing`` and ``observation`` of the network.
 
@@ -77,26 +87,32 @@ def converted(
     [1.25, 2.0]
     >>> from spikeloop.spiking.simulator import Simulator
     >>> for n_ticks in (2, 4):
-    ...     network = converted(layers, x, n_ticks, percentile=100.0)
+    ...     network = converted(layers, x, n_ticks, percentile=100.0, from_zero=True)
     ...     print(Simulator(network).run(x[None])[0].ravel().tolist())
     [0.75, 2.0]
+    [1.25, 2.0]
+    >>> network = converted(layers, x, 2, percentile=100.0)  # counted from the lowest, two ticks are enough here
+    >>> Simulator(network).run(x[None])[0].ravel().tolist()
     [1.25, 2.0]
     """
     check_layers(layers)
     whole("converted", "n_ticks", n_ticks, 1, MAX_TICKS)
-    scales = activation_scales(layers, x, percentile, per_neuron)
-    total = n_ticks + latency * len(scales)
-    spiking, before = [], np.ones(layers[0].w.shape[1])
-    for i, (layer, scale) in enumerate(zip(layers[:-1], scales, strict=True)):
+    ranges = activation_ranges(layers, closest_states(layers, x, head, closest), percentile, per_neuron, from_zero)
+    total = n_ticks + latency * len(ranges)
+    n_inputs = layers[0].w.shape[1]
+    spiking, before = [], Ranges(np.zeros(n_inputs), np.ones(n_inputs))
+    for i, (layer, own) in enumerate(zip(layers[:-1], ranges, strict=True)):
         neurons = IntegrateAndFire(np.ones(len(layer.b)), np.full(len(layer.b), v_start))
-        w, b = layer.w * (before / scale[:, None]), layer.b / scale
+        w = layer.w * (before.scale / own.scale[:, None])
+        b = (layer.b + layer.w @ before.low - own.low) / own.scale
         spiking.append(Layer(w.astype(np.float32), (b * (total - latency * i) / total).astype(np.float32), neurons))
-        before = scale
-    w_out = layers[-1].w * (before * total / n_ticks)
+        before = own
+    w_out = layers[-1].w * (before.scale * total / n_ticks)
+    b_out = layers[-1].b + layers[-1].w @ before.low
     return Network(
-        encoder=Direct(layers[0].w.shape[1]),
+        encoder=Direct(n_inputs),
         layers=tuple(spiking),
-        readout=Readout(w_out.astype(np.float32), layers[-1].b.astype(np.float32), count=True),
+        readout=Readout(w_out.astype(np.float32), b_out.astype(np.float32), count=True),
         head=head,
         n_ticks=total,
         latency=latency,
@@ -127,27 +143,80 @@ def forward(layers: Sequence[Dense], x: np.ndarray) -> list[np.ndarray]:
     return given
 
 
-def activation_scales(
-    layers: Sequence[Dense], x: np.ndarray, percentile: float = PERCENTILE, per_neuron: bool = True
-) -> list[np.ndarray]:
-    """Return what one spike per tick stands for in each ReLU layer, arrays (N,), for inputs x that were seen.
+class Ranges(NamedTuple):
+    """What the neurons of a layer express: activations from ``low`` to ``low + scale``, each of shape (N,)."""
 
-    The scales of a layer that is silent as a whole are 1.
+    low: np.ndarray
+    scale: np.ndarray
+
+
+def activation_ranges(
+    layers: Sequence[Dense],
+    x: np.ndarray,
+    percentile: float = PERCENTILE,
+    per_neuron: bool = True,
+    from_zero: bool = False,
+) -> list[Ranges]:
+    """Return what no spike and one spike per tick stand for in each ReLU layer, for inputs x that were seen.
+
+    The arguments are those of :func:`converted`. A layer whose activations never change has
+    scales above 0 all the same.
 
     Raises:
         ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or the percentile is none.
+
+    >>> layers = Dense(np.eye(2), np.zeros(2), "relu"), Dense(np.eye(2), np.zeros(2), "identity")
+    >>> ((low, scale),) = activation_ranges(layers, np.array([[-1.0, 2.0], [1.0, 5.0]]), percentile=100.0)
+    >>> low.tolist(), scale.tolist()
+    ([0.0, 2.0], [1.0, 3.0])
     """
+    x = _checked(layers, x)
+    if not 50 < percentile <= 100:
+        raise ValueError(f"percentile must be above 50 and at most 100, got {percentile}")
+    ranges = []
+    for y in forward(layers[:-1], x):
+        lowest, highest = np.percentile(y, [100 - percentile, percentile], axis=0)
+        low = lowest if per_neuron and not from_zero else np.zeros(y.shape[1])
+        of_layer = float(np.percentile(y - low, percentile)) or float((y - low).max()) or 1.0
+        own = np.maximum(highest - low, of_layer / _RANGE) if per_neuron else np.full(y.shape[1], of_layer)
+        ranges.append(Ranges(low, own))
+    return ranges
+
+
+def closest_states(
+    layers: Sequence[Dense], x: np.ndarray, head: ActionHead | None, share: float = CLOSEST
+) -> np.ndarray:
+    """Return the share of inputs, shape (n, n_inputs), for which the head chooses most closely; all, if it does not.
+
+    Where it chooses several actions at once, the closest of them counts.
+
+    Raises:
+        ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or there is no such share.
+
+    >>> layers = Dense(np.eye(2), np.zeros(2), "relu"), Dense(np.eye(2), np.zeros(2), "identity")
+    >>> closest_states(layers, np.array([[0.0, 9.0], [2.0, 3.0]]), ActionHead("discrete", (2,))).tolist()
+    [[2.0, 3.0]]
+    """
+    x = _checked(layers, x)
+    if not 0 < share <= 1:
+        raise ValueError(f"closest must be above 0 and at most 1, got {share}")
+    if head is None or head.kind == "box":
+        return x
+    y = forward(layers, x)[-1]
+    if head.kind == "multi_binary":
+        margins = abs(y).min(axis=1)
+    else:
+        groups = [np.sort(group, axis=1) for group in np.split(y, np.cumsum(head.sizes)[:-1], axis=1)]
+        gaps = [group[:, -1] - group[:, -2] for group in groups if group.shape[1] > 1]
+        margins = np.min(gaps, axis=0) if gaps else np.zeros(len(y))
+    return x[margins <= np.quantile(margins, share)]
+
+
+def _checked(layers: Sequence[Dense], x: np.ndarray) -> np.ndarray:
     x, n_inputs = np.asarray(x), layers[0].w.shape[1]
     if x.ndim != 2 or not len(x) or x.shape[1] != n_inputs or not np.isfinite(x).all():
         raise ValueError(f"x must be finite and of shape (n, {n_inputs}), got {x.shape}")
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
-    scales = []
-    for y in forward(layers[:-1], x):
-        of_layer = float(np.percentile(y, percentile)) or float(y.max()) or 1.0
-        own = np.percentile(y, percentile, axis=0) if per_neuron else np.zeros(y.shape[1])
-        scales.append(np.maximum(own, of_layer / _RANGE if per_neuron else of_layer))
-    return scales
+    return x
 
 
 def fold_batch_norm(

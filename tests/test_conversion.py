@@ -15,7 +15,8 @@ from spikeloop.hardware.recording import record
 from spikeloop.spiking import ActionHead, Layer, Network, Readout, Simulator, reference
 from spikeloop.spiking.conversion import (
     MAX_WEIGHTS,
-    activation_scales,
+    activation_ranges,
+    closest_states,
     converted,
     convolution,
     fold_batch_norm,
@@ -46,7 +47,7 @@ def outputs(layers, x, n_ticks, **options):
 
 def bound(layers, x, per_neuron):
     """Return how far K times the output may be off: a count is off by half a spike, and by what its inputs are."""
-    scales = activation_scales(layers, x, 100.0, per_neuron)
+    scales = [of_layer.scale for of_layer in activation_ranges(layers, x, 100.0, per_neuron)]
     error, before = np.zeros(x.shape[1]), np.ones(x.shape[1])
     for layer, scale in zip(layers, scales, strict=False):
         error = np.abs(layer.w * before / scale[:, None]) @ error + 0.5
@@ -87,7 +88,7 @@ def test_multiples_of_one_spike_are_exact(seed, n_ticks):
     """Activations are whole spikes, and no weight between layers is negative: nothing fires too early."""
     rng = np.random.default_rng(seed)
     x = rng.integers(0, n_ticks + 1, (50, 4)) / n_ticks
-    x[0] = 1.0
+    x[:2] = [[1.0], [0.0]]
     layers = [Dense(np.eye(4), np.zeros(4), "relu"), Dense(np.eye(4), np.zeros(4), "relu")]
     layers.append(Dense(rng.integers(-8, 9, (3, 4)) / 8, rng.integers(-8, 9, 3) / 8, "identity"))
     np.testing.assert_allclose(outputs(layers, x, n_ticks), forward(layers, x)[-1], atol=1e-6)
@@ -217,30 +218,71 @@ def test_draws_have_the_probabilities_of_the_soft_max():
     np.testing.assert_allclose(np.bincount(drawn) / 40_000, expected, atol=0.01)
 
 
-def test_a_spike_stands_for_the_percentile_that_is_asked_for():
+def test_spikes_stand_for_the_percentiles_that_are_asked_for():
     layers, x = ann(0, (3, 12, 2))
     y = forward(layers, x)[0]
-    of_layer = np.percentile(y, 75.0)
-    np.testing.assert_allclose(activation_scales(layers, x, 75.0, per_neuron=False)[0], of_layer)
-    own = np.maximum(np.percentile(y, 75.0, axis=0), of_layer / 16)
-    np.testing.assert_allclose(activation_scales(layers, x, 75.0)[0], own)
+    (whole,) = activation_ranges(layers, x, 75.0, per_neuron=False)
+    np.testing.assert_allclose(whole.scale, np.percentile(y, 75.0))
+    assert not whole.low.any()
+    (own,) = activation_ranges(layers, x, 75.0)
+    low, high = np.percentile(y, [25.0, 75.0], axis=0)
+    scale = np.maximum(high - low, np.percentile(y - low, 75.0) / 8)
+    np.testing.assert_allclose(own.low, low)
+    np.testing.assert_allclose(own.scale, scale)
+    (from_zero,) = activation_ranges(layers, x, 75.0, from_zero=True)
+    np.testing.assert_allclose(from_zero.scale, np.maximum(high, np.percentile(y, 75.0) / 8))
     network = converted(layers, x, 4, percentile=75.0)
-    np.testing.assert_allclose(network.layers[0].w_in, layers[0].w / own[:, None], rtol=1e-6)
+    np.testing.assert_allclose(network.layers[0].w_in, layers[0].w / scale[:, None], rtol=1e-6)
+    np.testing.assert_allclose(network.layers[0].bias, (layers[0].b - low) / scale, rtol=1e-5)
 
 
-def test_a_silent_layer_and_a_silent_neuron_have_a_scale():
+def test_a_silent_layer_and_a_neuron_that_never_changes_have_a_scale():
     layers = [
         Dense(np.array([[1.0], [0.0]]), np.array([0.0, -1.0]), "relu"),
         Dense(np.ones((1, 2)), np.zeros(1), "relu"),
     ]
     layers.append(Dense(np.ones((1, 1)), np.zeros(1), "identity"))
-    for x, per_neuron, expected in (
-        ([[2.0], [4.0]], True, [[4.0, 0.25], [4.0]]),
-        ([[2.0], [4.0]], False, [[4.0, 4.0], [4.0]]),
-        ([[-2.0]], False, [[1.0, 1.0], [1.0]]),
+    for x, options, expected in (
+        ([[2.0], [4.0]], {}, [[2.0, 0.25], [2.0]]),
+        ([[2.0], [4.0]], {"from_zero": True}, [[4.0, 0.5], [4.0]]),
+        ([[2.0], [4.0]], {"per_neuron": False}, [[4.0, 4.0], [4.0]]),
+        ([[-2.0]], {"per_neuron": False}, [[1.0, 1.0], [1.0]]),
+        ([[2.0]], {}, [[0.125, 0.125], [0.125]]),
     ):
-        scales = activation_scales(layers, np.array(x), 100.0, per_neuron)
-        assert [scale.tolist() for scale in scales] == expected
+        ranges = activation_ranges(layers, np.array(x), 100.0, **options)
+        assert [of_layer.scale.tolist() for of_layer in ranges] == expected
+    np.testing.assert_allclose(outputs(layers, np.array([[2.0]]), 1), [[2.0]])  # what never changes needs no spike
+
+
+@pytest.mark.parametrize("n_ticks", [4, 16])
+def test_a_range_of_its_own_is_nearer_than_one_from_zero(n_ticks):
+    error = dict.fromkeys((True, False), 0.0)
+    for seed in range(5):
+        layers, x = ann(seed)
+        layers = [Dense(layer.w, layer.b + 1.0, layer.activation) for layer in layers]  # most are never silent
+        for from_zero in error:
+            found = outputs(layers, x / 4, n_ticks, from_zero=from_zero)
+            error[from_zero] += abs(found - forward(layers, x / 4)[-1]).mean()
+    assert error[False] < 0.7 * error[True]
+
+
+@pytest.mark.parametrize(
+    ("head", "margins"),
+    [
+        (ActionHead("discrete", (3,)), [3.0, 0.5, 0.0]),
+        (ActionHead("multi_discrete", (1, 2), (2,)), [1.0, 0.5, 0.0]),
+        (ActionHead("multi_binary", (2, 2, 2), (3,)), [1.0, 0.0, 1.0]),
+        (ActionHead("multi_discrete", (1, 1, 1), (3,)), [0.0, 0.0, 0.0]),
+        (ActionHead("box", (1, 1, 1), (3,), -np.ones(3), np.ones(3)), [0.0, 0.0, 0.0]),
+        (None, [0.0, 0.0, 0.0]),
+    ],
+)
+def test_the_states_of_the_closest_choices_count(head, margins):
+    layers = [Dense(np.eye(3), np.zeros(3), "relu"), Dense(np.eye(3), np.zeros(3), "identity")]
+    x = np.array([[5.0, 1.0, 2.0], [0.0, 2.0, 2.5], [1.0, 5.0, 5.0]])
+    for share in (0.1, 0.5, 1.0):
+        found = closest_states(layers, x, head, share)
+        np.testing.assert_array_equal(found, x[margins <= np.quantile(margins, share)])
 
 
 @pytest.mark.parametrize(
@@ -251,7 +293,8 @@ def test_a_silent_layer_and_a_silent_neuron_have_a_scale():
         (lambda a, x: converted([a[0], a[-1]], x, 4), "layer 1 must take the 12 values of the layer before, takes 10"),
         (lambda a, x: converted(a, x[:, :2], 4), r"x must be finite and of shape \(n, 3\), got \(200, 2\)"),
         (lambda a, x: converted(a, x * np.nan, 4), "x must be finite"),
-        (lambda a, x: converted(a, x, 4, percentile=0.0), "percentile must be above 0 and at most 100, got 0"),
+        (lambda a, x: converted(a, x, 4, percentile=50.0), "percentile must be above 50 and at most 100, got 50"),
+        (lambda a, x: converted(a, x, 4, closest=0.0), "closest must be above 0 and at most 1, got 0"),
         (lambda a, x: converted(a, x, 0), "n_ticks must be"),
         (lambda a, x: converted(a, x, 4, v_start=1.0), "v_start must be below v_th"),
     ],

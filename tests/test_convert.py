@@ -216,7 +216,7 @@ def test_other_policies_are_refused_at_once(cls, policy, options, message, tmp_p
         (["--env", CARTPOLE, "--ticks", 1001], "--ticks must be 1 to 1000, got 1001"),
         (["--env", CARTPOLE, "-n", 0], "--n-episodes must be at least 1, got 0"),
         (["--env", CARTPOLE, "--seed", -1], "--seed must be at least 0, got -1"),
-        (["--env", CARTPOLE, "--percentile", 0], "--percentile must be above 0 and at most 100, got 0"),
+        (["--env", CARTPOLE, "--percentile", 50], "--percentile must be above 50 and at most 100, got 50"),
         (["--env", CARTPOLE, "--distil"], "has ReLU layers, which convert as they are: remove --distil"),
         (["--env", CARTPOLE, "--load-best"], "--load-best needs a run folder"),
         (["--env", CARTPOLE, "--algo", "td3"], "is a model of td3; policies that convert are of ppo, a2c"),

@@ -66,17 +66,19 @@ class Task:
 _PPO_CARTPOLE: dict[str, Any] = dict(n_steps=32, batch_size=256, n_epochs=20, gamma=0.98, gae_lambda=0.8)
 _PPO_CARTPOLE |= dict(learning_rate=1e-3, clip_range=0.2)
 _FALLS = ("learning_rate", "clip_range")
+_DQN_CARTPOLE: dict[str, Any] = dict(learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000)
+_DQN_CARTPOLE |= dict(target_update_interval=10, train_freq=256, gradient_steps=128)
+_DQN_CARTPOLE |= dict(exploration_fraction=0.16, exploration_final_eps=0.04)
 # settings are RL Zoo's, for smaller budgets
 TASKS = {
     "cartpole": Task("CartPole-v1", "ppo", 50_000, _PPO_CARTPOLE, n_envs=8, falls=_FALLS),
     "cartpole-tanh": Task("CartPole-v1", "ppo", 50_000, _PPO_CARTPOLE, n_envs=8, falls=_FALLS, tanh=True),
-    "cartpole-dqn": Task(
-        "CartPole-v1",
-        "dqn",
-        50_000,
-        dict(learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000, target_update_interval=10)
-        | dict(train_freq=256, gradient_steps=128, exploration_fraction=0.16, exploration_final_eps=0.04),
+    "cartpole-dqn": Task("CartPole-v1", "dqn", 50_000, _DQN_CARTPOLE, policy_kwargs=dict(net_arch=[256, 256])),
+    "cartpole-qrdqn": Task(
+        "CartPole-v1", "qrdqn", 50_000, _DQN_CARTPOLE, policy_kwargs=dict(net_arch=[256, 256], n_quantiles=10)
     ),
+    "cartpole-a2c": Task("CartPole-v1", "a2c", 200_000, dict(ent_coef=0.0), n_envs=8),
+    "pendulum-sac": Task("Pendulum-v1", "sac", 20_000, dict(learning_rate=1e-3)),
     "acrobot": Task(
         "Acrobot-v1",
         "ppo",
@@ -171,6 +173,7 @@ def _trained(name: str, seed: int, output: Path) -> Path:
 
 
 def _train(task: Task, seed: int, path: Path) -> None:
+    import sb3_contrib
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
@@ -182,7 +185,7 @@ def _train(task: Task, seed: int, path: Path) -> None:
         env = VecNormalize(env, gamma=task.settings["gamma"])
     settings = {k: _falling(v) if k in task.falls else v for k, v in task.settings.items()}
     policy_kwargs = dict(task.policy_kwargs) | ({} if task.tanh else {"activation_fn": torch.nn.ReLU})
-    cls = getattr(stable_baselines3, task.algo.upper())
+    cls = getattr(sb3_contrib if task.algo == "qrdqn" else stable_baselines3, task.algo.upper())
     model = cls(task.policy, env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings)
     model.learn(task.n_timesteps)
     if task.normalize:
