@@ -15,7 +15,7 @@ from spikeloop.scripts.cli import TRUST, Parser, UsageError, before_any_work, im
 from spikeloop.scripts.compared import kept, kept_in_words, measure_of_actions
 from spikeloop.scripts.players import Act, Recorded, play, random_player
 from spikeloop.scripts.run_folder import NETWORK, need_folder
-from spikeloop.spiking.conversion import PERCENTILE, converted, forward, sample
+from spikeloop.spiking.conversion import CLOSEST, PERCENTILE, converted, forward, sample
 from spikeloop.spiking.limits import MAX_TICKS
 from spikeloop.spiking.observation import flatten
 from spikeloop.spiking.simulator import Simulator
@@ -55,7 +55,9 @@ def convert(argv: list[str]) -> int:
         _check_policy(policy, args)
     try:
         layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
-        network = network_of(policy, layers, x, args.ticks, args.chip_ready, percentile=args.percentile)
+        # probabilities are to be right in all states, not only where choices are close
+        options = dict(percentile=args.percentile, closest=1.0 if args.stochastic else CLOSEST)
+        network = network_of(policy, layers, x, args.ticks, args.chip_ready, **options)
     except ValueError as error:  # found only in visited states
         raise UsageError(str(error)) from None
     simulator = Simulator(network, np.random.default_rng(args.seed))
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--env", metavar="[MODULE:]ID", help="environment of the model; a run folder knows its own")
     add("--algo", help="whose model it is, where the file does not show it")
     add("--vec-normalize", type=Path, metavar="FILE", help="the model's VecNormalize, if it was trained behind one")
-    add("--ticks", default=8, type=int, metavar="K", help="ticks over which the outputs are read (default: 8)")
+    add("--ticks", default=16, type=int, metavar="K", help="ticks over which the outputs are read (default: 16)")
     add(
         "--chip-ready",
         action="store_true",
@@ -102,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         default=PERCENTILE,
         type=float,
         metavar="P",
-        help=f"of a layer's activations that one spike per tick stands for (default: {PERCENTILE:g})",
+        help=f"of a neuron's activations, which one spike per tick stands for (default: {PERCENTILE:g})",
     )
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
@@ -253,7 +255,7 @@ def reference_of(policy: AnnPolicy, n_episodes: int, seed: int, stochastic: bool
     ann = Recorded(policy.player(not stochastic), COMPARED_STEPS)
     players: dict[str, Act] = {"ann": ann, "random": random_player(policy.env, seed)}
     returns = {name: play(policy.env, act, n_episodes, seed) for name, act in players.items()}
-    return Reference(returns, ann.steps, _chosen(policy.player(), ann.steps))
+    return Reference(returns, ann.steps, chosen(policy.player(), ann.steps))
 
 
 def compare(
@@ -278,7 +280,7 @@ def compare(
 def agreement_with(policy: AnnPolicy, reference: Reference, chooses: Act) -> dict[str, Any]:
     """Return how often a player takes the policy's actions in the policy's states, or how far apart they are."""
     measure, difference = measure_of_actions(policy.ann.head, policy.env.action_space)
-    agreement = difference(_chosen(chooses, reference.steps), reference.actions)
+    agreement = difference(chosen(chooses, reference.steps), reference.actions)
     return {"measure": measure, "snn": agreement, "steps": len(reference.steps)}
 
 
@@ -288,7 +290,7 @@ def spikes_per_decision(simulator: Simulator) -> float:
     return sum(int(count.sum()) for count in simulator.spike_counts) / n_decisions
 
 
-def _chosen(act: Act, steps: list[tuple[Any, np.ndarray]]) -> np.ndarray:
+def chosen(act: Act, steps: list[tuple[Any, np.ndarray]]) -> np.ndarray:
     """Return a player's actions in the states of a policy, shape (L, n)."""
     actions, state = [], None
     for obs, start in steps:

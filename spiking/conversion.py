@@ -8,7 +8,7 @@ of a scale ``lam``. Both come from what the activations are in states that were 
 
 Rueckauer et al. have one ``lam`` for a layer, and ``low`` = 0. Here each neuron has its own, so that its K + 1 counts
 divide the values that it has, and no others: ``low`` and ``low + lam`` are the 1st and the 99th percentile. Values
-beyond are cut off. ``lam`` is at least an eighth of the layer's, so that its weights stay within what 8 bits hold.
+beyond are cut off. ``lam`` is at least a third of the layer's, so that 8 bits hold its weights.
 
 Where an action is chosen, only the half of the states counts in which the choice was closest: the difference between
 the best output and the second is smallest there, so this is where errors of a count change the action.
@@ -42,7 +42,7 @@ from spikeloop.spiking.readout import ACTIVATIONS, Dense, Readout
 
 PERCENTILE = 99.0  # of a neuron's activations: the largest that it can express; the smallest is that of 100 - 99
 CLOSEST = 0.5  # share of the states, those of the closest choices, by which activations are measured
-_RANGE = 8.0  # of the scales within a layer
+_RANGE = 3.0  # of the scales within a layer
 MAX_WEIGHTS = 2**25  # of one layer, in all: a convolution becomes a matrix
 
 
@@ -107,8 +107,9 @@ def converted(
         b = (layer.b + layer.w @ before.low - own.low) / own.scale
         spiking.append(Layer(w.astype(np.float32), (b * (total - latency * i) / total).astype(np.float32), neurons))
         before = own
-    w_out = layers[-1].w * (before.scale * total / n_ticks)
-    b_out = layers[-1].b + layers[-1].w @ before.low
+    last = _differences(layers[-1], head)
+    w_out = last.w * (before.scale * total / n_ticks)
+    b_out = last.b + last.w @ before.low
     return Network(
         encoder=Direct(n_inputs),
         layers=tuple(spiking),
@@ -188,8 +189,6 @@ def closest_states(
 ) -> np.ndarray:
     """Return the share of inputs, shape (n, n_inputs), for which the head chooses most closely; all, if it does not.
 
-    Where it chooses several actions at once, the closest of them counts.
-
     Raises:
         ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or there is no such share.
 
@@ -200,16 +199,40 @@ def closest_states(
     x = _checked(layers, x)
     if not 0 < share <= 1:
         raise ValueError(f"closest must be above 0 and at most 1, got {share}")
+    by = margins(forward(layers, x)[-1], head)
+    return x[by <= np.quantile(by, share)]
+
+
+def _differences(last: Dense, head: ActionHead | None) -> Dense:
+    """Return a last map without what all outputs of a choice share, such as the value of a state: 8 bits hold less."""
+    if head is None or head.kind not in ("discrete", "multi_discrete"):
+        return last
+    w, b = last.w.astype(np.float64), last.b.astype(np.float64)
+    for group in np.split(np.arange(len(b)), np.cumsum(head.sizes)[:-1]):
+        w[group] -= w[group].mean(axis=0)
+        b[group] -= b[group].mean()
+    return Dense(w, b, last.activation)
+
+
+def margins(outputs: np.ndarray, head: ActionHead | None) -> np.ndarray:
+    """Return by how much each choice was made, shape (n,): the difference between the best output and the second.
+
+    Where a head chooses several actions at once, the closest of them counts. It is 0 where nothing is chosen.
+
+    Args:
+        outputs: Shape (n, n_outputs).
+        head: Makes an action of them.
+
+    >>> margins(np.array([[0.5, 2.0, 1.0]]), ActionHead("discrete", (3,))).tolist()
+    [1.0]
+    """
     if head is None or head.kind == "box":
-        return x
-    y = forward(layers, x)[-1]
+        return np.zeros(len(outputs))
     if head.kind == "multi_binary":
-        margins = abs(y).min(axis=1)
-    else:
-        groups = [np.sort(group, axis=1) for group in np.split(y, np.cumsum(head.sizes)[:-1], axis=1)]
-        gaps = [group[:, -1] - group[:, -2] for group in groups if group.shape[1] > 1]
-        margins = np.min(gaps, axis=0) if gaps else np.zeros(len(y))
-    return x[margins <= np.quantile(margins, share)]
+        return abs(outputs).min(axis=1)
+    groups = [np.sort(group, axis=1) for group in np.split(outputs, np.cumsum(head.sizes)[:-1], axis=1)]
+    gaps = [group[:, -1] - group[:, -2] for group in groups if group.shape[1] > 1]
+    return np.min(gaps, axis=0) if gaps else np.zeros(len(outputs))
 
 
 def _checked(layers: Sequence[Dense], x: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def test_a_median_needs_more_than_half_of_the_seeds():
 
 def test_the_converted_row_is_read_from_what_the_benchmark_of_conversion_measures(monkeypatch, tmp_path):
     figures = {"kept": 0.5, "spikes_per_decision": 70.0}
-    played = [*(f"{n} ticks" for n in convert.PLAYED), f"loihi1, {convert.CHIP_TICKS} ticks"]
+    played = [*(f"{n} ticks" for n in convert.TICKS), f"loihi1, {convert.CHIP_TICKS} ticks"]
     measured = dict.fromkeys(played, figures) | {"means": {"random": 20.0, "ann": 500.0}}
     monkeypatch.setattr(convert, "measured", lambda task, seed, output: measured)
     found = methods._converted(0, tmp_path)

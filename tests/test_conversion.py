@@ -226,11 +226,11 @@ def test_spikes_stand_for_the_percentiles_that_are_asked_for():
     assert not whole.low.any()
     (own,) = activation_ranges(layers, x, 75.0)
     low, high = np.percentile(y, [25.0, 75.0], axis=0)
-    scale = np.maximum(high - low, np.percentile(y - low, 75.0) / 8)
+    scale = np.maximum(high - low, np.percentile(y - low, 75.0) / 3)
     np.testing.assert_allclose(own.low, low)
     np.testing.assert_allclose(own.scale, scale)
     (from_zero,) = activation_ranges(layers, x, 75.0, from_zero=True)
-    np.testing.assert_allclose(from_zero.scale, np.maximum(high, np.percentile(y, 75.0) / 8))
+    np.testing.assert_allclose(from_zero.scale, np.maximum(high, np.percentile(y, 75.0) / 3))
     network = converted(layers, x, 4, percentile=75.0)
     np.testing.assert_allclose(network.layers[0].w_in, layers[0].w / scale[:, None], rtol=1e-6)
     np.testing.assert_allclose(network.layers[0].bias, (layers[0].b - low) / scale, rtol=1e-5)
@@ -243,11 +243,11 @@ def test_a_silent_layer_and_a_neuron_that_never_changes_have_a_scale():
     ]
     layers.append(Dense(np.ones((1, 1)), np.zeros(1), "identity"))
     for x, options, expected in (
-        ([[2.0], [4.0]], {}, [[2.0, 0.25], [2.0]]),
-        ([[2.0], [4.0]], {"from_zero": True}, [[4.0, 0.5], [4.0]]),
+        ([[2.0], [4.0]], {}, [[2.0, 2 / 3], [2.0]]),
+        ([[2.0], [4.0]], {"from_zero": True}, [[4.0, 4 / 3], [4.0]]),
         ([[2.0], [4.0]], {"per_neuron": False}, [[4.0, 4.0], [4.0]]),
         ([[-2.0]], {"per_neuron": False}, [[1.0, 1.0], [1.0]]),
-        ([[2.0]], {}, [[0.125, 0.125], [0.125]]),
+        ([[2.0]], {}, [[1 / 3, 1 / 3], [1 / 3]]),
     ):
         ranges = activation_ranges(layers, np.array(x), 100.0, **options)
         assert [of_layer.scale.tolist() for of_layer in ranges] == expected
@@ -264,6 +264,22 @@ def test_a_range_of_its_own_is_nearer_than_one_from_zero(n_ticks):
             found = outputs(layers, x / 4, n_ticks, from_zero=from_zero)
             error[from_zero] += abs(found - forward(layers, x / 4)[-1]).mean()
     assert error[False] < 0.7 * error[True]
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multi_discrete", "multi_binary"])
+def test_what_the_outputs_of_a_choice_share_is_left_out(kind):
+    """The action stays, and so do probabilities: the outputs of a group differ as before."""
+    layers, x = ann(6, (3, 12, 5))
+    sizes = {"discrete": (5,), "multi_discrete": (2, 3), "multi_binary": (2,) * 5}[kind]
+    head = ActionHead(kind, sizes, () if kind == "discrete" else (len(sizes),))
+    found, plain = outputs(layers, x, 8, closest=1.0, head=head), outputs(layers, x, 8)
+    ends = [0, *np.cumsum(sizes)] if kind != "multi_binary" else []
+    for a, b in pairwise(ends):
+        np.testing.assert_allclose(found[:, a:b].sum(axis=1), 0.0, atol=1e-5)
+        expected = plain[:, a:b] - plain[:, a:b].mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(found[:, a:b], expected, atol=1e-5)
+    if kind == "multi_binary":
+        np.testing.assert_array_equal(found, plain)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""What policies keep when `spikeloop convert` turns them into spiking networks, in float and on the emulated loihi1.
+"""What policies keep when `spikeloop convert` turns them into spiking networks, in float and on emulated chips.
 
 Every model is one training of Stable-Baselines3 for a fixed budget, and every row has all seeds; finished trainings and
 measurements are kept in the output folder, under digests of what made them. The policy, the networks and random
 actions play the same episodes; kept is (network - random) / (policy - random). Agreement is the share of the greedy
-policy's own states in which the network takes the policy's action. There are two controls, each of which differs in one
-thing: neurons that begin at 0, and one scale for a layer.
+policy's own states in which the network takes the policy's action; it is also printed for each quarter of the states,
+from those in which the policy's choice was closest to those in which it was clearest. Each control differs in one
+thing, the last one in three: the scales that the method was published with.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ import numpy as np
 from stable_baselines3.common.utils import set_random_seed
 
 from spikeloop.agents.machine import processor
-from spikeloop.scripts.ann_policy import AnnPolicy, load
+from spikeloop.scripts.ann_policy import AnnPolicy, Visited, load
 from spikeloop.scripts.bench import catch
 from spikeloop.scripts.bench.tables import print_head, print_row
 from spikeloop.scripts.convert import (
+    Reference,
     agreement_with,
+    chosen,
     compare,
     layers_to_convert,
     network_of,
@@ -34,22 +37,33 @@ from spikeloop.scripts.convert import (
 )
 from spikeloop.scripts.kept_results import digest
 from spikeloop.scripts.load_policy import Place
-from spikeloop.scripts.players import observations
+from spikeloop.scripts.players import Act, observations
 from spikeloop.scripts.saving import model_bytes, statistics_bytes
+from spikeloop.spiking.conversion import forward, margins
+from spikeloop.spiking.observation import flatten
 from spikeloop.spiking.simulator import Simulator
 from spikeloop.spiking.storage import write_atomically
 
-SEEDS = (3000, 3001, 3002)  # never used to choose a setting
-EPISODES = 50
-TICKS = (1, 2, 4, 8, 16, 32)
-PLAYED = (1, 4, 16)  # those of TICKS with which episodes are played
-CHIP_TICKS = 16
-CONTROLS: dict[str, dict[str, Any]] = {"v(0) = 0": {"v_start": 0.0}, "one scale a layer": {"per_neuron": False}}
+SEEDS = (3100, 3101, 3102, 3103, 3104)  # never used to choose a setting
+EPISODES = 30
+N_EVALUATION, EVALUATION_FREQ = 10, 1024
+TICKS = (4, 8, 16)
+CHIPS, CHIP_TICKS = ("loihi1", "loihi2"), 16
+CONTROLS: dict[str, dict[str, Any]] = {
+    "v(0) = 0": {"v_start": 0.0},
+    "counted from 0": {"from_zero": True},
+    "all states count": {"closest": 1.0},
+    "one scale a layer, 99.9th percentile of all states": {"per_neuron": False, "closest": 1.0, "percentile": 99.9},
+}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task, and how its policy is trained; ReLU unless ``tanh``."""
+    """A task, and how its policy is trained; ReLU unless ``tanh``.
+
+    A training ends as soon as ``N_EVALUATION`` greedy episodes, played every ``EVALUATION_FREQ`` steps, return
+    ``enough`` on average, or else after ``n_timesteps``: the last policy of a DQN is often not its best.
+    """
 
     env: str
     algo: str
@@ -61,6 +75,7 @@ class Task:
     normalize: bool = False
     falls: tuple[str, ...] = ()  # settings that fall linearly to 0
     tanh: bool = False
+    enough: float | None = None
 
 
 _PPO_CARTPOLE: dict[str, Any] = dict(n_steps=32, batch_size=256, n_epochs=20, gamma=0.98, gae_lambda=0.8)
@@ -73,9 +88,16 @@ _DQN_CARTPOLE |= dict(exploration_fraction=0.16, exploration_final_eps=0.04)
 TASKS = {
     "cartpole": Task("CartPole-v1", "ppo", 50_000, _PPO_CARTPOLE, n_envs=8, falls=_FALLS),
     "cartpole-tanh": Task("CartPole-v1", "ppo", 50_000, _PPO_CARTPOLE, n_envs=8, falls=_FALLS, tanh=True),
-    "cartpole-dqn": Task("CartPole-v1", "dqn", 50_000, _DQN_CARTPOLE, policy_kwargs=dict(net_arch=[256, 256])),
+    "cartpole-dqn": Task(
+        "CartPole-v1", "dqn", 50_000, _DQN_CARTPOLE, policy_kwargs=dict(net_arch=[256, 256]), enough=490.0
+    ),
     "cartpole-qrdqn": Task(
-        "CartPole-v1", "qrdqn", 50_000, _DQN_CARTPOLE, policy_kwargs=dict(net_arch=[256, 256], n_quantiles=10)
+        "CartPole-v1",
+        "qrdqn",
+        50_000,
+        _DQN_CARTPOLE,
+        policy_kwargs=dict(net_arch=[256, 256], n_quantiles=10),
+        enough=490.0,
     ),
     "cartpole-a2c": Task("CartPole-v1", "a2c", 200_000, dict(ent_coef=0.0), n_envs=8),
     "pendulum-sac": Task("Pendulum-v1", "sac", 20_000, dict(learning_rate=1e-3)),
@@ -116,17 +138,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train and measure what is missing, then print the tables."""
     results = {task: [measured(task, seed, args.output) for seed in args.seeds] for task in args.tasks}
-    seeds = ", ".join(map(str, args.seeds))
-    print(f"{EPISODES} episodes each, seeds {seeds}; mean, and the worst seed; {processor()}")
-    chip = f"loihi1, {CHIP_TICKS} ticks"
-    for name in ("", *CONTROLS):
-        played, all_ticks = ([f"{name}, {n} ticks".removeprefix(", ") for n in ticks] for ticks in (PLAYED, TICKS))
-        on_chip = [] if name else [chip]
-        print(f"\n{name or 'as it is'}")
-        _table(results, "kept", [*played, *on_chip], lambda found: found["kept"])
-        _table(results, "agreement", [*all_ticks, *on_chip], lambda found: found["agreement"]["snn"])
     ticks = [f"{n} ticks" for n in TICKS]
-    _table(results, "spikes per decision", ticks, lambda found: found["spikes_per_decision"], "{:.0f}", worst=max)
+    chips = [f"{chip}, {CHIP_TICKS} ticks" for chip in CHIPS]
+    print(f"{EPISODES} episodes each; the mean, and seeds {', '.join(map(str, args.seeds))}; {processor()}")
+    print("\nreturns")
+    print_head(["task", "random", "policy"])
+    for task, found in results.items():
+        print_row([task, *(_cell([one["means"][name] for one in found], "{:.1f}") for name in ("random", "ann"))])
+    _table(results, "kept", [*ticks, *chips], lambda found: found["kept"])
+    _table(results, "agreement", [*ticks, *chips], lambda found: found["agreement"]["snn"])
+    _table(results, "spikes per decision", ticks, lambda found: found["spikes_per_decision"], "{:.0f}")
+    nanojoules = "nJ per decision on the chip, events alone (davies2018)"
+    _table(results, nanojoules, chips, lambda found: 1e9 * found["modelled"]["davies2018"]["dynamic"], "{:.0f}")
+    print(f"\nagreement at {TICKS[-1]} ticks, from the quarter of the closest choices to that of the clearest")
+    print_head(["task", *(f"quarter {i + 1}" for i in range(4))])
+    for task, found in results.items():
+        if found[0]["quarters"]:
+            print_row([task, *(f"{np.mean([one['quarters'][i] for one in found]):.3f}" for i in range(4))])
+    for name in CONTROLS:
+        columns = [f"{name}, {n} ticks" for n in TICKS]
+        _table(results, f"control: {name}", columns, lambda found: found["agreement"]["snn"])
 
 
 def _table(
@@ -135,26 +166,25 @@ def _table(
     columns: list[str],
     figure: Callable[[dict[str, Any]], Any],
     form: str = "{:.3f}",
-    worst: Callable[..., float] = min,
 ) -> None:
     print(f"\n{what}")
-    print_head(["task", "policy, each seed", "random", *columns])
+    print_head(["task", *columns])
     for task, of_seeds in results.items():
-        policy = ", ".join(f"{one['means']['ann']:.1f}" for one in of_seeds)
-        cells = [task, policy, f"{np.mean([one['means']['random'] for one in of_seeds]):.1f}"]
-        for column in columns:
-            found = [figure(one[column]) for one in of_seeds]
-            if None in found:
-                cells.append("undefined")
-            else:
-                cells.append(f"{form.format(np.mean(found))} ({form.format(worst(found))})")
-        print_row(cells)
+        print_row([task, *(_cell([figure(one[column]) for one in of_seeds], form) for column in columns)])
+
+
+def _cell(values: Sequence[float | None], form: str) -> str:
+    """Return the mean and each value; kept is undefined where a policy is not above chance."""
+    each = ["undefined" if value is None else form.format(value) for value in values]
+    known = [value for value in values if value is not None]
+    mean = form.format(np.mean(known)) if len(known) == len(values) else "undefined"
+    return f"{mean} ({', '.join(each)})"
 
 
 def measured(task: str, seed: int, output: Path) -> dict[str, Any]:
     """Return what one model's networks did, training it first if that has not been done."""
     model = _trained(task, seed, output)
-    settings = (EPISODES, TICKS, PLAYED, CHIP_TICKS, CONTROLS, TASKS[task].tanh)
+    settings = (EPISODES, TICKS, CHIPS, CHIP_TICKS, CONTROLS, TASKS[task].tanh)
     folders = ("agents", "hardware", "spiking", "scripts/convert.py", "scripts/ann_policy.py", "scripts/players.py")
     result = model.with_name(f"measured-{digest(settings, folders)}.json")
     if not result.is_file():
@@ -187,10 +217,26 @@ def _train(task: Task, seed: int, path: Path) -> None:
     policy_kwargs = dict(task.policy_kwargs) | ({} if task.tanh else {"activation_fn": torch.nn.ReLU})
     cls = getattr(sb3_contrib if task.algo == "qrdqn" else stable_baselines3, task.algo.upper())
     model = cls(task.policy, env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings)
-    model.learn(task.n_timesteps)
+    model.learn(task.n_timesteps, callback=_until_enough(task, seed))
     if task.normalize:
         write_atomically(path.with_name("vecnormalize.pkl"), statistics_bytes(env))
     write_atomically(path, model_bytes(model))
+
+
+def _until_enough(task: Task, seed: int) -> Any:
+    from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
+    from stable_baselines3.common.env_util import make_vec_env
+
+    if task.enough is None:
+        return None
+    stop = StopTrainingOnRewardThreshold(task.enough, verbose=0)
+    return EvalCallback(
+        make_vec_env(task.env, seed=seed + 1_000_000),
+        stop,
+        n_eval_episodes=N_EVALUATION,
+        eval_freq=EVALUATION_FREQ,
+        verbose=0,
+    )
 
 
 def _falling(first: float) -> Callable[[float], float]:
@@ -207,15 +253,15 @@ def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
     reference = reference_of(policy, EPISODES, first)
     found: dict[str, Any] = {"distilled": distillation}
     for ticks in TICKS:
-        for name, options in {"": dict[str, Any](), **CONTROLS}.items():
-            simulator = Simulator(network_of(policy, layers, x, ticks, False, **options))
-            if ticks in PLAYED:
-                one = compare(policy, reference, simulator.predict, first)
-            else:
-                one = {"agreement": agreement_with(policy, reference, simulator.predict)}
-            found[f"{name}, {ticks} ticks".removeprefix(", ")] = one
-            one["spikes_per_decision"] = spikes_per_decision(simulator)
-    found[f"loihi1, {CHIP_TICKS} ticks"] = _on_chip(policy, layers, x, reference, first)
+        simulator = Simulator(network_of(policy, layers, x, ticks, False))
+        one = compare(policy, reference, simulator.predict, first)
+        found[f"{ticks} ticks"] = one | {"spikes_per_decision": spikes_per_decision(simulator)}
+        for name, options in CONTROLS.items():
+            control = Simulator(network_of(policy, layers, x, ticks, False, **options))
+            found[f"{name}, {ticks} ticks"] = {"agreement": agreement_with(policy, reference, control.predict)}
+    found["quarters"] = _quarters(policy, reference, simulator.predict)
+    for chip in CHIPS:
+        found[f"{chip}, {CHIP_TICKS} ticks"] = _on_chip(chip, policy, layers, x, reference, first)
     policy.env.close()
     found["means"] = {name: float(np.mean(values)) for name, values in reference.returns.items()}
     for one in found.values():
@@ -224,7 +270,19 @@ def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
     return found | {"returns": reference.returns}
 
 
-def _on_chip(policy: AnnPolicy, layers: Any, x: np.ndarray, reference: Any, seed: int) -> dict[str, Any]:
+def _quarters(policy: AnnPolicy, reference: Reference, chooses: Act) -> list[float]:
+    """Return the agreement for each quarter of the states by the policy's margin; empty where it does not choose."""
+    head, steps = policy.ann.head, reference.steps
+    if head.kind == "box":
+        return []
+    rows = np.concatenate([flatten(policy.parts, obs)[0] for obs, _ in steps])
+    seen = policy.first_inputs(Visited(rows, np.concatenate([start for _, start in steps])))
+    order = np.argsort(margins(forward(policy.ann.layers, seen)[-1], head))
+    same = np.all(chosen(chooses, steps) == reference.actions, axis=1)
+    return [float(same[quarter].mean()) for quarter in np.array_split(order, 4)]
+
+
+def _on_chip(name: str, policy: AnnPolicy, layers: Any, x: np.ndarray, reference: Any, seed: int) -> dict[str, Any]:
     from spikeloop.hardware.compile import compile_network
     from spikeloop.hardware.deployed import DeployedPolicy
     from spikeloop.hardware.report import report
@@ -233,6 +291,6 @@ def _on_chip(policy: AnnPolicy, layers: Any, x: np.ndarray, reference: Any, seed
     seen = observations(network, policy.env, 1000, seed + 1_000_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that became 0; the table shows what that costs
-        chip = DeployedPolicy(compile_network(network, "loihi1", calibration=seen))
+        chip = DeployedPolicy(compile_network(network, name, calibration=seen))
     figures = compare(policy, reference, chip.predict, seed)
     return figures | {"modelled": report(chip).to_dict()["modelled"], "overflows": report(chip).to_dict()["overflows"]}
