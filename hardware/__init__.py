@@ -11,6 +11,7 @@ _HOME = {
     "Trace": "learning.rule",
     "actor_rule": "learning.actor_critic",
     "critic_rule": "learning.actor_critic",
+    "ChipGlm": "loihi.glm_learner",
     "ChipLsnn": "loihi.lsnn_learner",
     "ChipPlayer": "player",
     "ChipPopulations": "loihi.populations",

@@ -138,6 +138,42 @@ def value_of(lines, learner, c):
 
 
 @kernel
+def learn_value(learner, step):
+    """Change the critic's weights by their traces; ``learner`` is anything that has the critic's arrays."""
+    for at in range(learner.n_live[0]):
+        line = learner.live[at]
+        learner.v[line] += step * learner.e_v[line]
+
+
+@kernel
+def remember_lines(lines, learner, decay):
+    """Let the critic's traces decay and those of the active lines begin at 1: replacing traces."""
+    n_kept = 0
+    for at in range(learner.n_live[0]):
+        line = learner.live[at]
+        learner.e_v[line] *= decay
+        if learner.e_v[line] < 1e-4:  # too little to matter, and the list stays short
+            learner.e_v[line] = 0.0
+        else:
+            learner.live[n_kept] = line
+            n_kept += 1
+    for at in range(lines.shape[0]):
+        if learner.e_v[lines[at]] == 0.0:
+            learner.live[n_kept] = lines[at]
+            n_kept += 1
+        learner.e_v[lines[at]] = 1.0
+    learner.n_live[0] = n_kept
+
+
+@kernel
+def forget_lines(learner):
+    """Set the critic's traces to zero."""
+    for at in range(learner.n_live[0]):
+        learner.e_v[learner.live[at]] = 0.0
+    learner.n_live[0] = 0
+
+
+@kernel
 def _follow(w, e, step, bias_rate):
     """Change weights by their traces; biases, the last column, by `bias_rate` times as much."""
     last = w.shape[1] - 1
@@ -152,9 +188,7 @@ def _reinforce(delta, learner, c):
     """Change all weights by their traces."""
     _follow(learner.w_hidden, learner.e_hidden, c.hidden_rate * delta, c.bias_rate)
     _follow(learner.w_out, learner.e_out, c.learning_rate * delta, c.bias_rate)
-    for at in range(learner.n_live[0]):
-        line = learner.live[at]
-        learner.v[line] += c.value_rate * delta * learner.e_v[line]
+    learn_value(learner, c.value_rate * delta)
 
 
 @kernel(seconds=10)
@@ -184,21 +218,7 @@ def act(x, lines, reward, starts, learner, c, rng):
     for a in range(score_out.shape[0]):
         for i in range(score_out.shape[1]):
             learner.e_out[a, i] = c.decay * learner.e_out[a, i] + score_out[a, i]
-    n_kept = 0
-    for at in range(learner.n_live[0]):
-        line = learner.live[at]
-        learner.e_v[line] *= c.decay
-        if learner.e_v[line] < 1e-4:  # too little to matter, and the list stays short
-            learner.e_v[line] = 0.0
-        else:
-            learner.live[n_kept] = line
-            n_kept += 1
-    for at in range(lines.shape[0]):
-        if learner.e_v[lines[at]] == 0.0:
-            learner.live[n_kept] = lines[at]
-            n_kept += 1
-        learner.e_v[lines[at]] = 1.0
-    learner.n_live[0] = n_kept
+    remember_lines(lines, learner, c.decay)
     return action
 
 
@@ -214,9 +234,7 @@ def end(lines, reward, truncated, learner, c):
 def forget(learner):
     """Set all traces to zero."""
     learner.e_hidden[:], learner.e_out[:] = 0.0, 0.0
-    for at in range(learner.n_live[0]):
-        learner.e_v[learner.live[at]] = 0.0
-    learner.n_live[0] = 0
+    forget_lines(learner)
 
 
 @kernel(seconds=10)
