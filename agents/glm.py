@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -13,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from spikeloop.agents.check_finite import NonFiniteError, check_learnt
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, Range, check_ranges
+from spikeloop.agents.chip_glm_policy import ChipGlmPolicy
 from spikeloop.agents.export import note_wrappers
 from spikeloop.agents.glm_policy import GlmPolicy
 from spikeloop.agents.stepwise_learning import StepwiseLearning
@@ -27,6 +29,7 @@ _RANGES = {
     "n_episodes": WHOLE,
     "max_episodes": WHOLE._replace(optional=True),
 }
+BACKENDS = ("float",)
 
 
 class GLM(StepwiseLearning):
@@ -42,7 +45,7 @@ class GLM(StepwiseLearning):
     call. Any other environment is stepped as usual. Both ways learn the same bits.
 
     Args:
-        policy: ``"GlmPolicy"``.
+        policy: ``"GlmPolicy"``, or ``"ChipGlmPolicy"`` with a ``backend``.
         env: The environment, or its id.
         learning_rate: Rate of the output weights, or its schedule; the other rates are multiples of it. One that falls
             to 0 keeps the policy from saturating.
@@ -57,6 +60,9 @@ class GLM(StepwiseLearning):
         n_episodes: Episodes per rollout, between which the learning rate is set and callbacks begin a rollout.
         max_episodes: Learning also stops at the end of this many episodes; None for no such limit. Schedules go by
             whichever budget is nearer to its end.
+        backend: Where the network draws and learns: ``float``, or what builds it, such as
+            :class:`spikeloop.hardware.ChipGlm`, which has no hidden neurons and no biases that learn.
+        backend_kwargs: Further arguments of what builds the network, by name.
         policy_kwargs: Arguments of the policy.
         stats_window_size: Episodes that logged means are taken over.
         tensorboard_log: Folder of the TensorBoard log; None for none.
@@ -74,12 +80,15 @@ class GLM(StepwiseLearning):
     5
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GlmPolicy": GlmPolicy}
-    policy: GlmPolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "GlmPolicy": GlmPolicy,
+        "ChipGlmPolicy": ChipGlmPolicy,
+    }
+    policy: GlmPolicy | ChipGlmPolicy
 
     def __init__(
         self,
-        policy: str | type[GlmPolicy],
+        policy: str | type[GlmPolicy] | type[ChipGlmPolicy],
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 1.0,
         hidden_scale: float = 1.0,
@@ -92,6 +101,8 @@ class GLM(StepwiseLearning):
         initial_value: float = 0.0,
         n_episodes: int = 1,
         max_episodes: int | None = None,
+        backend: str | Callable[..., Any] = "float",
+        backend_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -120,6 +131,7 @@ class GLM(StepwiseLearning):
         self.gamma, self.trace_lambda = gamma, trace_lambda
         self.reward_scale, self.initial_value = reward_scale, initial_value
         self.n_episodes, self.max_episodes = n_episodes, max_episodes
+        self.backend, self.backend_kwargs = backend, backend_kwargs
         if _init_setup_model:
             self._setup_model()
 
@@ -128,15 +140,35 @@ class GLM(StepwiseLearning):
         if self.hidden_gradient not in HIDDEN_GRADIENTS:
             names = ", ".join(HIDDEN_GRADIENTS)
             raise ValueError(f"hidden_gradient must be one of {names}, got {self.hidden_gradient!r}")
+        vars(self).setdefault("backend", "float")  # which models that were saved before lack
+        if isinstance(self.backend, str) and self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {self.backend!r}")
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            **self._own_policy_kwargs(),
+            **self.policy_kwargs,
         )
         note_wrappers(self)
 
-    def _rule(self) -> RewardGlm:
-        rate = float(self.lr_schedule(self._current_progress_remaining))
+    def _own_policy_kwargs(self) -> dict[str, Any]:
+        """Return what a policy takes from the algorithm; one that has a backend, and it alone, needs another one."""
+        on_backend = issubclass(self.policy_class, ChipGlmPolicy)
+        if on_backend == (self.backend == "float"):
+            wanted = "build a network" if on_backend else "be float"
+            raise ValueError(f"backend must {wanted} for {self.policy_class.__name__}, got {self.backend!r}")
+        if not on_backend:
+            return {}
+        schedule = self.lr_schedule  # which may begin with 0
+        peak = float(schedule(1.0)) or max(map(float, map(schedule, np.linspace(0.0, 1.0, 101).tolist())))
+        return {"backend": self.backend, "backend_kwargs": self.backend_kwargs, "rule": self._rule(peak)}
+
+    def _rule(self, rate: float | None = None) -> RewardGlm:
+        """Return the rule at a learning rate, that of now if None."""
+        rate = float(self.lr_schedule(self._current_progress_remaining)) if rate is None else rate
         return RewardGlm(
             learning_rate=rate,
             hidden_rate=rate * self.hidden_scale,

@@ -25,17 +25,13 @@ from spikeloop.agents.checks import (
     in_words,
     rows_of,
 )
-from spikeloop.agents.critic_code import critic_code
-from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of, observation_parts
+from spikeloop.agents.glm_codes import glm_codes, is_vector
 from spikeloop.agents.glm_learning import GlmLearning
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.encoders import Encoder, encode
-from spikeloop.spiking.encoders.base import encoder_class
-from spikeloop.spiking.encoders.lines import Binary
+from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
-from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 from spikeloop.spiking.first_to_spike import spike_probability
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import flatten
@@ -134,8 +130,10 @@ class GlmPolicy(BasePolicy):
         self.kappa = float(decay(tau_s, 1.0))
         n_actions = int(action_space.n)
         self.head = ActionHead("discrete", (n_actions,), start=(int(action_space.start),))
-        self._parts, self._is_vector = observation_parts(observation_space), _is_vector(observation_space)
-        self.encoder, self.critic = self._codes(encoder, encoder_kwargs or {}, critic, critic_kwargs or {})
+        self._parts, self._is_vector = observation_parts(observation_space), is_vector(observation_space)
+        self.encoder, self.critic = glm_codes(
+            type(self).__name__, observation_space, n_ticks, encoder, encoder_kwargs or {}, critic, critic_kwargs or {}
+        )
         self._warn_of_silence(n_actions, bias)
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))  # checkpoints keep it
         n_inputs, rng = self.encoder.n_channels, self.rng
@@ -150,39 +148,6 @@ class GlmPolicy(BasePolicy):
         self.counts = np.zeros(4)  # env steps, ticks, hidden spikes and output spikes of learning since the last log
         self._simulator: Simulator | None = None
         self._simulated = np.empty(0)  # the weights that the simulator has
-
-    def _codes(
-        self, encoder: str | None, encoder_kwargs: Mapping[str, Any], critic: str, critic_kwargs: Mapping[str, Any]
-    ) -> tuple[Encoder, Tiles | PlaceCells | Binary]:
-        space: Any = self.observation_space
-        if not self._is_vector:
-            if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-                raise ValueError(f"GlmPolicy needs a vector observation (Box) or choices, got {in_words(space)}")
-            if encoder not in (None, "binary") or encoder_kwargs or critic_kwargs:
-                given = encoder, dict(encoder_kwargs), dict(critic_kwargs)
-                raise ValueError(
-                    f"encoder and the options of codes must be left out for {in_words(space)}, got {given}"
-                )
-            lines = Binary(sum(part.n_values for part in self._parts))
-            return lines, lines
-        ends = {name: encoder_kwargs[name] for name in ("low", "high") if name in encoder_kwargs}
-        if "components" not in critic_kwargs:
-            critic_kwargs = {**{name: np.broadcast_to(end, space.shape) for name, end in ends.items()}, **critic_kwargs}
-        code = critic_code(critic, critic_kwargs, False, space)
-        if code is None:
-            raise ValueError(f"critic must be 'tiles' or 'places', got {critic!r}")
-        for name, bound in (("low", space.low), ("high", space.high)):
-            if name not in ends and np.all(np.abs(bound) < 1e6):
-                ends[name] = bound
-        kind = encoder or "population_spikes"
-        if encoder_class(kind).over(np.full(1, -3.0), np.full(1, 3.0)).covered is None:
-            ends = {}  # it has no range
-        found = encoder_for(kind, space.shape[0], {**encoder_kwargs, **ends})
-        if not found.spikes:
-            raise ValueError(f"encoder must be one whose input is spikes, got {encoder!r}")
-        if fault := found.blind(self.n_ticks, 1.0):
-            raise ValueError(fault)
-        return found, code
 
     def _warn_of_silence(self, n_actions: int, bias: float) -> None:
         silent = float((1.0 - spike_probability(np.array(bias))) ** (n_actions * self.n_ticks))
@@ -347,7 +312,3 @@ class GlmPolicy(BasePolicy):
     def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
         """Return the actions for a batch of observations."""
         return self._predict(observation, deterministic)
-
-
-def _is_vector(space: spaces.Space) -> bool:
-    return isinstance(space, spaces.Box) and len(space.shape) == 1

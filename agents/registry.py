@@ -36,7 +36,7 @@ ALGOS = {
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop", "ChipLsnn"),
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),
-    "glm": Algorithm("glm:GLM", "glm"),
+    "glm": Algorithm("glm:GLM", "glm", "ChipGlm"),
     "rstdp_populations": Algorithm("rstdp:RSTDP", "rstdp_populations", "ChipPopulations"),
     "evolution": Algorithm("evolution:Evolution", "evolution", "ChipPlayer"),
 }

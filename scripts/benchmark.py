@@ -31,6 +31,7 @@ BENCHMARKS = {
     "chip-learning": "R-STDP on the emulated chip's learning engine: returns, what breaks, adaptation",
     "chip-populations": "R-STDP of spiking populations on the chip's learning engines: returns, and its controls",
     "chip-lsnn": "an LSNN whose synapses all learn on the emulated chip: returns, with its controls",
+    "chip-glm": "probabilistic neurons that draw and learn on the emulated chip: returns, with their controls",
     "body": "deployed policies whose bodies change: frozen, learning on the chip, from scratch",
     "auto": "R-STDP without hand-made tiles: one setting of encoder 'auto' on several tasks, and its controls",
     "tmaze": "e-prop on the noisy-cue T-maze, with its controls",

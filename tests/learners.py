@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spikeloop.agents import GLM, RSTDP, EProp, SpikingA2C, SpikingPPO
-from spikeloop.hardware import ChipLsnn
+from spikeloop.hardware import ChipGlm, ChipLsnn
 
 OBSERVATION = spaces.Box(-1, 1, (3,), np.float32)
 ACTION = spaces.Discrete(3)
@@ -25,6 +25,7 @@ _LEARNERS = {
     "rstdp": (RSTDP, "WtaPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
     "rstdp_populations": (RSTDP, "PopulationPolicy", {}, {"encoder_kwargs": {"n_tiles": 2}}),
     "glm": (GLM, "GlmPolicy", {}, {"n_ticks": 4, "critic_kwargs": {"n_tiles": 2}}),
+    "glm_chip": (GLM, "ChipGlmPolicy", {"backend": ChipGlm}, {"n_ticks": 4, "critic_kwargs": {"n_tiles": 2}}),
 }
 LEARNERS = list(_LEARNERS)
 BY_GRADIENT = LEARNERS[:2]

@@ -68,6 +68,7 @@ BAD_OF_ONE["glm"] = {
     "max_episodes": [0, 1.5],
 }
 BAD_OF_ONE["eprop_chip"] = BAD_OF_ONE["eprop"]
+BAD_OF_ONE["glm_chip"] = BAD_OF_ONE["glm"]
 BAD_OF_ONE["rstdp_populations"] = BAD_OF_ONE["rstdp"]
 OF_THE_POLICY = {("rstdp", "learning_rate"), ("rstdp_populations", "learning_rate")}  # its own if None
 CASES = [

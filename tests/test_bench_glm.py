@@ -41,10 +41,25 @@ def test_shuffled_input_has_as_many_spikes():
     kwargs = {"policy_kwargs": {"encoder_kwargs": {"low": -1, "high": 1}}}
     model = glm.GLM(glm.ShuffledPolicy, glm.Monitor(glm.gym.make(glm.ACROBOT)), seed=0, **kwargs)
     plain, shuffled = glm.GlmLearning(model.policy, model._rule()), glm.Shuffled(model.policy, model._rule())
-    plain._key[:] = shuffled._key[:] = 5
+    plain.input.key[:] = shuffled.input.key[:] = 5
     row = np.zeros((1, 6))
     plain._see(row, True)
     shuffled._see(row, True)
-    assert not np.array_equal(plain._x, shuffled._x)
-    np.testing.assert_array_equal(np.sort(plain._x.sum(axis=0)), np.sort(shuffled._x.sum(axis=0)))
-    np.testing.assert_array_equal(plain._x.sum(axis=1), shuffled._x.sum(axis=1))
+    assert not np.array_equal(plain.input.x, shuffled.input.x)
+    np.testing.assert_array_equal(np.sort(plain.input.x.sum(axis=0)), np.sort(shuffled.input.x.sum(axis=0)))
+    np.testing.assert_array_equal(plain.input.x.sum(axis=1), shuffled.input.x.sum(axis=1))
+
+
+def test_a_shuffled_td_error_that_is_the_last_one_is_the_rule_itself(monkeypatch):
+    monkeypatch.setattr(glm, "RECENT", 1)
+    learnt = []
+    for policy in (glm.GlmPolicy, glm.ShuffledTdPolicy):
+        env = glm.Monitor(glm.gym.make(glm.WINDY))
+        model = glm.GLM(policy, env, seed=2, gamma=0.9, reward_scale=0.1, value_scale=0.2).learn(300)
+        learnt.append((model.policy.w_out.numpy(), model.policy.values.numpy()))
+    for one, other in zip(*learnt, strict=True):
+        assert np.ptp(one) > 0.1
+        np.testing.assert_allclose(one, other, atol=1e-9)
+    monkeypatch.setattr(glm, "RECENT", 1000)
+    model = glm.GLM(glm.ShuffledTdPolicy, glm.Monitor(glm.gym.make(glm.WINDY)), seed=2, gamma=0.9).learn(300)
+    assert not np.allclose(model.policy.w_out.numpy(), learnt[0][0], atol=1e-3)

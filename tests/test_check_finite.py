@@ -100,6 +100,8 @@ def test_an_update_that_leads_to_nan_is_not_gone_on_from(learner):
         model.policy.network.synapses.v[:] = np.nan
     elif learner == "eprop_chip":
         model.policy.network._host.critic.w[:] = np.nan
+    elif learner == "glm_chip":
+        model.policy.network._host.v[:] = np.nan
     else:
         with th.no_grad():
             parameters = dict(model.policy.named_parameters())

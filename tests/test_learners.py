@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.agents import RSTDP, EProp
-from spikeloop.hardware import ChipLsnn
+from spikeloop.hardware import ChipGlm, ChipLsnn
 from spikeloop.spiking import WinnerTakeAll
 
 OBS = np.random.default_rng(0).uniform(-1, 1, (30, 3)).astype(np.float32)
@@ -53,7 +53,7 @@ WAYS = {
 
 def draws(learner, kwargs):
     """Return whether a state that begins has keys that are drawn: two calls do not see the same spikes."""
-    encoder = kwargs.get("policy_kwargs", {}).get("encoder", "population_spikes" if learner == "glm" else "direct")
+    encoder = kwargs.get("policy_kwargs", {}).get("encoder", "population_spikes" if "glm" in learner else "direct")
     return encoder in ("rate", "population_spikes")
 
 
@@ -143,8 +143,8 @@ def test_a_seed_set_later_makes_trainings_the_same(learner):
 
 def moved(model, before):
     """Return the largest change of a weight; running means of firing rates are none, nor is what else a chip holds."""
-    if isinstance(getattr(model.policy, "network", None), ChipLsnn):
-        found = {f"network.{i}": model.policy.network.emulator.weights(i) for i in range(3)}
+    if isinstance(network := getattr(model.policy, "network", None), (ChipGlm, ChipLsnn)):
+        found = {f"network.{i}": network.emulator.weights(i) for i in range(len(network.program.projections))}
         return max(abs(value - before[f"{name}.synapses"][:, 0].T).max() for name, value in found.items())
     return max(abs(value - before[name]).max(initial=0.0) for name, value in weights(model).items() if name != "rate")
 

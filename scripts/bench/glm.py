@@ -7,6 +7,7 @@ in one thing:
 
 - no learning: all rates are 0;
 - shuffled input: in every env step the input's spikes come from other channels, as many of them and at the same times;
+- shuffled TD error: the outputs learn from one of the last 1,000 TD errors, drawn at random; the critic from its own;
 - softmax of curves: a softmax of a linear map of the tuning curves themselves, with the same critic, traces and budget;
   nothing spikes. Its rate is 1, with which seeds 0 and 1 solve CartPole: no other was needed;
 - softmax of spikes: the same on the mean of the input's spikes of an env step;
@@ -23,7 +24,9 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -48,9 +51,11 @@ from spikeloop.scripts.bench.schedules import schedule_of
 from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
 from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
 from spikeloop.spiking.rules.glm import RewardGlm
+from spikeloop.spiking.rules.glm_kernels import value_of
 
 SEEDS = tuple(range(3000, 3020))  # never used to choose a setting
 EPISODES = 100
+RECENT = 1000  # TD errors that a shuffled one is drawn from
 CARTPOLE, ACROBOT, WINDY = "CartPole-v1", "Acrobot-v1", "spikeloop/WindyGridworld-v0"
 BARS = {CARTPOLE: 475.0, ACROBOT: -100.0, WINDY: -16.5}  # returns
 
@@ -60,7 +65,36 @@ class Shuffled(GlmLearning):
 
     def _see(self, row: np.ndarray, starts: bool) -> None:
         super()._see(row, starts)
-        self._x[:] = self._x[:, self.policy.rng.permutation(self._x.shape[1])]
+        x = self.input.x
+        x[:] = x[:, self.policy.rng.permutation(x.shape[1])]
+
+
+class ShuffledTd(GlmLearning):
+    """Outputs learn from TD errors of other env steps."""
+
+    policy: ShuffledTdPolicy
+
+    def __init__(self, policy: ShuffledTdPolicy, rule: RewardGlm):
+        super().__init__(policy, replace(rule, learning_rate=0.0))
+        self._rate = rule.learning_rate
+
+    def act(self, obs: Any, before: Any, reward: Any, starts: bool) -> int:
+        """Learn from the step before, run the network for an env step, and return the action."""
+        if not starts:
+            self._reinforce(obs, reward, 1.0)
+        return super().act(obs, before, reward, starts)
+
+    def end(self, last: Any, before: Any, reward: Any, truncated: bool) -> None:
+        """Learn from the last reward of an episode, and forget its traces."""
+        self._reinforce(last, reward, float(truncated))
+        super().end(last, before, reward, truncated)
+
+    def _reinforce(self, obs: Any, reward: Any, goes_on: float) -> None:
+        c, learner, recent = self._c, self._learner, self.policy.recent
+        value = value_of(self.policy.critic.lines(self.policy.rows(obs)[0]), learner, c)
+        recent.append(c.reward_scale * float(reward) + c.gamma * goes_on * value - learner.value[0])
+        delta = recent[self.policy.rng.integers(len(recent))]
+        learner.w_out[:, :-1] += self._rate * delta * learner.e_out[:, :-1]
 
 
 class Softmax:
@@ -93,7 +127,7 @@ class Softmax:
             z = (np.clip(row[0], *ends)[:, None] - curves.centers) / curves.widths
             return np.exp(-0.5 * z * z).ravel()
         self._input._see(row, starts)
-        return self._input._x.mean(axis=0)
+        return self._input.input.x.mean(axis=0)
 
     def _reinforce(self, delta: float) -> None:
         self._w += self.rule.learning_rate * delta * self._e
@@ -135,6 +169,18 @@ class ShuffledPolicy(GlmPolicy):
         return Shuffled(self, rule)
 
 
+class ShuffledTdPolicy(ShuffledPolicy):
+    """A policy that learns from TD errors of other env steps."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.recent: deque[float] = deque(maxlen=RECENT)
+
+    def learning(self, rule: RewardGlm) -> Any:
+        """Return what runs and teaches the network."""
+        return ShuffledTd(self, rule)
+
+
 class SoftmaxOfCurves(ShuffledPolicy):
     """A policy that is a softmax of the tuning curves."""
 
@@ -172,7 +218,8 @@ ROWS = (
     Row(CARTPOLE, "glm", wanted="mean >= 495, worst >= 475"),
     Row(CARTPOLE, "no learning", _NO_LEARNING, n_seeds=5),
     Row(CARTPOLE, "shuffled input", policy=ShuffledPolicy, n_seeds=3),
-    Row(CARTPOLE, "softmax of curves", _SOFTMAX, SoftmaxOfCurves, n_seeds=3),
+    Row(CARTPOLE, "shuffled TD error", policy=ShuffledTdPolicy, n_seeds=10),
+    Row(CARTPOLE, "softmax of curves", _SOFTMAX, SoftmaxOfCurves, n_seeds=10),
     Row(CARTPOLE, "softmax of spikes", _SOFTMAX, SoftmaxOfSpikes, n_seeds=3),
     Row(CARTPOLE, "48 hidden, expected", _EXPECTED, policy_kwargs=_HIDDEN, n_seeds=10),
     Row(CARTPOLE, "48 hidden, score", _SCORE, policy_kwargs=_HIDDEN, n_seeds=10),
@@ -180,12 +227,14 @@ ROWS = (
     Row(ACROBOT, "glm", wanted="mean >= -100"),
     Row(ACROBOT, "no learning", _NO_LEARNING, n_seeds=5),
     Row(ACROBOT, "shuffled input", policy=ShuffledPolicy, n_seeds=3),
-    Row(ACROBOT, "softmax of curves", _SOFTMAX, SoftmaxOfCurves, n_seeds=3),
+    Row(ACROBOT, "shuffled TD error", policy=ShuffledTdPolicy, n_seeds=10),
+    Row(ACROBOT, "softmax of curves", _SOFTMAX, SoftmaxOfCurves, n_seeds=10),
     Row(ACROBOT, "softmax of spikes", _SOFTMAX, SoftmaxOfSpikes, n_seeds=3),
     Row(WINDY, "glm", wanted="mean >= -16.5"),
     Row(WINDY, "no learning", _NO_LEARNING, n_seeds=5),
     Row(WINDY, "shuffled input", policy=ShuffledPolicy, n_seeds=3),
-    Row(WINDY, "softmax of a table", _SOFTMAX, SoftmaxOfCurves, n_seeds=3),  # the input is a line per cell
+    Row(WINDY, "shuffled TD error", policy=ShuffledTdPolicy, n_seeds=10),
+    Row(WINDY, "softmax of a table", _SOFTMAX, SoftmaxOfCurves, n_seeds=10),  # the input is a line per cell
 )
 
 
@@ -251,7 +300,7 @@ def train_one(row: Row, seed: int, changes: Mapping[str, Any], chip: str | None 
         policy = DeployedPolicy(compile_network(model.to_network(), chip), np.random.default_rng(seed))
         on_chip = _greedy(policy, row.task, seed, False)
     mean = play(model, row.task, seed)
-    shares = (ticks / steps, spikes / steps) if steps else (np.nan, np.nan)
+    shares: tuple[float, float] = (ticks / steps, spikes / steps) if steps else (np.nan, np.nan)
     return Result(mean, likely, solved, n_steps, seconds, *shares, on_chip)
 
 

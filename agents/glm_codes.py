@@ -1,0 +1,78 @@
+"""The two codes of probabilistic spiking policies: of the network's input, and of the critic's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from spikeloop.agents.checks import in_words
+from spikeloop.agents.critic_code import critic_code
+from spikeloop.agents.encoders import encoder_for
+from spikeloop.agents.export import observation_parts
+from spikeloop.spiking.encoders import Encoder
+from spikeloop.spiking.encoders.base import encoder_class
+from spikeloop.spiking.encoders.lines import Binary
+from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
+
+
+def is_vector(space: spaces.Space) -> bool:
+    """Return whether observations are vectors, and not choices."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 1
+
+
+def glm_codes(
+    name: str,
+    space: Any,
+    n_ticks: int,
+    encoder: str | None,
+    encoder_kwargs: Mapping[str, Any],
+    critic: str,
+    critic_kwargs: Mapping[str, Any],
+) -> tuple[Encoder, Tiles | PlaceCells | Binary]:
+    """Return encoder and critic's code; :class:`~spikeloop.agents.glm_policy.GlmPolicy` has the arguments.
+
+    Args:
+        name: Of the policy, for messages.
+        space: Of observations.
+        n_ticks: Ticks of an env step.
+        encoder: How observations become spikes.
+        encoder_kwargs: Its options.
+        critic: The code that the critic reads.
+        critic_kwargs: Its options.
+
+    Raises:
+        ValueError: If the space is of another kind, or a code has no such option.
+
+    >>> encoder, code = glm_codes("GlmPolicy", spaces.Discrete(3), 8, None, {}, "tiles", {})
+    >>> encoder.n_channels, code.n_inputs
+    (3, 3)
+    """
+    if not is_vector(space):
+        if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+            raise ValueError(f"{name} needs a vector observation (Box) or choices, got {in_words(space)}")
+        if encoder not in (None, "binary") or encoder_kwargs or critic_kwargs:
+            given = encoder, dict(encoder_kwargs), dict(critic_kwargs)
+            raise ValueError(f"encoder and the options of codes must be left out for {in_words(space)}, got {given}")
+        lines = Binary(sum(part.n_values for part in observation_parts(space)))
+        return lines, lines
+    ends = {name: encoder_kwargs[name] for name in ("low", "high") if name in encoder_kwargs}
+    if "components" not in critic_kwargs:
+        critic_kwargs = {**{name: np.broadcast_to(end, space.shape) for name, end in ends.items()}, **critic_kwargs}
+    code = critic_code(critic, critic_kwargs, False, space)
+    if code is None:
+        raise ValueError(f"critic must be 'tiles' or 'places', got {critic!r}")
+    for end, bound in (("low", space.low), ("high", space.high)):
+        if end not in ends and np.all(np.abs(bound) < 1e6):
+            ends[end] = bound
+    kind = encoder or "population_spikes"
+    if encoder_class(kind).over(np.full(1, -3.0), np.full(1, 3.0)).covered is None:
+        ends = {}  # it has no range
+    found = encoder_for(kind, space.shape[0], {**encoder_kwargs, **ends})
+    if not found.spikes:
+        raise ValueError(f"encoder must be one whose input is spikes, got {encoder!r}")
+    if fault := found.blind(n_ticks, 1.0):
+        raise ValueError(fault)
+    return found, code
