@@ -16,6 +16,7 @@ _HOME = {
     "NEURONS": "neurons",
     "STEP_LAYERS": "step_layers",
     "SpikeTimeLayer": "spike_time",
+    "EquilibriumLayer": "equilibrium",
     "FirstSpikes": "encoders.first_spikes",
     "ENCODERS": "encoders",
     "Dense": "readout",

@@ -77,7 +77,13 @@ def synaptic_operations(
         x: Encoder output to average the input's cost over, shape (L, B, n_channels) or (L, n_ticks, B, n_channels);
             None takes currents that are never zero, which is the worst case of a held input.
         w_out: Readout weights that the spikes meet, shape (n, N); None leaves the readout out.
+
+    Raises:
+        ValueError: If a layer answers steps by neurons that send numbers.
     """
+    for layer in layers:
+        if getattr(layer, "graded", False):
+            raise ValueError(f"synaptic operations are counted of spikes, {type(layer).__name__} sends numbers")
     met = layers[0].w_in if layers else w_out
     if met is None:
         return SynapticOperations(0.0, 0.0, 0.0)

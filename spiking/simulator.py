@@ -201,7 +201,7 @@ class Simulator:
         keep = any_kernels.KEEP_MEMBRANE if membranes else any_kernels.KEEP_OUTPUTS
         outputs, new, tapes, x, of_units = self._run(obs, state, episode_start, keep)
         if self.steps:
-            return outputs, new, monitor_of(tapes, x.shape[1], self.network.dt)
+            return outputs, new, monitor_of(tapes, x.shape[1], self.network.n_ticks, self.network.dt)
         network, layers, v = self.network, self.network.layers, None
         if network.clears:
             episode_start = np.ones(outputs.shape[:2], bool)
@@ -339,7 +339,7 @@ class Simulator:
             outputs, spikes = self._decide(x[:, None] if network.encoder.held else x)
             return outputs, new, (), x, spikes
         if self.steps:
-            y, new, times = self.steps(x, state, frames, self.spike_counts)
+            y, new, times = self.steps(x, state, frames, self.spike_counts, keep != any_kernels.KEEP_NOTHING)
             return self._read(y).reshape(n_steps, n_batch, self._n_outputs), new, times, x, None
         if network.clears:
             starts = np.ones_like(starts)

@@ -116,6 +116,8 @@ class SpikeTimeLayer:
     """
 
     trained: ClassVar[tuple[str, ...]] = ("w_in", "w_pulse")
+    n_ticks: ClassVar[int] = 1
+    graded: ClassVar[bool] = False
 
     w_in: np.ndarray
     w_pulse: np.ndarray
@@ -172,14 +174,21 @@ class SpikeTimeLayer:
                 f"Network.dt must be at most {MAX_WINDOW:g} tau of its layers, {self.tau:g}, got {window:g}"
             )
 
-    def run(self, x: np.ndarray, window: float) -> np.ndarray:
-        """Return when each neuron spikes in ms, ``window`` where it does not, shape (B, N), given the inputs' times."""
-        w = np.concatenate((self.w_in, self.w_pulse, np.full((self.n_neurons, 1), self.w_deadline)), axis=1)
-        return with_pulses(self.kernel, x, self.t_pulse, self.deadline, w, self.v_th, window, self.tau)[0]
+    def run(self, x: np.ndarray, window: float, counts: np.ndarray | None = None) -> np.ndarray:
+        """Return when each neuron spikes in ms, ``window`` where it does not, shape (B, N), given the inputs' times.
 
-    def spikes(self, y: np.ndarray, window: float) -> np.ndarray:
-        """Return when neurons spiked whose answers are ``y``, infinity where they did not."""
-        return np.where(y < window, y, np.inf)
+        Spikes are added to ``counts``, shape (N,).
+        """
+        w = np.concatenate((self.w_in, self.w_pulse, np.full((self.n_neurons, 1), self.w_deadline)), axis=1)
+        y = with_pulses(self.kernel, x, self.t_pulse, self.deadline, w, self.v_th, window, self.tau)[0]
+        if counts is not None:
+            counts += np.count_nonzero(y < window, axis=0)
+        return y
+
+    def spikes(self, x: np.ndarray, window: float) -> np.ndarray:
+        """Return when each neuron spikes in ms, infinity where it does not, shape (B, N, 1)."""
+        y = self.run(x, window)
+        return np.where(y < window, y, np.inf)[..., None]
 
 
 def with_pulses(
