@@ -369,7 +369,10 @@ class Evolution(LocalLearning):
 
 
 def _warn_of_silence(player: Player, n_steps: int) -> None:
-    if isinstance(player, FloatPlayer) and player.simulator.spike_counts:
+    if not isinstance(player, FloatPlayer) or not player.simulator.spike_counts:
+        return
+    steps = player.simulator.steps
+    if steps is None or not steps.layers[0].graded:
         warn_of_silence(player.simulator.spike_counts, n_steps * player.simulator.network.n_ticks)
 
 

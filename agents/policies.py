@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from spikeloop.agents.encoders import encoder_for
+from spikeloop.agents.equilibrium_policy import EquilibriumPolicy
 from spikeloop.agents.policy_arguments import LSNN_OPTIONS, check_options, former_surrogate, sizes_of
 from spikeloop.agents.spike_time_policy import SpikeTimePolicy
 from spikeloop.agents.spiking_policy import SpikingPolicy
@@ -97,4 +98,5 @@ POLICIES: dict[str, type[BasePolicy]] = {
     "LsnnPolicy": LsnnPolicy,
     "LifPolicy": LifPolicy,
     "SpikeTimePolicy": SpikeTimePolicy,
+    "EquilibriumPolicy": EquilibriumPolicy,
 }

@@ -33,6 +33,7 @@ class Algorithm(NamedTuple):
 ALGOS = {
     "spiking_ppo": Algorithm("spiking_ppo:SpikingPPO", "surrogate_gradients"),
     "spike_time": Algorithm("spiking_ppo:SpikingPPO", "spike_time"),
+    "equilibrium": Algorithm("spiking_ppo:SpikingPPO", "equilibrium"),
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop", "ChipLsnn"),
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),

@@ -140,10 +140,9 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         # contrib sizes its LSTM buffers by these; SpikingPPO keeps the packed state in a buffer of its own
         self.lstm_actor.num_layers = self.lstm_actor.hidden_size = 0  # type: ignore[attr-defined]
         super()._build(lr_schedule)
-        first = next(iter(self.mlp_extractor.value_net), self.value_net)
         with th.no_grad():
             seen = self.critic_frames * self.features_dim
-            first.get_parameter("weight")[:, seen:] = 0.0  # so that the value is first learnt from the observation
+            self._critic_weights()[:, seen:] = 0.0  # so that the value is first learnt from the observation
         check_frames(self.critic_frames, self.features_extractor)
         if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
             self.action_net = in_one_order(self.action_net)
@@ -156,6 +155,11 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
             scaler,
         )
 
+    def _critic_weights(self) -> nn.Parameter:
+        """Return the weights that the critic's inputs meet, shape (n, n_inputs)."""
+        first = next(iter(self.mlp_extractor.value_net), self.value_net)
+        return first.get_parameter("weight")
+
     def one_thread(self, n_rows: int) -> AbstractContextManager[None]:
         """Return a context in which a pass of so many observations has the same bits whatever torch's thread count.
 
@@ -167,9 +171,13 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         assert isinstance(self.net_arch, dict)
         make = partial(MlpExtractor, activation_fn=self.activation_fn, device=self.device)
         actor = make(self.lstm_actor.n_neurons[-1], {"pi": self.net_arch["pi"], "vf": []})
-        critic_dim = self.critic_frames * self.features_dim + self.critic_reads_actor * self.lstm_actor.n_neurons[-1]
-        self.mlp_extractor = make(critic_dim, {"pi": [], "vf": self.net_arch["vf"]})
+        self.mlp_extractor = make(self._critic_dim, {"pi": [], "vf": self.net_arch["vf"]})
         self.mlp_extractor.policy_net, self.mlp_extractor.latent_dim_pi = actor.policy_net, actor.latent_dim_pi
+
+    @property
+    def _critic_dim(self) -> int:
+        """Numbers that the critic sees."""
+        return self.critic_frames * self.features_dim + self.critic_reads_actor * self.lstm_actor.n_neurons[-1]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {

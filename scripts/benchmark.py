@@ -41,6 +41,7 @@ BENCHMARKS = {
     "evolution": "evolution of spiking networks: returns, and fine-tuning through the chip, with their controls",
     "guard": "every table of speed for seconds, beside an earlier commit",
     "spike-time": "policies of exact spike times trained by PPO: returns, spikes, decision times, and controls",
+    "equilibrium": "policies trained by equilibrium propagation, actor and critic: returns, spikes, and controls",
     "spike-order": "R-STDP of spiking populations where only the order of spikes tells, with its controls",
 }
 

@@ -1,0 +1,114 @@
+"""Policies trained by equilibrium propagation, actor and critic, with controls that each change one thing.
+
+Every row trains from its preset for the same fixed budget, on held-out seeds, and is judged by its last weights: the
+exported network plays 100 greedy episodes in ``Simulator``. "Spikes" is the share of bits that are spikes, of all
+units and steps of settling; units of the rate code send numbers. "Coupling" is the square of the largest singular value
+between hidden units and outputs at the end of training, which is kept at 0.9 or below. Controls:
+
+- MLP critic: the critic is SB3's, trained by backpropagation;
+- frozen: what hidden units get from the input stays as it was drawn, in actor and critic;
+- random feedback: in the nudged phases hidden units hear of the nudge through random weights, in actor and critic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from spikeloop.agents.registry import hyperparams_file
+from spikeloop.agents.spiking_ppo import SpikingPPO
+from spikeloop.scripts.bench.schedules import schedule_of
+from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
+from spikeloop.spiking.simulator import Simulator
+
+SEEDS = tuple(range(3100, 3110))  # never used to choose a setting of these policies
+EPISODES = 100
+CARTPOLE, ACROBOT = "CartPole-v1", "Acrobot-v1"
+SPIKES = {"code": "sigma_delta"}
+
+
+class Row(NamedTuple):
+    """A training: a preset, and what is changed of its policy."""
+
+    env: str
+    policy: Mapping[str, Any] = {}
+    wanted: str = ""
+
+
+class Result(NamedTuple):
+    """What one training came to."""
+
+    mean: float  # return
+    spikes: float  # share of bits
+    coupling: float
+    seconds: float  # of processor time
+
+
+ROWS = {
+    "CartPole": Row(CARTPOLE, wanted=">= 475"),
+    "CartPole, MLP critic": Row(CARTPOLE, {"critic": "mlp"}),
+    "CartPole, frozen": Row(CARTPOLE, {"train_hidden": False}, "less"),
+    "CartPole, random feedback": Row(CARTPOLE, {"feedback": "random"}),
+    "CartPole, spikes": Row(CARTPOLE, SPIKES, ">= 450"),
+    "CartPole, spikes, frozen": Row(CARTPOLE, {**SPIKES, "train_hidden": False}, "less"),
+    "Acrobot": Row(ACROBOT, wanted=">= -100"),
+    "Acrobot, MLP critic": Row(ACROBOT, {"critic": "mlp"}),
+    "Acrobot, frozen": Row(ACROBOT, {"train_hidden": False}, "less"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``spikeloop benchmark equilibrium``."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 3100 ... 3109")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help="default all")
+    parser.add_argument("--n-timesteps", type=int, default=None, help="env steps (default the preset's)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a row as soon as all its seeds are trained."""
+    torch.set_num_threads(1)
+    print(f"{EPISODES} greedy episodes after training, seeds {args.seeds}\n")
+    head = ["policy", "return, mean ± sd", "worst", "each seed", "spikes", "largest coupling", "CPU s", "wanted"]
+    print_head(head)
+    for name in args.rows:
+        results = [_judge(ROWS[name], seed, args.n_timesteps) for seed in args.seeds]
+        returns = np.array([result.mean for result in results])
+        cells = [name, mean_and_deviation(returns), f"{returns.min():.1f}", each(returns)]
+        spikes = np.mean([result.spikes for result in results])
+        cells += [f"{spikes:.1%}" if spikes else "", f"{max(result.coupling for result in results):.2f}"]
+        print_row([*cells, f"{np.mean([result.seconds for result in results]):.0f}", ROWS[name].wanted])
+
+
+def _train(row: Row, seed: int, n_timesteps: int | None) -> SpikingPPO:
+    """Return the trained model of a row."""
+    preset = yaml.safe_load(hyperparams_file("equilibrium").read_text(encoding="utf-8"))[row.env]
+    env, normalize = make_vec_env(row.env, preset.pop("n_envs"), seed), preset.pop("normalize", None)
+    if normalize:
+        env = VecNormalize(env, gamma=preset["gamma"], **normalize)
+    budget = n_timesteps or preset["n_timesteps"]
+    del preset["n_timesteps"]
+    for name in ("learning_rate", "clip_range"):
+        preset[name] = schedule_of(preset[name])
+    policy_kwargs = {**preset.pop("policy_kwargs"), **row.policy}
+    return SpikingPPO(env=env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **preset).learn(budget)
+
+
+def _judge(row: Row, seed: int, n_timesteps: int | None) -> Result:
+    begin = time.process_time()
+    model = _train(row, seed, n_timesteps)
+    seconds = time.process_time() - begin
+    simulator = Simulator(model.to_network())
+    env = make_vec_env(row.env, n_envs=50, seed=10_000 + seed)
+    mean = float(evaluate_policy(simulator, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
+    (layer,), (count,) = simulator.network.layers, simulator.spike_counts
+    coupling = float(np.linalg.norm(layer.w_out, 2) ** 2)
+    return Result(mean, float(count.mean() / simulator.n_counted), coupling, seconds)
