@@ -35,7 +35,7 @@ class ChipEpropPolicy(BasePolicy):
         lr_schedule: Not used: what learns are the network's own rules.
         backend: What builds the network (:class:`spikeloop.hardware.ChipLsnn`): called with the numbers of actions, the
             factors of observations, the number of the critic's lines, ``rule``, a generator, and options by name.
-        backend_kwargs: Further options of it, such as ``w_max``, ``w_out_max``, ``n_copies``, ``residue``.
+        backend_kwargs: Further options of it, such as ``w_max``, ``pseudo_derivative``, ``n_copies``, ``residue``.
         rule: Learning rates at their highest, discount and so on; EProp fills it in.
         n_neurons: Neurons N.
         n_ticks: Ticks per env step.

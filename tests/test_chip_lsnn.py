@@ -12,6 +12,7 @@ from spikeloop.agents.critic_code import critic_code
 from spikeloop.envs.compiled import compiled_of
 from spikeloop.hardware.learning.engine import Learner
 from spikeloop.hardware.learning.three_factor_lsnn import hidden_rule, rates_of, readout_rule
+from spikeloop.hardware.loihi import lsnn_learner_kernels as kernels
 from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.lsnn_learner import ChipLsnn
 from spikeloop.hardware.loihi.lsnn_program import ChipLsnnParameters
@@ -92,20 +93,25 @@ def plain_host(task, network, starts, most_steps, progress):
                 up, down = carry >= 0.5, carry <= -0.5
                 inputs[tick, 0] = [up[0], down[0], up[1], down[1], 1]
                 carry -= up.astype(float) - down
-            v, state = emulator.run(state, n_ticks - 1, inputs[:-1])
+            read, state = emulator.run(state, n_ticks - 1, inputs[:-1])
+            v, membranes = np.split(read[-1, 0], [2])
             value, r1 = 0.0 if terminated else rule.initial_value + values[lines].sum(), 0
             if last is not None:
                 delta = rule.reward_scale * reward + rule.gamma * value - last
                 values += progress * rule.value_rate * delta * traces
                 r1 = whole(progress * host.r1_scale * delta, rng)
             if not ends:
-                logits = v[-1, 0] * (1 - scale) * p.w_out_max / (254 * p.n_copies) / 64
+                logits = v * (1 - scale) * p.w_out_max / (254 * p.n_copies) / 64
                 probability = np.exp(logits - logits.max())
                 probability /= probability.sum()
                 action = int(rng.random() >= probability[0])
                 errors = (np.arange(2) == action) - probability
                 written = [whole(127 * error, rng) for error in errors]
-                signal = [whole(host.signal_scale * (network.feedback[:, j] @ errors), rng) for j in range(p.n_neurons)]
+                signals = network.feedback.T @ errors
+                if p.pseudo_derivative == "membrane":
+                    v_th = network.program.compartments.v_th[p.n_neurons]
+                    signals *= np.where(membranes == 0, 0.5, np.maximum(0, 1 - np.abs(membranes - v_th) / v_th))
+                signal = [whole(host.signal_scale * signal, rng) for signal in signals]
                 for i in range(3 * p.n_copies):
                     emulator.learner(i).write("y3", written if i >= 2 * p.n_copies else signal)
                 traces *= rule.gamma * rule.trace_lambda
@@ -129,7 +135,12 @@ def whole(value, rng):
 
 @pytest.mark.parametrize(
     "parameters",
-    [{}, {"residue": True, "n_ticks": 8, "slow": False, "n_copies": 2}, {"finer": 2}],
+    [
+        {},
+        {"residue": True, "n_ticks": 8, "slow": False, "n_copies": 2},
+        {"finer": 2},
+        {"pseudo_derivative": "membrane", "n_copies": 2},
+    ],
 )
 def test_the_compiled_loop_is_a_host_beside_an_emulator(task, parameters):
     network, starts, steps = learn(task, **parameters)
@@ -208,7 +219,7 @@ def test_a_target_that_never_spikes_tags_no_hidden_synapse():
 
 
 def test_rules_are_such_as_loihi_1_could_hold():
-    for rule in (hidden_rule(2, 2.0, 20.0), readout_rule(3, 2.0)):
+    for rule in (hidden_rule(2, 2.0, 20.0), hidden_rule(2, 2.0, 20.0, membrane=True), readout_rule(3, 2.0)):
         assert isinstance(rule, LearningRule) and rule.residue_bits == 0 and not rule.wide_shift
         assert rule.profile == "nengo" and rule.y3 == Trace(0.0, float("inf"))
 
@@ -276,6 +287,26 @@ def test_rates_of_the_rule_are_those_of_the_synapses(task):
     assert learner.w[0, 0] == pytest.approx(254 * readout * 100 / host.r1_scale, abs=2)
 
 
+def test_the_pseudo_derivative_is_a_triangle_around_the_threshold_and_a_half_after_a_spike():
+    found = [kernels.pseudo_derivative(v, 100.0) for v in (-10, 0, 50, 100, 150, 250)]
+    assert found == [0.0, 0.5, 0.5, 1.0, 0.5, 0.0]
+
+
+def test_without_y1_a_silent_target_learns_at_the_rate_of_the_rule(task):
+    host = new(task[2], pseudo_derivative="membrane")._host
+    assert 2.0 * rates_of(host.r1_scale, host.signal_scale, membrane=True)[0] == pytest.approx(0.5)
+    rule, spikes, none = hidden_rule(2, 2.0, None, membrane=True), np.array([0], np.int32), np.array([], np.int32)
+    learner = Learner(replace(rule, rounding="nearest"), [[0]])
+    for tick in range(40):
+        learner.write("y3", [round(host.signal_scale) if tick == 39 else 0])
+        learner.tick(spikes, none)
+    assert learner.t[0, 0] == pytest.approx(2.0**-7 * 127 * host.signal_scale, rel=0.06)
+    learner.write("y3", [0])
+    for tick in range(4):
+        learner.tick(spikes, none, 100 if tick == 3 else 0)
+    assert learner.w[0, 0] == pytest.approx(254 * 0.5 / 2.0 * 100 / host.r1_scale, abs=2)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -285,6 +316,7 @@ def test_rates_of_the_rule_are_those_of_the_synapses(task):
         ("beta", -1.0),
         ("n_copies", 0),
         ("finer", 5),
+        ("pseudo_derivative", "spike"),
     ],
 )
 def test_numbers_out_of_range_are_refused(name, value):

@@ -11,9 +11,15 @@ tags: eligibility, signal, decay           errors ``1[a = k] - pi_k`` and ``L_j 
 weights: input, recurrent, readout         critic on input lines, TD error, r1
 ========================================== ==========================================================
 
-No number of a neuron's inside reaches the host: it reads v of the output compartments, which never fire. Rules are in
-:mod:`spikeloop.hardware.learning.three_factor_lsnn`. That a host may write y3 of a compartment and leave y1 to the
-chip is our assumption; nengo-loihi's PES writes an error into a posttrace in that way.
+The host reads v of the output compartments, which never fire. With ``pseudo_derivative="membrane"`` it reads v of the
+neurons, too, and writes ``L_j psi_j``::
+
+    psi_j = max(0, 1 - |v_j - v_th| / v_th), but 1/2 where v_j = 0, as a spike leaves it
+
+No rule can read v; the host stands in for what the rule lacks, and the rest of the tag is made on the chip. Else no
+number of a neuron's inside reaches the host. Rules are in :mod:`spikeloop.hardware.learning.three_factor_lsnn`. That a
+host may write y3 of a compartment and leave y1 to the chip is our assumption; nengo-loihi's PES writes an error into a
+posttrace in that way.
 """
 
 from __future__ import annotations
@@ -62,9 +68,9 @@ class ChipLsnn:
         scale: Factors of the observed numbers, shape (n_obs,): they are cut at -1 and 1 after them.
         n_lines: Lines of the critic's input code.
         rule: Learning rates, discount and so on. ``learning_rate`` is in thresholds per TD error and eligibility, the
-            product of the learning signal and of x1 and y1, each 1 where a neuron spikes on every tick; ``actor_rate``
-            is in logits likewise. What the chip has no place for must be off: ``value_coef``, ``rate_coef``,
-            ``trace_max``, ``optimizer``.
+            product of the learning signal, of x1 and of y1, each 1 where a neuron spikes on every tick, or of psi in
+            place of y1; ``actor_rate`` is in logits likewise. What the chip has no place for must be off:
+            ``value_coef``, ``rate_coef``, ``trace_max``, ``optimizer``.
         rng: Draws first weights, seeds of the learning engines, actions and the host's rounding.
         options: Fields of :class:`ChipLsnnParameters`, by name.
 
@@ -105,11 +111,13 @@ class ChipLsnn:
         self._loaded, self._state = self.emulator.loaded(), self.emulator.initial_state()
         lines = np.zeros(n_lines), np.zeros(n_lines), np.zeros(n_lines, np.int64), np.zeros(1, np.int64)
         self._host = kernels.Host(
+            n_hidden=2 * p.n_copies,
             scale=factors,
             feedback=self.feedback,
             output_scale=float((1 - decay(np.float64(p.tau_out), 1.0)) * p.w_out_max / (LARGEST * p.n_copies) / 64),
             signal_scale=scales.signal,
             r1_scale=scales.r1,
+            v_th=float(self.program.compartments.v_th[n]) if p.reads_membranes else 0.0,
             gamma=float(rule.gamma),
             trace_decay=float(rule.gamma * rule.trace_lambda),
             value_rate=float(rule.value_rate),
@@ -119,7 +127,7 @@ class ChipLsnn:
             last=np.zeros(2),
             critic=LineCritic(*lines),
             inputs=np.zeros((p.n_ticks, 1, 2 * factors.size + 1), np.int32),
-            outputs=np.zeros((p.n_ticks, 1, n_outputs), np.int32),
+            outputs=np.zeros((p.n_ticks, 1, self.program.outputs.size), np.int32),
             rewards=np.zeros(p.n_ticks, np.int64),
         )
 
@@ -233,7 +241,7 @@ class ChipLsnn:
             kernels.send(np.asarray(obs[b], np.float64), scale, carry[b], inputs[b])
         sent = np.ascontiguousarray(inputs[:, :, 0].swapaxes(0, 1))
         v, chips = self.emulator.run(state[0, :, :width].astype(np.int32), n_ticks, sent, learning=False)
-        return self._host.output_scale * v[-2], np.concatenate((chips, carry), axis=1)[None]
+        return self._host.output_scale * v[-2, :, : len(self.feedback)], np.concatenate((chips, carry), axis=1)[None]
 
     @property
     def value(self) -> float:
@@ -272,7 +280,7 @@ def _scales(p: ChipLsnnParameters, rule: RewardEprop) -> _Scales:
     for name, value in _ABSENT.items():
         if getattr(rule, name) != value:
             raise ValueError(f"{name} must be {value} on the chip, got {getattr(rule, name)!r}")
-    hidden, readout = (p.w_max, p.w_out_max) * np.array(rates_of(1.0, 1.0))
+    hidden, readout = (p.w_max, p.w_out_max) * np.array(rates_of(1.0, 1.0, p.reads_membranes))
     r1 = rule.actor_rate / readout if rule.actor_rate else rule.learning_rate / hidden / (_SIGNAL / 2)
     signal = rule.learning_rate / hidden / r1 if r1 else 0.0
     if signal > _SIGNAL:

@@ -1,8 +1,9 @@
 """Kernels of an LSNN that learns on the chip: an env step with the host's part of it, and stretches of a compiled task.
 
 The chip's part is the emulator's own loop, which runs the learning engines after each tick. What the host reads of the
-chip is v of the output compartments; what it writes are input spikes, the third posttraces, and rewards. The loop is
-called in one place, as every place more would be compiled anew.
+chip is v of the output compartments, and v of the neurons where it stands for a pseudo-derivative; what it writes are
+input spikes, the third posttraces, and rewards. The loop is called in one place, as every place more would be compiled
+anew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
 from spikeloop.spiking.rules.eprop_kernels import LineCritic, remember_lines
 
-KINDS = 3  # of synapses: input, recurrent, readout; as many learning engines of each, in this order
 GOES_ON, CUT, TERMINATED = 0, 1, 2  # of episodes
 _Y3, _MOST = 2, 127  # row of a learner's y, and the largest number in it and in r1
 
@@ -25,11 +25,13 @@ _Y3, _MOST = 2, 127  # row of a learner's y, and the largest number in it and in
 class Host(NamedTuple):
     """What the host computes with, and what it keeps."""
 
+    n_hidden: int  # learning engines of input and recurrent synapses, which come first; then those of the readout
     scale: np.ndarray  # of each number of the observation, (n_obs,)
     feedback: np.ndarray  # B, (n_outputs, N)
     output_scale: float  # logit of one unit of v
     signal_scale: float  # y3 of a learning signal of 1
     r1_scale: float  # r1 of a TD error of 1
+    v_th: float  # threshold of the neurons in units of their v; 0 where the host does not read it
     gamma: float
     trace_decay: float  # gamma lambda, of the critic
     value_rate: float
@@ -39,7 +41,7 @@ class Host(NamedTuple):
     last: np.ndarray  # value of the last step, and 1 once there was one in this episode, (2,)
     critic: LineCritic
     inputs: np.ndarray  # of an env step, (n_ticks, 1, n_lines), int32
-    outputs: np.ndarray  # v of the outputs after each tick, (n_ticks, 1, n_outputs), int32
+    outputs: np.ndarray  # v of outputs, then of neurons if it is read, after each tick, (n_ticks, 1, n_read), int32
     rewards: np.ndarray  # r1 of each tick, (n_ticks,), int64
 
 
@@ -102,9 +104,16 @@ def criticise(reward, value, host, progress, rng):
 
 
 @kernel
-def decide(v, engines, host, rng):
+def pseudo_derivative(v, v_th):
+    """Return ``max(0, 1 - |v - v_th| / v_th)``, or 1/2 for the v of 0 that a spike has just left behind."""
+    return 0.5 if v == 0 else max(0.0, 1 - abs(v - v_th) / v_th)
+
+
+@kernel
+def decide(read, engines, host, rng):
     """Draw the action by a softmax of the outputs' v, and write into y3 what would make it likelier."""
-    n_outputs = len(v)
+    n_outputs = len(host.feedback)
+    v = read[:n_outputs]
     p = np.exp(host.output_scale * (v - v.max()))
     p /= p.sum()
     left, action = rng.random(), n_outputs - 1
@@ -115,17 +124,18 @@ def decide(v, engines, host, rng):
             break
     errors = -p
     errors[action] += 1
-    n_copies = len(engines) // KINDS
     for k in range(n_outputs):
         written = _whole(_MOST * errors[k], rng)
-        for e in range(2 * n_copies, len(engines)):
+        for e in range(host.n_hidden, len(engines)):
             engines[e].y[_Y3, k] = written
     for j in range(host.feedback.shape[1]):
         signal = 0.0
         for k in range(n_outputs):
             signal += host.feedback[k, j] * errors[k]
+        if host.v_th > 0:
+            signal *= pseudo_derivative(read[n_outputs + j], host.v_th)
         written = _whole(host.signal_scale * signal, rng)
-        for e in range(2 * n_copies):
+        for e in range(host.n_hidden):
             engines[e].y[_Y3, j] = written
     return action
 

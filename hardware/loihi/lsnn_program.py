@@ -14,6 +14,7 @@ from spikeloop.spiking.decay import decay
 from spikeloop.spiking.rules.reward_eprop import RewardEprop, is_number
 
 LARGEST, _STEP = 254, 2  # of weights of 8 bits with a sign
+PSEUDO_DERIVATIVES = ("spikes", "membrane")
 _COARSEST = 8  # least threshold, in units of the stored weight
 
 
@@ -35,6 +36,8 @@ class ChipLsnnParameters:
         w_in_scale: Standard deviation of a number's weights at first, times sqrt(n_obs), in units of the threshold.
         bias_scale: Neurons' weights from the line that spikes on every tick are at first uniform from 0 to this.
         slow: Whether the slow trace is part of the hidden rule.
+        pseudo_derivative: What stands for e-prop's pseudo-derivative: ``spikes``, each neuron's own trace y1; or
+            ``membrane``, a function of its v, which the host reads when it reads the outputs.
         n_copies: Synapses that each weight is the sum of, which learn alike: rounding at random, which they do apart,
             makes them noisy, and the noise of their mean is the less the more they are.
         residue: Whether each weight has a second synapse with four more bits; no Loihi has.
@@ -60,6 +63,7 @@ class ChipLsnnParameters:
     w_in_scale: float = 2.0
     bias_scale: float = 0.5
     slow: bool = True
+    pseudo_derivative: str = "spikes"
     n_copies: int = 1
     residue: bool = False
 
@@ -77,9 +81,16 @@ class ChipLsnnParameters:
         for name in ("beta", "w_in_scale", "bias_scale"):
             if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)!r}")
+        if self.pseudo_derivative not in PSEUDO_DERIVATIVES:
+            raise ValueError(f"pseudo_derivative must be one of {PSEUDO_DERIVATIVES}, got {self.pseudo_derivative!r}")
         for name in ("slow", "residue"):
             if getattr(self, name) not in (True, False):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+
+    @property
+    def reads_membranes(self) -> bool:
+        """Whether the host reads v of the neurons."""
+        return self.pseudo_derivative == "membrane"
 
 
 def lsnn_program(
@@ -106,7 +117,7 @@ def lsnn_program(
     n_outputs, n = w_out.shape
     k, unit = p.n_ticks.bit_length() - 1, LARGEST * p.n_copies * 2**p.finer / p.w_max
     trace_decay = rule.gamma * rule.trace_lambda
-    hidden = hidden_rule(k, p.tau_out, p.tau_a if p.slow else None, p.residue, trace_decay)
+    hidden = hidden_rule(k, p.tau_out, p.tau_a if p.slow else None, p.residue, trace_decay, p.reads_membranes)
     readout = readout_rule(k, p.tau_out, p.residue, trace_decay)
     if not rule.learning_rate:
         hidden = replace(hidden, dw="", residue_bits=0)
@@ -147,10 +158,9 @@ def lsnn_program(
         exponent = max(0, int(np.ceil(np.log2(p.beta * unit / LARGEST))))
         jump = _mantissas(np.diag(np.full(n, -p.beta * unit / 2**exponent)))
         projections.append(Projection("adaptation", False, neurons, slow, jump, exponent))
+    read = np.concatenate((outputs, neurons)) if p.reads_membranes else outputs
     groups = (("adaptation", 0, n), ("neurons", n, 2 * n), ("outputs", 2 * n, 2 * n + n_outputs))
-    program = Program(
-        "loihi1", "nengo", w_in.shape[1], compartments, tuple(projections), outputs, groups, input_latency=0
-    )
+    program = Program("loihi1", "nengo", w_in.shape[1], compartments, tuple(projections), read, groups, input_latency=0)
     return place(program)
 
 

@@ -9,7 +9,8 @@ traces of spikes, y3 and r1 (:mod:`spikeloop.hardware.loihi.lsnn_learner` says w
 - feedback permuted: which neuron gets whose learning signal is drawn anew for each episode;
 - r1 = 0: nothing learns;
 - no slow trace: the hidden rule has no x2, which stands for the eligibility of adaptation;
-- beta = 0: no neuron adapts.
+- beta = 0: no neuron adapts;
+- y1: the host reads no membranes, and a neuron's own trace stands for its pseudo-derivative.
 
 Of 32 neurons, finer: recurrent weights go to a quarter of the input's, in a quarter of its steps, and learn as much
 more slowly.
@@ -52,30 +53,37 @@ class Row(NamedTuple):
     permuted: bool = False
 
 
-_EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True}
+_ONE = {"n_copies": 1}
+_EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True, **_ONE}
 _MORE, _FINER = {"n_neurons": 32}, {"finer": 2}
 _FROZEN: dict[str, Any] = {
-    "changes": {"train_hidden": False, "actor_scale": 0.372},
+    "changes": {"train_hidden": False, "actor_scale": 0.31},
     "policy": {"bias_scale": 1.0},
 }
+# What was learned with before the host read membranes.
+_RATES = {"learning_rate": "lin_0.5", "actor_scale": 0.744, "value_scale": 0.2}
+_Y1 = {"pseudo_derivative": "spikes", **_ONE}
+_Y1_FROZEN = {**_RATES, "train_hidden": False, "actor_scale": 0.372}
 ROWS = (
-    Row(NO_VELOCITY, "8-bit"),
+    Row(NO_VELOCITY, "4 synapses a weight"),
+    Row(NO_VELOCITY, "8-bit", backend=_ONE),
     Row(NO_VELOCITY, "8-bit + residue", backend=_RESIDUE),
-    Row(NO_VELOCITY, "8-bit, 4 synapses a weight", backend={"n_copies": 4}),
-    Row(NO_VELOCITY, "frozen, 8-bit", **_FROZEN),
-    Row(NO_VELOCITY, "frozen, residue", **_FROZEN, backend=_RESIDUE),
-    Row(NO_VELOCITY, "feedback permuted, residue", backend=_RESIDUE, permuted=True),
-    Row(NO_VELOCITY, "no slow trace, residue", backend={"slow": False, **_RESIDUE}),
-    Row(NO_VELOCITY, "beta = 0, residue", policy={"beta": 0.0}, backend=_RESIDUE),
-    Row(NO_VELOCITY, "r1 = 0", changes={"learning_rate": 0.0}),
-    Row(NO_VELOCITY, "32 neurons, 8-bit", policy=_MORE),
-    Row(NO_VELOCITY, "32 neurons, 3 synapses a weight", policy=_MORE, backend={"n_copies": 3}),
-    Row(NO_VELOCITY, "32 neurons, finer", policy=_MORE, backend=_FINER),
-    Row(NO_VELOCITY, "32 neurons, finer, frozen", _FROZEN["changes"], {**_FROZEN["policy"], **_MORE}, _FINER),
-    Row(NO_VELOCITY, "32 neurons, finer, beta = 0", policy={"beta": 0.0, **_MORE}, backend=_FINER),
+    Row(NO_VELOCITY, "frozen, 8-bit", **_FROZEN, backend=_ONE),
+    Row(NO_VELOCITY, "feedback permuted, 8-bit", backend=_ONE, permuted=True),
+    Row(NO_VELOCITY, "no slow trace, 8-bit", backend={"slow": False, **_ONE}),
+    Row(NO_VELOCITY, "beta = 0, 8-bit", policy={"beta": 0.0}, backend=_ONE),
+    Row(NO_VELOCITY, "r1 = 0, 8-bit", changes={"learning_rate": 0.0}, backend=_ONE),
+    Row(NO_VELOCITY, "y1, 8-bit", _RATES, backend=_Y1),
+    Row(NO_VELOCITY, "y1, residue", _RATES, backend={**_Y1, **_RESIDUE}),
+    Row(NO_VELOCITY, "y1, 4 synapses a weight", _RATES, backend={**_Y1, "n_copies": 4}),
+    Row(NO_VELOCITY, "y1, 32 neurons", _RATES, _MORE, _Y1),
+    Row(NO_VELOCITY, "y1, 32 neurons, 3 synapses a weight", _RATES, _MORE, {**_Y1, "n_copies": 3}),
+    Row(NO_VELOCITY, "y1, 32 neurons, finer", _RATES, _MORE, {**_Y1, **_FINER}),
+    Row(NO_VELOCITY, "y1, 32 neurons, finer, frozen", _Y1_FROZEN, {"bias_scale": 1.0, **_MORE}, {**_Y1, **_FINER}),
+    Row(NO_VELOCITY, "y1, 32 neurons, finer, beta = 0", _RATES, {"beta": 0.0, **_MORE}, {**_Y1, **_FINER}),
     Row(CARTPOLE, "8 neurons, 8-bit", policy=_EIGHT),
     Row(CARTPOLE, "8 neurons, residue", policy=_EIGHT, backend=_RESIDUE),
-    Row(CARTPOLE, "8 neurons, frozen, residue", _FROZEN["changes"], {**_FROZEN["policy"], **_EIGHT}, _RESIDUE),
+    Row(CARTPOLE, "8 neurons, frozen, 8-bit", _FROZEN["changes"], {**_FROZEN["policy"], **_EIGHT}),
 )
 
 
@@ -130,8 +138,8 @@ def learned(preset: Mapping[str, Any], row: Row, seed: int) -> tuple[float, int,
     """Learn once and return the mean return of greedy episodes, the env steps and what one took in microseconds."""
     settings = {name: value for name, value in preset.items() if name not in ("n_timesteps", "n_envs")}
     settings |= {
-        "learning_rate": schedule_of(settings["learning_rate"]),
         **row.changes,
+        "learning_rate": schedule_of({**settings, **row.changes}["learning_rate"]),
         "policy_kwargs": {**settings["policy_kwargs"], **row.policy},
         "backend_kwargs": {**settings.get("backend_kwargs", {}), **row.backend},
     }
