@@ -7,6 +7,7 @@ describes it.
 
 from spikeloop.envs import (  # noqa: F401  imported to register the tasks
     cartpole_no_vel,
+    latency_patterns,
     pendulum_no_vel,
     repeat,
     spike_order,

@@ -34,7 +34,7 @@ def rollout(env: gym.Env, seed: int, n_steps: int = 30) -> list[tuple]:
 
 
 def test_all_tasks_are_registered():
-    names = ["CartPoleNoVel", "PendulumNoVel", "RepeatFirst", "RepeatPrevious", "SpikeOrder"]
+    names = ["CartPoleNoVel", "LatencyPatterns", "PendulumNoVel", "RepeatFirst", "RepeatPrevious", "SpikeOrder"]
     names += ["TMaze", "TMaze100", "TMaze200", "TMaze50", "WindyGridworld"]
     assert [f"spikeloop/{name}-v0" for name in names] == ALL_ENVS
 
