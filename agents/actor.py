@@ -14,10 +14,12 @@ from spikeloop.agents.checks import in_words
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.core import Core
 from spikeloop.spiking.engine.sequences import dense_layers
+from spikeloop.spiking.first_to_spike import bias_of_silence
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.observation import Normalizer, ObservationPart, Preprocessor
 from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.row_linear import RowLinear
+from spikeloop.spiking.tick_readout import TickReadout
 
 _ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Identity: "identity"}
 
@@ -77,7 +79,8 @@ class SpikingActor(nn.Module):
             start: 1 where the state is cleared before a step, shape (L, B).
 
         Returns:
-            The readout trace at the end of each step, shape (L, B, N), and the new state.
+            The readout trace at the end of each step, shape (L, B, N), and the new state. For kinds of readout that
+            take every tick, the spikes that arrive on each, (L, B, n_ticks, N); likewise in :meth:`step`.
         """
         return self.spiking(features, state, start)
 
@@ -149,18 +152,18 @@ class SpikingActor(nn.Module):
         Raises:
             ValueError: If the MLP or the action net has no place in a Network.
         """
-        dense = self.dense()
-        if dense is None or type(self.action_net) is not RowLinear:
+        dense, last = self.dense(), self.action_net
+        if dense is None or not isinstance(last, (RowLinear, TickReadout)):
             raise ValueError(
                 f"a Network takes tanh and ReLU layers after the actor and a linear map, this policy has "
-                f"{in_words(self.mlp)} and {in_words(self.action_net)}"
+                f"{in_words(self.mlp)} and {in_words(last)}"
             )
-        weight, bias = (p.detach().cpu().numpy() for p in (self.action_net.weight, self.action_net.bias))
+        weight, bias = (p.detach().cpu().numpy() for p in (last.weight, last.bias))
         spiking = self.spiking
         return Network(
             encoder=spiking.current_encoder(),
             layers=spiking.network_layers(),
-            readout=Readout(weight, bias, tau_out=spiking.tau_out, count=spiking.count, dense=dense),
+            readout=Readout(weight, bias, tau_out=spiking.tau_out, dense=dense, kind=spiking.readout),
             head=self.head,
             preprocessing=(*preprocessing, *([] if self.scaler is None else [self.scaler])),
             observation=tuple(observation),
@@ -180,6 +183,20 @@ def in_one_order(linear: nn.Linear) -> RowLinear:
     rows = RowLinear(linear.in_features, linear.out_features)
     rows.weight, rows.bias = linear.weight, linear.bias
     return rows
+
+
+def units_for_every_tick(linear: nn.Linear, core: Core) -> TickReadout:
+    """Return output units with the parameters of a linear map, for a core whose readout takes every tick.
+
+    The bias of units that draw is set so that no unit spikes in a tenth of the env steps: from 0 on, almost every step
+    would be decided on its first ticks, before the hidden neurons have spoken.
+    """
+    units = TickReadout(linear.in_features, linear.out_features, core.readout, core.tau_out, core.n_ticks, core.dt)
+    units.weight, units.bias = linear.weight, linear.bias
+    if units.kind.draws:
+        with th.no_grad():
+            units.bias.fill_(bias_of_silence(linear.out_features, core.n_ticks))
+    return units
 
 
 def fixed_scaler(scale: float | Sequence[float] | None, space: spaces.Space) -> Normalizer | None:

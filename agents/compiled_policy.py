@@ -23,6 +23,7 @@ from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.engine import shares, vectors
 from spikeloop.spiking.engine.sequences import padded_size
 from spikeloop.spiking.gradients import Surrogate
+from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.row_linear import RowLinear
 
 # A share of a minibatch has at least so many products of weights and inputs: what a share costs by itself, and threads
@@ -46,9 +47,11 @@ def torch_reason(policy: SpikingPolicy) -> str | None:
     >>> torch_reason(LsnnPolicy(*space, lambda _: 3e-4, net_arch={"pi": [8]}))
     'layers follow the spiking actor (net_arch pi)'
     """
-    if not isinstance(policy, LsnnPolicy):
+    if not isinstance(policy, LsnnPolicy) or not isinstance(policy.lstm_actor, LSNN):
         return f"its core is {type(policy.lstm_actor).__name__}"
     lsnn = policy.lstm_actor
+    if lsnn.every_tick:
+        return f"its readout {lsnn.readout!r} takes every tick"
     if lsnn.clears:
         return "its state is cleared at every env step"
     changed = [

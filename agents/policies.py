@@ -11,10 +11,19 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.equilibrium_policy import EquilibriumPolicy
-from spikeloop.agents.policy_arguments import LSNN_OPTIONS, check_options, former_surrogate, sizes_of
+from spikeloop.agents.policy_arguments import (
+    LSNN_OPTIONS,
+    OF_INPUT,
+    check_no_layers,
+    check_options,
+    former_surrogate,
+    sizes_of,
+)
 from spikeloop.agents.spike_time_policy import SpikeTimePolicy
 from spikeloop.agents.spiking_policy import SpikingPolicy
+from spikeloop.spiking.core import Core
 from spikeloop.spiking.gradients import gradient_for
+from spikeloop.spiking.input_core import InputCore
 from spikeloop.spiking.module import LSNN
 
 
@@ -25,7 +34,8 @@ class LsnnPolicy(SpikingPolicy):
         observation_space: Observation space.
         action_space: Action space: Box, Discrete, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate schedule.
-        n_neurons: Neurons in each spiking layer; a number stands for a single layer.
+        n_neurons: Neurons in each spiking layer; a number stands for a single layer. With ``[]`` the encoder's spikes
+            reach output units that take every tick: with ``readout="max"`` that is a tempotron.
         encoder: ``direct``, ``population``, ``rate``, ``latency`` or ``delta``
             (see :func:`~spikeloop.agents.encoders.encoder_for`).
         encoder_kwargs: Options of the encoder.
@@ -50,7 +60,7 @@ class LsnnPolicy(SpikingPolicy):
     """
 
     recurrent_default = True
-    lstm_actor: LSNN
+    lstm_actor: LSNN  # an InputCore with n_neurons=[]
 
     def __init__(
         self,
@@ -67,7 +77,9 @@ class LsnnPolicy(SpikingPolicy):
         **kwargs: Any,
     ):
         own = dict(
-            n_neurons=sizes_of("n_neurons", n_neurons),
+            n_neurons=()
+            if isinstance(n_neurons, (list, tuple)) and not n_neurons
+            else sizes_of("n_neurons", n_neurons),
             encoder=encoder,
             encoder_kwargs=dict(encoder_kwargs or {}),
             gradient=gradient,
@@ -75,14 +87,19 @@ class LsnnPolicy(SpikingPolicy):
             calibrate_init=calibrate_init,
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
-        own.setdefault("recurrent", self.recurrent_default)
+        if own["n_neurons"]:
+            own.setdefault("recurrent", self.recurrent_default)
+        else:
+            check_no_layers(own)
         check_options(own)
         self.calibrate_init = calibrate_init
         super().__init__(observation_space, action_space, lr_schedule, own, **kwargs)
 
-    def _make_core(self, arguments: dict[str, Any]) -> LSNN:
+    def _make_core(self, arguments: dict[str, Any]) -> Core:
         del arguments["calibrate_init"]  # what the algorithm does after the first rollout
         encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
+        if not arguments["n_neurons"]:
+            return InputCore(encoder, **{name: arguments[name] for name in OF_INPUT if name in arguments})
         gradient = gradient_for(arguments.pop("gradient"), arguments.pop("gradient_kwargs"))
         return LSNN(encoder, gradient=gradient, **arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +21,14 @@ from stable_baselines3.common.torch_layers import (
 from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_not_empty, check_ranges, in_words
 from spikeloop.spiking.initial import neuron_kind
 from spikeloop.spiking.module import LSNN
+from spikeloop.spiking.readout_kinds import READOUTS
 
 LSNN_OPTIONS = tuple(
     name
     for name in inspect.signature(LSNN.__init__).parameters
     if name not in ("self", "encoder", "n_neurons", "gradient", "generator")
 )
+OF_INPUT = ("n_ticks", "dt", "tau_out", "readout")  # of these, what a core without layers has too
 RANGES = {
     **dict.fromkeys(("beta", "tau_out", "rate_coef", "w_rec_scale"), NOT_NEGATIVE),
     **dict.fromkeys(("v_th", "dt"), POSITIVE),
@@ -54,6 +57,19 @@ def former_surrogate(gradient: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{next(iter(former))} goes with gradient='surrogate', got gradient={gradient!r}")
     shape = {"shape": former["surrogate"]} if "surrogate" in former else {}
     return {**shape, **(former.get("surrogate_kwargs") or {})}
+
+
+def check_no_layers(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of a policy that are about neurons, of which one with ``n_neurons=[]`` has none.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    given = {name: value for name, value in arguments.items() if name in LSNN_OPTIONS and name not in OF_INPUT}
+    given |= {"gradient_kwargs": kwargs} if (kwargs := arguments["gradient_kwargs"]) else {}
+    given |= {"calibrate_init": rate} if not isinstance(rate := arguments["calibrate_init"], bool) else {}
+    for name, value in given.items():
+        raise ValueError(f"{name} must be left out with n_neurons=[], which has no neurons, got {value!r}")
 
 
 def sizes_of(name: str, sizes: Any) -> tuple[int, ...]:
@@ -114,6 +130,32 @@ def check_options(arguments: dict[str, Any]) -> None:
         raise ValueError(f"calibrate_init must be True, False or a rate above 0 and below 1, got {rate!r}")
     if neuron_kind(arguments.get("neurons", "lsnn")).graded:
         raise ValueError(f"calibrate_init={rate} needs neurons that spike, got {arguments['neurons']!r}: leave it out")
+
+
+def check_readout(policy: Any) -> None:
+    """Refuse what does not go with a readout that takes the spikes of every tick.
+
+    Args:
+        policy: A spiking policy that has its core, and not yet its outputs.
+
+    Raises:
+        ValueError: If there is something.
+    """
+    name, space = policy.lstm_actor.readout, policy.action_space
+    kind = READOUTS[name]
+    if kind.decide is None:
+        return
+    if policy.net_arch["pi"]:
+        raise ValueError(f"readout={name!r} takes spikes: net_arch pi must be [], got {policy.net_arch['pi']}")
+    if policy.use_sde:
+        raise ValueError(f"use_sde must be False with readout={name!r}, which has no trace for its noise to follow")
+    if policy.critic_reads_actor:
+        raise ValueError(f"critic_reads_actor must be False with readout={name!r}, which has no trace at a step's end")
+    if policy.lstm_actor.n_ticks == 1 and not kind.draws:
+        what = f"readout={name!r} looks at every tick of an env step, and n_ticks=1"
+        warnings.warn(f"{what}: that is what readout='leaky' with tau_out=0 does, only faster", stacklevel=7)
+    if kind.fires and type(space).__name__.lower() not in kind.heads:
+        raise ValueError(f"readout={name!r} chooses one of several actions: it needs Discrete, got {in_words(space)}")
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:

@@ -20,19 +20,21 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from spikeloop.agents.action_distributions import drawn_actions, without_graph
-from spikeloop.agents.actor import SpikingActor, fixed_scaler, head_for, in_one_order
+from spikeloop.agents.actor import SpikingActor, fixed_scaler, head_for, in_one_order, units_for_every_tick
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import WHOLE, check_carried, check_ranges
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
 from spikeloop.agents.frames import check_frames, critic_view
 from spikeloop.agents.initial_firing import fingerprint
 from spikeloop.agents.one_thread import one_thread_up_to, weights_per_row
-from spikeloop.agents.policy_arguments import check_spaces, default_extractor, from_zero, mlp_layers
+from spikeloop.agents.policy_arguments import check_readout, check_spaces, default_extractor, from_zero, mlp_layers
 from spikeloop.agents.silence import Coverage
 from spikeloop.spiking.core import Core
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.readout_kinds import READOUTS
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.threads import torch_on_one_thread
+from spikeloop.spiking.tick_readout import TickReadout
 
 
 class SpikingPolicy(RecurrentActorCriticPolicy):
@@ -137,6 +139,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         if scaler is not None and self.features_extractor_class is not FlattenExtractor:
             raise ValueError(f"obs_scale is for observations as they are, not for {self.features_extractor_class}")
         self.lstm_actor = self._make_core(dict(self._core_arguments))
+        check_readout(self)
         # contrib sizes its LSTM buffers by these; SpikingPPO keeps the packed state in a buffer of its own
         self.lstm_actor.num_layers = self.lstm_actor.hidden_size = 0  # type: ignore[attr-defined]
         super()._build(lr_schedule)
@@ -145,7 +148,10 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
             self._critic_weights()[:, seen:] = 0.0  # so that the value is first learnt from the observation
         check_frames(self.critic_frames, self.features_extractor)
         if type(self.action_net) is nn.Linear:  # gSDE may clip its mean with a further module
-            self.action_net = in_one_order(self.action_net)
+            by_tick = READOUTS[self.lstm_actor.readout].decide is not None
+            self.action_net = (
+                units_for_every_tick(self.action_net, self.lstm_actor) if by_tick else in_one_order(self.action_net)
+            )
         # Its parts are registered above, under the names that SB3 and saved models have for them, so it is not itself.
         self.__dict__["actor"] = SpikingActor(
             self.lstm_actor,
@@ -198,6 +204,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
     def reset_rollout_counts(self) -> None:
         """Begin to count the spikes of a rollout."""
         self.rollout_counts = tuple(np.zeros(n, np.int64) for n in self.lstm_actor.n_neurons), 0
+        self.rollout_ticks = np.zeros(2)  # env steps, and the sum of their mean ticks until an output spike
 
     @contextmanager
     def _counting_rollout(self) -> Iterator[None]:
@@ -211,7 +218,8 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
 
     def rollout_figures(self) -> dict[str, float]:
         """Return further figures of the rollout's spikes to be logged, by name."""
-        return {}
+        steps, ticks = self.rollout_ticks.tolist()
+        return {"ticks_per_step": ticks / steps} if steps else {}
 
     def _act(self, y: th.Tensor) -> Distribution:
         """Return the action distribution for readout traces, shape (..., N)."""
@@ -254,6 +262,8 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
             with self._counting_rollout():
                 y, state = self.actor.step(pi_features, lstm_states.pi[0], episode_starts)
             distribution = self._act(y)
+            if isinstance(self.action_net, TickReadout) and self.action_net.kind.draws:
+                self.rollout_ticks += (len(y), self.action_net.ticks(y).sum())
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
             seen, frames = critic_view(self.critic_frames, vf_features[None], lstm_states.vf[1], episode_starts[None])

@@ -113,7 +113,7 @@ def _load_into_eprop(policy: EpropPolicy, network: Network) -> None:
 
 def _load_into_lsnn(policy: LsnnPolicy, network: Network) -> None:
     with th.no_grad():
-        for mine, layer in zip(policy.lstm_actor.layers, network.layers, strict=True):
+        for mine, layer in zip(policy.lstm_actor.layers if network.layers else (), network.layers, strict=True):
             _copy_layer(mine, layer)
         linear: list[Any] = [*list(policy.mlp_extractor.policy_net)[::2], policy.action_net]
         matrices = network.readout.weights

@@ -260,18 +260,22 @@ class DeployedPolicy:
         host = self.deployment.host
         readout = host.readout
         if not self._n_read:
-            if not readout.spikes:
+            if not readout.every_tick:
                 return read[-1] * host.output_scale + self._b_out, trace
-            return readout.decide(self.membranes(read), host.head.sizes)[0], trace  # type: ignore[union-attr]
+            return self._decide(read)[0], trace
         n_ticks, dt = host.n_ticks, host.dt
         for t in range(n_ticks):
             trace = readout_tick(trace, read[t], readout, n_ticks, t == 0, dt)
-        if readout.spikes:
-            return readout.decide(self.membranes(read), host.head.sizes)[0], trace  # type: ignore[union-attr]
+        if readout.every_tick:
+            return self._decide(read)[0], trace
         return output_of(trace, readout), trace
 
+    def _decide(self, read: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        head = self.deployment.host.head
+        return self.deployment.host.readout.decide(self.membranes(read), None if head is None else head.sizes)
+
     def membranes(self, read: np.ndarray) -> np.ndarray:
-        """Return the membranes of output units that spike, (n_ticks, B, O), of what the host read on each tick."""
+        """Return the membranes of units that are looked at on every tick, (n_ticks, B, O), of what the host read."""
         host, readout = self.deployment.host, self.deployment.host.readout
         if self._n_read:
             return readout.membranes(read @ readout.w_out.T + readout.b_out, host.dt)

@@ -228,6 +228,7 @@ def _host_operations(host: Host, chip: ChipFigures, n_steps: int) -> dict[str, f
     n_channels = host.encoder.n_channels
     ticks = 1 if host.encoder.held else host.n_ticks
     n_outputs, n_read = host.readout.n_outputs, host.readout.n_neurons
+    reads = host.n_ticks if host.readout.every_tick and host.readout.kind != "winner" else 1
     written = 0 if host.bias is None else len(host.bias)
     spikes_read = chip.spikes_read / n_steps
     sent = host.n_ticks * n_channels if host.input == "graded" else chip.spikes_sent / n_steps
@@ -235,12 +236,12 @@ def _host_operations(host: Host, chip: ChipFigures, n_steps: int) -> dict[str, f
         "observations normalised": sum(step.n_in for step in host.preprocessing if isinstance(step, Normalizer)),
         "channels encoded": 0 if host.encoder.identity else ticks * n_channels,
         "multiply-accumulates": written * n_channels
-        + (0 if n_read else n_outputs)
+        + (0 if n_read else reads * n_outputs)
         + sum(w.size for w in host.readout.weights[1:]),
-        "accumulates": spikes_read * len(host.readout.weights[0]) + (host.n_parts - 1) * n_outputs,
+        "accumulates": spikes_read * len(host.readout.weights[0]) + (host.n_parts - 1) * reads * n_outputs,
         "biases written": written,
         "spikes sent to the chip": 0 if written else sent,
-        "values read from the chip": 0 if n_read else host.n_parts * n_outputs,
+        "values read from the chip": 0 if n_read else host.n_parts * reads * n_outputs,
         "spikes read from the chip": spikes_read,
         "outputs compared": n_outputs if host.head is not None else 0,
         "chip set to rest": float(host.clears),

@@ -93,8 +93,8 @@ class Core(Protocol):
         ...
 
     @property
-    def count(self) -> bool:
-        """Whether the readout is the mean number of spikes per tick of a step."""
+    def readout(self) -> str:
+        """Kind of the readout (:data:`~spikeloop.spiking.readout_kinds.READOUTS`)."""
         ...
 
     def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -116,7 +116,8 @@ class Core(Protocol):
             episode_start: 1 where the state is cleared before a step, shape (L, B).
 
         Returns:
-            The trace at the end of each step, shape (L, B, N of the last layer), and the new state.
+            The trace at the end of each step, shape (L, B, N of the last layer), and the new state. For kinds of
+            readout that take every tick, what reaches the readout on each, shape (L, B, n_ticks, N).
         """
         ...
 

@@ -169,7 +169,7 @@ class EquilibriumCore(nn.Module):
     torch.Size([3, 2])
     """
 
-    latency, tau_out, count, clears = 0, 0.0, False, False
+    latency, tau_out, readout, clears = 0, 0.0, "leaky", False
 
     def __init__(self, encoder: Encoder, units: EquilibriumUnits, dt: float = 1.0):
         super().__init__()

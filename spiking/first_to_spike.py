@@ -17,6 +17,8 @@ neuron ``1 - alive[K]`` is the stochastic tempotron of Urbanczik & Senn 2009.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 
@@ -45,14 +47,83 @@ def first_to_spike(p: np.ndarray) -> np.ndarray:
     [0.75, 0.25]
     """
     p = np.asarray(p, np.float64)
-    n = p.shape[-1]
-    at, weight = np.polynomial.legendre.leggauss(n // 2 + 1)
-    at, weight = 0.5 * (at + 1.0), 0.5 * weight  # of [0, 1]
+    decides, silent = p * _no_others(p), (1.0 - p).prod(axis=-1)
     alive, chosen = np.ones(p.shape[1:-1]), np.zeros(p.shape[1:])
-    for of_tick in p:
-        silent = 1.0 - of_tick[..., None] * at  # (..., n, nodes)
-        for i in range(n):
-            others = np.delete(silent, i, axis=-2).prod(axis=-2)
-            chosen[..., i] += alive * of_tick[..., i] * (others @ weight)
-        alive = alive * (1.0 - of_tick).prod(axis=-1)
-    return chosen + alive[..., None] / n
+    for k in range(len(p)):
+        chosen += alive[..., None] * decides[k]
+        alive = alive * silent[k]
+    return chosen + alive[..., None] / p.shape[-1]
+
+
+def first_to_spike_gradient(p: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """Return the gradient of a loss by the probabilities of spikes, given that by the result of :func:`first_to_spike`.
+
+    Args:
+        p: As there, shape (n_ticks, ..., n).
+        grad: Shape (..., n).
+
+    Returns:
+        Shape (n_ticks, ..., n).
+
+    >>> first_to_spike_gradient(np.array([[0.5, 0.0]]), np.array([1.0, 0.0])).tolist()
+    [[0.5, -0.5]]
+    """
+    p, n = np.asarray(p, np.float64), p.shape[-1]
+    alone, by_p = _no_others(p), np.empty(p.shape)
+    silent = (1.0 - p).prod(axis=-1)
+    alive = np.ones(p.shape[:-1])  # as each tick begins
+    np.cumprod(silent[:-1], axis=0, out=alive[1:])
+    decides, by_alive = (grad * p * alone).sum(axis=-1), np.empty(p.shape[:-1])
+    after = grad.sum(axis=-1) / n
+    for k in range(len(p) - 1, -1, -1):
+        by_alive[k] = after  # as the tick ends
+        after = decides[k] + after * silent[k]
+    for j in range(n):
+        # a spike of this neuron decides, takes its share of what the others decide, and ends the race
+        others = np.delete(p, j, axis=-1)
+        shared = (np.delete(grad, j, axis=-1) * others * _no_others(others, shared=True)).sum(axis=-1)
+        by_p[..., j] = grad[..., j] * alone[..., j] - shared - by_alive * (1.0 - others).prod(axis=-1)
+    return alive[..., None] * by_p
+
+
+def expected_ticks(p: np.ndarray) -> np.ndarray:
+    """Return the mean number of ticks until a spike decides, all of them where none does; arguments as above.
+
+    >>> float(expected_ticks(np.array([[0.5, 0.0], [0.5, 0.0]])))
+    1.5
+    """
+    silent = np.cumprod((1.0 - np.asarray(p, np.float64)).prod(axis=-1), axis=0)
+    return 1.0 + silent[:-1].sum(axis=0)
+
+
+def bias_of_silence(n: int, n_ticks: int, share: float = 0.1) -> float:
+    """Return the membrane with which none of n neurons spikes in a share of the races.
+
+    >>> round((1 - float(spike_probability(np.array(bias_of_silence(2, 8))))) ** 16, 3)
+    0.1
+    """
+    silent = share ** (1.0 / (n * n_ticks))
+    return float(np.log1p(-silent) - np.log(silent))
+
+
+def _no_others(p: np.ndarray, shared: bool = False) -> np.ndarray:
+    """Return the integral from 0 to 1 of ``prod (1 - p[j] t) dt`` over all j but one, for each that is left out.
+
+    Args:
+        p: Probabilities, shape (..., n).
+        shared: Whether one more neuron has a spike: t times the product is integrated.
+    """
+    total = np.zeros(p.shape)
+    for t, weight in _nodes(p.shape[-1] + shared):
+        silent = 1.0 - p * t
+        for j in range(p.shape[-1]):
+            others = np.delete(silent, j, axis=-1).prod(axis=-1)
+            total[..., j] += (weight * t if shared else weight) * others  # in one order, whatever the batch
+    return total
+
+
+@cache
+def _nodes(n: int) -> tuple[tuple[float, float], ...]:
+    """Return nodes and weights of Gauss-Legendre quadrature over [0, 1], exact up to degree n."""
+    at, weight = np.polynomial.legendre.leggauss(n // 2 + 1)
+    return tuple(zip((0.5 * (at + 1.0)).tolist(), (0.5 * weight).tolist(), strict=True))

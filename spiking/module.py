@@ -7,7 +7,6 @@ one call of the numba kernels per layer, forward and backward, and :meth:`LSNN.s
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 from spikeloop.spiking import checks
 from spikeloop.spiking.encoders import Encoder, encode, values
 from spikeloop.spiking.engine import lsnn_kernels, sequences
+from spikeloop.spiking.former_names import FormerNames
 from spikeloop.spiking.gradients import Gradient, Surrogate
 from spikeloop.spiking.gradients.base import Run
 from spikeloop.spiking.gradients.penalty import RatePenalty
@@ -25,13 +25,12 @@ from spikeloop.spiking.gradients.population import population_input
 from spikeloop.spiking.initial import drawn_layers, neuron_maker
 from spikeloop.spiking.network import Layer, Network, packed_shape
 from spikeloop.spiking.readout import Readout
-from spikeloop.spiking.spiking_layer import SpikingLayers
+from spikeloop.spiking.readout_kinds import READOUTS, trained_kind
+from spikeloop.spiking.spiking_layer import SpikingLayers, by_tick
 from spikeloop.spiking.tensor_checks import check_sequence, finite
 
-_FORMER_NAME = re.compile(r"(w_in|w_rec|bias|tau_m|v_th|tau_a|beta|refractory)_(\d+)")
 
-
-class LSNN(nn.Module):
+class LSNN(FormerNames):
     """Layers of LSNN neurons behind an encoder, read out through a leaky filter of the last layer's spikes.
 
     The dynamics are those of :mod:`spikeloop.spiking.reference`. In each layer the last
@@ -68,7 +67,10 @@ class LSNN(nn.Module):
         latency: Ticks a spike takes between layers and to the readout, 0 or 1.
         dt: Length of a tick in ms.
         tau_out: Time constant of the readout filter in ms.
-        count: Read the mean number of spikes per tick of the step instead.
+        count: True stands for the readout ``count``.
+        readout: Kind of the readout, one of :data:`~spikeloop.spiking.readout_kinds.READOUTS` that gradients train;
+            None for ``leaky``. Of ``max``, ``mean`` and ``bernoulli``, whose units take the spikes of every tick, the
+            trace is these spikes.
         clears: Begin every env step at rest, as :class:`~spikeloop.spiking.network.Network` does with ``clears``.
         gradient: How gradients reach the weights.
         learn_encoder: Train centres and widths of a ``population`` encoder.
@@ -121,6 +123,7 @@ class LSNN(nn.Module):
         dt: float = 1.0,
         tau_out: float = 0.0,
         count: bool = False,
+        readout: str | None = None,
         clears: bool = False,
         gradient: Gradient = Surrogate(),  # noqa: B008 - frozen
         learn_encoder: bool = False,
@@ -139,7 +142,10 @@ class LSNN(nn.Module):
         if fault := encoder.blind(int(n_ticks), float(dt)):
             raise ValueError(fault)
         self.n_layers = len(self.n_neurons)
-        self.timing = sequences.Timing(int(n_ticks), float(dt), int(latency), float(tau_out), bool(count), encoder.held)
+        self.readout = trained_kind(readout, bool(count))
+        self.every_tick = READOUTS[self.readout].decide is not None
+        numbers = int(n_ticks), float(dt), int(latency), float(tau_out)
+        self.timing = sequences.Timing(*numbers, self.readout == "count", encoder.held)
         self.clears = bool(clears)
         self.gradient, self.rate_coef, self.target_rate = gradient, float(rate_coef), float(target_rate)
         self._encoder, self._n_memory = encoder, len(encoder.memory_rows)
@@ -181,14 +187,14 @@ class LSNN(nn.Module):
         return self.timing.latency
 
     @property
-    def tau_out(self) -> float:
-        """Time constant of the readout filter in ms."""
-        return self.timing.tau_out
-
-    @property
     def count(self) -> bool:
         """Whether the readout is the mean number of spikes per tick of a step."""
         return self.timing.count_spikes
+
+    @property
+    def tau_out(self) -> float:
+        """Time constant of the readout filter in ms."""
+        return self.timing.tau_out
 
     def _network(self, layers: Sequence[Layer]) -> Network:
         """Return these layers behind the encoder as a network without a policy's outputs."""
@@ -252,7 +258,7 @@ class LSNN(nn.Module):
             latency=network.latency,
             dt=network.dt,
             tau_out=network.readout.tau_out,
-            count=network.readout.count,
+            readout=network.readout.kind if READOUTS[network.readout.kind].trains else None,
             clears=network.clears,
             gradient=gradient,
             generator=torch.Generator(),  # what it draws is not kept
@@ -275,7 +281,8 @@ class LSNN(nn.Module):
             episode_start: 1 where the state is cleared before the step, shape (L, B).
 
         Returns:
-            The readout trace at the end of each step, shape (L, B, N of the last layer), and the new state.
+            The readout trace at the end of each step, shape (L, B, N of the last layer), and the new state. Where the
+            readout takes every tick, the trace is what reaches it on each, shape (L, B, n_ticks, N).
 
         Raises:
             ValueError: If a shape or a dtype is wrong, or features or state are not finite.
@@ -293,7 +300,10 @@ class LSNN(nn.Module):
         x, memory = self._encode(features, state, episode_start)
         state = state[self._n_memory :] if self._n_memory else state
         start = torch.ones_like(episode_start) if self.clears else episode_start
-        run = self.gradient.run(layers, x, state.detach(), start, self.timing)
+        timing = self.timing
+        if self.every_tick:
+            x, start, timing = by_tick(x, start, timing)
+        run = self.gradient.run(layers, x, state.detach(), start, timing)
         if not finite(run.state):
             raise ValueError(f"the sequence left the range of {state.dtype}: its features or weights are too large")
         for total, count in zip(self.spike_counts, run.counts, strict=True):
@@ -302,6 +312,8 @@ class LSNN(nn.Module):
         y = run.y
         if self.rate_coef and y.requires_grad:
             y = RatePenalty.apply(y, self.rate_coef, self.target_rate, *run.rates())
+        if self.every_tick:
+            y = y.reshape(-1, self.n_ticks, *y.shape[1:]).transpose(1, 2)
         new = torch.cat((memory, run.state)) if self._n_memory else run.state
         return run._replace(y=y, state=new)
 
@@ -352,7 +364,7 @@ class LSNN(nn.Module):
             episode_start: 1 where the state is cleared first, shape (B,).
 
         Returns:
-            The readout trace, shape (B, N of the last layer), and the new state.
+            The readout trace, shape (B, N of the last layer), and the new state; the trace without L as in forward().
 
         Raises:
             ValueError: If a shape or a dtype is wrong, or features or state are not finite.
@@ -377,23 +389,10 @@ class LSNN(nn.Module):
         whole = state
         state = sequences.writable("state", state[n_memory:] if n_memory else state, dtype)
         self._count(len(starts) * timing.n_ticks)
-        y, new, finite = layers.step(weights, x, state, starts, timing, self.spike_counts)
+        run = layers.ticks if self.every_tick else layers.step
+        y, new, finite = run(weights, x, state, starts, timing, self.spike_counts)
         if not finite:
             sequences.refuse_step("features", x[:, 0], whole, starts[:, 0] != 0)
         if n_memory:
             new = np.concatenate((memory, new), dtype=dtype)
         return y, new
-
-    def __getattr__(self, name: str) -> Any:
-        """Find a layer's numbers under their former names too: ``w_in_0`` is ``layers[0].w_in``."""
-        former = _FORMER_NAME.fullmatch(name)
-        if former and int(former[2]) < self.n_layers:
-            return getattr(self.layers[int(former[2])], former[1])
-        return super().__getattr__(name)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load, also what was saved when all layers were one module: ``w_in_0`` is then ``layers.0.w_in``."""
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            if former := _FORMER_NAME.fullmatch(key.removeprefix(prefix)):
-                state_dict[f"{prefix}layers.{former[2]}.{former[1]}"] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -150,10 +150,10 @@ class Network:
             metadata=texts("Network", "metadata", self.metadata),
             clears=flag("Network", "clears", self.clears),
         )
-        if not self.layers and not (self.encoder.spikes and self.readout.spikes):
+        if not self.layers and not (self.encoder.spikes and self.readout.every_tick):
             raise ValueError(
-                "Network.layers must hold at least one layer, or be empty between an encoder and a readout that both "
-                f"spike; got encoder {self.encoder.kind!r} and readout {self.readout.kind!r}"
+                "Network.layers must hold at least one layer, or be empty between an encoder that spikes and a readout "
+                f"of units that take spikes; got encoder {self.encoder.kind!r} and readout {self.readout.kind!r}"
             )
         sizes = [self.encoder.n_channels, *(layer.n_neurons for layer in self.layers)]
         for i, (layer, n) in enumerate(zip(self.layers, sizes[:-1], strict=True)):
@@ -163,7 +163,7 @@ class Network:
             raise ValueError(f"Network.readout must take {sizes[-1]} inputs, takes {self.readout.n_neurons}")
         check_head("Network", self.readout, self.head)
         set_fields(self, **checked_preprocessing("Network", self.observation, self.preprocessing, self.encoder))
-        race = max(sizes[-1], self.readout.n_outputs) * self.readout.spikes
+        race = max(sizes[-1], self.readout.n_outputs) * self.readout.every_tick
         bytes_of_tick = max(2 * max(sizes[1:], default=0), 8 * race, 8 * sizes[0] * (not self.encoder.held))
         check_size("Network", self.n_ticks, bytes_of_tick, self.state_shape)
         if len({part.dtype for part in (*(layer.w_in for layer in self.layers), self.readout.w_out)}) > 1:

@@ -52,18 +52,19 @@ class Readout:
     Args:
         w_out: Shape (n_outputs, N), or (n_outputs, width of the last dense layer) if there are any.
         b_out: Shape (n_outputs,).
-        tau_out: ``leaky`` and ``bernoulli``: time constant of the filter in ms; with 0 ``leaky`` reads the spikes of
-            the step's last tick.
+        tau_out: ``leaky``, ``bernoulli``, ``max`` and ``mean``: time constant of the filter in ms; with 0 nothing of an
+            earlier tick is left, and ``leaky`` reads the spikes of the step's last tick.
         count: True stands for the kind ``count``.
         first_spike: True stands for the kind ``first_spike``.
         v_th_out: ``first_spike``: threshold of the units.
         dense: Ordinary layers between the filter and the map: an MLP after a spiking actor. Beside a chip, the host
-            computes them. Kinds whose units spike have no place for them.
+            computes them. Kinds that look at their units on every tick have no place for them.
         kind: One of :data:`~spikeloop.spiking.readout_kinds.READOUTS`: ``leaky`` (if none is named), ``count``, the
-            mean number of spikes per tick, ``first_spike``, units that race to a threshold, ``bernoulli``, units that
-            race by chance, or ``winner``, a circuit in which one unit spikes on every tick and inhibits the others. The
-            last three choose: discrete actions, and ``winner`` also several at once or numbers along rows of units,
-            with a circuit for each group of the head.
+            mean number of spikes per tick, ``max`` and ``mean``, the largest membrane of a unit in the step and its
+            mean, ``first_spike``, units that race to a threshold, ``bernoulli``, units that race by chance, or
+            ``winner``, a circuit in which one unit spikes on every tick and inhibits the others. The last three choose:
+            discrete actions, and ``winner`` also several at once or numbers along rows of units, with a circuit for
+            each group of the head.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
@@ -113,7 +114,7 @@ class Readout:
             dense=parts_of(me, "dense", dense, Dense),
             kind=kind,
         )
-        if self.spikes and self.dense:
+        if self.every_tick and self.dense:
             raise ValueError(f"Readout.dense must be empty with kind {kind!r}, whose units take spikes")
         for (n, _), (_, n_in) in pairwise([*(layer.w.shape for layer in self.dense), w_out.shape]):
             if n_in != n:
@@ -122,9 +123,14 @@ class Readout:
             raise ValueError(f"Readout.dense must be {w_out.dtype} as w_out is")
 
     @property
+    def every_tick(self) -> bool:
+        """Whether its values follow from its units' membranes on every tick of the step, not from the last one's."""
+        return READOUTS[self.kind].decide is not None
+
+    @property
     def spikes(self) -> bool:
         """Whether its units spike, and by that choose an action."""
-        return READOUTS[self.kind].decide is not None
+        return READOUTS[self.kind].fires
 
     @property
     def draws(self) -> bool:
@@ -146,7 +152,7 @@ class Readout:
         return READOUTS[self.kind].filter(self.tau_out, n_ticks, dt)
 
     def decide(self, v: np.ndarray, sizes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return what units that spike choose.
+        """Return the values of units that are looked at on every tick, and their spikes.
 
         Args:
             v: Their membranes after each tick of a step, shape (n_ticks, B, n_outputs).
@@ -160,7 +166,7 @@ class Readout:
         return decide(v, self.v_th_out, (self.n_outputs,) if sizes is None else sizes)
 
     def membranes(self, drive: np.ndarray, dt: float = 1.0) -> np.ndarray:
-        """Return the membranes of units that spike for the drive of each tick of a step, both (n_ticks, ...)."""
+        """Return the membranes of units of such a kind for the drive of each tick of a step, both (n_ticks, ...)."""
         return READOUTS[self.kind].membranes(drive, self.b_out, self.filter(len(drive), dt))
 
     @property

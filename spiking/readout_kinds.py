@@ -12,32 +12,71 @@ With the spikes ``z`` of a tick, every output unit is a filter of its drive ``w_
     bernoulli     v <- kappa v + (1 - kappa) drive           from b_out at the start of each step; units spike with
                                                              probability 1 / (1 + exp(-v)), and the first to do so
                                                              decides, ties and silence being broken by chance
+    max           i <- kappa_s i + w_out z                   from 0 at the start of each step; kappa_s = kappa^4. The
+                  v <- kappa v + c i                         value is b_out plus the largest v of the step, with c such
+                                                             that a spike alone raises v to its weight: the tempotron's
+    mean          as max                                     b_out plus the mean of v over the step
 
 ``leaky`` and ``count`` filter the spikes before the weights, which is the same, so that dense layers may stand between.
+
+``max`` is the tempotron (Guetig & Sompolinsky 2006): an output unit integrates postsynaptic potentials of the shape
+``exp(-t / tau_out) - exp(-4 t / tau_out)``, the synaptic time constant being a quarter of the membrane's as there.
+There the output spikes if v reaches a threshold, and an error changes each weight in proportion to what its spikes
+added to v when v was largest. Here nothing spikes, the values are logits, and the gradient of the largest v is that
+same sum: it goes to the tick of the largest v alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from spikeloop.spiking.decay import decay
-from spikeloop.spiking.first_to_spike import first_to_spike, spike_probability
+from spikeloop.spiking.first_to_spike import first_to_spike, first_to_spike_gradient, spike_probability
 
 
 class Filter(NamedTuple):
-    """``v <- kept v + gain drive`` on every tick."""
+    """``i <- synapse i + drive``, then ``v <- kept v + gain i`` on every tick.
+
+    >>> Filter(kept=0.5, gain=1.0, synapse=0.25).response(3).tolist()  # v after a drive of 1 on the first tick
+    [1.0, 0.75, 0.4375]
+    """
 
     kept: float
     gain: float
+    synapse: float = 0.0
+
+    def response(self, n_ticks: int) -> np.ndarray:
+        """Return v on each tick after a drive of 1 on the first alone, shape (n_ticks,)."""
+        found, i, v = np.empty(n_ticks), 1.0, 0.0
+        for k in range(n_ticks):
+            v = self.kept * v + self.gain * i
+            i *= self.synapse
+            found[k] = v
+        return found
+
+    def adjoint(self, grad: np.ndarray) -> np.ndarray:
+        """Return the gradient of a loss by the drive of each tick, given that by v, both (n_ticks, ...)."""
+        found, by_v, by_i = np.empty_like(grad), np.zeros_like(grad[0]), np.zeros_like(grad[0])
+        kept, gain, synapse = (grad.dtype.type(number) for number in self)
+        for k in range(len(grad) - 1, -1, -1):
+            by_v = grad[k] + kept * by_v
+            by_i = found[k] = gain * by_v + synapse * by_i
+        return found
 
 
 # Membranes of the output units after each tick of a step, (n_ticks, B, n_outputs), their threshold, and the units of
 # each group of the action head -> the output values (B, n_outputs), of which the largest of a group is the choice, and
 # the units' spikes (n_ticks, B, n_outputs).
 Decide = Callable[[np.ndarray, float, Sequence[int]], tuple[np.ndarray, np.ndarray]]
+
+
+# Membranes after each tick (n_ticks, B, n_outputs), and the gradient of a loss by the output values (B, n_outputs) ->
+# its gradient by the membranes.
+Gradient = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 # Drive of the output units on each tick of a step, (n_ticks, ..., n_outputs), b_out and filter -> their membranes.
@@ -66,24 +105,48 @@ def from_the_bias(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.
     return found
 
 
+def from_rest(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarray:
+    """Return the filtered drive, less the bias, of units that begin each step at rest, and the bias added to it.
+
+    >>> from_rest(np.array([[3.0], [1.0]]), np.array([1.0]), Filter(0.5, 0.5)).tolist()
+    [[2.0], [1.5]]
+    """
+    i, v, found = np.zeros_like(drive[0]), np.zeros_like(drive[0]), np.empty_like(drive)
+    kept, gain, synapse = (drive.dtype.type(number) for number in filtered)
+    for k, of_tick in enumerate(drive):
+        i = synapse * i + (of_tick - b_out)
+        v = kept * v + gain * i
+        found[k] = v + b_out
+    return found
+
+
 class ReadoutKind(NamedTuple):
     """How one kind of readout works.
 
     Args:
         filter: ``tau_out``, number of ticks and ``dt`` to the numbers of the filter.
         clears: Whether the units begin every env step anew.
-        decide: What spiking output units choose; None for units that are read as values.
+        decide: What follows from the units' membranes on all ticks of a step; None for units that are read at its end.
+        fires: Whether the units spike.
         heads: Kinds of action heads that units which spike may choose for.
-        membranes: Membranes of units that spike.
+        membranes: Membranes of units that ``decide`` looks at. For training they must be linear in the drive.
         draws: Whether units draw their spikes. Their values are then logarithms of the actions' probabilities.
+        gradient: Gradient of what ``decide`` returns; None where nothing trains the units by gradients.
     """
 
     filter: Callable[[float, int, float], Filter]
     clears: bool = False
     decide: Decide | None = None
+    fires: bool = False
     heads: tuple[str, ...] = ("discrete",)
     membranes: Membranes = as_driven
     draws: bool = False
+    gradient: Gradient | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether gradients train it."""
+        return self.decide is None or self.gradient is not None
 
 
 def first_spike(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,19 +202,123 @@ def bernoulli(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndar
     return values.astype(v.dtype), np.zeros_like(v)
 
 
+def bernoulli_gradient(v: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """Return the gradient by the membranes of a loss whose gradient by the logarithms of :func:`bernoulli` is given.
+
+    >>> v = np.zeros((2, 1, 2))  # both units alike, on two ticks
+    >>> bernoulli_gradient(v, np.array([[1.0, 0.0]])).round(4).tolist()  # a spike on the first tick counts for more
+    [[[0.25, -0.25]], [[0.0625, -0.0625]]]
+    """
+    p = spike_probability(v.astype(np.float64))
+    chances = first_to_spike(p)
+    seen = chances > np.finfo(v.dtype).tiny
+    by_chance = np.divide(grad, chances, out=np.zeros_like(chances), where=seen)
+    return (first_to_spike_gradient(p, by_chance) * p * (1.0 - p)).astype(v.dtype)
+
+
+def largest(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest membrane of each unit over the ticks; no unit spikes.
+
+    >>> values, spikes = largest(np.array([[[0.4, 0.5]], [[0.2, 0.7]]]), 1.0, sizes=[2])
+    >>> values.tolist(), spikes.any()
+    ([[0.4, 0.7]], np.False_)
+    """
+    return v.max(axis=0), np.zeros_like(v)
+
+
+def largest_gradient(v: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """Return the gradient at the tick of each unit's largest membrane, the first of equals, and 0 elsewhere.
+
+    >>> largest_gradient(np.array([[[0.4, 0.5]], [[0.2, 0.7]]]), np.array([[1.0, 3.0]])).tolist()
+    [[[1.0, 0.0]], [[0.0, 3.0]]]
+    """
+    found = np.zeros_like(v)
+    np.put_along_axis(found, v.argmax(axis=0)[None], grad.astype(v.dtype)[None], axis=0)
+    return found
+
+
+def mean(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of each unit's membrane over the ticks, added up in their order; no unit spikes.
+
+    >>> mean(np.array([[[0.5, 0.0]], [[0.25, 1.0]]]), 1.0, sizes=[2])[0].tolist()
+    [[0.375, 0.5]]
+    """
+    total = np.zeros_like(v[0])
+    for of_tick in v:
+        total = total + of_tick
+    return total / v.dtype.type(len(v)), np.zeros_like(v)
+
+
+def mean_gradient(v: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """Return an equal share of the gradient for each tick."""
+    return np.broadcast_to((grad / len(v)).astype(v.dtype), v.shape).copy()
+
+
 def _leak(tau_out: float, n_ticks: int, dt: float) -> Filter:
     kappa = float(decay(tau_out, dt))
     return Filter(kappa, 1.0 - kappa)
+
+
+def _potential(tau_out: float, n_ticks: int, dt: float) -> Filter:
+    """Return the filter that makes of a spike the difference of two exponentials, whose largest value on a tick is 1.
+
+    >>> _potential(15.0, 50, 1.0).response(20).argmax(), round(_potential(15.0, 50, 1.0).response(20).max(), 12)
+    (np.int64(6), np.float64(1.0))
+    """
+    kappa, synapse = float(decay(tau_out, dt)), float(decay(tau_out / 4.0, dt))
+    ticks = math.log(4.0) / 3.0 * tau_out / dt  # to the peak, which may lie between two
+    if ticks <= 1.0:
+        return Filter(kappa, 1.0, synapse)
+    a = dt / tau_out
+    at = np.array([math.floor(ticks), math.ceil(ticks)])
+    unscaled = np.exp(-a * (at - 1.0)) * np.expm1(-3.0 * a * at) / math.expm1(-3.0 * a)
+    return Filter(kappa, float(1.0 / unscaled.max()), synapse)
 
 
 READOUTS: dict[str, ReadoutKind] = {
     "leaky": ReadoutKind(_leak),
     "count": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0 / n_ticks), clears=True),
     "first_spike": ReadoutKind(
-        lambda tau_out, n_ticks, dt: Filter(1.0, 1.0), clears=True, decide=first_spike, membranes=added_up
+        lambda tau_out, n_ticks, dt: Filter(1.0, 1.0), clears=True, decide=first_spike, fires=True, membranes=added_up
     ),
-    "bernoulli": ReadoutKind(_leak, clears=True, decide=bernoulli, membranes=from_the_bias, draws=True),
+    "bernoulli": ReadoutKind(
+        _leak,
+        clears=True,
+        decide=bernoulli,
+        fires=True,
+        membranes=from_the_bias,
+        draws=True,
+        gradient=bernoulli_gradient,
+    ),
+    "max": ReadoutKind(_potential, clears=True, decide=largest, membranes=from_rest, gradient=largest_gradient),
+    "mean": ReadoutKind(_potential, clears=True, decide=mean, membranes=from_rest, gradient=mean_gradient),
     "winner": ReadoutKind(
-        lambda tau_out, n_ticks, dt: Filter(0.0, 1.0), decide=winner, heads=("discrete", "multi_discrete", "box")
+        lambda tau_out, n_ticks, dt: Filter(0.0, 1.0),
+        decide=winner,
+        fires=True,
+        heads=("discrete", "multi_discrete", "box"),
     ),
 }
+
+
+def trained_kind(readout: str | None, count: bool = False) -> str:
+    """Return the kind of readout that training was asked for.
+
+    Args:
+        readout: Its name; None for ``leaky``, or ``count``.
+        count: The former word for ``count``.
+
+    Raises:
+        ValueError: If there is none that gradients train, or the two words say different things.
+
+    >>> trained_kind(None, count=True), trained_kind("max")
+    ('count', 'max')
+    """
+    kind = readout if readout is not None else "count" if count else "leaky"
+    fit = tuple(name for name, one in READOUTS.items() if one.trains)
+    if kind not in fit:
+        hint = "; 'bernoulli' is the first spike as a distribution" if kind == "first_spike" else ""
+        raise ValueError(f"readout must be one of {fit}, which gradients train, got {kind!r}{hint}")
+    if count and kind != "count":
+        raise ValueError(f"count=True stands for readout='count', got readout={kind!r} beside it")
+    return kind

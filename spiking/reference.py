@@ -50,9 +50,9 @@ def rest(network: Network, n_envs: int = 1) -> list[State]:
 
 
 def readout_tick(y: Any, z: Any, readout: Readout, n_ticks: int, first_tick: bool, dt: float) -> Any:
-    """Advance the readout trace, the spikes in the readout's filter; units that spike leave a leaky one, unread."""
-    kind = READOUTS["leaky" if readout.spikes else readout.kind]
-    kept, gain = kind.filter(readout.tau_out, n_ticks, dt)
+    """Advance the readout trace, the spikes in the filter; kinds that look at every tick leave a leaky one, unread."""
+    kind = READOUTS["leaky" if readout.every_tick else readout.kind]
+    kept, gain, _ = kind.filter(readout.tau_out, n_ticks, dt)
     return (0.0 if first_tick and kind.clears else kept) * y + gain * z
 
 
@@ -109,7 +109,7 @@ def step(
             spikes = before[i] if network.latency else states[i][outputs_at[i]]
         y = readout_tick(y, spikes, network.readout, network.n_ticks, t == 0, network.dt)
         arrived.append(spikes)
-    if network.readout.spikes:
+    if network.readout.every_tick:
         sizes = network.head.sizes if network.head else None
         outputs, _ = decide(np.stack(arrived), network.readout, sizes, network.dt)
     else:
@@ -127,7 +127,7 @@ def read(y: np.ndarray, readout: Readout) -> np.ndarray:
 def decide(
     spikes: np.ndarray, readout: Readout, sizes: Sequence[int] | None = None, dt: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what output units that spike choose: values (B, n_outputs), and their spikes (n_ticks, B, n_outputs).
+    """Return what follows from output units on all ticks: values (B, n_outputs), spikes (n_ticks, B, n_outputs).
 
     Args:
         spikes: What reaches the readout on each tick of one env step, shape (n_ticks, B, N).

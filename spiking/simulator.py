@@ -88,13 +88,13 @@ class Simulator:
             for layer in in_ticks
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
-        self._w_drive = np.array(readout.w_out.T, order="C") if readout.spikes else np.empty((0, 0), self.dtype)
+        self._w_drive = np.array(readout.w_out.T, order="C") if readout.every_tick else np.empty((0, 0), self.dtype)
         self.spike_counts = tuple(np.zeros(layer.n_neurons, np.int64) for layer in network.layers)
         self.n_counted = 0
         steps = network.preprocessing
         normalizer = steps[0] if len(steps) == 1 and isinstance(steps[0], Normalizer) else None
         plain = steps == () or normalizer is not None
-        self._fused = self._has_engine and encoder.identity and plain and not readout.spikes and not readout.dense
+        self._fused = self._has_engine and encoder.identity and plain and not readout.every_tick and not readout.dense
         if in_ticks and self._has_engine:  # otherwise input reaches the output units, or layers that answer steps
             self._constants = [
                 sequences.constants(neurons, timing, i, self._n_memory, i == last, None, self.dtype)
@@ -212,8 +212,8 @@ class Simulator:
                 for tape, layer in zip(tapes, layers, strict=True)
             ]
         of_input = per_tick(x != 0, network.n_ticks) if network.encoder.spikes else None
-        if network.readout.draws:
-            of_units = None  # values are exact probabilities: no unit's spikes were drawn for them
+        if network.readout.draws or not network.readout.spikes:
+            of_units = None  # values are exact probabilities, no unit's spikes were drawn for them; or no unit spikes
         return outputs, new, Monitor.from_dense(spikes, v, network.n_ticks, network.dt, of_input, of_units)
 
     def _outputs(self, layer: int, tape: sequences.Tape | any_kernels.Tape) -> np.ndarray:
@@ -349,7 +349,7 @@ class Simulator:
         new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
         if not np.isfinite(new).all():
             sequences.refuse_step("obs", seen[-1].astype(np.float32), state, cleared)
-        if network.readout.spikes:
+        if network.readout.every_tick:
             outputs, spikes = self._decide(self._arrived(self._outputs(len(tapes) - 1, tapes[-1]), starts))
             return outputs, new, tapes, x, spikes
         outputs = self._read(np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2]))
@@ -367,7 +367,7 @@ class Simulator:
     ) -> tuple[np.ndarray, np.ndarray, Sequence[sequences.Tape | any_kernels.Tape]]:
         """Run the layers: the readout trace, the new state, and what is kept of each layer."""
         if not self._has_engine:
-            keep = max(keep, any_kernels.KEEP_OUTPUTS) if self.network.readout.spikes else keep
+            keep = max(keep, any_kernels.KEEP_OUTPUTS) if self.network.readout.every_tick else keep
             return any_kernels.run(self._prepared, self._weights, x, state, start, self.spike_counts, keep)[:3]
         kept = lsnn_kernels.KEEP_MEMBRANE if keep == any_kernels.KEEP_MEMBRANE else lsnn_kernels.KEEP_NOTHING
         n_threads = shares.max_threads() if self.n_threads is None else min(self.n_threads, shares.max_threads())
@@ -382,7 +382,7 @@ class Simulator:
         return arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
 
     def _decide(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run output units that spike.
+        """Run output units that are looked at on every tick.
 
         Args:
             z: The spikes that reach them, shape (L, n_ticks, B, N), or (L, 1, B, N) where those are held.
@@ -398,8 +398,8 @@ class Simulator:
         by_tick = np.broadcast_to(by_tick, (n_ticks, n_steps, n_batch, n_outputs))
         readout = self.network.readout
         v = readout.membranes(by_tick.reshape(n_ticks, n_steps * n_batch, n_outputs), self.network.dt)
-        assert self.network.head is not None
-        values, spikes = readout.decide(v, self.network.head.sizes)
+        head = self.network.head
+        values, spikes = readout.decide(v, None if head is None else head.sizes)
         spikes = spikes.reshape(n_ticks, n_steps, n_batch, n_outputs).swapaxes(0, 1)
         return values.reshape(n_steps, n_batch, n_outputs), spikes.reshape(n_steps * n_ticks, n_batch, n_outputs)
 

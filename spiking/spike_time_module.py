@@ -147,7 +147,7 @@ class SpikeTimeCore(nn.Module):
     torch.Size([2, 4])
     """
 
-    n_ticks, latency, tau_out, count, clears = 1, 0, 0.0, False, False
+    n_ticks, latency, tau_out, readout, clears = 1, 0, 0.0, "leaky", False
 
     def __init__(
         self,

@@ -200,19 +200,88 @@ class SpikingLayers(nn.ModuleList):
             The readout trace, shape (B, N of the last layer), the new state, and whether that is finite.
         """
         if not self.on_engine:
-
-            def make() -> any_kernels.Prepared:
-                return any_kernels.prepare([layer.neurons for layer in self], timing, 0, weights[0].bias.dtype)
-
-            y, new, _, finite = any_kernels.run(self._kept(timing, make), weights, x, state, start, counts)
+            y, new, finite = self._run_any(weights, x, state, start, timing, counts)
             return y[:, 0], new, finite
         constants, table = self.engine_constants(timing, None), self._table
         if table is None or table[1] is not weights or table[2] is not constants or table[3] is not counts:
             table = self._table = sequences.address_table(weights, constants, counts), weights, constants, counts
         return sequences.step(weights, constants, table[0], x, state, start, counts)
 
+    def ticks(
+        self,
+        weights: list[sequences.Weights],
+        x: np.ndarray,
+        state: np.ndarray,
+        start: np.ndarray,
+        timing: sequences.Timing,
+        counts: Sequence[np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Run one env step without gradients, and return what its last layer's spikes were on each tick.
+
+        Args:
+            weights: As of :meth:`step`, like those that follow.
+            x: Input.
+            state: Packed state.
+            start: Where it is cleared.
+            timing: Ticks and latency.
+            counts: Spike counts that are added to.
+
+        Returns:
+            What reaches the readout on each tick, shape (B, n_ticks, N), the new state, and whether that is finite.
+        """
+        x = np.repeat(x, timing.n_ticks, axis=1) if timing.held else np.ascontiguousarray(x)
+        starts = np.zeros((len(start), timing.n_ticks), np.uint8)
+        starts[:, :1] = start
+        timing = of_one_tick(timing)
+        if not self.on_engine:
+            return self._run_any(weights, x, state, starts, timing, counts)
+        y, new, _ = sequences.forward(weights, self.engine_constants(timing, None), x, state, starts, counts)
+        return y, new, bool(np.isfinite(new).all())
+
+    def _run_any(
+        self,
+        weights: list[sequences.Weights],
+        x: np.ndarray,
+        state: np.ndarray,
+        start: np.ndarray,
+        timing: sequences.Timing,
+        counts: Sequence[np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Run neurons of any kind without gradients: the trace at the end of each step, the state, all finite."""
+
+        def make() -> any_kernels.Prepared:
+            return any_kernels.prepare([layer.neurons for layer in self], timing, 0, weights[0].bias.dtype)
+
+        prepared = self._kept(timing, make)
+        y, new, _, finite = any_kernels.run(prepared, weights, x, state, start, counts)
+        return y, new, finite
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_views": None, "_prepared": None, "_table": None}  # addresses mean nothing in a copy
+
+
+def of_one_tick(timing: sequences.Timing) -> sequences.Timing:
+    """Return the timing of the same ticks as so many steps of one tick, whose trace is the spikes that arrive."""
+    return timing._replace(n_ticks=1, tau_out=0.0, count_spikes=False, held=True)
+
+
+def by_tick(
+    x: torch.Tensor, start: torch.Tensor, timing: sequences.Timing
+) -> tuple[torch.Tensor, torch.Tensor, sequences.Timing]:
+    """Return a sequence of env steps as one of steps of one tick, as a gradient's ``run`` takes it.
+
+    Args:
+        x: Input, shape (L, B, n_inputs) where it is held over a step, else (L, n_ticks, B, n_inputs).
+        start: 1 where the state is cleared before a step, shape (L, B).
+        timing: Ticks, latency and readout.
+
+    Returns:
+        Input, starts and timing of the ticks: the first two of shapes (L * n_ticks, B, ...).
+    """
+    x = x.repeat_interleave(timing.n_ticks, dim=0) if timing.held else x.flatten(0, 1)
+    starts = start.new_zeros((len(x), start.shape[1]))
+    starts[:: timing.n_ticks] = start
+    return x, starts, of_one_tick(timing)
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

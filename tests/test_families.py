@@ -68,7 +68,7 @@ def test_a_sequence_is_its_steps_and_a_batch_its_parts(encoder, readout, layers,
         np.testing.assert_array_equal(state, end[:, part])
     assert (monitor.input is not None) == ENCODERS[encoder].spikes
     # units that draw have no spikes to show: their outputs are exact probabilities
-    assert (monitor.output is not None) == (readout in DECIDING and not READOUTS[readout].draws)
+    assert (monitor.output is not None) == (READOUTS[readout].fires and not READOUTS[readout].draws)
 
 
 @pytest.mark.parametrize(("encoder", "readout", "layers"), NETWORKS)

@@ -113,5 +113,13 @@ def in_parts(weights: np.ndarray, n_axons: int) -> np.ndarray:
 def _readout(network: Network, n_parts: int) -> Group:
     """Return the readout: compartments that never fire; the trace's filter and the output weights commute."""
     readout, n = network.readout, n_parts * network.readout.n_outputs
-    kept = readout.filter(network.n_ticks, network.dt).kept
-    return Group(READOUT, len(network.layers), np.full(n, kept), np.full(n, np.inf), np.zeros(n), fires=False)
+    kept, _, synapse = readout.filter(network.n_ticks, network.dt)
+    return Group(
+        READOUT,
+        len(network.layers),
+        np.full(n, kept),
+        np.full(n, np.inf),
+        np.zeros(n),
+        kappa=np.full(n, synapse) if synapse else None,
+        fires=False,
+    )

@@ -67,7 +67,7 @@ class LoihiMachine:
         layout = layout_of(program)
         self._n_read = host.readout.n_neurons
         self._clears = not self._n_read and host.readout.clears
-        self._read_v = _as_slice(layout.start("v") + program.outputs)
+        self._read_v, self._read_u = (_as_slice(layout.start(name) + program.outputs) for name in ("v", "u"))
         first = layout.start("z") + host.first_source
         self._read_z = slice(first, first + self._n_read)
         if host.input == "bias":
@@ -106,7 +106,7 @@ class LoihiMachine:
         inputs, bias = self.to_chip(x)
         if self._clears:
             state = state.copy()
-            state[:, self._read_v] = 0
+            state[:, self._read_v] = state[:, self._read_u] = 0
         if self._n_read:
             return self._tick_by_tick(state, inputs, bias, spikes)
         signals = self._signals()

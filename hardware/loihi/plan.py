@@ -207,13 +207,20 @@ class Plan:
 
     def readout_bounds(self, group: Group, into: Sequence[Link]) -> Iterator[tuple[float, float]]:
         """Yield what must fit for the readout: every neuron firing on every tick."""
-        yield self.worst(into), self.largest_input
+        yield self.worst(into) * self.held_current(group), self.largest_input
         yield self.worst(into) * self.held(group), float(MAX_V_TH)
 
     def held(self, group: Group) -> float:
         """Return how many times itself a steady input adds up to in a readout, at most."""
-        readout = self.network.readout
-        return min(self.network.n_ticks, _memory(group.alpha)) if readout.clears else _memory(group.alpha)
+        readout, n_ticks = self.network.readout, self.network.n_ticks
+        if group.kappa is not None:
+            filtered = readout.filter(n_ticks, self.network.dt)
+            return float(filtered.response(n_ticks).sum() / filtered.gain)
+        return min(n_ticks, _memory(group.alpha)) if readout.clears else _memory(group.alpha)
+
+    def held_current(self, group: Group) -> float:
+        """Return the same of the synaptic current of a readout, which has a memory in some kinds that clear."""
+        return 1.0 if group.kappa is None else min(self.network.n_ticks, _memory(group.kappa))
 
     @property
     def largest_input(self) -> float:
@@ -230,7 +237,7 @@ class Plan:
             most = float(worst[start:stop].max())
             share = most / self.largest_input
             if group.name == READOUT:
-                share = max(share, most * self.held(group) / MAX_V_TH)
+                share = max(share * self.held_current(group), most * self.held(group) / MAX_V_TH)
             excess[group.domain] = max(excess[group.domain], share)
         return excess
 

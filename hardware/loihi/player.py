@@ -28,7 +28,7 @@ def plays_whole(machine: Any, host: Host) -> bool:
         return False
     if head.kind not in ("discrete", "box") or host.reads_spikes or host.clears:
         return False
-    if readout.spikes and readout.kind != "winner":  # their action is not the largest output on the last tick
+    if readout.every_tick and readout.kind != "winner":  # their action is not the largest output on the last tick
         return False
     program = machine.program
     if program.learns or np.any(program.compartments.noise):

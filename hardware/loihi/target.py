@@ -64,7 +64,7 @@ class LoihiTarget:
             )
         if np.any(program.compartments.noise):
             raise ValueError("Deployment.program must be without noise, as compiled networks are")
-        if not np.any(program.compartments.fires) and not (host.encoder.spikes and host.readout.spikes):
+        if not np.any(program.compartments.fires) and not (host.encoder.spikes and host.readout.every_tick):
             raise ValueError("Deployment.program must have a compartment that fires, found none")
         n_inputs = 0 if host.input == "bias" else host.encoder.n_channels
         if program.n_inputs != n_inputs:
