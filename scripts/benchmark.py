@@ -39,6 +39,7 @@ BENCHMARKS = {
     "local-lsnn": "e-prop in control tasks: a hidden LSNN layer that learns by local rules alone, with its controls",
     "glm": "probabilistic spiking networks that are the policy: returns, with their controls",
     "evolution": "evolution of spiking networks: returns, and fine-tuning through the chip, with their controls",
+    "readouts": "the largest membrane, the first spike and other readouts, trained by PPO: returns, patterns, controls",
     "guard": "every table of speed for seconds, beside an earlier commit",
     "spike-time": "policies of exact spike times trained by PPO: returns, spikes, decision times, and controls",
     "equilibrium": "policies trained by equilibrium propagation, actor and critic: returns, spikes, and controls",

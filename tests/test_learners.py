@@ -20,6 +20,9 @@ OBS = np.random.default_rng(0).uniform(-1, 1, (30, 3)).astype(np.float32)
 VARIANTS = [(learner, {}) for learner in LEARNERS] + [
     ("spiking_ppo", {"policy_kwargs": {"net_arch": {"pi": [8], "vf": [8]}, "encoder": "population"}}),
     ("spiking_ppo", {"policy_kwargs": {"encoder": "rate", "n_ticks": 2}}),
+    ("spiking_ppo", {"policy_kwargs": {"readout": "max", "n_ticks": 3, "tau_out": 2.0}}),
+    ("spiking_ppo", {"policy_kwargs": {"n_neurons": [], "encoder": "latency", "readout": "max", "n_ticks": 6}}),
+    ("spiking_a2c", {"policy_kwargs": {"readout": "bernoulli", "n_ticks": 3, "tau_out": 2.0}}),
     ("spiking_a2c", {"use_rms_prop": True}),
     ("eprop", {"policy_kwargs": {"feedback": "random"}}),
     ("eprop", {"optimizer": "adam", "policy_kwargs": {"tau_a": [5.0, 50.0], "bias_scale": 0.5, "critic": "tiles"}}),

@@ -51,6 +51,8 @@ class Method(NamedTuple):
 # A new method is one line here.
 METHODS = {
     "surrogate gradients, PPO": Method(Row("spiking_ppo", ENV, 50_000, chip_ready=True)),
+    "first spike of 8 ticks, PPO": Method(Row("first_to_spike", ENV, 50_000)),
+    "tempotron of 8 ticks, PPO": Method(Row("tempotron", ENV, 50_000)),
     "surrogate gradients, A2C": Method(Row("spiking_a2c", ENV, 100_000)),
     "exact spike times, PPO": Method(Row("spike_time", ENV, 50_000), deploys=False),
     "equilibrium propagation, PPO": Method(Row("equilibrium", ENV, 30_000), deploys=False),
