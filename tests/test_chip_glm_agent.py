@@ -120,7 +120,6 @@ def test_the_rate_follows_its_schedule():
         ({"backend_kwargs": {"wmax": 3}}, "backend_kwargs: .* 'wmax'"),
         ({"bias_scale": 0.5}, "bias_scale must be 0.0 on the chip, whose thresholds do not learn, got 0.5"),
     ],
-    ids=str,
 )
 def test_what_it_cannot_do_is_refused_in_one_line(kwargs, message):
     with pytest.raises(ValueError, match=message) as caught:
