@@ -169,6 +169,10 @@ class EProp(StepwiseLearning):
         if on_backend == (self.backend == "float"):
             wanted = "build a network" if on_backend else "be float"
             raise ValueError(f"backend must {wanted} for {self.policy_class.__name__}, got {self.backend!r}")
+        if not on_backend and self.backend_kwargs:
+            raise ValueError(
+                f"backend_kwargs are of a backend that builds a network, not of float: {self.backend_kwargs}"
+            )
         if not on_backend:
             return {"optimizer": self.optimizer}
         schedule = self.lr_schedule  # which may begin with 0

@@ -185,8 +185,9 @@ class EquilibriumPolicy(SpikingPolicy):
             raise ValueError(f"EquilibriumPolicy acts by its outputs: net_arch pi must be [], got {net_arch}")
         if "vf" in net_arch and own["critic"] != "mlp":
             raise ValueError(f"net_arch vf is for critic='mlp', critic_neurons is for this one, got {net_arch}")
-        if own["n_average"] > own["n_ticks"]:
-            raise ValueError(f"n_average must be at most n_ticks, {own['n_ticks']}, got {own['n_average']}")
+        if own["n_average"] > min(own["n_ticks"], own["n_nudged"]):
+            shortest = f"n_ticks, {own['n_ticks']}, and n_nudged, {own['n_nudged']}"
+            raise ValueError(f"n_average must be at most {shortest}, got {own['n_average']}")
 
     def _units(self, n_inputs: int, n_hidden: int, n_out: int) -> EquilibriumUnits:
         """Return units with initial weights."""

@@ -66,6 +66,7 @@ def check_no_layers(arguments: Mapping[str, Any]) -> None:
         ValueError: If there is one.
     """
     given = {name: value for name, value in arguments.items() if name in LSNN_OPTIONS and name not in OF_INPUT}
+    given |= {"gradient": gradient} if (gradient := arguments["gradient"]) != "surrogate" else {}
     given |= {"gradient_kwargs": kwargs} if (kwargs := arguments["gradient_kwargs"]) else {}
     given |= {"calibrate_init": rate} if not isinstance(rate := arguments["calibrate_init"], bool) else {}
     for name, value in given.items():

@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         default=PERCENTILE,
         type=float,
         metavar="P",
-        help=f"of a neuron's activations, which one spike per tick stands for (default: {PERCENTILE:g})",
+        help=f"neurons count between percentiles 100 - P and P of their activations (default: {PERCENTILE:g})",
     )
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")

@@ -85,12 +85,15 @@ class Policy(NamedTuple):
             raise UsageError(f"{self.name} cannot become a network: {error}") from None
 
     def firing_rates(self) -> list[float]:
-        """Return the spikes per neuron and tick of each layer so far; empty if the policy does not spike."""
+        """Return the spikes per neuron and tick of each layer so far; empty if the policy sends no spikes."""
         if isinstance(self.predictor, DeployedPolicy):
             return self.predictor.firing_rates()
         spiking: Any = self.predictor
         if not isinstance(self.predictor, Simulator):
             spiking = getattr(self.predictor.policy, "lstm_actor", None)
+        layers = spiking.network.layers if isinstance(spiking, Simulator) else getattr(spiking, "layers", ())
+        if any(getattr(layer, "graded", False) for layer in layers) or getattr(layers, "graded", False):
+            return []
         counts = getattr(spiking, "spike_counts", [])
         return [float(count.mean()) / max(spiking.n_counted, 1) for count in counts]
 

@@ -116,6 +116,10 @@ def test_the_rate_follows_its_schedule():
         ({"policy_kwargs": {"encoder": "direct"}}, "encoder must be one whose input is spikes, got 'direct'"),
         ({"backend": "float"}, "backend must build a network for ChipGlmPolicy, got 'float'"),
         ({"backend": "chip"}, "backend must be one of float or build a network, got 'chip'"),
+        (
+            {"policy_kwargs": {"bias": -4.0}, "backend_kwargs": {"n_noise": 1}},
+            r"bias must be above -3.13, where the noise of n_noise=1 variates ends .* got -4",
+        ),
         ({"backend_kwargs": {"tau_s": 3}}, "backend_kwargs must not hold tau_s"),
         ({"backend_kwargs": {"wmax": 3}}, "backend_kwargs: .* 'wmax'"),
         ({"bias_scale": 0.5}, "bias_scale must be 0.0 on the chip, whose thresholds do not learn, got 0.5"),

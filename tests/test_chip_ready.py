@@ -68,6 +68,8 @@ def test_chip_ready_sets_the_semantics_of_a_chip_and_scales_adaptation():
     assert kwargs["beta"] == pytest.approx(1 - np.exp(-1 / 4))
     assert got["gamma"] == 0.9
     assert chip_ready(got) == got and "hold" not in kwargs
+    without_neurons = {"policy": "LsnnPolicy", "policy_kwargs": {"n_neurons": [], "readout": "max"}}
+    assert chip_ready(without_neurons) == without_neurons
     silent = chip_ready({"policy": "LsnnPolicy", "policy_kwargs": {"refractory": 2}})["policy_kwargs"]
     assert silent["hold"] is True
     own = chip_ready({"policy": "LifPolicy", "policy_kwargs": {"reset": "subtract", "adaptation": "threshold"}})

@@ -338,7 +338,7 @@ def test_what_is_for_lsnn_layers_says_so():
         ({"net_arch": {"pi": [8]}}, "net_arch pi must be"),
         ({"net_arch": {"vf": [8]}}, "net_arch vf is for critic='mlp'"),
         ({"use_sde": True}, "use_sde must be False"),
-        ({"n_ticks": 5, "n_average": 6}, "n_average must be at most n_ticks, 5, got 6"),
+        ({"n_ticks": 5, "n_average": 6}, "n_average must be at most n_ticks, 5, and n_nudged, 10, got 6"),
         ({"max_coupling": 1.0}, "max_coupling must be"),
         ({"beta": 0.0}, "beta must be"),
         ({"step": 1.5}, "step must be"),

@@ -147,7 +147,8 @@ def test_a_seed_set_later_makes_trainings_the_same(learner):
 def moved(model, before):
     """Return the largest change of a weight; running means of firing rates are none, nor is what else a chip holds."""
     if isinstance(network := getattr(model.policy, "network", None), (ChipGlm, ChipLsnn)):
-        found = {f"network.{i}": network.emulator.weights(i) for i in range(len(network.program.projections))}
+        plastic = [i for i, projection in enumerate(network.program.projections) if projection.learning is not None]
+        found = {f"network.{i}": network.emulator.weights(i) for i in plastic}
         return max(abs(value - before[f"{name}.synapses"][:, 0].T).max() for name, value in found.items())
     return max(abs(value - before[name]).max(initial=0.0) for name, value in weights(model).items() if name != "rate")
 

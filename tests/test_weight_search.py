@@ -135,6 +135,23 @@ def test_a_trial_is_kept_after_three_episodes_that_are_better_and_over_with_the_
         assert drawn == (search.trying and search.n_trial == 0)
 
 
+def test_a_trial_as_good_as_the_record_is_kept_though_returns_scatter_and_no_race_is_longer_than_five():
+    scattered = (100, 100, 100, 0, 0, 10, 90)  # of what is kept, whose score is 50
+    search, _ = went(WeightSearch(n_record=3, n_sensors=0), *scattered)
+    assert search.phase == "turned" and search.scatter == 80
+    as_before, verdict = went(search, 95, 100, 95)
+    assert verdict.keep and as_before.score >= search.bar
+    for n in (3, 4):
+        assert not went(search, *[80] * n)[1].keep and went(search, *[80] * n)[0].n_trial == n
+    assert went(search, *[80] * 5)[1].back
+
+
+def test_half_of_the_shifts_of_sensors_change_all_gains_and_no_offset():
+    shifts = np.array([WeightSearch(seed=seed, choice=1, n_sensors=4)._direction() for seed in range(400)])
+    of_gains = (shifts[:, :4] == 0).all(axis=1) & (shifts[:, 4:] != 0).all(axis=1)
+    assert 160 < of_gains.sum() < 240 and (shifts[~of_gains][:, :4] != 0).any(axis=1).mean() > 0.5
+
+
 def test_what_proves_worse_than_what_was_deployed_is_given_back():
     search, _ = went(WeightSearch(n_record=3, n_sensors=0), 100, 100, 100, 0, 0, 50, 50)
     assert search.phase == "turned" and search.score == 50

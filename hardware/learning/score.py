@@ -59,12 +59,12 @@ def step_of(r1: float, tag: float) -> float:
 
 
 def loss_of(trace_decay: float) -> int:
-    """Return y1 that takes ``1 - trace_decay`` off a tag, to the nearest 1/128.
+    """Return y1 that takes ``1 - trace_decay`` off a tag, to the nearest 1/128; at most 127, which 7 bits hold.
 
-    >>> loss_of(0.891)
-    14
+    >>> loss_of(0.891), loss_of(0.0)
+    (14, 127)
     """
-    return round(128 * (1 - trace_decay))
+    return min(127, round(128 * (1 - trace_decay)))
 
 
 def score_rule(tau: float, learns: bool = True, residue: bool = False) -> LearningRule:

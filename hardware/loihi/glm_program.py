@@ -76,6 +76,12 @@ class ChipGlmParameters:
             n_copies=whole(me, "n_copies", self.n_copies, 1, 16),
             residue=flag(me, "residue", self.residue),
         )
+        end = self.most * self.unit * self.logits
+        if self.bias <= -end:
+            raise ValueError(
+                f"bias must be above {-end:.3g}, where the noise of n_noise={self.n_noise} variates ends and no neuron "
+                f"at rest ever spikes, got {self.bias:.3g}"
+            )
         if not 64 <= self.v_th <= MAX_V_TH:
             raise ValueError(
                 f"bias must be a threshold that the chip has, within {-MAX_V_TH * self.logits:.3g} and "
