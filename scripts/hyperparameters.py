@@ -166,7 +166,7 @@ def chip_ready(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"only a policy of LSNN layers can be chip-ready, the policy is {hyperparams.get('policy')!r}")
     kwargs = dict(hyperparams.get("policy_kwargs") or {})
     if "n_neurons" in kwargs and not isinstance(kwargs["n_neurons"], int) and not len(kwargs["n_neurons"]):
-        return hyperparams  # no neurons: the chip holds the readout as it is
+        return dict(hyperparams)  # no neurons: the chip holds the readout as it is
     defaults = inspect.signature(LSNN).parameters
     if "adaptation" not in kwargs:
         tau_m = kwargs.get("tau_m", defaults["tau_m"].default)
