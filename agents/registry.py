@@ -33,8 +33,8 @@ class Algorithm(NamedTuple):
 ALGOS = {
     "spiking_ppo": Algorithm("spiking_ppo:SpikingPPO", "surrogate_gradients"),
     "spike_time": Algorithm("spiking_ppo:SpikingPPO", "spike_time"),
-    "first_to_spike": Algorithm("spiking_ppo:SpikingPPO", "first_to_spike"),
-    "tempotron": Algorithm("spiking_ppo:SpikingPPO", "tempotron"),
+    "first_to_spike": Algorithm("spiking_ppo:SpikingPPO", "readouts"),
+    "tempotron": Algorithm("spiking_ppo:SpikingPPO", "readouts"),
     "equilibrium": Algorithm("spiking_ppo:SpikingPPO", "equilibrium"),
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop", "ChipLsnn"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import os
 import re
@@ -48,7 +47,7 @@ from spikeloop.scripts.last_words import print_last_words
 from spikeloop.scripts.pictures import draw_learning_curve
 from spikeloop.scripts.run_folder import CHECKPOINT, CURVE, EPISODES, NETWORK, SETTINGS, need_folder, sole_writer
 from spikeloop.scripts.saving import model_bytes, monitor_start, statistics_bytes, write_lost, write_together
-from spikeloop.scripts.search import WORKER, fail_trials_of_the_dead, this_worker
+from spikeloop.scripts.search import WORKER, fail_trials_of_the_dead, need_pandas, over_preset, this_worker, trials_over
 from spikeloop.scripts.stoppable import StoppableTraining, answering
 from spikeloop.scripts.trust import as_data, need_own
 from spikeloop.scripts.zoo_callbacks import saved_whole
@@ -114,6 +113,7 @@ class Experiment(ExperimentManager):
         self.made_folder = False
         self.checkpoints: Checkpoints | None = None
         self.training: StoppableTraining  # while it learns, and afterwards
+        self.of_trial: dict[str, Any] = {}  # the policy_kwargs of --trial-id
         self.description: EnvDescription | None = None  # of the environment that a network is saved with
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,7 +149,17 @@ class Experiment(ExperimentManager):
             hyperparams |= as_data(theirs, self.args.gym_packages)
         if isinstance(hyperparams.get("policy_kwargs"), str):  # RL Zoo's files hold some as Python
             hyperparams["policy_kwargs"] = eval(hyperparams["policy_kwargs"], vars(exp_manager).copy())
+        if self.of_trial and "policy_kwargs" not in (self.custom_hyperparams or {}):
+            merged = over_preset(self.of_trial, hyperparams.get("policy_kwargs") or {})["policy_kwargs"]
+            hyperparams["policy_kwargs"] = saved["policy_kwargs"] = merged
         return hyperparams, saved
+
+    def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return what a study keeps of a trial; of our algorithms the preset's ``policy_kwargs`` stay below its own."""
+        found: dict[str, Any] = super().load_trial(*args, **kwargs)
+        if self.algo in ALGOS and "policy_kwargs" in found:
+            self.of_trial = {"policy_kwargs": found.pop("policy_kwargs")}
+        return found
 
     def _fit_to_observations(self, hyperparams: dict[str, Any], saved: dict[str, Any]) -> None:
         """Make the default preset normalise only what VecNormalize can: vectors, not images or one-hot choices."""
@@ -345,19 +355,13 @@ class Experiment(ExperimentManager):
         return more if self.n_timesteps <= 0 else ""
 
     def hyperparameters_optimization(self) -> None:
-        """Search hyperparameters.
-
-        Raises:
-            ImportError: If pandas is missing, without which RL Zoo could not report what it found.
-        """
-        try:
-            importlib.import_module("pandas")
-        except ImportError:
-            raise ImportError("RL Zoo reports on the search with pandas: pip install pandas") from None
+        """Search hyperparameters, from the preset's policy on."""
+        need_pandas()
         self.begin()
         if self.storage and self.study_name:
             fail_trials_of_the_dead(self.storage, self.study_name)
-        super().hyperparameters_optimization()
+        with trials_over(self.algo, self._hyperparams.get("policy_kwargs") or {}):
+            super().hyperparameters_optimization()
 
     def objective(self, trial: Any) -> float:
         """Run one trial of a search, marked with the machine and process that run it."""

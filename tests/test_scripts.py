@@ -1,5 +1,6 @@
 """The scripts train and roll out, and answer a wrong request with one line and status 2."""
 
+import functools
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from shell import ENV, SMALL, assert_one_line, start
 
+from spikeloop.agents import SpikingPPO
 from spikeloop.agents.episodes import read_episodes
 from spikeloop.agents.registry import ALGOS, hyperparams_file, load_algorithm
 from spikeloop.scripts import cli, rollout, train
@@ -93,6 +95,31 @@ def test_hyperparameters_are_tuned_by_the_zoo(tmp_path, capsys):
     assert start(train, *trials, "-n", 64, "--seed", 0, "-f", tmp_path, "--hyperparams", *sizes) == 0
     assert "tau_m:" in capsys.readouterr().out
     assert not list((tmp_path / "spiking_ppo").glob("CartPole-v1_*"))  # a search is no run
+
+
+@pytest.mark.parametrize("neurons", [[], [8]])
+def test_a_trial_keeps_the_rest_of_the_preset_and_so_does_a_training_of_it(neurons, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    pytest.importorskip("pandas")
+    kwargs = {"n_neurons": neurons, "encoder": "latency", "n_ticks": 6, "readout": "max", "net_arch": {"vf": [8]}}
+    numbers = {"n_envs": 1, "n_steps": 32, "seq_len": 1, "batch_size": 32, "n_epochs": 1, "policy": "LsnnPolicy"}
+    preset, built, init = tmp_path / "preset.yml", [], SpikingPPO.__init__
+    preset.write_text(yaml.dump({"default": {**numbers, "policy_kwargs": {**kwargs, "tau_out": 2.0}}}))
+
+    @functools.wraps(init)  # the script asks for its arguments
+    def spy(model, *args, **given):
+        built.append(given["policy_kwargs"])
+        init(model, *args, **given)
+
+    monkeypatch.setattr(SpikingPPO, "__init__", spy)
+    run = ["--algo", "tempotron", "--env", "CartPole-v1", "-n", 64, "-f", tmp_path, "--conf-file", preset]
+    run += ["--storage", tmp_path / "study.log", "--study-name", "s", "--eval-freq", -1]
+    trials = ["--n-trials", 2, "--n-evaluations", 1, "--no-optim-plots", "--eval-episodes", 1]
+    assert start(train, *run, "--optimize-hyperparameters", *trials) == 0
+    assert start(train, *run, "--trial-id", 1) == 0
+    trial, again = built[1], built[2]  # RL Zoo takes the first trial, 0, for none
+    assert trial == again and trial.items() >= {name: kwargs[name] for name in kwargs if name != "n_neurons"}.items()
+    assert trial["tau_out"] != 2.0 and bool(trial["n_neurons"]) == ("tau_m" in trial) == bool(neurons)
 
 
 def test_trials_of_a_killed_worker_do_not_count_as_done(tmp_path):

@@ -1,4 +1,4 @@
-"""What is searched for policies whose outputs' largest membranes are the logits."""
+"""What is searched for policies whose outputs are looked at on every tick."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ def sample(trial: Trial) -> dict[str, Any]:
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-3, 0.1, log=True),
         "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 1e-3, 0.2, log=True),
         "n_neurons": trial.suggest_categorical("n_neurons", [32, 64, 128]),
-        "n_ticks": trial.suggest_categorical("n_ticks", [4, 8, 16]),
         "tau_m": trial.suggest_float("tau_m", 1.0, 20.0, log=True),
         "tau_out": trial.suggest_float("tau_out", 1.0, 20.0, log=True),
     }
@@ -23,10 +22,10 @@ def sample(trial: Trial) -> dict[str, Any]:
 
 def convert(stored: dict[str, Any]) -> dict[str, Any]:
     """Turn what a trial stores into hyperparameters."""
-    policy = {name: stored[name] for name in ("n_ticks", "tau_m", "tau_out")}
+    policy = {name: stored[name] for name in ("tau_m", "tau_out")}
     return {
         "learning_rate": stored["learning_rate"],
         "gamma": 1 - stored["one_minus_gamma"],
         "gae_lambda": 1 - stored["one_minus_gae_lambda"],
-        "policy_kwargs": {"n_neurons": [stored["n_neurons"]], **policy, "readout": "max", "beta": 0.0, "clears": True},
+        "policy_kwargs": {"n_neurons": [stored["n_neurons"]], **policy},
     }
