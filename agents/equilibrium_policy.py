@@ -185,6 +185,13 @@ class EquilibriumPolicy(SpikingPolicy):
             raise ValueError(f"EquilibriumPolicy acts by its outputs: net_arch pi must be [], got {net_arch}")
         if "vf" in net_arch and own["critic"] != "mlp":
             raise ValueError(f"net_arch vf is for critic='mlp', critic_neurons is for this one, got {net_arch}")
+        unused = {"lam": 0.832, "lam_decay": 0.584} if own["code"] == "rate" else {}
+        if own["critic"] == "mlp":
+            unused |= {"critic_neurons": 64, "value_scale": OF_CODE[own["code"]]["value_scale"]}
+        for name, default in unused.items():
+            if own[name] != default:
+                wanted = "code='sigma_delta'" if name in ("lam", "lam_decay") else "critic='equilibrium'"
+                raise ValueError(f"{name} is for {wanted}, got {own[name]} without it")
         if own["n_average"] > min(own["n_ticks"], own["n_nudged"]):
             shortest = f"n_ticks, {own['n_ticks']}, and n_nudged, {own['n_nudged']}"
             raise ValueError(f"n_average must be at most {shortest}, got {own['n_average']}")
