@@ -118,7 +118,7 @@ def test_nothing_of_a_policy_is_trained_by_backpropagation():
         id(p) for module in policy.modules() if isinstance(module, EquilibriumUnits) for p in module.parameters()
     }
     assert {id(p) for p in policy.parameters() if p.requires_grad} == of_units
-    mlp = model_of(critic="mlp", net_arch={"vf": [16]}).policy
+    mlp = model_of(critic="mlp", critic_neurons=64, net_arch={"vf": [16]}).policy
     assert [m.out_features for m in mlp.mlp_extractor.value_net if isinstance(m, torch.nn.Linear)] == [16]
 
 

@@ -34,7 +34,7 @@ def test_local_lsnn_plays_what_it_trained_on_a_chip(capsys):
 
 
 def test_chip_lsnn_prints_what_was_learned_and_how_fast(capsys):
-    command = ["--seeds", "0", "1", "-n", "60", "--rows", "8-bit"]
+    command = ["--seeds", "0", "1", "-n", "60", "--rows", "1 synapse a weight"]
     assert main(["chip-lsnn", *command]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) == 3 and rows[2][6].strip() == "60"

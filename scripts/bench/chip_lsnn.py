@@ -11,9 +11,6 @@ traces of spikes, y3 and r1 (:mod:`spikeloop.hardware.loihi.lsnn_learner` says w
 - no slow trace: the hidden rule has no x2, which stands for the eligibility of adaptation;
 - beta = 0: no neuron adapts;
 - y1: the host reads no membranes, and a neuron's own trace stands for its pseudo-derivative.
-
-Of 32 neurons, finer: recurrent weights go to a quarter of the input's, in a quarter of its steps, and learn as much
-more slowly.
 """
 
 from __future__ import annotations
@@ -55,7 +52,6 @@ class Row(NamedTuple):
 
 _ONE = {"n_copies": 1}
 _EIGHT, _RESIDUE = {"n_neurons": 8}, {"residue": True, **_ONE}
-_MORE, _FINER = {"n_neurons": 32}, {"finer": 2}
 _FROZEN: dict[str, Any] = {
     "changes": {"train_hidden": False, "actor_scale": 0.31},
     "policy": {"bias_scale": 1.0},
@@ -63,7 +59,6 @@ _FROZEN: dict[str, Any] = {
 # What was learned with before the host read membranes.
 _RATES = {"learning_rate": "lin_0.5", "actor_scale": 0.744, "value_scale": 0.2}
 _Y1 = {"pseudo_derivative": "spikes", **_ONE}
-_Y1_FROZEN = {**_RATES, "train_hidden": False, "actor_scale": 0.372}
 ROWS = (
     Row(NO_VELOCITY, "4 synapses a weight"),
     Row(NO_VELOCITY, "1 synapse a weight", backend=_ONE),
@@ -76,11 +71,8 @@ ROWS = (
     Row(NO_VELOCITY, "y1, 1 synapse a weight", _RATES, backend=_Y1),
     Row(NO_VELOCITY, "y1, 1 synapse a weight, residue", _RATES, backend={**_Y1, **_RESIDUE}),
     Row(NO_VELOCITY, "y1, 4 synapses a weight", _RATES, backend={**_Y1, "n_copies": 4}),
-    Row(NO_VELOCITY, "y1, 32 neurons", _RATES, _MORE, _Y1),
-    Row(NO_VELOCITY, "y1, 32 neurons, 3 synapses a weight", _RATES, _MORE, {**_Y1, "n_copies": 3}),
-    Row(NO_VELOCITY, "y1, 32 neurons, finer", _RATES, _MORE, {**_Y1, **_FINER}),
-    Row(NO_VELOCITY, "y1, 32 neurons, finer, frozen", _Y1_FROZEN, {"bias_scale": 1.0, **_MORE}, {**_Y1, **_FINER}),
-    Row(NO_VELOCITY, "y1, 32 neurons, finer, beta = 0", _RATES, {"beta": 0.0, **_MORE}, {**_Y1, **_FINER}),
+    Row(CARTPOLE, "16 neurons"),
+    Row(CARTPOLE, "16 neurons, 4 synapses a weight", backend={"n_copies": 4}),
     Row(CARTPOLE, "8 neurons", policy=_EIGHT),
     Row(CARTPOLE, "8 neurons, residue", policy=_EIGHT, backend=_RESIDUE),
     Row(CARTPOLE, "8 neurons, frozen", _FROZEN["changes"], {**_FROZEN["policy"], **_EIGHT}),
