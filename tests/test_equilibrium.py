@@ -11,6 +11,7 @@ from spikeloop.spiking.equilibrium import (
     EquilibriumLayer,
     bounded_coupling,
     free_phase,
+    nudged_phases,
     schedule,
     settle,
     weights_of,
@@ -100,6 +101,20 @@ def test_a_linear_network_has_the_closed_form_and_its_gradient():
     do = g + dh @ w.T
     for ours, exact in zip(grads, (dh.T @ x, dh.sum(0), do.T @ h + o.T @ dh, do.sum(0)), strict=True):
         np.testing.assert_allclose(ours, exact, atol=1e-9)
+
+
+def test_a_loss_may_be_of_hidden_units_too():
+    """With the loss g y: dh = (I - W'W)^-1 (g_h + W' g_o) and do = g_o + W dh, where no unit is at a bound."""
+    rng = np.random.default_rng(4)
+    w_in, w, x = rng.normal(0, 0.02, (5, 2)), rng.normal(0, 0.15, (2, 5)), rng.normal(size=(6, 2))
+    units = EquilibriumUnits(EquilibriumLayer(w_in, np.full(5, 0.5), w, np.zeros(2), n_ticks=400), n_nudged=400)
+    g = rng.normal(size=(6, 7))
+    y = units(torch.from_numpy(x), np.zeros(7, np.int64))
+    assert y[:, :5].min() > 0.1 and y[:, :5].max() < 0.9
+    (y * torch.from_numpy(g)).sum().backward()
+    dh = (g[:, :5] + g[:, 5:] @ w) @ np.linalg.inv(np.eye(5) - w.T @ w)
+    np.testing.assert_allclose(units.bias.grad.numpy(), dh.sum(0), atol=1e-9)
+    np.testing.assert_allclose(units.bias_out.grad.numpy(), (g[:, 5:] + dh @ w.T).sum(0), atol=1e-9)
 
 
 def test_the_error_goes_to_zero_with_beta():
@@ -271,6 +286,17 @@ def test_a_nudge_by_random_weights_is_another_gradient_of_the_inputs_alone():
     same = found(layer, X, loss, w_back=layer.w_out)
     for a, b in zip(own, same, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-10)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_random_weights_carry_the_nudge_alone(code):
+    """Settled units that hardly anything nudges stay where they are, whatever carries the nudge back."""
+    layer = layer_of(code, gain=0.1, n_ticks=200)
+    y, state, drive = free_phase(layer, weights_of(layer), X)
+    other, grad = np.random.default_rng(9).normal(0, 0.1, layer.w_out.shape), np.ones_like(y)
+    for w_back in (None, other):
+        for moved in nudged_phases(layer, weights_of(layer), drive, state, grad, 1e-6, 30, w_back)[:2]:
+            assert np.abs(moved - y).mean() < (1e-5 if code == "rate" else 0.02)
 
 
 @pytest.mark.parametrize(
