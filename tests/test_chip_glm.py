@@ -221,6 +221,34 @@ def test_the_score_is_the_slope_of_the_logarithm_of_a_chance(n_noise):
     assert np.sqrt(noise_chances(p) @ spread**2) == pytest.approx(np.pi / np.sqrt(3))  # a logistic variate's
 
 
+def test_the_threshold_is_the_bias():
+    for bias in (-0.5, -1.5, -2.5):
+        p = ChipGlmParameters(bias=bias, noise_exponent=15)
+        at_rest = spike_chances(p)[0][p.v_th // p.unit + p.most + 1]
+        assert at_rest == pytest.approx(1 / (1 + np.exp(-bias)), abs=0.03)
+
+
+@pytest.mark.parametrize("n_copies", [1, 2])
+def test_the_largest_weight_is_what_a_source_adds_that_spikes_on_every_tick(task, n_copies):
+    network = new(task, n_copies=n_copies)
+    stored = network.state_dict()
+    for i in range(n_copies):
+        stored[f"{i}.synapses"][3, 0, 0] = 254
+    network.load_state_dict(stored)
+    x = np.zeros((40, 1, 20), np.int32)
+    x[:, 0, 3] = 1
+    outputs, _ = network.emulator.run(network.rest(1, np.random.default_rng(0)), 40, x, learning=False)
+    p = network.parameters
+    assert network.weights()[0, 3] == pytest.approx(p.w_max) and not network.weights()[1].any()
+    np.testing.assert_allclose(outputs[-1, 0] * p.logits, [p.w_max, 0.0], rtol=2e-3)
+
+
+def test_copies_of_a_synapse_round_apart(task):
+    network, _ = learn(task, n_copies=2)
+    one, other = (network.emulator.weights(i) for i in range(2))
+    assert np.any(one != other) and np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.5
+
+
 def test_eight_variates_are_nearly_logistic_and_one_is_a_ramp():
     errors = []
     for n_noise in (1, 8):
