@@ -104,5 +104,7 @@ def test_what_it_cannot_do_is_refused_in_one_line(kwargs, message):
 def test_policies_of_the_float_simulator_have_no_backend():
     with pytest.raises(ValueError, match="backend must be float for EpropPolicy, got"):
         make("eprop", backend=ChipLsnn)
+    with pytest.raises(ValueError, match="backend_kwargs are of a backend that builds a network, not of float"):
+        make("eprop", backend_kwargs={"n_copies": 2})
     with pytest.raises(ValueError, match="a policy of ChipLsnn is a program of its chip"):
         make("eprop_chip").to_network()

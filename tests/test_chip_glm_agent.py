@@ -134,6 +134,8 @@ def test_what_it_cannot_do_is_refused_in_one_line(kwargs, message):
 def test_policies_of_the_float_simulator_have_no_backend_and_those_of_a_chip_are_no_network():
     with pytest.raises(ValueError, match="backend must be float for GlmPolicy, got"):
         make("glm", backend=ChipGlm)
+    with pytest.raises(ValueError, match="backend_kwargs are of a backend that builds a network, not of float"):
+        make("glm", backend_kwargs={"n_noise": 1})
     with pytest.raises(ValueError, match="a policy of ChipGlm is a program of its chip"):
         make("glm_chip").to_network()
 

@@ -244,6 +244,12 @@ def test_what_was_learned_plays_without_learning(task):
         np.testing.assert_array_equal(network.state_dict()[name], array)
 
 
+def test_what_learned_with_membranes_plays_by_its_outputs_alone(task):
+    network, starts, _ = learn(task, n_episodes=1, pseudo_derivative="membrane")
+    logits, _ = network.advance(starts[:, KEEP], network.rest(1))
+    assert logits.shape == (1, 2) and np.abs(logits).max() < 10
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
