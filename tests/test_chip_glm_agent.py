@@ -91,6 +91,38 @@ def test_predict_plays_as_training_does():
     assert abs(np.mean(trained) - np.mean(predicted)) < 4 * error
 
 
+def test_an_episode_begins_with_membranes_at_rest():
+    model = preset_model("CartPole-v1").learn(300)
+    obs, state = np.full((2, 4), 0.1, np.float32), None
+    for _ in range(5):
+        _, state = model.predict(obs, state)
+    width = model.policy.network.state_width
+    rested = state[0].copy()
+    rested[0, 1, 3:width] = rested[0, 1, 0] = 0  # all but the noise
+    found, by_hand, going = (
+        model.predict(obs, (packed,), np.array([False, starts]), deterministic=True)[1][0]
+        for packed, starts in ((state[0], True), (rested, False), (state[0], False))
+    )
+    np.testing.assert_array_equal(found, by_hand)
+    assert np.array_equal(found[0, 0], going[0, 0]) and np.any(found[0, 1, :width] != going[0, 1, :width])
+
+
+def test_the_most_likely_action_does_not_depend_on_the_noise():
+    model = preset_model("CartPole-v1").learn(300)
+    obs = np.full((200, 4), 0.05, np.float32)
+    (state,) = model.predict(obs)[1]
+    same = np.repeat(state[:, :1], 200, axis=1)
+    same[0, :, 1:3] = state[0, :, 1:3]  # the noise
+    drawn, likely = (model.predict(obs, (same,), deterministic=likely)[0] for likely in (False, True))
+    assert len(np.unique(drawn)) == 2 and len(np.unique(likely)) == 1
+
+
+def test_actions_count_from_the_start_of_their_space():
+    model = make("glm_chip", env=Noise(action_space=spaces.Discrete(3, start=-1)))
+    actions, _ = model.predict(np.zeros((50, *model.observation_space.shape), np.float32))
+    assert set(actions.tolist()) == {-1, 0, 1}
+
+
 def test_the_rate_follows_its_schedule():
     model = make("glm_chip", learning_rate=lambda left: 0.4 * (0.3 < left < 0.9))  # warms up, and stops
     assert model.policy.network.rule.learning_rate == 0.4
