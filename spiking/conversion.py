@@ -1,25 +1,26 @@
 """Turns a network of ReLU layers into one of integrate-and-fire neurons (Rueckauer et al. 2016, 2017).
 
-A ReLU layer becomes a layer of neurons whose spikes per tick are its activations, counted from a value ``low`` in units
-of a scale ``lam``. Both come from what the activations are in states that were visited (data-based normalisation):
+A ReLU layer becomes a layer of spiking neurons. An activation y becomes ``(y - low) / lam`` spikes per tick, where
+``low`` and ``lam`` come from the activations in visited states (data-based normalisation):
 
     w[i, j] <- w[i, j] lam[l - 1][j] / lam[l][i]        lam = 1 and low = 0 before the first layer
     b[i]    <- (b[i] + sum_j w[i, j] low[l - 1][j] - low[l][i]) / lam[l][i]
 
-Rueckauer et al. have one ``lam`` for a layer, and ``low`` = 0. Here each neuron has its own, so that its K + 1 counts
-divide the values that it has, and no others: ``low`` and ``low + lam`` are the 1st and the 99th percentile. Values
-beyond are cut off. ``lam`` is at least a third of the layer's, so that 8 bits hold its weights.
+Rueckauer et al. have one ``lam`` for a layer, and ``low`` = 0. Here each neuron has its own two values: ``low`` is the
+1st percentile of its activations and ``low + lam`` the 99th, so that its K + 1 possible counts are spread over the
+activations that it takes. Activations beyond the two percentiles are cut off. ``lam`` is at least a third of the
+layer's scale, the 99th percentile of ``y - low`` over its neurons, so that 8 bits can hold the layer's weights.
 
-Where an action is chosen, only the half of the states counts in which the choice was closest: the difference between
-the best output and the second is smallest there, so this is where errors of a count change the action.
+If the network chooses an action, percentiles are those of half of the states: the half in which the choice was closest,
+which means that the best output and the second best differed least. There small errors of a count change the action.
 
-The first layer takes its current from the observation, held over all K ticks, and the last map takes the mean of the
-spikes and does not spike itself. Each neuron begins every env step at half its threshold, so that its count is the
-activation rounded to the nearest, not rounded down.
+The first layer takes its current from the observation, constant over all K ticks. The last map takes the mean number of
+spikes per tick and does not spike itself. Each neuron begins every env step at half its threshold, so that its count is
+the activation rounded to the nearest, not rounded down.
 
-With ``latency=1`` a spike takes a tick to the next layer, as on a chip, so layer l (from 0) misses its input in the
-first l ticks of a step. To make up for this, a step has one tick more for each layer; biases are made smaller by the
-share of ticks that are missed, and the weights of the last map larger.
+With ``latency=1`` a spike takes a tick to the next layer, as on a chip, so layer l (from 0) gets no input in the first
+l ticks of a step. To make up for this, a step has one tick more for each layer, biases are made smaller by the share of
+ticks without input, and the weights of the last map are made larger.
 
 Layers are :class:`~spikeloop.spiking.readout.Dense`, all ``"relu"`` but the last, which is ``"identity"``.
 """
@@ -40,10 +41,10 @@ from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.readout import ACTIVATIONS, Dense, Readout
 
-PERCENTILE = 99.0  # of a neuron's activations: the largest that it can express; the smallest is that of 100 - 99
-CLOSEST = 0.5  # share of the states, those of the closest choices, by which activations are measured
-_RANGE = 3.0  # of the scales within a layer
-MAX_WEIGHTS = 2**25  # of one layer, in all: a convolution becomes a matrix
+PERCENTILE = 99.0  # of a neuron's activations: one spike per tick; no spikes stand for percentile 100 - 99
+CLOSEST = 0.5  # share of the states, those of the closest choices, from which percentiles are taken
+_RANGE = 3.0  # a neuron's scale is at least the layer's divided by this
+MAX_WEIGHTS = 2**25  # largest number of weights of one layer: a convolution becomes a dense matrix
 
 
 def converted(
@@ -65,16 +66,18 @@ def converted(
 
     Args:
         layers: The layers.
-        x: What the first layer is shown in visited states, shape (n_states, n_inputs).
+        x: Inputs of the first layer in visited states, shape (n_states, n_inputs).
         n_ticks: Ticks over which the outputs are read; with ``latency=1`` one more for each layer.
-        percentile: Percentile of the activations, above 50 and at most 100; those above it, and those below the
-            percentile as far from 0, are cut off.
-        closest: Share of the states that count, above 0 and at most 1: those in which the head's choice is closest.
-        per_neuron: Whether each neuron has a scale of its own, or all of a layer have one, from zero.
-        from_zero: Whether activations are counted from 0, not from a neuron's lowest.
-        v_start: Membrane at the start of an env step, in thresholds; 0 rounds down and is worse at few ticks.
-        latency: Ticks a spike takes between layers and to the readout, 0 or 1.
-        head: Output values to an action; without one that chooses, all states count.
+        percentile: Activations above this percentile are cut off, and those below percentile 100 - ``percentile``;
+            above 50 and at most 100.
+        closest: Share of the states that percentiles are taken from, those in which the head's choice is closest;
+            above 0 and at most 1.
+        per_neuron: Whether each neuron has values ``low`` and ``lam`` of its own. Otherwise all neurons of a layer have
+            one ``lam``, and ``low`` is 0.
+        from_zero: Whether ``low`` is 0 for all neurons.
+        v_start: Membrane at the start of an env step, in thresholds; 0 rounds counts down, which is worse at few ticks.
+        latency: Ticks that a spike takes between layers and to the readout, 0 or 1.
+        head: Turns output values into an action. If there is none, or it chooses nothing, all states are used.
         metadata: Text pairs to keep with the network.
         inputs: ``preprocessing`` and ``observation`` of the network.
 
@@ -124,7 +127,7 @@ def converted(
 
 
 def check_layers(layers: Sequence[Dense]) -> None:
-    """Raise ``ValueError`` unless layers are ReLU layers before a linear map, each of a size that can be held."""
+    """Raise ``ValueError`` unless layers are ReLU layers and then a linear map, whose sizes fit each other."""
     kinds = [layer.activation for layer in layers]
     if len(kinds) < 2 or kinds != ["relu"] * (len(kinds) - 1) + ["identity"]:
         raise ValueError(f"conversion takes one or more ReLU layers and a linear map, got {', '.join(kinds) or 'none'}")
@@ -136,7 +139,7 @@ def check_layers(layers: Sequence[Dense]) -> None:
 
 
 def forward(layers: Sequence[Dense], x: np.ndarray) -> list[np.ndarray]:
-    """Return what each layer gives for inputs of shape (n, n_inputs), float64."""
+    """Return the outputs of each layer for inputs of shape (n, n_inputs), float64."""
     given, y = [], np.asarray(x, np.float64)
     for layer in layers:
         y = ACTIVATIONS[layer.activation](y @ layer.w.T + layer.b)
@@ -145,7 +148,7 @@ def forward(layers: Sequence[Dense], x: np.ndarray) -> list[np.ndarray]:
 
 
 class Ranges(NamedTuple):
-    """What the neurons of a layer express: activations from ``low`` to ``low + scale``, each of shape (N,)."""
+    """Ranges of a layer's activations that counts stand for: from ``low`` to ``low + scale``, each of shape (N,)."""
 
     low: np.ndarray
     scale: np.ndarray
@@ -158,13 +161,13 @@ def activation_ranges(
     per_neuron: bool = True,
     from_zero: bool = False,
 ) -> list[Ranges]:
-    """Return what no spike and one spike per tick stand for in each ReLU layer, for inputs x that were seen.
+    """Return the range of activations of each ReLU layer's neurons, for the inputs x of visited states.
 
-    The arguments are those of :func:`converted`. A layer whose activations never change has
-    scales above 0 all the same.
+    ``low`` is the activation that no spikes stand for, ``low + scale`` the one that a spike on every tick stands for.
+    The arguments are those of :func:`converted`. Scales are above 0 even if a layer's activations never change.
 
     Raises:
-        ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or the percentile is none.
+        ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or the percentile is out of range.
 
     >>> layers = Dense(np.eye(2), np.zeros(2), "relu"), Dense(np.eye(2), np.zeros(2), "identity")
     >>> ((low, scale),) = activation_ranges(layers, np.array([[-1.0, 2.0], [1.0, 5.0]]), percentile=100.0)
@@ -187,10 +190,10 @@ def activation_ranges(
 def closest_states(
     layers: Sequence[Dense], x: np.ndarray, head: ActionHead | None, share: float = CLOSEST
 ) -> np.ndarray:
-    """Return the share of inputs, shape (n, n_inputs), for which the head chooses most closely; all, if it does not.
+    """Return the given share of inputs, those for which the head's choice is closest; all inputs if it chooses nothing.
 
     Raises:
-        ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or there is no such share.
+        ValueError: If the inputs are not finite numbers of shape (n, n_inputs), or the share is out of range.
 
     >>> layers = Dense(np.eye(2), np.zeros(2), "relu"), Dense(np.eye(2), np.zeros(2), "identity")
     >>> closest_states(layers, np.array([[0.0, 9.0], [2.0, 3.0]]), ActionHead("discrete", (2,))).tolist()
@@ -204,7 +207,7 @@ def closest_states(
 
 
 def _differences(last: Dense, head: ActionHead | None) -> Dense:
-    """Return a last map without what all outputs of a choice share, such as the value of a state: 8 bits hold less."""
+    """Return the last map less its mean over the outputs of a choice: choices stay, and 8 bits hold the rest better."""
     if head is None or head.kind not in ("discrete", "multi_discrete"):
         return last
     w, b = last.w.astype(np.float64), last.b.astype(np.float64)
@@ -215,13 +218,13 @@ def _differences(last: Dense, head: ActionHead | None) -> Dense:
 
 
 def margins(outputs: np.ndarray, head: ActionHead | None) -> np.ndarray:
-    """Return by how much each choice was made, shape (n,): the difference between the best output and the second.
+    """Return the margin of each choice, shape (n,): the difference between the best output and the second best.
 
-    Where a head chooses several actions at once, the closest of them counts. It is 0 where nothing is chosen.
+    If a head chooses several actions at once, the smallest of their margins is returned; if it chooses nothing, 0.
 
     Args:
-        outputs: Shape (n, n_outputs).
-        head: Makes an action of them.
+        outputs: Output values, shape (n, n_outputs).
+        head: Turns the outputs into an action.
 
     >>> margins(np.array([[0.5, 2.0, 1.0]]), ActionHead("discrete", (3,))).tolist()
     [1.0]
@@ -268,7 +271,7 @@ def fold_batch_norm(
 def convolution(
     kernel: np.ndarray, bias: np.ndarray, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """Return a convolution of images, laid in a row channel by channel, as a matrix.
+    """Return a convolution as a matrix, for images that are flattened channel by channel.
 
     Args:
         kernel: Shape (n_out, n_in, height, width).
@@ -311,16 +314,16 @@ def check_size(n_out: int, n_in: int) -> None:
 def maxima(groups: Sequence[Sequence[int]], n_inputs: int) -> tuple[list[Dense], np.ndarray]:
     """Return ReLU layers whose outputs, added up, are the maxima of groups of inputs that are never negative.
 
-    The usual gate, which passes on the input that has spiked most, is no neuron that there is here. But
-    ``max(a, b) = relu(a - b) + relu(b)`` where b >= 0, so ReLU layers can take maxima of pairs, then pairs of these.
+    The usual gate, which passes on the spikes of the input that has spiked most, is not a neuron model of this library.
+    But ``max(a, b) = relu(a - b) + relu(b)`` if b >= 0, so ReLU layers can take maxima of pairs, then pairs of these.
 
     Args:
-        groups: The inputs of each maximum; each has at least one.
+        groups: Indices of the inputs of each maximum, at least one each.
         n_inputs: Number of inputs.
 
     Returns:
-        The layers, none if no group has two inputs; and the sums, shape (n_groups, outputs of the last layer), which
-        belong to the map behind.
+        The layers, none if no group has two inputs; and a matrix of shape (n_groups, outputs of the last layer), which
+        adds up their outputs and is to be part of the next map.
 
     >>> layers, sums = maxima([[0, 1, 2]], 3)
     >>> [layer.w.shape for layer in layers], sums.tolist()
@@ -332,7 +335,7 @@ def maxima(groups: Sequence[Sequence[int]], n_inputs: int) -> tuple[list[Dense],
     layers: list[Dense] = []
     while max(map(len, left)) > 1:
         units: list[np.ndarray] = []
-        of_units: list[list[list[int]]] = []  # which units each value that is left is the sum of
+        of_units: list[list[list[int]]] = []  # for each remaining value, the units whose sum it is
         for values in left:
             of_units.append([])
             for k in range(0, len(values), 2):
@@ -362,10 +365,10 @@ def pooled(
 
 
 def sample(outputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw choices from the soft-max of output values, shape (B, n): what a soft-max layer becomes.
+    """Draw choices from the soft-max of output values, shape (B, n); this takes the place of a soft-max layer.
 
-    The outputs are logits that have been added up over the ticks and divided by their number, as probabilities need;
-    a draw is the largest of them with Gumbel noise added.
+    The outputs are logits, averaged over the ticks. The index of the largest one, after Gumbel noise is added to each,
+    is a draw from their soft-max.
 
     >>> drawn = sample(np.tile(np.log([0.1, 0.9]), (10_000, 1)), np.random.default_rng(0))
     >>> round(float(drawn.mean()), 2)

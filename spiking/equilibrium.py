@@ -1,7 +1,7 @@
-"""Equilibrium propagation: units that settle to the minimum of an energy, and gradients from how a nudge shifts it.
+"""Equilibrium propagation: units settle to the minimum of an energy; how a small force shifts it gives the gradient.
 
-Hidden units ``h`` and outputs ``o`` meet through one matrix W, the same in both directions. They descend the energy of
-Scellier & Bengio (2017), with inputs x held and ``0 <= h <= 1``,
+Hidden units ``h`` and outputs ``o`` are connected by one matrix W, the same in both directions. They descend the energy
+of Scellier & Bengio (2017), where inputs x are constant and ``0 <= h <= 1``,
 
     E = |h|^2 / 2 + |o|^2 / 2 - h W_in x - o W h - b h - c o
 
@@ -9,27 +9,28 @@ In the *free phase* every unit moves towards its input (all of them at once, fro
 
     h <- clip(h + step (W_in x + b + W' o - h))          o <- o + step (W h + c - o)
 
-What follows computes a loss L from where they settle. In the *nudged phase* they go on from there under the small force
-``-+beta g / |g|``, where ``g`` is the gradient of L at the units, for each sample: it need not be known what L is. With
-``+`` and ``-`` for the two places where they come to rest,
+A loss L is then computed from the values at which the units settle, and g is its gradient by these values, for each
+sample. In two *nudged phases* the units go on from there: in one under the small force ``-beta g / |g|``, in the other
+under ``+beta g / |g|``. Let ``h+, o+`` be the values that they reach with the first force, ``h-, o-`` those with the
+second. Then
 
     dL/dW_in = |g| / (2 beta) (h- - h+) x'      dL/dW = |g| / (2 beta) (o- h-' - o+ h+')
 
-and likewise for the biases. Every synapse needs what its two units do, and ``|g|``, the same for all. The error goes to
-0 with beta, and grows where the phases are too short to settle.
+and likewise for the biases. A synapse needs the values of its two units, and ``|g|``, one number for all synapses. The
+error of these gradients goes to 0 with beta, and grows if the phases are too short to settle.
 
-If the largest singular value of W is below 1, E is strictly convex: there is one place to settle, whatever the start.
-Above, there may be two, and a policy may jump from one to the other.
+If the largest singular value of W is below 1, E is strictly convex: units settle at the same values, whatever the
+start. Above 1 there may be two minima, and a policy may jump from one to the other.
 
-``code = "rate"`` is that: units send their values, real numbers. With ``code = "sigma_delta"`` they send one bit per
-step, a spike or none (O'Connor et al. 2019). A unit sends changes of its value, which the others add up again:
+With ``code = "rate"`` units send their values, real numbers, as above. With ``code = "sigma_delta"`` they send one bit
+per step, a spike or none (O'Connor et al. 2019). The bits encode changes of a unit's value, and receivers add them up:
 
     phi <- phi + (u - (1 - lam) u_last) / lam      q = [phi > 1/2]      phi <- phi - q
     v <- (1 - lam) v + lam W q                     u <- clip(u + step (v + b - u))
 
 where ``step`` and ``lam`` shrink, ``step / t^step_decay`` and ``lam / t^lam_decay`` in step t = 1, 2, ...; they go on
 shrinking through the nudged phase. Outputs are clipped too, start at 1/2, and units are read as the mean of their last
-``n_average`` values. Inputs are analog. About half of all bits are spikes: this saves no energy by sending few.
+``n_average`` values. Inputs are analog. About half of all bits are spikes, so this code does not save energy.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from spikeloop.spiking.fields import array_of, check_choice, number, set_fields,
 from spikeloop.spiking.limits import MAX_NEURONS, MAX_TICKS
 
 CODES = ("rate", "sigma_delta")
-STATE_ROWS = ("u", "last", "phi", "v")  # value, last value sent, rest of the code, what was received
+STATE_ROWS = ("u", "last", "phi", "v")  # value, last value encoded, remainder of the code, what was received
 
 
 def settle(
@@ -65,10 +66,10 @@ def settle(
         drive: Input of the hidden units, ``W_in x + b``, shape (B, H).
         w: Weights from hidden units to outputs, and back, shape (O, H).
         bias_out: Constant input of the outputs, shape (O,).
-        force: What is subtracted from the input of each unit, shape (B, H + O): hidden units first, as in all others.
+        force: Subtracted from the input of each unit, shape (B, H + O); hidden units come first, as in all such arrays.
         steps: How far units move in each step, shape (T,).
         lams: ``lam`` of each step, shape (T,); 1 for ``rate``.
-        n_average: How many of the last steps are read.
+        n_average: Number of last steps whose values are averaged.
         state: Rows :data:`STATE_ROWS` before the first step, shape (4, B, H + O).
         spikes: Whether units send bits.
 
@@ -118,20 +119,20 @@ def bounded_coupling(w: np.ndarray, most: float) -> np.ndarray:
 class EquilibriumLayer:
     """Hidden units and outputs that settle together in every env step, always from the same state.
 
-    Its neurons are both: first the hidden units, then the outputs. A step of settling is a tick of the network.
+    The layer's neurons are the hidden units, then the outputs. A step of settling is a tick of the network.
 
     Args:
         w_in: Input weights of the hidden units, shape (H, n_inputs), post x pre.
         bias: Their constant input, shape (H,).
-        w_out: Weights from hidden units to outputs, and from these back, shape (O, H).
+        w_out: Weights between hidden units and outputs, in both directions, shape (O, H).
         bias_out: Constant input of the outputs, shape (O,).
         code: What units send, one of :data:`CODES`.
         n_ticks: Steps of the free phase.
         step: How far a unit moves towards its input in the first step, at most 1.
-        step_decay: Exponent of its decay.
+        step_decay: Exponent with which ``step`` decays.
         lam: ``sigma_delta``: share of new bits in what a unit has received, in the first step.
-        lam_decay: Exponent of its decay.
-        n_average: How many of the last steps are read.
+        lam_decay: Exponent with which ``lam`` decays.
+        n_average: Number of last steps whose values are averaged.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
@@ -188,12 +189,12 @@ class EquilibriumLayer:
 
     @property
     def n_neurons(self) -> int:
-        """Number of units, hidden ones and outputs."""
+        """Number of units, hidden units and outputs."""
         return len(self.w_in) + len(self.w_out)
 
     @property
     def matrices(self) -> tuple[np.ndarray, ...]:
-        """The weights."""
+        """The weight matrices, those of the inputs and those between hidden units and outputs."""
         return self.w_in, self.w_out
 
     @property
@@ -203,14 +204,14 @@ class EquilibriumLayer:
 
     @property
     def w_rec(self) -> np.ndarray:
-        """The weights that what units send meets, shape (N, N): from hidden units to outputs, and from these back."""
+        """The weights between units, shape (N, N): from hidden units to outputs, and from outputs to hidden units."""
         n = len(self.w_in)
         w = np.zeros((self.n_neurons, self.n_neurons), self.w_in.dtype)
         w[n:, :n], w[:n, n:] = self.w_out, self.w_out.T
         return w
 
     def check(self, window: float, encoder: Any = None) -> None:
-        """Raise ``ValueError`` if what ``encoder`` gives is not held over an env step, or is behind other layers."""
+        """Raise ``ValueError`` if ``encoder`` does not hold its values over an env step, or layers come before."""
         if encoder is None:
             raise ValueError("Network.layers must hold one EquilibriumLayer alone: it has its hidden units within")
         if not encoder.held or encoder.memory_rows:
@@ -220,11 +221,11 @@ class EquilibriumLayer:
             )
 
     def run(self, x: np.ndarray, window: float, counts: np.ndarray | None = None) -> np.ndarray:
-        """Return where all units settle, shape (B, N), given inputs (B, n_inputs); ``counts`` (N,) gets the spikes."""
+        """Return settled values (B, N) for inputs (B, n_inputs); each unit's spikes are added to ``counts`` (N,)."""
         return free_phase(self, weights_of(self), x, counts)[0]
 
     def spikes(self, x: np.ndarray, window: float) -> np.ndarray:
-        """Return when each unit spikes, in ms, infinity where it does not, shape (B, N, n_ticks), or (B, N, 0)."""
+        """Return spike times in ms, (B, N, n_ticks), infinity where a tick has none; (B, N, 0) with code ``rate``."""
         if self.graded:
             return np.empty((len(x), self.n_neurons, 0), x.dtype)
         sent = np.zeros((len(x), self.n_neurons, self.n_ticks), np.uint8)
@@ -233,12 +234,12 @@ class EquilibriumLayer:
 
 
 def weights_of(layer: EquilibriumLayer) -> tuple[np.ndarray, ...]:
-    """Return a layer's weights in arrays of their own: kernels are compiled for such as may be written."""
+    """Return copies of a layer's weights: kernels are compiled for writable arrays."""
     return tuple(np.array(getattr(layer, name), order="C") for name in layer.trained)
 
 
 def schedule(layer: EquilibriumLayer, before: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``step`` and ``lam`` of ``n`` steps that follow ``before`` others, each shape (n,).
+    """Return ``step`` and ``lam`` of ``n`` steps that come after ``before`` earlier ones, each shape (n,).
 
     >>> layer = EquilibriumLayer(np.ones((1, 1)), np.zeros(1), np.ones((1, 1)), np.zeros(1), step=0.8, step_decay=0.5)
     >>> schedule(layer, 3, 2)[0].round(3).tolist()
@@ -259,14 +260,14 @@ def free_phase(
     """Let units settle from rest.
 
     Args:
-        layer: What they are.
-        weights: Those of :func:`weights_of`, or others of their shapes.
+        layer: The layer, whose own weights are not used.
+        weights: Those of :func:`weights_of`, or others of the same shapes.
         x: Inputs, shape (B, n_inputs), of the weights' type.
-        counts: Gets the spikes of each unit added, int64, shape (N,); None if they are not counted.
-        sent: Gets 1 where a unit spikes in a step, uint8, shape (B, N, n_ticks); None if nobody asks.
+        counts: The number of spikes of each unit is added to it, int64, shape (N,); None if they are not counted.
+        sent: Set to 1 where a unit spikes in a step, uint8, shape (B, N, n_ticks); None if spikes are not recorded.
 
     Returns:
-        Where they settle, (B, N), the state they are left in, (4, B, N), and the input of the hidden units, (B, H).
+        The settled values, (B, N), the state after the last step, (4, B, N), and the input of the hidden units, (B, H).
     """
     w_in, bias, w_out, bias_out = weights
     drive = np.empty((len(x), len(w_in)), w_in.dtype)
@@ -293,25 +294,25 @@ def nudged_phases(
     n_nudged: int,
     w_back: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nudge settled units by a loss's gradient, in its direction and against it.
+    """Let settled units settle again under a force against a loss's gradient, and under one in its direction.
 
     Args:
-        layer: What they are.
-        weights: As of :func:`free_phase`.
-        drive: As it returns it.
-        state: As it returns it; not modified.
-        grad: The loss's gradient at the units, shape (B, N). Every sample is nudged by the same length.
-        beta: That length.
-        n_nudged: Steps of the phase.
-        w_back: What carries the nudge back to the hidden units in place of the weights, shape (O, H): a control.
+        layer: The layer, whose own weights are not used.
+        weights: As for :func:`free_phase`.
+        drive: Input of the hidden units, as :func:`free_phase` returns it.
+        state: State after the free phase, as :func:`free_phase` returns it; not modified.
+        grad: The loss's gradient by the units' values, shape (B, N).
+        beta: Length of the force, the same for every sample.
+        n_nudged: Steps of each phase.
+        w_back: A control: weights that carry the outputs' shift to the hidden units in place of W, shape (O, H).
 
     Returns:
-        Where units settle with ``+`` and with ``-``, each (B, N), and ``|grad| / (2 beta)`` of each sample, (B, 1).
+        The values reached against the gradient and along it, each (B, N), and ``|grad| / (2 beta)``, shape (B, 1).
     """
     _, _, w_out, bias_out = weights
     size = np.sqrt(np.square(grad, dtype=np.float64).sum(axis=1, keepdims=True))
     force = (beta * grad / np.maximum(size, np.finfo(np.float64).tiny)).astype(grad.dtype)
-    if w_back is not None:  # the input that hidden units had stays, only what changes comes by other weights
+    if w_back is not None:  # hidden units keep their input of the free phase; only its changes pass through w_back
         n, state = drive.shape[1], state.copy()
         back = state[0, :, n:] @ w_back
         drive, state[3, :, :n] = drive + state[3, :, :n] - back, back

@@ -1,7 +1,7 @@
-"""numba kernel of what :mod:`spikeloop.spiking.equilibrium` defines, for as many rows at a time as a vector has lanes.
+"""The numba kernel of ``settle`` in :mod:`spikeloop.spiking.equilibrium`.
 
-The rows of a block lie side by side in the vectors of the scratch arrays, one vector per unit, so that each sum runs
-over units in one order, whatever the row is computed with: a row has the same bits in any batch.
+It computes as many rows at a time as a vector has lanes. In the scratch arrays each unit has one vector, with one lane
+for each row. So every sum runs over units in the same order, and a row has the same bits in any batch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def settle(spikes, drive, w, w_back, bias_out, force, steps, lams, n_average, st
         spikes: Whether units send bits by a sigma-delta code; otherwise they send their values.
         drive: Constant input of the hidden units, shape (B, H).
         w: Weights from hidden units to outputs, shape (O, H).
-        w_back: Weights from outputs to hidden units, shape (O, H): ``w`` itself but for a control.
+        w_back: Weights from outputs to hidden units, shape (O, H): ``w`` itself, except in a control.
         bias_out: Constant input of the outputs, shape (O,).
-        force: What is subtracted from the input of each unit, shape (B, H + O).
+        force: Subtracted from the input of each unit, shape (B, H + O).
         steps: How far a unit moves towards its input in each step, shape (T,).
-        lams: Share of what has just arrived in what a unit has received, shape (T,); 1 where it sends its value.
-        n_average: How many of the last steps are read.
-        state: Value, last value sent, rest of the code, and what was received, each (B, H + O); updated.
-        y: Result, shape (B, H + O).
-        counts: Spikes of each unit, shape (H + O,), which are added to.
-        sent: Set to 1 where a unit spikes in a step, shape (B, H + O, T); none are written if it has no rows.
+        lams: Share of the newest bits in what a unit has received, shape (T,); 1 where units send their values.
+        n_average: Number of last steps whose values are averaged.
+        state: Value, last value encoded, remainder of the code, and what was received, each (B, H + O); updated.
+        y: Receives the result, shape (B, H + O).
+        counts: The number of spikes of each unit is added to it, shape (H + O,).
+        sent: Set to 1 where a unit spikes in a step, shape (B, H + O, T); nothing is written if it has no rows.
     """
     lanes = lanes_of(drive)
     n_rows, n_hidden = drive.shape
@@ -54,9 +54,8 @@ def settle(spikes, drive, w, w_back, bias_out, force, steps, lams, n_average, st
         for t in range(len(steps)):
             step, lam, kept = splat(steps[t]), splat(lams[t]), splat(dtype(1) - lams[t])
             for j in range(n):
-                i = (
-                    j + n_hidden if j < n_out else j - n_out
-                )  # the outputs come first, as hidden units take what they send
+                # the outputs come first, as hidden units need what outputs send
+                i = j + n_hidden if j < n_out else j - n_out
                 at = i * lanes
                 value = load(u, at)
                 if spikes:

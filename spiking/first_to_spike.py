@@ -1,15 +1,15 @@
-"""Which of several neurons that draw their spikes is the first to spike, in closed form: a distribution over actions.
+"""The probability of each of several stochastic neurons to spike first, in closed form: a distribution over actions.
 
 Neuron i spikes on tick k with probability ``p[k, i]``, independently of the others. The first tick with a spike ends
-the race. Where several neurons spike on it, one of these is drawn with equal chances; where none has spiked by the last
-tick, one of all. So the chance of neuron i, in K ticks of n neurons, is
+the race. If several neurons spike on that tick, one of these is drawn with equal chances; if none has spiked by the
+last tick, one of all neurons is drawn. So the chance of neuron i to be chosen, in K ticks of n neurons, is
 
     P[i]  = sum over k of alive[k] p[k, i] integral from 0 to 1 of prod over j != i of (1 - p[k, j] t) dt
             + alive[K] / n
     alive[0] = 1,  alive[k + 1] = alive[k] prod over j of (1 - p[k, j])
 
-The integral is the mean of 1 / (1 + number of the others that spike on that tick). What is integrated is a polynomial
-of degree n - 1, so Gauss-Legendre quadrature with n // 2 + 1 nodes is exact.
+The integral is the mean of 1 / (1 + number of other neurons that spike on that tick). The integrand is a polynomial of
+degree n - 1, so Gauss-Legendre quadrature with n // 2 + 1 nodes is exact.
 
 First-to-spike decoding: Bagheri, Simeone & Rajendran 2018; as a policy: Rosenfeld, Simeone & Rajendran 2019. With one
 neuron ``1 - alive[K]`` is the stochastic tempotron of Urbanczik & Senn 2009.
@@ -33,7 +33,7 @@ def spike_probability(v: np.ndarray) -> np.ndarray:
 
 
 def first_to_spike(p: np.ndarray) -> np.ndarray:
-    """Return the chance of each neuron to be the one that decides.
+    """Return the probability of each neuron to be the one that is chosen.
 
     Args:
         p: Spike probability of each neuron on each tick, shape (n_ticks, ..., n).
@@ -56,14 +56,14 @@ def first_to_spike(p: np.ndarray) -> np.ndarray:
 
 
 def first_to_spike_gradient(p: np.ndarray, grad: np.ndarray) -> np.ndarray:
-    """Return the gradient of a loss by the probabilities of spikes, given that by the result of :func:`first_to_spike`.
+    """Return a loss's gradient by the spike probabilities, from its gradient by the result of :func:`first_to_spike`.
 
     Args:
-        p: As there, shape (n_ticks, ..., n).
-        grad: Shape (..., n).
+        p: Spike probability of each neuron on each tick, shape (n_ticks, ..., n).
+        grad: The loss's gradient by the probabilities of being chosen, shape (..., n).
 
     Returns:
-        Shape (n_ticks, ..., n).
+        The gradient by p, shape (n_ticks, ..., n).
 
     >>> first_to_spike_gradient(np.array([[0.5, 0.0]]), np.array([1.0, 0.0])).tolist()
     [[0.5, -0.5]]
@@ -79,7 +79,7 @@ def first_to_spike_gradient(p: np.ndarray, grad: np.ndarray) -> np.ndarray:
         by_alive[k] = after  # as the tick ends
         after = decides[k] + after * silent[k]
     for j in range(n):
-        # a spike of this neuron decides, takes its share of what the others decide, and ends the race
+        # a spike of this neuron can decide, lowers the other neurons' chances on this tick, and ends the race
         others = np.delete(p, j, axis=-1)
         shared = (np.delete(grad, j, axis=-1) * others * _no_others(others, shared=True)).sum(axis=-1)
         by_p[..., j] = grad[..., j] * alone[..., j] - shared - by_alive * (1.0 - others).prod(axis=-1)
@@ -87,7 +87,9 @@ def first_to_spike_gradient(p: np.ndarray, grad: np.ndarray) -> np.ndarray:
 
 
 def expected_ticks(p: np.ndarray) -> np.ndarray:
-    """Return the mean number of ticks until a spike decides, all of them where none does; arguments as above.
+    """Return the mean number of ticks until the first spike, counting all ticks if there is none, shape (...).
+
+    The argument is that of :func:`first_to_spike`.
 
     >>> float(expected_ticks(np.array([[0.5, 0.0], [0.5, 0.0]])))
     1.5
@@ -97,7 +99,7 @@ def expected_ticks(p: np.ndarray) -> np.ndarray:
 
 
 def bias_of_silence(n: int, n_ticks: int, share: float = 0.1) -> float:
-    """Return the membrane with which none of n neurons spikes in a share of the races.
+    """Return the membrane at which n equal neurons all stay silent for ``n_ticks`` in the given share of races.
 
     >>> round((1 - float(spike_probability(np.array(bias_of_silence(2, 8))))) ** 16, 3)
     0.1
@@ -107,11 +109,11 @@ def bias_of_silence(n: int, n_ticks: int, share: float = 0.1) -> float:
 
 
 def _no_others(p: np.ndarray, shared: bool = False) -> np.ndarray:
-    """Return the integral from 0 to 1 of ``prod (1 - p[j] t) dt`` over all j but one, for each that is left out.
+    """Return, for each neuron i, the integral from 0 to 1 of ``prod over j != i of (1 - p[j] t) dt``, shape (..., n).
 
     Args:
         p: Probabilities, shape (..., n).
-        shared: Whether one more neuron has a spike: t times the product is integrated.
+        shared: Whether one more neuron is known to spike on the tick; then t times the product is integrated.
     """
     total = np.zeros(p.shape)
     for t, weight in _nodes(p.shape[-1] + shared):

@@ -52,19 +52,19 @@ class Readout:
     Args:
         w_out: Shape (n_outputs, N), or (n_outputs, width of the last dense layer) if there are any.
         b_out: Shape (n_outputs,).
-        tau_out: ``leaky``, ``bernoulli``, ``max`` and ``mean``: time constant of the filter in ms; with 0 nothing of an
-            earlier tick is left, and ``leaky`` reads the spikes of the step's last tick.
+        tau_out: ``leaky``, ``bernoulli``, ``max`` and ``mean``: time constant of the filter in ms; with 0 a unit keeps
+            nothing of earlier ticks, and ``leaky`` reads the spikes of the step's last tick.
         count: True stands for the kind ``count``.
         first_spike: True stands for the kind ``first_spike``.
         v_th_out: ``first_spike``: threshold of the units.
         dense: Ordinary layers between the filter and the map: an MLP after a spiking actor. Beside a chip, the host
-            computes them. Kinds that look at their units on every tick have no place for them.
-        kind: One of :data:`~spikeloop.spiking.readout_kinds.READOUTS`: ``leaky`` (if none is named), ``count``, the
-            mean number of spikes per tick, ``max`` and ``mean``, the largest membrane of a unit in the step and its
-            mean, ``first_spike``, units that race to a threshold, ``bernoulli``, units that race by chance, or
-            ``winner``, a circuit in which one unit spikes on every tick and inhibits the others. The last three choose:
-            discrete actions, and ``winner`` also several at once or numbers along rows of units, with a circuit for
-            each group of the head.
+            computes them. Kinds that use their units' membranes on every tick cannot have them.
+        kind: One of :data:`~spikeloop.spiking.readout_kinds.READOUTS`: ``leaky`` (the default); ``count``, the mean
+            number of spikes per tick; ``max`` and ``mean``, a unit's largest and its mean membrane in the step;
+            ``first_spike``, units that race to a threshold; ``bernoulli``, units that spike at random and race to be
+            first; or ``winner``, a circuit in which one unit spikes on every tick and inhibits the others. Units of
+            the last three kinds choose discrete actions; those of ``winner`` also several actions at once, or numbers
+            along rows of units, with a circuit for each group of the head.
 
     Raises:
         ValueError: If shapes disagree or a value is out of range.
@@ -124,12 +124,12 @@ class Readout:
 
     @property
     def every_tick(self) -> bool:
-        """Whether its values follow from its units' membranes on every tick of the step, not from the last one's."""
+        """Whether values depend on the units' membranes on every tick of the step, not only on the last tick."""
         return READOUTS[self.kind].decide is not None
 
     @property
     def spikes(self) -> bool:
-        """Whether its units spike, and by that choose an action."""
+        """Whether output units spike, which chooses an action."""
         return READOUTS[self.kind].fires
 
     @property
@@ -152,7 +152,7 @@ class Readout:
         return READOUTS[self.kind].filter(self.tau_out, n_ticks, dt)
 
     def decide(self, v: np.ndarray, sizes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the values of units that are looked at on every tick, and their spikes.
+        """Return values and spikes of output units, for kinds that use the membranes of every tick.
 
         Args:
             v: Their membranes after each tick of a step, shape (n_ticks, B, n_outputs).
@@ -166,7 +166,7 @@ class Readout:
         return decide(v, self.v_th_out, (self.n_outputs,) if sizes is None else sizes)
 
     def membranes(self, drive: np.ndarray, dt: float = 1.0) -> np.ndarray:
-        """Return the membranes of units of such a kind for the drive of each tick of a step, both (n_ticks, ...)."""
+        """Return output units' membranes from the drive of each tick, both (n_ticks, ...); kinds as in ``decide``."""
         return READOUTS[self.kind].membranes(drive, self.b_out, self.filter(len(drive), dt))
 
     @property

@@ -1,6 +1,6 @@
-"""What output units make of the spikes that reach them: the kinds of readout. A new one is an entry in ``READOUTS``.
+"""The kinds of readout: how output units turn the spikes that reach them into values. A new kind goes in ``READOUTS``.
 
-With the spikes ``z`` of a tick, every output unit is a filter of its drive ``w_out z + b_out``:
+With the spikes ``z`` of a tick, every output unit filters its drive ``w_out z + b_out``:
 
     leaky         v <- kappa v + (1 - kappa) drive           read at the end of the step; kappa = exp(-dt / tau_out)
     count         v <- v + drive / n_ticks                   from 0 at the start of each step: the mean number of spikes
@@ -13,17 +13,17 @@ With the spikes ``z`` of a tick, every output unit is a filter of its drive ``w_
                                                              probability 1 / (1 + exp(-v)), and the first to do so
                                                              decides, ties and silence being broken by chance
     max           i <- kappa_s i + w_out z                   from 0 at the start of each step; kappa_s = kappa^4. The
-                  v <- kappa v + c i                         value is b_out plus the largest v of the step, with c such
-                                                             that a spike alone raises v to its weight: the tempotron's
+                  v <- kappa v + c i                         value is b_out plus the largest v of the step; c is such
+                                                             that the peak of v after a single spike is its weight
     mean          as max                                     b_out plus the mean of v over the step
 
-``leaky`` and ``count`` filter the spikes before the weights, which is the same, so that dense layers may stand between.
+``leaky`` and ``count`` filter the spikes before the weights. The result is the same, and dense layers may come between.
 
 ``max`` is the tempotron (Guetig & Sompolinsky 2006): an output unit integrates postsynaptic potentials of the shape
-``exp(-t / tau_out) - exp(-4 t / tau_out)``, the synaptic time constant being a quarter of the membrane's as there.
-There the output spikes if v reaches a threshold, and an error changes each weight in proportion to what its spikes
-added to v when v was largest. Here nothing spikes, the values are logits, and the gradient of the largest v is that
-same sum: it goes to the tick of the largest v alone.
+``exp(-t / tau_out) - exp(-4 t / tau_out)``. As in the paper, the synaptic time constant is a quarter of the membrane's.
+In the paper the output spikes if v reaches a threshold, and an error changes each weight in proportion to what its
+spikes added to v when v was largest. Here outputs do not spike, their values are logits, and the gradient of the
+largest v by a weight is that same amount. All other ticks have no gradient.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Filter(NamedTuple):
         return found
 
     def adjoint(self, grad: np.ndarray) -> np.ndarray:
-        """Return the gradient of a loss by the drive of each tick, given that by v, both (n_ticks, ...)."""
+        """Return the gradient of a loss by the drive of each tick, from its gradient by v, both (n_ticks, ...)."""
         found, by_v, by_i = np.empty_like(grad), np.zeros_like(grad[0]), np.zeros_like(grad[0])
         kept, gain, synapse = (grad.dtype.type(number) for number in self)
         for k in range(len(grad) - 1, -1, -1):
@@ -68,23 +68,24 @@ class Filter(NamedTuple):
         return found
 
 
-# Membranes of the output units after each tick of a step, (n_ticks, B, n_outputs), their threshold, and the units of
-# each group of the action head -> the output values (B, n_outputs), of which the largest of a group is the choice, and
-# the units' spikes (n_ticks, B, n_outputs).
+# Takes the membranes of the output units after each tick of a step, (n_ticks, B, n_outputs), their threshold, and the
+# number of units in each group of the action head. Returns the output values (B, n_outputs), where the largest of a
+# group is the choice, and the units' spikes (n_ticks, B, n_outputs).
 Decide = Callable[[np.ndarray, float, Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
 
-# Membranes after each tick (n_ticks, B, n_outputs), and the gradient of a loss by the output values (B, n_outputs) ->
-# its gradient by the membranes.
+# Takes the membranes after each tick (n_ticks, B, n_outputs) and the gradient of a loss by the output values
+# (B, n_outputs). Returns the loss's gradient by the membranes.
 Gradient = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-# Drive of the output units on each tick of a step, (n_ticks, ..., n_outputs), b_out and filter -> their membranes.
+# Takes the drive of the output units on each tick of a step, (n_ticks, ..., n_outputs), b_out and the filter. Returns
+# the units' membranes.
 Membranes = Callable[[np.ndarray, np.ndarray, Filter], np.ndarray]
 
 
 def as_driven(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarray:
-    """Return the drive: units that keep nothing."""
+    """Return the drive itself: these units keep nothing from tick to tick."""
     return drive
 
 
@@ -94,7 +95,7 @@ def added_up(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarr
 
 
 def from_the_bias(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarray:
-    """Return the filtered drive of units that begin each step where the bias alone holds them.
+    """Return the filtered drive of units that begin each step at their bias.
 
     >>> from_the_bias(np.array([[3.0], [1.0]]), np.array([1.0]), Filter(0.5, 0.5)).tolist()
     [[2.0], [1.5]]
@@ -106,7 +107,7 @@ def from_the_bias(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.
 
 
 def from_rest(drive: np.ndarray, b_out: np.ndarray, filtered: Filter) -> np.ndarray:
-    """Return the filtered drive, less the bias, of units that begin each step at rest, and the bias added to it.
+    """Return the filtered drive of units whose filter begins each step at 0; the bias is not filtered but added.
 
     >>> from_rest(np.array([[3.0], [1.0]]), np.array([1.0]), Filter(0.5, 0.5)).tolist()
     [[2.0], [1.5]]
@@ -124,14 +125,14 @@ class ReadoutKind(NamedTuple):
     """How one kind of readout works.
 
     Args:
-        filter: ``tau_out``, number of ticks and ``dt`` to the numbers of the filter.
+        filter: Makes the filter from ``tau_out``, the number of ticks and ``dt``.
         clears: Whether the units begin every env step anew.
-        decide: What follows from the units' membranes on all ticks of a step; None for units that are read at its end.
+        decide: Makes values and spikes from the membranes on all ticks of a step; None if only the last tick is read.
         fires: Whether the units spike.
-        heads: Kinds of action heads that units which spike may choose for.
-        membranes: Membranes of units that ``decide`` looks at. For training they must be linear in the drive.
-        draws: Whether units draw their spikes. Their values are then logarithms of the actions' probabilities.
-        gradient: Gradient of what ``decide`` returns; None where nothing trains the units by gradients.
+        heads: Kinds of action heads with which units that spike may be combined.
+        membranes: Makes the membranes that ``decide`` takes. For training they must be linear in the drive.
+        draws: Whether units spike at random. Their values are then logarithms of the actions' probabilities.
+        gradient: Gradient of the values that ``decide`` returns; None if gradients do not train these units.
     """
 
     filter: Callable[[float, int, float], Filter]
@@ -145,14 +146,14 @@ class ReadoutKind(NamedTuple):
 
     @property
     def trains(self) -> bool:
-        """Whether gradients train it."""
+        """Whether gradients train readouts of this kind."""
         return self.decide is None or self.gradient is not None
 
 
 def first_spike(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Let units race: the membranes when the first exceeds ``v_th`` (at the last tick if none does), and its spike.
+    """Return the membranes on the tick on which the first exceeds ``v_th``, or on the last if none does, and its spike.
 
-    Where several pass the threshold on one tick, the largest of them spikes.
+    Where several exceed the threshold on one tick, the unit with the largest membrane spikes.
 
     >>> v = np.array([[[0.4, 0.5]], [[0.8, 1.2]], [[1.5, 1.4]]])  # of two units after three ticks
     >>> values, spikes = first_spike(v, 1.0, sizes=[2])
@@ -190,7 +191,7 @@ def winner(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray
 def bernoulli(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the logarithm of each unit's chance to be the first to spike (:mod:`spikeloop.spiking.first_to_spike`).
 
-    The largest is what is done most often. No spike is noted: nothing was drawn.
+    The largest value is that of the most likely action. The returned spikes are all 0: nothing is drawn here.
 
     >>> values, spikes = bernoulli(np.array([[[0.0, -1000.0]]]), 1.0, sizes=[2])
     >>> np.exp(values).tolist(), spikes.any()
@@ -203,7 +204,7 @@ def bernoulli(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndar
 
 
 def bernoulli_gradient(v: np.ndarray, grad: np.ndarray) -> np.ndarray:
-    """Return the gradient by the membranes of a loss whose gradient by the logarithms of :func:`bernoulli` is given.
+    """Return a loss's gradient by the membranes, from its gradient by the values of :func:`bernoulli`.
 
     >>> v = np.zeros((2, 1, 2))  # both units alike, on two ticks
     >>> bernoulli_gradient(v, np.array([[1.0, 0.0]])).round(4).tolist()  # a spike on the first tick counts for more
@@ -227,7 +228,7 @@ def largest(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarra
 
 
 def largest_gradient(v: np.ndarray, grad: np.ndarray) -> np.ndarray:
-    """Return the gradient at the tick of each unit's largest membrane, the first of equals, and 0 elsewhere.
+    """Return each unit's gradient on the tick of its largest membrane, the first of equals, and 0 on all others.
 
     >>> largest_gradient(np.array([[[0.4, 0.5]], [[0.2, 0.7]]]), np.array([[1.0, 3.0]])).tolist()
     [[[1.0, 0.0]], [[0.0, 3.0]]]
@@ -238,7 +239,7 @@ def largest_gradient(v: np.ndarray, grad: np.ndarray) -> np.ndarray:
 
 
 def mean(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of each unit's membrane over the ticks, added up in their order; no unit spikes.
+    """Return the mean of each unit's membrane over the ticks, summed in the order of ticks; no unit spikes.
 
     >>> mean(np.array([[[0.5, 0.0]], [[0.25, 1.0]]]), 1.0, sizes=[2])[0].tolist()
     [[0.375, 0.5]]
@@ -260,13 +261,13 @@ def _leak(tau_out: float, n_ticks: int, dt: float) -> Filter:
 
 
 def _potential(tau_out: float, n_ticks: int, dt: float) -> Filter:
-    """Return the filter that makes of a spike the difference of two exponentials, whose largest value on a tick is 1.
+    """Return the filter whose response to a spike is a difference of two exponentials, with a largest value of 1.
 
     >>> _potential(15.0, 50, 1.0).response(20).argmax(), round(_potential(15.0, 50, 1.0).response(20).max(), 12)
     (np.int64(6), np.float64(1.0))
     """
     kappa, synapse = float(decay(tau_out, dt)), float(decay(tau_out / 4.0, dt))
-    ticks = math.log(4.0) / 3.0 * tau_out / dt  # to the peak, which may lie between two
+    ticks = math.log(4.0) / 3.0 * tau_out / dt  # from the spike to the peak, which may lie between two ticks
     if ticks <= 1.0:
         return Filter(kappa, 1.0, synapse)
     a = dt / tau_out
@@ -302,14 +303,14 @@ READOUTS: dict[str, ReadoutKind] = {
 
 
 def trained_kind(readout: str | None, count: bool = False) -> str:
-    """Return the kind of readout that training was asked for.
+    """Return the kind of readout that a policy's arguments ask for.
 
     Args:
-        readout: Its name; None for ``leaky``, or ``count``.
-        count: The former word for ``count``.
+        readout: Name of the kind; None for ``leaky``, or for ``count`` if ``count`` is true.
+        count: The former way to ask for ``count``.
 
     Raises:
-        ValueError: If there is none that gradients train, or the two words say different things.
+        ValueError: If gradients do not train that kind, or the two arguments contradict each other.
 
     >>> trained_kind(None, count=True), trained_kind("max")
     ('count', 'max')

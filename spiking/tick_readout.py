@@ -1,4 +1,4 @@
-"""Output units that are looked at on every tick, as a torch module: the last map of a policy that is trained."""
+"""Readouts that use their units' membranes on every tick, as a torch module: the last layer of a policy in training."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from spikeloop.spiking.readout_kinds import READOUTS, Filter, ReadoutKind
 
 
 class TickReadout(nn.Linear):
-    """Values of output units that spikes reach on every tick of an env step, one of ``READOUTS`` by its name.
+    """A readout of ``READOUTS`` whose values depend on the membranes of every tick: ``max``, ``mean`` or ``bernoulli``.
 
-    Forward it computes what ``Simulator`` computes, to the bit. Backward the gradient is that of the kind's values, so
-    that of ``max`` reaches the tick of the largest membrane alone. Values of ``bernoulli`` are the exact logarithms of
-    the actions' probabilities: as the logits of a categorical distribution they make that distribution the network's.
+    The forward pass gives the same bits as ``Simulator``. The backward pass is the gradient of the kind's values; that
+    of ``max`` reaches only the tick of the largest membrane. The values of ``bernoulli`` are the exact logarithms of
+    the actions' probabilities: a categorical distribution with these logits is that of the network's actions.
 
     Args:
-        in_features: Neurons N of the last layer.
-        out_features: Output units.
+        in_features: Number of neurons N of the last layer.
+        out_features: Number of output units.
         kind: Name of a kind with a gradient.
         tau_out: Time constant of the filter in ms.
         n_ticks: Ticks per env step.
         dt: Length of a tick in ms.
 
     Raises:
-        ValueError: If nothing trains units of this kind by gradients.
+        ValueError: If gradients do not train this kind.
 
     >>> units = TickReadout(3, 2, "max", tau_out=0.0, n_ticks=4)
     >>> z = torch.zeros(5, 4, 3)  # spikes of three neurons on four ticks, in five env steps
@@ -50,13 +50,13 @@ class TickReadout(nn.Linear):
         return TickValues.apply(z, self.weight, self.bias, self.kind, self.filter)
 
     def membranes(self, z: torch.Tensor) -> np.ndarray:
-        """Return the units' membranes, shape (n_ticks, R, out_features), without gradients; rows as in ``forward``."""
+        """Return the units' membranes, (n_ticks, R, out_features), without gradients; R rows are all env steps of z."""
         flat = z.detach().cpu().numpy().reshape(-1, *z.shape[-2:])
         weight, bias = (p.detach().cpu().numpy() for p in (self.weight, self.bias))
         return _membranes(flat, weight, bias, self.kind, self.filter)
 
     def ticks(self, z: torch.Tensor) -> np.ndarray:
-        """Return, of units that draw, the mean number of ticks until one spikes, shape (R,), rows as in ``forward``."""
+        """Return the mean number of ticks until an output spikes, shape (R,), for units that spike at random."""
         return expected_ticks(spike_probability(self.membranes(z).astype(np.float64)))
 
 
@@ -82,13 +82,13 @@ class TickValues(torch.autograd.Function):
         by_drive = torch.from_numpy(ctx.filtered.adjoint(by_v)).to(z.device).transpose(0, 1)
         of_tick = by_drive.reshape(*z.shape[:-1], -1)
         flat = by_drive.reshape(-1, by_drive.shape[-1])
-        # the bias is where membranes rest, so that it moves all of them alike
+        # membranes rest at the bias, so it shifts the membranes of all ticks by the same amount
         by_bias = torch.from_numpy(by_v.sum(axis=(0, 1))).to(z.device)
         return of_tick @ weight, flat.t() @ z.reshape(-1, z.shape[-1]), by_bias, None, None
 
 
 def _membranes(z: np.ndarray, w: np.ndarray, b: np.ndarray, kind: ReadoutKind, filtered: Filter) -> np.ndarray:
-    """Return membranes, shape (n_ticks, R, O), of spikes, (R, n_ticks, N), with the sums of ``Simulator``."""
+    """Return membranes, shape (n_ticks, R, O), for spikes, (R, n_ticks, N), summed in the order of ``Simulator``."""
     (n_rows, n_ticks, n), n_outputs = z.shape, len(b)
     sums = np.empty((n_rows * n_ticks, n_outputs), w.dtype)
     drive(np.ascontiguousarray(z, w.dtype).reshape(len(sums), n), np.array(w.T, order="C"), np.array(b), sums)
