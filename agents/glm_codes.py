@@ -1,4 +1,4 @@
-"""The two codes of probabilistic spiking policies: of the network's input, and of the critic's."""
+"""The two codes of observations in probabilistic spiking policies: input of the network, and input of the critic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 
 
 def is_vector(space: spaces.Space) -> bool:
-    """Return whether observations are vectors, and not choices."""
+    """Return whether observations are vectors of numbers, and not discrete."""
     return isinstance(space, spaces.Box) and len(space.shape) == 1
 
 
@@ -32,19 +32,19 @@ def glm_codes(
     critic: str,
     critic_kwargs: Mapping[str, Any],
 ) -> tuple[Encoder, Tiles | PlaceCells | Binary]:
-    """Return encoder and critic's code; :class:`~spikeloop.agents.glm_policy.GlmPolicy` has the arguments.
+    """Return the encoder and the critic's code, from arguments of :class:`~spikeloop.agents.glm_policy.GlmPolicy`.
 
     Args:
-        name: Of the policy, for messages.
-        space: Of observations.
+        name: Name of the policy, for messages.
+        space: Observation space.
         n_ticks: Ticks of an env step.
-        encoder: How observations become spikes.
-        encoder_kwargs: Its options.
-        critic: The code that the critic reads.
-        critic_kwargs: Its options.
+        encoder: Name of the encoder, which turns observations into spikes; None for the default of the space.
+        encoder_kwargs: Options of the encoder.
+        critic: Code that the critic reads, ``"tiles"`` or ``"places"``.
+        critic_kwargs: Options of the critic's code.
 
     Raises:
-        ValueError: If the space is of another kind, or a code has no such option.
+        ValueError: If the space is neither a vector nor discrete, or a name or an option is not valid.
 
     >>> encoder, code = glm_codes("GlmPolicy", spaces.Discrete(3), 8, None, {}, "tiles", {})
     >>> encoder.n_channels, code.n_inputs
@@ -69,7 +69,7 @@ def glm_codes(
             ends[end] = bound
     kind = encoder or "population_spikes"
     if encoder_class(kind).over(np.full(1, -3.0), np.full(1, 3.0)).covered is None:
-        ends = {}  # it has no range
+        ends = {}  # this encoder takes no range
     found = encoder_for(kind, space.shape[0], {**encoder_kwargs, **ends})
     if not found.spikes:
         raise ValueError(f"encoder must be one whose input is spikes, got {encoder!r}")

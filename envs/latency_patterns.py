@@ -1,8 +1,8 @@
 """`spikeloop/LatencyPatterns-v0`: which of two classes a pattern of spike times belongs to.
 
-Each of `n_lines` lines fires exactly one spike per trial, at a time of the pattern. There are `n_patterns` patterns,
-drawn once, and half of them belong to each class. Counts of spikes are the same in all trials, so that only the times
-tell. A step is one trial, and an episode one step: a contextual bandit.
+Each of `n_lines` lines spikes exactly once per trial, at the time that the pattern gives. There are `n_patterns`
+patterns, drawn once, and half of them belong to each class. Spike counts are the same in all trials, so only spike
+times tell the class. A step is one trial, and an episode is one step: a contextual bandit.
 
 It is the task of the tempotron (Gütig & Sompolinsky 2006), which learns about three patterns per input line with
 certainty as the number of lines grows; the default is at that load.
@@ -17,7 +17,7 @@ certainty as the number of lines grows; the default is at that load.
 
 ## Rewards
 
-1 for the right class, else 0: the mean return is the share of trials that are right. Chance is 0.5. The reward
+1 for the right class, else 0: the mean return is the share of trials with the right answer. Chance is 0.5. The reward
 threshold is 0.93.
 
 ## Starting state
@@ -26,13 +26,13 @@ A pattern, all of which are equally likely.
 
 ## Episode end
 
-Termination after one step; the observation then is that of the trial that has passed.
+Termination after one step; the last observation is that of the same trial.
 
 ## Shuffled trials
 
-With `shuffled="lines"` the times of the pattern are dealt to the lines at random in every trial: which times there are
-still tells something, which line has which does not. With `shuffled="times"` every trial has times of its own, drawn
-anew, and nothing is to be learnt.
+With `shuffled="lines"` the times of the pattern are dealt to the lines at random in every trial: the set of times still
+says something about the class, but not which line has which time. With `shuffled="times"` new times are drawn in every
+trial, and nothing can be learnt.
 
 ## Arguments
 
@@ -41,7 +41,7 @@ anew, and nothing is to be learnt.
 | `n_patterns`   | 30      | patterns, even, half of them of each class                                   |
 | `n_lines`      | 10      | lines                                                                        |
 | `duration`     | 50.0    | length of a trial in ms                                                      |
-| `pattern_seed` | 0       | which patterns: the same for the same number, whatever the seed of the trials |
+| `pattern_seed` | 0       | seed of the patterns and classes, apart from the seed of the trials            |
 | `shuffled`     | ""      | "", "lines" or "times"                                                       |
 | `render_mode`  | None    | "rgb_array"                                                                  |
 
@@ -71,8 +71,8 @@ class LatencyPatterns(gym.Env[np.ndarray, np.int64]):
         n_patterns: Number of patterns, even, >= 2.
         n_lines: Number of lines, >= 1.
         duration: Length of a trial in ms, > 0.
-        pattern_seed: Which patterns.
-        shuffled: One of ``SHUFFLES``: what of the times is dealt anew in every trial.
+        pattern_seed: Seed of the patterns and of their classes.
+        shuffled: One of ``SHUFFLES``: whether times are dealt to other lines, or drawn anew, in every trial.
         render_mode: None or ``"rgb_array"``.
 
     Raises:
