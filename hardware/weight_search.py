@@ -25,7 +25,7 @@ RECORDING, QUIET, JUDGING, COMPARING, TRYING, REVERSED, REPEATED, TURNED = PHASE
 _OF_TRIALS = (TRYING, REVERSED, REPEATED, TURNED)
 _MOST_SURPRISE = 4.0  # of one episode, so that a single bad one starts nothing
 _SLACK, _ALARM = 1.0, 6.0  # of the cumulative sum, in units of the spread
-_JUDGED_FIRST = 2  # episodes of what is kept, before anything is compared with it
+_JUDGED_FIRST = 2  # episodes of the kept policy, before anything is compared with it
 _JUDGED_EVERY = 5  # episodes; the others are trials
 _RACE, _LONGEST_RACE = 3, 5  # episodes of a trial that is kept
 _SCATTER_OF = 16  # distances whose mean the scatter is; of more, the last ones count most
@@ -33,17 +33,17 @@ _SURE = 2.0  # differences of means that count, in units of their scatter
 _REMEMBERED = 8  # episodes whose mean a score is; of more, the last ones count most
 _WEIGHTS_EVERY = 5  # choices; the others are of sensors, where there are any
 _TURNED_SHARE = 0.1  # of the choices of weights
-_GAINS_SHARE = 0.5  # of the trials of sensors: they change all gains and no offset
-_SHIFTED_SHARE, _SHIFT = 0.25, 1.0  # of offsets and gains in the others, and the standard deviation of any change
+_GAINS_SHARE = 0.5  # share of the trials of sensors that change all gains and no offset
+_SHIFTED_SHARE, _SHIFT = 0.25, 1.0  # share of offsets and gains that other trials change; sd of every change
 
 
 class Verdict(NamedTuple):
     """What the host does between two episodes with weights and sensors, in this order.
 
     Args:
-        keep: Whether what has been played is what is kept from now on.
-        restore: Whether what was deployed is what is kept from now on.
-        back: Whether what is kept is written back.
+        keep: Whether the policy that has been played is the kept policy from now on.
+        restore: Whether the deployed policy is the kept policy from now on.
+        back: Whether the kept policy is written back.
         first: Whether what was deployed is played next.
         size: Bits of the tags to draw for a trial of other weights; 0: none.
         reverse: Whether the tags drawn last are tried with the other sign.
@@ -69,19 +69,19 @@ class WeightSearch:
 
         S <- max(0, S + min((mean - R) / spread, 4) - 1)        opens where S >= 6
 
-    While it is open, what is kept is first judged by two episodes more, as those that opened the gate were bad by
+    While it is open, the kept policy is first judged by two more episodes, as those that opened the gate were bad by
     selection. Then trials begin. In the first all weights change their sign, as a body whose actions have turned round
-    needs. After that, four of five change sensors, whose offsets and gains the host applies before it encodes: half of
-    them all gains and no offset, as a body that moves otherwise needs, the others some of both. The fifth draws a
-    change of all weights. What fails is tried with the other sign, and sensors that win are shifted once more
-    (random search, in few dimensions and in all: Rechenberg 1973; Jabri & Flower 1992).
+    needs. After that, four of five trials change offsets and gains of sensors, which the host applies before it
+    encodes. Half of these change all gains and no offset, as a body that moves differently needs; the others change
+    some of both. The fifth trial draws a change of all weights. A change that fails is tried with the other sign, and a
+    change of sensors that wins is made once more (random search: Rechenberg 1973; Jabri & Flower 1992).
 
-    A trial races against what is kept: it is over with the first episode after which its mean return is no more than
-    the score of what is kept, and is kept itself after three to five, once it is better by more than returns scatter or
-    as good as the mean on record, less the tolerance (racing: Maron & Moore 1994). What is kept goes on being judged,
-    one episode in five. What was deployed stays in the comparison: it is played again while its score cannot be told
-    from that of what is kept, and it is taken back once its score is the higher. The gate closes when what is
-    kept has a score, of three episodes or more, that is back within the tolerance of the mean on record.
+    A trial races against the kept policy (racing: Maron & Moore 1994). It ends with the first episode after which its
+    mean return is not above the kept policy's score. It becomes the kept policy after three to five episodes, once its
+    mean is better by more than returns scatter, or within the tolerance of the mean on record. One episode in five
+    plays the kept policy and updates its score. The deployed policy stays in the comparison: it is played again while
+    the two scores cannot be told apart, and it is taken back once its score is higher. The gate closes when the kept
+    policy's score, of three episodes or more, is back within the tolerance of the mean on record.
 
     All that is known stands in the fields, so that it is saved with a deployment; the weights are the chip's.
 
@@ -95,7 +95,7 @@ class WeightSearch:
         square: Mean squared return on record.
         n_episodes: Episodes so far.
         surprise: S.
-        score: Mean return of what is kept, since the gate opened.
+        score: Mean return of the kept policy, since the gate opened.
         n_score: Episodes of that mean, at most eight.
         first: Mean return of what was deployed, since the gate opened.
         n_first: Episodes of that mean, at most eight.
@@ -189,7 +189,7 @@ class WeightSearch:
         return self.phase in _OF_TRIALS
 
     def of_kept(self) -> WeightSearch:
-        """Return the search as it goes on with what is kept in the place of what was deployed, without a trial."""
+        """Return the search as it goes on with the kept policy in place of the deployed one, without a trial."""
         phase = self.phase if self.phase in (RECORDING, QUIET) else JUDGING
         return replace(self, phase=phase, changed=False, first=self.score, n_first=self.n_score, n_trial=0)
 
@@ -213,7 +213,7 @@ class WeightSearch:
         return now._judged(episode_return)
 
     def _judged(self, episode_return: float) -> tuple[WeightSearch, Verdict]:
-        """Return what follows an episode of what is kept, or of what was deployed."""
+        """Return what follows an episode of the kept policy, or of the deployed one."""
         of_first = self.phase == COMPARING
         score, n = (self.first, self.n_first) if of_first else (self.score, self.n_score)
         missed, n = episode_return - score, min(n + 1, _REMEMBERED)
@@ -282,7 +282,7 @@ class WeightSearch:
         return replace(self, scatter=self.scatter + (abs(missed) - self.scatter) / n, n_scatter=n)
 
     def _sure(self, mean: float, n: int) -> bool:
-        """Return whether the score of what is kept differs from the mean of n returns by more than their scatter."""
+        """Return whether the score of the kept policy differs from the mean of n returns by more than their scatter."""
         error = self.scatter * math.sqrt(1 / max(n, 1) + 1 / max(self.n_score, 1))
         return abs(mean - self.score) >= _SURE * error
 
@@ -292,7 +292,7 @@ class WeightSearch:
     def _direction(self) -> np.ndarray:
         """Return the shift of sensors that was chosen last, shape (2 n_sensors,)."""
         rng, n = self._rng(), self.n_sensors or 0
-        if rng.random() < _GAINS_SHARE:  # a body that moves otherwise asks for other weights of what is sensed
+        if rng.random() < _GAINS_SHARE:  # as a body that moves differently needs
             shifted = np.arange(2 * n) >= n
         else:
             shifted = rng.random(2 * n) < _SHIFTED_SHARE

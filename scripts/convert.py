@@ -1,4 +1,4 @@
-"""Turn a policy of Stable-Baselines3 into a spiking network, and print how well both agree."""
+"""Turn a policy of Stable-Baselines3 into a spiking network, and print how well the two agree."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from spikeloop.spiking.network import Network
     from spikeloop.spiking.readout import Dense
 
-_MOST_TICKS = MAX_TICKS // 10  # of --ticks: with --chip-ready the network has one tick more for each layer
+_MOST_TICKS = MAX_TICKS // 10  # for --ticks; with --chip-ready the network has one tick more for each layer
 CALIBRATION_STEPS = COMPARED_STEPS = 2000
 DISTILLED_STEPS = 10_000  # states of the policy, and as many states that the first student visits
-DISTILLED_WEIGHTS = 2**18  # of one layer, at most: the student of a CNN would have dense layers
+DISTILLED_WEIGHTS = 2**18  # most weights of one layer: the student of a CNN would have dense layers
 OTHER_SEEDS = 1_000_000  # for the states to convert by: other seeds than those of the played episodes
 EPILOG = f"""\
 MODEL is a zip that PPO, A2C, DQN, SAC or QRDQN saved, or a run folder of `spikeloop train` with one of them. Both are
@@ -55,10 +55,10 @@ def convert(argv: list[str]) -> int:
         _check_policy(policy, args)
     try:
         layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
-        # probabilities are to be right in all states, not only where choices are close
+        # drawn actions need the right probabilities in all states, not only where choices are close
         options = dict(percentile=args.percentile, closest=1.0 if args.stochastic else CLOSEST)
         network = network_of(policy, layers, x, args.ticks, args.chip_ready, **options)
-    except ValueError as error:  # found only in visited states
+    except ValueError as error:  # found only once states are visited
         raise UsageError(str(error)) from None
     simulator = Simulator(network, np.random.default_rng(args.seed))
     reference = reference_of(policy, args.n_episodes, args.seed, args.stochastic)
@@ -195,10 +195,10 @@ def _check_policy(policy: AnnPolicy, args: argparse.Namespace) -> None:
 def layers_to_convert(
     policy: AnnPolicy, seed: int, distil: bool
 ) -> tuple[tuple[Dense, ...], np.ndarray, dict[str, Any] | None]:
-    """Return ReLU layers, what the first of them is shown in visited states, and how a distillation went.
+    """Return ReLU layers, inputs of the first one in visited states, and the agreement of a distillation, if any.
 
     Raises:
-        ValueError: If the policy computes something else than its layers in a visited state.
+        ValueError: If in a visited state the policy's outputs are not those of its layers.
     """
     seen = policy.visited(DISTILLED_STEPS if distil else CALIBRATION_STEPS, seed + OTHER_SEEDS)
     policy.check(seen)
@@ -237,12 +237,12 @@ def network_of(
 
 
 class Reference(NamedTuple):
-    """What a policy does, with which its networks are compared.
+    """Returns, observations and actions of a policy, with which its networks are compared.
 
     Args:
-        returns: Of the policy, ``"ann"``, and of ``"random"`` actions.
-        steps: What the policy saw, and where episodes began.
-        actions: What it chose there, without chance, shape (L, n).
+        returns: Returns of the policy, ``"ann"``, and of ``"random"`` actions.
+        steps: Observations of the policy, and whether an episode began there.
+        actions: The policy's deterministic actions for these observations, shape (L, n).
     """
 
     returns: dict[str, list[float]]
@@ -265,10 +265,10 @@ def compare(
 
     Args:
         policy: The policy.
-        reference: What it did.
-        chooses: The player, without chance.
-        seed: Of the first episode.
-        plays: The player of the episodes, if this is another one, which draws its actions.
+        reference: Its returns, observations and actions.
+        chooses: The player with deterministic actions, for the agreement.
+        seed: Seed of the first episode.
+        plays: The player that plays the episodes, if they are played with drawn actions.
     """
     ann, random = reference.returns["ann"], reference.returns["random"]
     returns = {"ann": ann, "snn": play(policy.env, plays or chooses, len(ann), seed), "random": random}
@@ -278,14 +278,14 @@ def compare(
 
 
 def agreement_with(policy: AnnPolicy, reference: Reference, chooses: Act) -> dict[str, Any]:
-    """Return how often a player takes the policy's actions in the policy's states, or how far apart they are."""
+    """Return how often a player takes the policy's actions in the policy's states, or how far apart actions are."""
     measure, difference = measure_of_actions(policy.ann.head, policy.env.action_space)
     agreement = difference(chosen(chooses, reference.steps), reference.actions)
     return {"measure": measure, "snn": agreement, "steps": len(reference.steps)}
 
 
 def spikes_per_decision(simulator: Simulator) -> float:
-    """Return the spikes of all neurons per env step so far."""
+    """Return the number of spikes of all neurons per env step so far."""
     n_decisions = simulator.n_counted / simulator.network.n_ticks
     return sum(int(count.sum()) for count in simulator.spike_counts) / n_decisions
 
@@ -300,7 +300,7 @@ def chosen(act: Act, steps: list[tuple[Any, np.ndarray]]) -> np.ndarray:
 
 
 def _drawn(simulator: Simulator, seed: int) -> Act:
-    """Return the network as a player that draws its actions."""
+    """Return a player that draws the network's actions from the soft-max of its outputs."""
     network, rng = simulator.network, np.random.default_rng(seed)
 
     def act(obs: Any, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:

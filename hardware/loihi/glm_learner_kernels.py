@@ -1,8 +1,8 @@
-"""Kernels of drawing neurons that learn on the chip: an env step, the host's part of it, stretches of a compiled task.
+"""Kernels of neurons that draw their spikes and learn on the chip: critic, env step, and stretches of a compiled task.
 
-The chip's part is the emulator's own loop, a tick at a time. What the host reads of the chip are the membranes' v and
-the drawing compartments' spikes; what it writes are input spikes, posttraces y1 and y3, and rewards. The loop is called
-in one place, as every place more would be compiled anew.
+The chip's part is the emulator's own loop, called for one tick at a time. The host reads the membranes' v and the
+drawing compartments' spikes. It writes input spikes, the posttraces y1 and y3, and rewards. The loop is called in one
+place only, because each further call would be compiled again.
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ from spikeloop.spiking.encoders.tile_kernels import encode
 from spikeloop.spiking.rules.glm_kernels import learn_value, remember_lines, value_of
 
 GOES_ON, CUT, TERMINATED = 0, 1, 2  # of episodes
-_Y1, _Y3, _MOST = 0, 2, 127  # rows of a learner's y, and the largest number in them and in r1
+_Y1, _Y3, _MOST = 0, 2, 127  # rows of a learning engine's y, and the largest number in y and in r1
 
 
 class Host(NamedTuple):
-    """What the host computes with, and what it keeps."""
+    """Constants, arrays and state of the host."""
 
     n_ticks: int
     first_z: int  # column of the first drawing compartment's spike in the chip's state
     v_th: int
-    unit: int  # v of one unit of the noise
+    unit: int  # one unit of the noise, in v
     most: int  # largest noise, in units
     scores: np.ndarray  # y3 after silence and after a spike, by the distance to threshold, (2, 2 most + 2)
-    loss: int  # y1 on the first tick of an env step
+    loss: int  # y1 on the first tick of an env step, which makes tags decay
     r1_scale: float  # r1 of a TD error of 1
     gamma: float
-    decay: float  # gamma lambda, of the critic's traces
+    decay: float  # gamma lambda, for the critic's traces
     value_rate: float
     reward_scale: float
     initial_value: float
-    v: np.ndarray  # the critic's weights, (n_lines,), and its arrays as ``glm_kernels.Learner`` has them
+    v: np.ndarray  # the critic's weights, (n_lines,); the next arrays are as in ``glm_kernels.Learner``
     e_v: np.ndarray
     live: np.ndarray
     n_live: np.ndarray
-    value: np.ndarray  # of the last step, (1,)
+    value: np.ndarray  # value of the last step, (1,)
     begun: np.ndarray  # whether there was a step in this episode, (1,) bool
     counts: np.ndarray  # (4,) env steps, their ticks, 0, output spikes
-    inputs: np.ndarray  # of a tick, (1, 1, n_inputs) int32
-    outputs: np.ndarray  # membranes after it, (1, 1, n_outputs) int32
-    rewards: np.ndarray  # r1 of it, (1,) int64
+    inputs: np.ndarray  # input spikes of a tick, (1, 1, n_inputs) int32
+    outputs: np.ndarray  # membranes after that tick, (1, 1, n_outputs) int32
+    rewards: np.ndarray  # r1 on that tick, (1,) int64
 
 
 @kernel
 def _whole(value, rng):
-    """Return a number rounded at random to a whole one that 7 bits and a sign hold."""
+    """Return a number rounded at random to a whole number, cut to 7 bits and a sign."""
     return int(min(max(math.floor(value + rng.random()), -_MOST), _MOST))
 
 
 @kernel
 def criticise(lines, reward, ending, progress, host, rng):
-    """Learn the value of the step before; return its TD error as r1.
+    """Update the critic for the previous env step, and return that step's TD error as r1.
 
     Args:
-        lines: Active lines of the critic now.
-        reward: Reward of the step before.
-        ending: :data:`GOES_ON`, or how the episode has ended: :data:`CUT`, whose last value counts, or
+        lines: The critic's lines that are active now.
+        reward: Reward of the previous env step.
+        ending: :data:`GOES_ON`, or how the episode has ended: :data:`CUT`, after which the last value still counts, or
             :data:`TERMINATED`.
-        progress: Factor of the TD error, and so of all learning rates: 1 at first, 0 at last.
-        host: What the host keeps.
-        rng: Rounds r1.
+        progress: Factor of the TD error, and so of all learning rates: 1 at the beginning of training, 0 at its end.
+        host: The host.
+        rng: Random numbers for rounding r1.
     """
     r1 = 0
     if host.begun[0]:
@@ -83,28 +83,29 @@ def criticise(lines, reward, ending, progress, host, rng):
 
 @kernel
 def _write(engines, row, j, value):
-    """Write a posttrace of one membrane, for all copies of its synapses."""
+    """Write a posttrace of one membrane into the learning engines of all copies of its synapses."""
     for e in range(len(engines)):
         engines[e].y[row, j] = value
 
 
 @kernel(seconds=35)
 def env_step(x, r1, ending, loaded, state, addresses, engines, host, rng):
-    """Run one env step, learn from the one before, and return the action.
+    """Run one env step, learn from the previous one, and return the action.
 
-    It is ticks until an output spikes, K at most, and one more without input, in which the chip takes in the score of
-    the last. After an episode's last step comes one tick without input, in which the chip learns from it.
+    The env step lasts until an output spikes, at most K ticks. One more tick without input follows, on which the chip
+    reads the score of the last tick. When an episode has ended, only one tick without input is run, on which the chip
+    learns from the last env step.
 
     Args:
-        x: Input spikes of each tick, 0 or 1, shape (K, n_inputs), or (1, n_inputs) where they are held.
-        r1: Of the step before.
-        ending: As :func:`criticise` has it.
+        x: Input spikes of each tick, 0 or 1, shape (K, n_inputs), or (1, n_inputs) if all ticks have the same.
+        r1: TD error of the previous env step, as :func:`criticise` returns it.
+        ending: As in :func:`criticise`.
         loaded: The emulated chip, as ``Emulator.loaded`` returns it.
-        state: Its state, shape (1, W).
-        addresses: Of the learning engines' kernels.
-        engines: Their arrays.
-        host: What the host keeps.
-        rng: Rounds y3, and breaks ties.
+        state: State of the chip, shape (1, W).
+        addresses: Addresses of the learning engines' kernels.
+        engines: Arrays of the learning engines.
+        host: The host.
+        rng: Random numbers for rounding y3 and for breaking ties.
     """
     inputs, outputs, c, n = host.inputs, host.outputs, loaded, host.outputs.shape[2]
     no_spikes, no_traces = np.zeros((1, 0), np.int32), np.zeros((1, 3, 0), np.int32)
@@ -153,23 +154,23 @@ def stretch(
     Args:
         step: The task's step, a C function (:data:`spikeloop.envs.compiled.STEP`).
         task_state: State of the task, changed in place.
-        body: Its constants.
-        obs: Room for an observation of the task.
-        keep: Which components of it are shown, int64.
-        shown: What was shown last, shape (len(keep),), changed in place.
+        body: Constants of the task.
+        obs: Scratch array for an observation of the task.
+        keep: Indices of the components that are shown, int64.
+        shown: The last observation that was shown, shape (len(keep),), changed in place.
         curves: The tuning curves of the input code.
         key: Key of the input's random spikes, shape (1,); overwritten.
         coder: Tables of the critic's code.
-        x: Room for the input.
-        progress: As :func:`criticise` has it.
-        loaded: The chip.
-        state: Its state.
-        addresses: Of the learning engines.
-        engines: Their arrays.
-        host: What the host keeps.
-        rng: Rounds, and breaks ties.
-        action: The action chosen last.
-        rewards: Written with the reward of each step; its length is the most steps to take.
+        x: Scratch array for the input spikes.
+        progress: As in :func:`criticise`.
+        loaded: The emulated chip, as in :func:`env_step`; so are the next three.
+        state: State of the chip.
+        addresses: Addresses of the learning engines' kernels.
+        engines: Arrays of the learning engines.
+        host: The host.
+        rng: Random numbers for rounding and for breaking ties.
+        action: The action that was chosen last.
+        rewards: Receives the reward of each env step; its length is the largest number of steps.
 
     Returns:
         The number of steps, and the action chosen after them.

@@ -1,14 +1,16 @@
-"""The program of neurons that draw their spikes by the chip's noise: its numbers, compartments and synapses.
+"""The chip program of neurons that draw their spikes with the chip's noise: parameters, compartments and synapses.
 
-An action is a small tree of compartments. The *membrane* holds the filtered spikes of the synapses, is free of noise
-and never fires. The *drawing* compartment adds it to fresh noise on each tick and fires above its threshold. It keeps
-nothing from tick to tick. Noise compartments below it make the noise a sum of ``n_noise`` uniform variates::
+Each action has a small tree of compartments. The *membrane* holds the filtered input spikes, has no noise and never
+fires. The *drawing* compartment adds new noise to the membrane's value on each tick, fires above its threshold, and
+keeps nothing from tick to tick. Further compartments of noise join it, so that the noise is a sum of ``n_noise``
+uniform variates::
 
     v <- kappa v + 64 sum_i w_i x_i                     membrane
     z  = 1 where v + 2^(e - 7) (U_1 + ... + U_n) > v_th     drawing, U from -127..127, new on each tick
 
-The chance of a spike is thus a known function of v, in steps as small as the noise's: a sigmoid with ends. With the
-deviation of a logistic variate, ``pi / sqrt(3)``, for that of the noise, v has a scale in logits, and so have weights.
+So the probability of a spike is a known function of v: a sigmoid in steps of one unit of the noise, exactly 0 or 1
+beyond the ends of the noise. If the standard deviation of the noise is taken as that of a logistic variate, ``pi /
+sqrt(3)`` logits, then v and weights have a scale in logits too.
 """
 
 from __future__ import annotations
@@ -25,26 +27,26 @@ from spikeloop.hardware.loihi.program import Compartments, Learning, Program, Pr
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.fields import flag, number, set_fields, whole
 
-LARGEST = 254  # mantissa of a weight with a sign
-LARGEST_NOISE = 127  # of one compartment, in units of 2^(e - 7)
-_LOGISTIC = math.pi / math.sqrt(3)  # deviation of a logistic variate
-_UNIFORM = math.sqrt((255**2 - 1) / 12)  # of the chip's uniform integers
+LARGEST = 254  # largest mantissa of a weight with a sign
+LARGEST_NOISE = 127  # largest noise of one compartment, in units of 2^(e - 7)
+_LOGISTIC = math.pi / math.sqrt(3)  # standard deviation of a logistic variate
+_UNIFORM = math.sqrt((255**2 - 1) / 12)  # standard deviation of the chip's uniform integers
 
 
 @dataclass(frozen=True)
 class ChipGlmParameters:
-    """Numbers of the network.
+    """Parameters of the network.
 
     Args:
-        n_ticks: Ticks K of an env step, at most; one more follows, in which the last of them is learnt from.
+        n_ticks: Largest number K of ticks of an env step; one more follows, in which the last score is learnt from.
         tau_s: Time constant of membranes and traces in ticks.
-        bias: Threshold in logits, as the bias of outputs: below 0.
-        noise_exponent: e, 8 to 16. The largest weight, in logits, goes with 2^-e: the larger the noise, the finer.
-        n_noise: Uniform variates n in the noise of a neuron, 1 to 16: the more, the longer are its tails. Beyond them a
-            neuron surely spikes, or surely does not, and learns nothing.
-        score_max: Score that y3 holds as 127; larger ones, of spikes that were hardly to be expected, are cut.
-        n_copies: Synapses that each weight is the sum of, which learn alike but for their rounding.
-        residue: Whether each weight has a second synapse with four more bits; no Loihi has.
+        bias: Bias of the outputs in logits, below 0: minus the threshold of the drawing compartments.
+        noise_exponent: e, 8 to 16. Steps and range of a weight, in logits, go with 2^-e: larger noise, finer weights.
+        n_noise: Number n of uniform variates in the noise of a neuron, 1 to 16: with more, the noise has longer tails.
+            Beyond the ends of the noise a neuron surely spikes, or surely does not, and learns nothing.
+        score_max: Score that y3 holds as 127. Larger scores, those of very unlikely spikes, are cut.
+        n_copies: Number of synapses whose sum is a weight. All learn by the same rule, and round independently.
+        residue: Whether each weight has a second synapse that holds four more bits; no Loihi has this.
 
     Raises:
         ValueError: If a number is out of range.
@@ -95,7 +97,7 @@ class ChipGlmParameters:
 
     @property
     def most(self) -> int:
-        """Largest sum of the noise, in units."""
+        """Largest value of the noise, in units."""
         return LARGEST_NOISE * self.n_noise
 
     @property
@@ -110,7 +112,7 @@ class ChipGlmParameters:
 
     @property
     def w_max(self) -> float:
-        """Largest weight in logits: what a source adds that spikes on every tick."""
+        """Largest weight in logits: what a source that spikes on every tick adds to a membrane."""
         return 64 * LARGEST * self.n_copies * self.logits / (1 - self.kappa)
 
     @property
@@ -120,7 +122,7 @@ class ChipGlmParameters:
 
 
 def noise_chances(p: ChipGlmParameters) -> np.ndarray:
-    """Return the chance of each sum of the noise, from ``-most`` to ``most``, shape (2 most + 1,).
+    """Return the probability of each value of the noise, from ``-most`` to ``most`` units, shape (2 most + 1,).
 
     >>> chances = noise_chances(ChipGlmParameters(n_noise=2))
     >>> len(chances), round(float(chances.sum()), 12), round(float(chances[254] * 255), 12)
@@ -134,14 +136,14 @@ def noise_chances(p: ChipGlmParameters) -> np.ndarray:
 
 
 def spike_chances(p: ChipGlmParameters) -> tuple[np.ndarray, np.ndarray]:
-    """Return how likely a neuron spikes, and the score of its silence and of its spike, by the distance to threshold.
+    """Return tables of a neuron's spike probability and scores, by the membrane's distance to the threshold.
 
-    Entry i is of membranes with ``floor((v_th - v) / unit) = i - most - 1``: the noise must exceed that many units.
+    Entry i is for membranes with ``floor((v_th - v) / unit) = i - most - 1``: the noise must exceed that many units.
 
     Returns:
-        Chances, shape (2 most + 2,), from 1 to 0; and derivatives of the logarithm of silence's and the spike's chance
-        by the membrane in logits, shape (2, 2 most + 2), within ``-score_max`` and ``score_max``. Where a chance is 0
-        or 1 they are 0: nothing would change.
+        Spike probabilities, shape (2 most + 2,), from 1 to 0; and the scores of silence and of a spike, shape
+        (2, 2 most + 2). A score is the derivative, by the membrane in logits, of the logarithm of the probability of
+        what happened, cut to ``-score_max`` and ``score_max``. Where the spike probability is 0 or 1, scores are 0.
 
     >>> p = ChipGlmParameters()
     >>> chances, scores = spike_chances(p)
@@ -150,7 +152,7 @@ def spike_chances(p: ChipGlmParameters) -> tuple[np.ndarray, np.ndarray]:
     [0.5, -0.43, 0.43]
     """
     noise = noise_chances(p)
-    chances = np.append(np.cumsum(noise[::-1])[::-1], 0.0)  # of a sum of i - most at least
+    chances = np.append(np.cumsum(noise[::-1])[::-1], 0.0)  # entry i: the noise is i - most units or more
     chances[0] = 1.0
     slope = np.gradient(-chances) / (p.unit * p.logits)
     inside = (chances > 0) & (chances < 1)
@@ -161,17 +163,17 @@ def spike_chances(p: ChipGlmParameters) -> tuple[np.ndarray, np.ndarray]:
 
 
 def glm_program(n_inputs: int, n_outputs: int, p: ChipGlmParameters, learns: bool, seeds: list[int]) -> Program:
-    """Return the chip program, whose weights begin at 0.
+    """Return the chip program. All weights begin at 0.
 
     Args:
-        n_inputs: Input lines.
-        n_outputs: Actions.
-        p: Its numbers.
+        n_inputs: Number of input lines.
+        n_outputs: Number of actions.
+        p: Parameters of the network.
         learns: Whether weights change.
-        seeds: Of the learning engines' rounding, one for each copy of the synapses.
+        seeds: Seeds of the learning engines' rounding, one for each copy of the synapses.
 
     Raises:
-        ValueError: If sums of synapses could wrap, or the chip cannot hold them.
+        ValueError: If a sum of inputs could overflow its register, or the chip cannot hold the synapses.
     """
     most = (2 ** (PROFILES["nengo"].input_bits - 6) - 1) // (LARGEST * p.n_copies)
     if n_inputs > most:
@@ -181,7 +183,7 @@ def glm_program(n_inputs: int, n_outputs: int, p: ChipGlmParameters, learns: boo
     n, n_kinds = n_outputs, p.n_noise + 1
     membranes = np.arange(n)
     drawing = p.n_noise * n + membranes
-    noise = np.arange(n, p.n_noise * n).reshape(p.n_noise - 1, n)  # a chain, whose last joins the drawing one
+    noise = np.arange(n, p.n_noise * n).reshape(p.n_noise - 1, n)  # a chain; its last one joins the drawing compartment
     parent = np.concatenate((drawing, *[*noise[1:], drawing][: len(noise)], np.full(n, -1)))
     fires = np.repeat([0, 1], [p.n_noise * n, n])
     compartments = Compartments.build(

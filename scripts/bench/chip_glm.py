@@ -1,18 +1,18 @@
-"""Probabilistic neurons that draw and learn on the emulated chip, over held-out seeds, with controls and beside float.
+"""Probabilistic networks that draw their spikes and learn on the emulated chip: held-out seeds, controls, and float.
 
-Every row trains with the preset of ``glm_chip.yml``, and then plays 100 episodes with its weights frozen and its spikes
-drawn by the chip as in training; no checkpoint and no seed is left out. ``float`` is the same task by the preset of
-``glm.yml``, in floating point with logistic neurons. The others differ from the first as they say:
+Every row trains with the preset of ``glm_chip.yml``, and then plays 100 episodes with frozen weights and with spikes
+drawn by the chip as in training. No checkpoint is picked, and no seed is left out. The row "float" has the same task in
+floating point with logistic neurons, and the preset of ``glm.yml``. The other rows differ from the first:
 
 - no learning: r1 is always 0;
-- shuffled TD error: r1 is one of the last 1,000, drawn at random; the critic learns from the right ones;
-- three synapses: each weight is the sum of three synapses of 8 bits, and twice the noise makes their steps finer;
-- residue: each weight has a second synapse with four more bits, which no Loihi has;
-- three variates, one variate: of as many uniform ones the noise is the sum, instead of eight, so that the sigmoid of a
-  neuron has shorter tails, or none. They are twice as large, so that the steps of weights are about as fine.
+- shuffled TD error: r1 is drawn at random from the last 1,000; the critic learns from the right TD errors;
+- three synapses: each weight is the sum of three 8-bit synapses, and twice the noise makes their steps finer;
+- residue: each weight has a second synapse that holds four more bits, which no Loihi has;
+- three variates, one variate: the noise is the sum of three uniform variates, or one, instead of eight, so that the
+  spike probability has shorter tails, or none. The variates are twice as large, so weights have steps about as fine.
 
-Solved is the env step at which the mean of the last 20 training episodes first reaches 475: its median, least and most
-over the seeds. Ticks and output spikes are means per env step over the whole training.
+Solved is the env step at which the mean of the last 20 training episodes first reaches 475; the table has its median,
+least and most over the seeds. Ticks and output spikes are means per env step over the whole training.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ SEEDS = tuple(range(3120, 3140))  # never used to choose a setting
 
 
 class ShuffledTd(ChipGlm):
-    """Learns from TD errors of other env steps."""
+    """A control that learns from TD errors of other env steps."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._recent: deque[int] = deque(maxlen=RECENT)
 
     def criticise(self, lines: np.ndarray, reward: float, ending: int, progress: float) -> int:
-        """Learn the value of the step before, and return a TD error that is not its."""
+        """Update the critic, and return the TD error of a random recent env step."""
         self._recent.append(super().criticise(lines, reward, ending, progress))
         return self._recent[self.rng.integers(len(self._recent))]
 
 
 class _Plain(gym.Wrapper):
-    """Changes nothing, but the compiled task is not found behind it."""
+    """A wrapper that changes nothing; behind it the environment is not run compiled."""
 
 
 class Row(NamedTuple):
-    """A training: what is changed of the preset."""
+    """A training: its changes to the preset."""
 
     name: str
     changes: Mapping[str, Any] = {}
@@ -81,10 +81,10 @@ ROWS = (
 
 
 class Result(NamedTuple):
-    """What one training came to."""
+    """Figures of one training."""
 
-    mean: float  # return of episodes with drawn spikes
-    solved: float  # env steps, NaN if it never was
+    mean: float  # mean return of episodes with drawn spikes
+    solved: float  # env step at which it was solved, NaN if it never was
     n_steps: int
     seconds: float  # CPU
     ticks: float

@@ -1,11 +1,11 @@
-"""What policies keep when `spikeloop convert` turns them into spiking networks, in float and on emulated chips.
+"""Returns and actions that policies keep when `spikeloop convert` makes spiking networks of them, also on the chips.
 
-Every model is one training of Stable-Baselines3 for a fixed budget, and every row has all seeds; finished trainings and
-measurements are kept in the output folder, under digests of what made them. The policy, the networks and random
-actions play the same episodes; kept is (network - random) / (policy - random). Agreement is the share of the greedy
-policy's own states in which the network takes the policy's action; it is also printed for each quarter of the states,
-from those in which the policy's choice was closest to those in which it was clearest. Each control differs in one
-thing, the last one in three: the scales that the method was published with.
+Every model is one training of Stable-Baselines3, and every row has all seeds. Finished trainings and measurements are
+kept in the output folder, under digests of their settings and code. The policy, its networks and random actions play
+the same episodes; kept is (network - random) / (policy - random). Agreement is the share of the greedy policy's own
+states in which the network takes the policy's action. Agreement is also printed for each quarter of these states, from
+the quarter of the policy's closest choices to that of its clearest. Each control differs from the conversion in one
+thing, the last one in three: it has the scales with which the method was published.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A task, and how its policy is trained; ReLU unless ``tanh``.
+    """A task, and how its policy is trained. Its layers are ReLU layers unless ``tanh`` is true.
 
     A training ends as soon as ``N_EVALUATION`` greedy episodes, played every ``EVALUATION_FREQ`` steps, return
     ``enough`` on average, or else after ``n_timesteps``: the last policy of a DQN is often not its best.
@@ -84,7 +84,7 @@ _FALLS = ("learning_rate", "clip_range")
 _DQN_CARTPOLE: dict[str, Any] = dict(learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000)
 _DQN_CARTPOLE |= dict(target_update_interval=10, train_freq=256, gradient_steps=128)
 _DQN_CARTPOLE |= dict(exploration_fraction=0.16, exploration_final_eps=0.04)
-# settings are RL Zoo's, for smaller budgets
+# settings are RL Zoo's, some with smaller budgets
 TASKS = {
     "cartpole": Task("CartPole-v1", "ppo", 50_000, _PPO_CARTPOLE, n_envs=8, falls=_FALLS),
     "cartpole-tanh": Task("CartPole-v1", "ppo", 50_000, _PPO_CARTPOLE, n_envs=8, falls=_FALLS, tanh=True),
@@ -174,7 +174,7 @@ def _table(
 
 
 def _cell(values: Sequence[float | None], form: str) -> str:
-    """Return the mean and each value; kept is undefined where a policy is not above chance."""
+    """Return the mean and each value as text; None, kept of a policy no better than random, is shown as undefined."""
     each = ["undefined" if value is None else form.format(value) for value in values]
     known = [value for value in values if value is not None]
     mean = form.format(np.mean(known)) if len(known) == len(values) else "undefined"
@@ -182,7 +182,7 @@ def _cell(values: Sequence[float | None], form: str) -> str:
 
 
 def measured(task: str, seed: int, output: Path) -> dict[str, Any]:
-    """Return what one model's networks did, training it first if that has not been done."""
+    """Return the measurements of one model's networks; the model is trained first if it has not been yet."""
     model = _trained(task, seed, output)
     settings = (EPISODES, TICKS, CHIPS, CHIP_TICKS, CONTROLS, TASKS[task].tanh)
     folders = ("agents", "hardware", "spiking", "scripts/convert.py", "scripts/ann_policy.py", "scripts/players.py")
@@ -244,7 +244,7 @@ def _falling(first: float) -> Callable[[float], float]:
 
 
 def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
-    """Return returns, what was kept, agreement and spikes of every network of a model."""
+    """Return the returns, kept, agreement and spikes of every network of a model."""
     statistics = model.with_name("vecnormalize.pkl") if task.normalize else None
     policy = load(model, Place(task.env, seed), None, statistics, False)
     first = 10_000 + seed
@@ -266,12 +266,12 @@ def _measure(task: Task, model: Path, seed: int) -> dict[str, Any]:
     found["means"] = {name: float(np.mean(values)) for name, values in reference.returns.items()}
     for one in found.values():
         if isinstance(one, dict):
-            one.pop("returns", None)  # those of the policy and of random actions are the same in all
+            one.pop("returns", None)  # kept once below: returns of the policy and of random actions are the same in all
     return found | {"returns": reference.returns}
 
 
 def _quarters(policy: AnnPolicy, reference: Reference, chooses: Act) -> list[float]:
-    """Return the agreement for each quarter of the states by the policy's margin; empty where it does not choose."""
+    """Return the agreement in each quarter of the states, ordered by the policy's margin; empty for a box head."""
     head, steps = policy.ann.head, reference.steps
     if head.kind == "box":
         return []
@@ -290,7 +290,7 @@ def _on_chip(name: str, policy: AnnPolicy, layers: Any, x: np.ndarray, reference
     network = network_of(policy, layers, x, CHIP_TICKS, True)
     seen = observations(network, policy.env, 1000, seed + 1_000_000)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that became 0; the table shows what that costs
+        warnings.simplefilter("ignore")  # warnings of weights that became 0; the table shows their effect
         chip = DeployedPolicy(compile_network(network, name, calibration=seen))
     figures = compare(policy, reference, chip.predict, seed)
     return figures | {"modelled": report(chip).to_dict()["modelled"], "overflows": report(chip).to_dict()["overflows"]}

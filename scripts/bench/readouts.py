@@ -1,17 +1,18 @@
-"""Readouts trained by PPO on held-out seeds: the largest membrane (tempotron), the first spike, and those beside them.
+"""Readouts trained by PPO on held-out seeds: the largest membrane (tempotron), the first spike, and others to compare.
 
-CartPole-v1: each row is the preset of ``tempotron`` with another readout, or that of ``first_to_spike``: 64 hidden LIF
-neurons, 8 ticks per env step, every step from rest. Returns are means of 100 episodes after the last step: of the most
-likely actions, and, for outputs that draw their spikes, of drawn ones. Ticks is the mean number until an output spikes,
-in the rollout after the last one that was learnt from.
+CartPole-v1: the row "first spike" has the preset ``first_to_spike``, the others the preset ``tempotron`` with the
+readout that they name. All have 64 hidden LIF neurons and 8 ticks per env step, and begin every step at rest. Returns
+are means of 100 episodes after the last step, with the most likely actions and, for outputs that spike at random, with
+drawn actions. Ticks are the mean number until an output spikes, in one more rollout after training.
 
-Latency patterns: 30 patterns of one spike on each of 10 lines, half in each of two classes, other patterns for each
-seed; no hidden neurons. What is shown is the share of the 30 that are right, and on the chip with 8-bit weights. In
-"max" the logits are the largest membranes of the trial (tau 15 and 3.75 ms), in "mean" their means. Controls:
+Latency patterns: 30 patterns, each with one spike on each of 10 lines, half in each of two classes; each seed has other
+patterns. There are no hidden neurons. The figures are the share of the 30 patterns that is classified right, by the
+network and by its program on the chip with 8-bit weights. In "max" the logits are the largest membranes of the trial
+(time constants 15 and 3.75 ms), in "mean" the mean membranes. The controls are:
 
-- lines shuffled: in every trial the times of the pattern are dealt to the lines at random;
-- times shuffled: every trial has times of its own, so that nothing is to be learnt;
-- both are then judged on the patterns as they are.
+- lines shuffled: in every training trial the times of the pattern are dealt to the lines at random;
+- times shuffled: every training trial has new times, so that nothing can be learnt;
+- both are judged on the patterns without shuffling.
 
 Finished runs are kept in the output folder, under a digest of their settings and code.
 """
@@ -48,7 +49,7 @@ CARTPOLE, PATTERNS = "CartPole-v1", "spikeloop/LatencyPatterns-v0"
 
 
 class Row(NamedTuple):
-    """A training: a preset, and what is changed of its policy and its environment."""
+    """A training: a preset, with changes to its policy arguments and to its environment's arguments."""
 
     env: str
     algo: str = "tempotron"
@@ -59,14 +60,14 @@ class Row(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one training came to; NaN where there is no such figure."""
+    """Figures of one training; NaN where there is no such figure."""
 
-    likely: float  # return of the most likely actions, or share of patterns that are right
+    likely: float  # return of the most likely actions, or share of patterns that are classified right
     drawn: float  # return of drawn actions
-    ticks: float  # until an output spikes, of drawn actions
-    spikes: float  # hidden ones per decision
-    on_chip: float  # share of patterns
-    seconds: float  # of processor time
+    ticks: float  # ticks until an output spikes, with drawn actions
+    spikes: float  # hidden spikes per decision, if all ticks are run
+    on_chip: float  # share of patterns that the chip classifies right
+    seconds: float  # processor time of the training
 
 
 ROWS = {
@@ -123,7 +124,7 @@ def _cells(name: str, row: Row, results: list[Result]) -> list[str]:
 
 
 def _kept(row: Row, seed: int, args: argparse.Namespace) -> Result:
-    """Return what a run came to, now or earlier."""
+    """Return the figures of a run, from its file if it was run before."""
     settings = row._replace(n_seeds=0, wanted=""), seed, args.n_timesteps, EPISODES
     made_by = ("agents", "envs", "hardware", "spiking", "scripts/bench/readouts.py")
     path = args.output / f"{digest((settings, preset_of(row)), made_by)}.json"
@@ -162,7 +163,7 @@ def measured(row: Row, seed: int, n_timesteps: int | None = None) -> Result:
 
 
 def judged_patterns(model: SpikingPPO, seed: int, seconds: float) -> Result:
-    """Return the share of the patterns, as they are, that the network and the compiled network name right."""
+    """Return the share of unshuffled patterns that the network and its compiled program classify right."""
     task: Any = gym.make(PATTERNS, pattern_seed=seed).unwrapped
     network = model.to_network()
     deployed = DeployedPolicy(compile_network(network, CHIP, calibration=task.patterns))
@@ -172,7 +173,7 @@ def judged_patterns(model: SpikingPPO, seed: int, seconds: float) -> Result:
 
 
 def judged_episodes(model: SpikingPPO, seed: int, seconds: float) -> Result:
-    """Return what episodes return, and what the network does in them."""
+    """Return mean returns of episodes, and the network's ticks and spikes in them."""
     simulator, policy = Simulator(model.to_network(), np.random.default_rng(seed)), model.policy
     draws, returns = simulator.network.readout.draws, []
     for deterministic in (True, False)[: 1 + draws]:
@@ -180,7 +181,7 @@ def judged_episodes(model: SpikingPPO, seed: int, seconds: float) -> Result:
         returns.append(float(evaluate_policy(simulator, env, EPISODES, deterministic=deterministic)[0]))  # type: ignore[arg-type]
     spikes = sum(int(count.sum()) for count in simulator.spike_counts) * simulator.network.n_ticks / simulator.n_counted
     ticks = np.nan
-    if draws:  # the states of drawn episodes, of which a rollout has as many as the preset says
+    if draws:  # ticks are counted in one more rollout, with a learning rate of 0
         policy.reset_rollout_counts()
         model.learning_rate = 0.0
         model._setup_lr_schedule()
