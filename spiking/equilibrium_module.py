@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking import checks
-from spikeloop.spiking.encoders import Encoder, encode
+from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.equilibrium import (
     EquilibriumLayer,
     bounded_coupling,
@@ -19,9 +17,9 @@ from spikeloop.spiking.equilibrium import (
     nudged_phases,
 )
 from spikeloop.spiking.fields import number, whole
+from spikeloop.spiking.fixed_encoder_core import FixedEncoderCore
 from spikeloop.spiking.limits import MAX_NUMBER, MAX_TICKS
 from spikeloop.spiking.metrics import Synapses
-from spikeloop.spiking.tensor_checks import check_sequence
 
 
 class Settle(torch.autograd.Function):
@@ -142,7 +140,7 @@ class EquilibriumLayers(nn.ModuleList):
     graded: bool
 
 
-class EquilibriumCore(nn.Module):
+class EquilibriumCore(FixedEncoderCore):
     """Units that settle, behind an encoder whose values they are held by; the trace holds where they settle.
 
     Nothing is carried from one env step to the next: units always settle from the same state. It has the members of
@@ -172,33 +170,12 @@ class EquilibriumCore(nn.Module):
     latency, tau_out, readout, clears = 0, 0.0, "leaky", False
 
     def __init__(self, encoder: Encoder, units: EquilibriumUnits, dt: float = 1.0):
-        super().__init__()
         units.layer.check(dt, encoder)
-        self._encoder, self.dt, self.n_ticks = encoder, float(dt), units.layer.n_ticks
+        n, n_ticks = units.layer.n_neurons, units.layer.n_ticks
+        # the state would hold the last trace, which nothing reads
+        super().__init__(encoder, (n,), (1, n), n_ticks, float(dt))
         self.layers = EquilibriumLayers([units])
         self.layers.graded = units.layer.graded
-        self.n_neurons: tuple[int, ...] = (units.layer.n_neurons,)
-        self.state_shape = 1, units.layer.n_neurons
-        self.spike_counts: tuple[np.ndarray, ...] = ()
-        self.reset_counts()
-
-    @property
-    def encoder(self) -> Encoder:
-        """How features become inputs."""
-        return self._encoder
-
-    def current_encoder(self) -> Encoder:
-        """Return the encoder: nothing of it is trained."""
-        return self._encoder
-
-    def reset_counts(self) -> None:
-        """Set the spike counts to zero."""
-        self.spike_counts = (np.zeros(self.n_neurons[0], np.int64),)
-        self.n_counted = 0
-
-    def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the resting state, shape (1, n_envs, N): it would hold the last trace, which nothing reads."""
-        return np.zeros((self.state_shape[0], n_envs, self.state_shape[1]), np.float32)
 
     def network_layers(self) -> tuple[EquilibriumLayer, ...]:
         """Return the layer as a value for a :class:`~spikeloop.spiking.network.Network`."""
@@ -211,9 +188,8 @@ class EquilibriumCore(nn.Module):
 
         Differentiable with respect to parameters, not to features.
         """
-        self._check(3, features.shape, state.shape, episode_start.shape)
-        check_sequence(features, state, episode_start, torch.float32)
-        x = self._inputs(features.detach().cpu().numpy())
+        self._check_sequence(features, state, episode_start)
+        x = self._held(features.detach().cpu().numpy())
         y = self.layers[0](torch.from_numpy(x).to(state.device), self.spike_counts[0])
         self.n_counted += len(y) * self.n_ticks
         y = y.reshape(*episode_start.shape, self.n_neurons[0])
@@ -221,23 +197,7 @@ class EquilibriumCore(nn.Module):
 
     def step(self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run one env step without gradients, to the bits of :meth:`forward`."""
-        self._check(2, features.shape, state.shape, episode_start.shape)
-        checks.finite("features", features)
-        y = self.layers[0].settled(self._inputs(features[None]), self.spike_counts[0])[0]  # type: ignore[operator]
+        self._check_step(features, state, episode_start)
+        y = self.layers[0].settled(self._held(features[None]), self.spike_counts[0])[0]  # type: ignore[operator]
         self.n_counted += len(y) * self.n_ticks
         return y, y[None].copy()
-
-    def _inputs(self, features: np.ndarray) -> np.ndarray:
-        """Return the inputs, shape (L * B, n_inputs), of features, shape (L, B, F)."""
-        none = np.zeros((0, features.shape[1], 1), np.float32)
-        x, _ = encode(self._encoder, features, none, None, self.n_ticks, self.dt)
-        return x.reshape(-1, x.shape[-1])
-
-    def _check(self, n_dims: int, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
-        (rows, width), n_obs = self.state_shape, self._encoder.n_obs
-        fits = len(features) == n_dims and features[-1] == n_obs and tuple(episode_start) == tuple(features[:-1])
-        if not fits or tuple(state) != (rows, features[-2], width):
-            raise ValueError(
-                f"features must be (L, B, {n_obs}), state ({rows}, B, {width}) and episode_start (L, B), without L in "
-                f"step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
-            )

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from spikeloop.spiking import checks
 from spikeloop.spiking.encoders import Encoder, encode
+from spikeloop.spiking.fixed_encoder_core import FixedEncoderCore
 from spikeloop.spiking.metrics import Synapses
 from spikeloop.spiking.network import Layer, packed_shape
 from spikeloop.spiking.readout_kinds import READOUTS
-from spikeloop.spiking.tensor_checks import check_sequence
 
 
 class InputLines:
@@ -46,7 +43,7 @@ class NoLayers:
         yield self._lines
 
 
-class InputCore(nn.Module):
+class InputCore(FixedEncoderCore):
     """An encoder whose spikes reach output units that are looked at on every tick.
 
     It has the members of :class:`~spikeloop.spiking.core.Core`. Nothing of it is trained, and what it counts are the
@@ -75,7 +72,6 @@ class InputCore(nn.Module):
     def __init__(
         self, encoder: Encoder, *, n_ticks: int = 1, dt: float = 1.0, tau_out: float = 0.0, readout: str = "max"
     ):
-        super().__init__()
         by_tick = tuple(name for name, kind in READOUTS.items() if kind.decide is not None and kind.trains)
         if not encoder.spikes or readout not in by_tick:
             raise ValueError(
@@ -84,36 +80,9 @@ class InputCore(nn.Module):
             )
         if fault := encoder.blind(int(n_ticks), float(dt)):
             raise ValueError(fault)
-        self._encoder, self.n_ticks, self.dt, self.tau_out = encoder, int(n_ticks), float(dt), float(tau_out)
-        self.readout = readout
-        self.n_neurons: tuple[int, ...] = (encoder.n_channels,)
-        self.layers = NoLayers(encoder.n_channels)
-        self.state_shape = packed_shape(encoder, [])
-        self._n_memory = len(encoder.memory_rows)
-        self.spike_counts: tuple[np.ndarray, ...] = ()
-        self.reset_counts()
-
-    @property
-    def encoder(self) -> Encoder:
-        """How features become spikes."""
-        return self._encoder
-
-    def current_encoder(self) -> Encoder:
-        """Return the encoder: nothing of it is trained."""
-        return self._encoder
-
-    def reset_counts(self) -> None:
-        """Set the counts of the input's spikes to zero."""
-        self.spike_counts, self.n_counted = (np.zeros(self._encoder.n_channels, np.int64),), 0
-
-    def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the resting state, shape (n_rows, n_envs, width): the encoder's memory, and a row of zeros."""
-        rows, width = self.state_shape
-        state = np.zeros((rows, n_envs, width), np.float32)
-        if self._n_memory:
-            memory = self._encoder.initial_memory(n_envs, rng if rng is not None else np.random.default_rng())
-            state[: self._n_memory, :, : self._encoder.n_obs] = memory
-        return state
+        n = encoder.n_channels
+        super().__init__(encoder, (n,), packed_shape(encoder, []), int(n_ticks), float(dt))
+        self.tau_out, self.readout, self.layers = float(tau_out), readout, NoLayers(n)
 
     def network_layers(self) -> tuple[Layer, ...]:
         """Return no layers."""
@@ -127,16 +96,14 @@ class InputCore(nn.Module):
         Returns:
             The spikes of each tick, shape (L, B, n_ticks, n_channels), and the new state.
         """
-        self._check(3, features.shape, state.shape, episode_start.shape)
-        check_sequence(features, state, episode_start, torch.float32)
+        self._check_sequence(features, state, episode_start)
         arrays = (tensor.detach().cpu().numpy() for tensor in (features, state, episode_start))
         z, new = self._run(*arrays)
         return torch.from_numpy(z).to(features.device), torch.from_numpy(new).to(features.device)
 
     def step(self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run one env step; shapes as of :meth:`forward`, without L."""
-        self._check(2, features.shape, state.shape, episode_start.shape)
-        checks.finite("features", features)
+        self._check_step(features, state, episode_start)
         z, new = self._run(features[None], state, episode_start[None])
         return z[0], new
 
@@ -151,12 +118,3 @@ class InputCore(nn.Module):
         total += np.count_nonzero(z, axis=(0, 1, 2))
         self.n_counted += start.size * self.n_ticks
         return z, new
-
-    def _check(self, n_dims: int, features: Any, state: Any, episode_start: Any) -> None:
-        (rows, width), n_obs = self.state_shape, self._encoder.n_obs
-        fits = len(features) == n_dims and features[-1] == n_obs and tuple(episode_start) == tuple(features[:-1])
-        if not fits or tuple(state) != (rows, features[-2], width):
-            raise ValueError(
-                f"features must be (L, B, {n_obs}), state ({rows}, B, {width}) and episode_start (L, B), without L in "
-                f"step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
-            )

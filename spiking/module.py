@@ -27,7 +27,7 @@ from spikeloop.spiking.network import Layer, Network, packed_shape
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.readout_kinds import READOUTS, trained_kind
 from spikeloop.spiking.spiking_layer import SpikingLayers, by_tick
-from spikeloop.spiking.tensor_checks import check_sequence, finite
+from spikeloop.spiking.tensor_checks import check_sequence, check_shapes, finite
 
 
 class LSNN(FormerNames):
@@ -292,7 +292,8 @@ class LSNN(FormerNames):
 
     def run(self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor) -> Run:
         """Do as :meth:`forward` does, whose arguments it takes, and return all that the gradient tells of the run."""
-        self._check(3, features.shape, state.shape, episode_start.shape)
+        shapes = features.shape, state.shape, episode_start.shape
+        check_shapes(3, self._encoder.n_obs, self.state_shape, *shapes)
         # plain look-ups: torch's search for the attributes of a module takes as long as some of the work here
         layers: SpikingLayers = self._modules["layers"]  # type: ignore[assignment]
         first = layers._modules["0"]._parameters
@@ -320,20 +321,6 @@ class LSNN(FormerNames):
     def _count(self, n: int) -> None:
         """Add to ``n_counted``; written so that no other Python thread comes between reading and writing it."""
         self.__dict__["n_counted"] += n
-
-    def _check(self, n_dims: int, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
-        """Refuse shapes that do not fit: the kernels read and write without looking at bounds."""
-        rows, width = self.state_shape
-        if (
-            len(features) != n_dims
-            or features[-1] != self._encoder.n_obs
-            or tuple(state) != (rows, features[-2], width)
-            or tuple(episode_start) != tuple(features[:-1])
-        ):
-            raise ValueError(
-                f"features must be (L, B, {self._encoder.n_obs}), state ({rows}, B, {width}) and episode_start (L, B), "
-                f"without L in step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
-            )
 
     def _encode(
         self, features: torch.Tensor, state: torch.Tensor, episode_start: torch.Tensor
@@ -369,7 +356,8 @@ class LSNN(FormerNames):
         Raises:
             ValueError: If a shape or a dtype is wrong, or features or state are not finite.
         """
-        self._check(2, features.shape, state.shape, episode_start.shape)
+        shapes = features.shape, state.shape, episode_start.shape
+        check_shapes(2, self._encoder.n_obs, self.state_shape, *shapes)
         if episode_start.dtype.kind not in "biuf":
             checks.real("episode_start", episode_start)
         # self.layers, less the search that torch makes for the attributes of a module

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeloop.spiking import checks, spike_time_kernels
-from spikeloop.spiking.encoders import Encoder, encode
+from spikeloop.spiking import spike_time_kernels
+from spikeloop.spiking.encoders import Encoder
+from spikeloop.spiking.fixed_encoder_core import FixedEncoderCore
 from spikeloop.spiking.metrics import Synapses
 from spikeloop.spiking.spike_time import KERNELS, SpikeTimeLayer, decision_times, with_pulses
-from spikeloop.spiking.tensor_checks import check_sequence
 
 
 class SpikeTime(torch.autograd.Function):
@@ -113,7 +113,7 @@ class SpikeTimeLayers(nn.ModuleList):
     graded = False
 
 
-class SpikeTimeCore(nn.Module):
+class SpikeTimeCore(FixedEncoderCore):
     """Layers of exact spike times behind a code of first spikes; the trace holds the last layer's spike times.
 
     Nothing is carried from one env step to the next: every step starts at rest. It has the members of
@@ -147,7 +147,7 @@ class SpikeTimeCore(nn.Module):
     torch.Size([2, 4])
     """
 
-    n_ticks, latency, tau_out, readout, clears = 1, 0, 0.0, "leaky", False
+    latency, tau_out, readout, clears = 0, 0.0, "leaky", False
 
     def __init__(
         self,
@@ -159,36 +159,21 @@ class SpikeTimeCore(nn.Module):
         silent: float = 0.05,
         time_coef: float = 0.0,
     ):
-        super().__init__()
         for name, value in (("floor", floor), ("silent", silent), ("time_coef", time_coef)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number >= 0, got {value!r}")
         for layer in layers:
             layer.check(window)
-        self._encoder, self.dt, self.sizes, self.time_coef = encoder, float(window), sizes, float(time_coef)
+        n_neurons = tuple(layer.n_neurons for layer in layers)
+        # the state would hold the last trace, which nothing reads
+        super().__init__(encoder, n_neurons, (1, max(n_neurons)), 1, float(window))
+        self.sizes, self.time_coef = sizes, float(time_coef)
         self.layers = SpikeTimeLayers(SpikeTimes(layer, float(floor), float(silent)) for layer in layers)
-        self.n_neurons = tuple(layer.n_neurons for layer in layers)
-        self.state_shape = 1, max(self.n_neurons)
-        self.spike_counts: tuple[np.ndarray, ...] = ()
-        self.reset_counts()
-
-    @property
-    def encoder(self) -> Encoder:
-        """How features become times."""
-        return self._encoder
-
-    def current_encoder(self) -> Encoder:
-        """Return the encoder: nothing of it is trained."""
-        return self._encoder
 
     def reset_counts(self) -> None:
         """Set the spike counts, and those of decisions, to zero."""
-        self.spike_counts = tuple(np.zeros(n, np.int64) for n in self.n_neurons)
-        self.n_counted, self.decided = 0, np.zeros(3)
-
-    def initial_state(self, n_envs: int = 1, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the resting state, shape (1, n_envs, width): it would hold the last trace, which nothing reads."""
-        return np.zeros((self.state_shape[0], n_envs, self.state_shape[1]), np.float32)
+        super().reset_counts()
+        self.decided = np.zeros(3)
 
     def network_layers(self) -> tuple[SpikeTimeLayer, ...]:
         """Return the layers as values for a :class:`~spikeloop.spiking.network.Network`."""
@@ -201,9 +186,8 @@ class SpikeTimeCore(nn.Module):
 
         Differentiable with respect to parameters, not to features.
         """
-        self._check(3, features.shape, state.shape, episode_start.shape)
-        check_sequence(features, state, episode_start, torch.float32)
-        t = self._times(features.detach().cpu().numpy())
+        self._check_sequence(features, state, episode_start)
+        t = torch.from_numpy(self._held(features.detach().cpu().numpy()))
         answers = []
         for layer in self.layers:
             t = layer(t, self.dt)
@@ -219,9 +203,8 @@ class SpikeTimeCore(nn.Module):
 
     def step(self, features: np.ndarray, state: np.ndarray, episode_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run one env step without gradients, to the bits of :meth:`forward`."""
-        self._check(2, features.shape, state.shape, episode_start.shape)
-        checks.finite("features", features)
-        t = self._times(features[None]).numpy()  # (B, n_inputs)
+        self._check_step(features, state, episode_start)
+        t = self._held(features[None])  # times, (B, n_inputs)
         answers = []
         for layer in self.layers:
             t = layer.run(t, self.dt)[0]  # type: ignore[operator]
@@ -234,23 +217,8 @@ class SpikeTimeCore(nn.Module):
         new[0, :, : self.n_neurons[-1]] = t
         return t, new
 
-    def _times(self, features: np.ndarray) -> torch.Tensor:
-        """Return the times of the inputs, shape (L * B, n_inputs), of features, shape (L, B, F)."""
-        none = np.zeros((0, features.shape[1], 1), np.float32)
-        x, _ = encode(self._encoder, features, none, None, 1, self.dt)
-        return torch.from_numpy(x.reshape(-1, x.shape[-1]))
-
     def _count(self, answers: Sequence[np.ndarray]) -> None:
         """Count the spikes of env steps, of each layer's times, (B, N)."""
         for total, t in zip(self.spike_counts, answers, strict=True):
             total += np.count_nonzero(t < self.dt, axis=0)
         self.n_counted += len(answers[-1])
-
-    def _check(self, n_dims: int, features: Sequence[int], state: Sequence[int], episode_start: Sequence[int]) -> None:
-        (rows, width), n_obs = self.state_shape, self._encoder.n_obs
-        fits = len(features) == n_dims and features[-1] == n_obs and tuple(episode_start) == tuple(features[:-1])
-        if not fits or tuple(state) != (rows, features[-2], width):
-            raise ValueError(
-                f"features must be (L, B, {n_obs}), state ({rows}, B, {width}) and episode_start (L, B), without L in "
-                f"step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -16,6 +17,40 @@ def finite(tensor: torch.Tensor) -> bool:
     (True, False)
     """
     return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
+
+
+def check_shapes(
+    n_dims: int,
+    n_obs: int,
+    state_shape: tuple[int, int],
+    features: Sequence[int],
+    state: Sequence[int],
+    episode_start: Sequence[int],
+) -> None:
+    """Refuse shapes that do not fit: the kernels read and write without looking at bounds.
+
+    Args:
+        n_dims: 3 for a sequence of env steps, 2 for one.
+        n_obs: Numbers F of an observation.
+        state_shape: ``(n_rows, width)`` of a packed state.
+        features: Shape that should be (L, B, F), or (B, F).
+        state: Shape that should be (n_rows, B, width).
+        episode_start: Shape that should be (L, B), or (B,).
+
+    Raises:
+        ValueError: If one does not fit.
+    """
+    rows, width = state_shape
+    if (
+        len(features) != n_dims
+        or features[-1] != n_obs
+        or tuple(state) != (rows, features[-2], width)
+        or tuple(episode_start) != tuple(features[:-1])
+    ):
+        raise ValueError(
+            f"features must be (L, B, {n_obs}), state ({rows}, B, {width}) and episode_start (L, B), without L in "
+            f"step(); got {tuple(features)}, {tuple(state)} and {tuple(episode_start)}"
+        )
 
 
 def check_sequence(
