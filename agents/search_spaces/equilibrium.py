@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spikeloop.agents.search_spaces import on_policy
+
 if TYPE_CHECKING:
     from optuna import Trial
 
@@ -11,9 +13,7 @@ if TYPE_CHECKING:
 def sample(trial: Trial) -> dict[str, Any]:
     """Draw what one trial stores."""
     return {
-        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 5e-3, log=True),
-        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-3, 0.1, log=True),
-        "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 1e-3, 0.2, log=True),
+        **on_policy.sample(trial),
         "n_neurons": trial.suggest_categorical("n_neurons", [32, 64, 128]),
         "logit_scale": trial.suggest_float("logit_scale", 0.5, 10.0, log=True),
         "beta": trial.suggest_float("beta", 0.03, 0.5, log=True),
@@ -24,8 +24,6 @@ def convert(stored: dict[str, Any]) -> dict[str, Any]:
     """Turn what a trial stores into hyperparameters."""
     policy = {name: stored[name] for name in ("logit_scale", "beta")}
     return {
-        "learning_rate": stored["learning_rate"],
-        "gamma": 1 - stored["one_minus_gamma"],
-        "gae_lambda": 1 - stored["one_minus_gae_lambda"],
+        **on_policy.convert(stored),
         "policy_kwargs": {"n_neurons": [stored["n_neurons"]], **policy},
     }

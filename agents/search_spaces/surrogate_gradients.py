@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spikeloop.agents.search_spaces import on_policy
+
 if TYPE_CHECKING:
     from optuna import Trial
 
@@ -11,9 +13,7 @@ if TYPE_CHECKING:
 def sample(trial: Trial) -> dict[str, Any]:
     """Draw what one trial stores."""
     return {
-        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 5e-3, log=True),
-        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-3, 0.1, log=True),
-        "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 1e-3, 0.2, log=True),
+        **on_policy.sample(trial),
         "ent_coef": trial.suggest_float("ent_coef", 1e-8, 0.1, log=True),
         "n_neurons": trial.suggest_categorical("n_neurons", [32, 64, 128]),
         "tau_m": trial.suggest_float("tau_m", 1.0, 20.0, log=True),
@@ -26,9 +26,7 @@ def convert(stored: dict[str, Any]) -> dict[str, Any]:
     """Turn what a trial stores into hyperparameters."""
     neurons = {name: stored[name] for name in ("tau_m", "tau_a", "beta")}
     return {
-        "learning_rate": stored["learning_rate"],
-        "gamma": 1 - stored["one_minus_gamma"],
-        "gae_lambda": 1 - stored["one_minus_gae_lambda"],
+        **on_policy.convert(stored),
         "ent_coef": stored["ent_coef"],
         "policy_kwargs": {"n_neurons": [stored["n_neurons"]], **neurons},
     }
