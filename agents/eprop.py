@@ -18,6 +18,7 @@ from spikeloop.agents.chip_eprop_policy import ChipEpropPolicy
 from spikeloop.agents.compiled_episodes import DrawnEpisodes
 from spikeloop.agents.eprop_policy import EpropPolicy
 from spikeloop.agents.export import note_wrappers
+from spikeloop.agents.local_learning import check_backend
 from spikeloop.agents.silence import warn_of_silence
 from spikeloop.agents.stepwise_learning import StepwiseLearning
 from spikeloop.agents.stretches import Stretches
@@ -33,7 +34,6 @@ _RANGES = {
     "n_episodes": WHOLE,
     "max_episodes": WHOLE._replace(optional=True),
 }
-BACKENDS = ("float",)
 
 
 class EProp(StepwiseLearning):
@@ -149,35 +149,19 @@ class EProp(StepwiseLearning):
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
         vars(self).setdefault("backend", "float")  # which models that were saved before lack
-        if isinstance(self.backend, str) and self.backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {self.backend!r}")
+        check_backend(self.backend)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
+        own = self._of_backend(ChipEpropPolicy) or {"optimizer": self.optimizer}
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,
             self.lr_schedule,
-            **self._own_policy_kwargs(),
+            **own,
             **self.policy_kwargs,
         )
         self.policy.rate.fill_(self.target_rate)
         note_wrappers(self)
-
-    def _own_policy_kwargs(self) -> dict[str, Any]:
-        """Return what a policy takes from the algorithm; one that has a backend, and it alone, needs another one."""
-        on_backend = issubclass(self.policy_class, ChipEpropPolicy)
-        if on_backend == (self.backend == "float"):
-            wanted = "build a network" if on_backend else "be float"
-            raise ValueError(f"backend must {wanted} for {self.policy_class.__name__}, got {self.backend!r}")
-        if not on_backend and self.backend_kwargs:
-            raise ValueError(
-                f"backend_kwargs are of a backend that builds a network, not of float: {self.backend_kwargs}"
-            )
-        if not on_backend:
-            return {"optimizer": self.optimizer}
-        schedule = self.lr_schedule  # which may begin with 0
-        peak = float(schedule(1.0)) or max(map(float, map(schedule, np.linspace(0.0, 1.0, 101).tolist())))
-        return {"backend": self.backend, "backend_kwargs": self.backend_kwargs, "rule": self._rule(peak)}
 
     def _rule(self, rate: float | None = None) -> RewardEprop:
         """Return the rule at a learning rate, that of now if None."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -17,6 +16,7 @@ from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, UNIT, WHOLE, Range, ch
 from spikeloop.agents.chip_glm_policy import ChipGlmPolicy
 from spikeloop.agents.export import note_wrappers
 from spikeloop.agents.glm_policy import GlmPolicy
+from spikeloop.agents.local_learning import check_backend
 from spikeloop.agents.stepwise_learning import StepwiseLearning
 from spikeloop.agents.stretches import Stretches
 from spikeloop.spiking.rules.glm import HIDDEN_GRADIENTS, RewardGlm
@@ -29,7 +29,6 @@ _RANGES = {
     "n_episodes": WHOLE,
     "max_episodes": WHOLE._replace(optional=True),
 }
-BACKENDS = ("float",)
 
 
 class GLM(StepwiseLearning):
@@ -141,34 +140,17 @@ class GLM(StepwiseLearning):
             names = ", ".join(HIDDEN_GRADIENTS)
             raise ValueError(f"hidden_gradient must be one of {names}, got {self.hidden_gradient!r}")
         vars(self).setdefault("backend", "float")  # which models that were saved before lack
-        if isinstance(self.backend, str) and self.backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {self.backend!r}")
+        check_backend(self.backend)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,
             self.lr_schedule,
-            **self._own_policy_kwargs(),
+            **self._of_backend(ChipGlmPolicy),
             **self.policy_kwargs,
         )
         note_wrappers(self)
-
-    def _own_policy_kwargs(self) -> dict[str, Any]:
-        """Return what a policy takes from the algorithm; one that has a backend, and it alone, needs another one."""
-        on_backend = issubclass(self.policy_class, ChipGlmPolicy)
-        if on_backend == (self.backend == "float"):
-            wanted = "build a network" if on_backend else "be float"
-            raise ValueError(f"backend must {wanted} for {self.policy_class.__name__}, got {self.backend!r}")
-        if not on_backend and self.backend_kwargs:
-            raise ValueError(
-                f"backend_kwargs are of a backend that builds a network, not of float: {self.backend_kwargs}"
-            )
-        if not on_backend:
-            return {}
-        schedule = self.lr_schedule  # which may begin with 0
-        peak = float(schedule(1.0)) or max(map(float, map(schedule, np.linspace(0.0, 1.0, 101).tolist())))
-        return {"backend": self.backend, "backend_kwargs": self.backend_kwargs, "rule": self._rule(peak)}
 
     def _rule(self, rate: float | None = None) -> RewardGlm:
         """Return the rule at a learning rate, that of now if None."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -27,6 +28,27 @@ from spikeloop.agents.seeding import reseed
 from spikeloop.spiking.network import Network
 
 Self = TypeVar("Self", bound="LocalLearning")
+
+BACKENDS = ("float",)
+
+
+def check_backend(backend: Any) -> None:
+    """Refuse a backend by a name that is not in :data:`BACKENDS`.
+
+    Raises:
+        ValueError: If it is such a name.
+    """
+    if isinstance(backend, str) and backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {backend!r}")
+
+
+def nominal_rate(schedule: Callable[[float], Any]) -> float:
+    """Return the learning rate that a schedule begins with; if that is 0, the highest it comes to.
+
+    >>> nominal_rate(lambda left: left * (1 - left))
+    0.25
+    """
+    return float(schedule(1.0)) or max(map(float, map(schedule, np.linspace(0.0, 1.0, 101).tolist())))
 
 
 class LocalLearning(BaseAlgorithm, ABC):

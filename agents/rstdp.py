@@ -17,12 +17,11 @@ from spikeloop.agents.check_finite import NonFiniteError, check_step
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges
 from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.export import note_wrappers
-from spikeloop.agents.local_learning import LocalLearning
+from spikeloop.agents.local_learning import LocalLearning, check_backend, nominal_rate
 from spikeloop.agents.modulators import Modulator
 from spikeloop.agents.population_policy import PopulationPolicy
 from spikeloop.agents.wta_policy import Backend, WtaPolicy
 
-BACKENDS = ("float",)
 _RANGES = {
     **COMMON,
     "value_learning_rate": NOT_NEGATIVE,
@@ -144,8 +143,7 @@ class RSTDP(LocalLearning):
             seed=seed,
         )
         backend = backend if core is None else core
-        if isinstance(backend, str) and backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or build a network, got {backend!r}")
+        check_backend(backend)
         self.gamma, self.trace_lambda, self.initial_value = gamma, trace_lambda, initial_value
         self.reward_scale, self.n_episodes, self.backend = reward_scale, n_episodes, backend
         self.backend_kwargs = backend_kwargs if core_kwargs is None else core_kwargs
@@ -171,9 +169,9 @@ class RSTDP(LocalLearning):
                 setattr(self, former.replace("core", "backend"), vars(self).pop(former))
         check_ranges(vars(self), _RANGES)
         self.set_random_seed(self.seed)
-        self.lr_schedule = schedule = FloatSchedule(self.learning_rate)
+        self.lr_schedule = FloatSchedule(self.learning_rate)
         # what the network is built with and the schedule is relative to
-        self._nominal_rate = schedule(1.0) or max(map(schedule, np.linspace(0.0, 1.0, 101).tolist()))
+        self._nominal_rate = nominal_rate(self.lr_schedule)
         modulator = Modulator(self.modulator, self.gamma, self.baseline_rate)
         parameters = self.policy_class.parameters_class(  # type: ignore[attr-defined]
             learning_rate=self._nominal_rate,

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
 
 from spikeloop.agents.check_finite import check_first, check_step
-from spikeloop.agents.local_learning import LocalLearning
+from spikeloop.agents.local_learning import LocalLearning, nominal_rate
 from spikeloop.agents.stretches import Stretches
 
 
@@ -59,16 +60,41 @@ class Learning(Protocol):
 class StepwiseLearning(LocalLearning):
     """A learner that acts and learns step by step by its policy's ``learning(rule)``, in rollouts of whole episodes.
 
-    A subclass sets ``n_episodes`` and ``max_episodes``, and calls :meth:`_step_rollout`.
+    A subclass sets ``n_episodes``, ``max_episodes``, ``backend`` and ``backend_kwargs``, and calls
+    :meth:`_step_rollout`.
     """
 
     policy: Any
+    backend: Any
+    backend_kwargs: dict[str, Any] | None
     n_episodes: int
     max_episodes: int | None
 
     @abstractmethod
-    def _rule(self) -> Any:
-        """Return the rule at the current learning rate."""
+    def _rule(self, rate: float | None = None) -> Any:
+        """Return the rule at a learning rate, that of now if None."""
+
+    def _of_backend(self, needs_one: type[BasePolicy]) -> dict[str, Any]:
+        """Return what a policy that has a backend takes from the algorithm; nothing for others.
+
+        Args:
+            needs_one: The policy that needs a backend other than float, and it alone.
+
+        Raises:
+            ValueError: If the policy has a backend of another kind than it needs, or there are options of float.
+        """
+        on_backend = issubclass(self.policy_class, needs_one)
+        if on_backend == (self.backend == "float"):
+            wanted = "build a network" if on_backend else "be float"
+            raise ValueError(f"backend must {wanted} for {self.policy_class.__name__}, got {self.backend!r}")
+        if not on_backend and self.backend_kwargs:
+            raise ValueError(
+                f"backend_kwargs are of a backend that builds a network, not of float: {self.backend_kwargs}"
+            )
+        if not on_backend:
+            return {}
+        rule = self._rule(nominal_rate(self.lr_schedule))
+        return {"backend": self.backend, "backend_kwargs": self.backend_kwargs, "rule": rule}
 
     @property
     def _n_rollouts(self) -> int:
