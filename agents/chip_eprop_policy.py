@@ -8,23 +8,20 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.actor import fixed_scaler, head_for
-from spikeloop.agents.check_finite import NonFiniteError, check_predicted
+from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import check_carried, check_not_empty, in_words, rows_of
+from spikeloop.agents.chip_policy import ChipPolicy, built, check_options, check_value, progress_of
 from spikeloop.agents.critic_code import critic_code
-from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
 from spikeloop.agents.stretches import Stretches
-from spikeloop.spiking.network import Network
 from spikeloop.spiking.rules.reward_eprop import TAU_RATE, RewardEprop
 
 CRITICS = ("tiles", "places")
 
 
-class ChipEpropPolicy(BasePolicy):
+class ChipEpropPolicy(ChipPolicy):
     """Actor that a backend builds and that learns there, and a critic on an input code of its own.
 
     Arguments that :class:`~spikeloop.agents.eprop_policy.EpropPolicy` has too mean the same.
@@ -126,17 +123,9 @@ class ChipEpropPolicy(BasePolicy):
         # Draws the weights now and the actions later; checkpoints find it by its type.
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))
         numbers = int(action_space.n), scale, code.n_channels, rule, self.rng
-        if both := network.keys() & (backend_kwargs or {}):
-            raise ValueError(f"backend_kwargs must not hold {min(both)}, which is one of policy_kwargs")
-        try:
-            self.network = backend(*numbers, **network, **(backend_kwargs or {}))
-        except TypeError as error:  # an argument it does not know
-            raise ValueError(f"backend_kwargs: {error}") from None
+        check_options(network, backend_kwargs)
+        self.network = built(backend, numbers, {**network, **(backend_kwargs or {})})
         self.register_buffer("rate", th.zeros(n_neurons))  # running mean of each neuron's spikes per tick
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        spaces_only = {"observation_space": self.observation_space, "action_space": self.action_space}
-        return {**spaces_only, **self._arguments, "trained_behind": self.trained_behind}
 
     def learning(self, rule: RewardEprop) -> ChipLearning:
         """Return what runs and teaches the network, at rest, at the rates of now."""
@@ -148,17 +137,6 @@ class ChipEpropPolicy(BasePolicy):
         if self.critic_sees_changes:
             now = np.concatenate((now, now - np.asarray(before, np.float64).reshape(-1)))
         return self.critic.lines(now)
-
-    def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
-        """Refuse to: the policy is a program of its chip.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            f"a policy of {type(self.network).__name__} is a program of its chip, policy.network.program_now(), "
-            "and not a Network"
-        )
 
     def predict(
         self,
@@ -193,19 +171,8 @@ class ChipEpropPolicy(BasePolicy):
         actions = self.head(logits)
         return actions[0] if single else actions, (new,)
 
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
-
-    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for a batch of observations."""
-        return self._predict(observation, deterministic)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        add_learnt(destination, f"{prefix}network.", self.network.state_dict())
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.network.load_state_dict(find_learnt(state_dict, f"{prefix}network.", self.network.state_dict()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self.rate.copy_(state_dict[f"{prefix}rate"])
 
 
@@ -221,9 +188,7 @@ class ChipLearning:
 
     def __init__(self, policy: ChipEpropPolicy, rule: RewardEprop):
         self.policy, self._network = policy, policy.network
-        full = policy.network.rule
-        rates = [(getattr(rule, name), getattr(full, name)) for name in ("learning_rate", "actor_rate", "value_rate")]
-        self._progress = max((now / then for now, then in rates if then), default=0.0)  # they change all alike
+        self._progress = progress_of(rule, self._network, ("learning_rate", "actor_rate", "value_rate"))
         self._network.reset()
         self._counts, self._n_steps = self._network.spike_counts, 0
 
@@ -233,7 +198,7 @@ class ChipLearning:
         self._n_steps += 1
         shown = np.asarray(obs, np.float64).reshape(-1)
         action = self._network.act(shown, lines, reward, self._progress)
-        self._check()
+        check_value(self._network)
         return action
 
     def end(self, last: Any, before: Any, reward: Any, truncated: bool) -> None:
@@ -254,9 +219,5 @@ class ChipLearning:
         where = compiled.step, state, body, obs, task.keep, shown, code.table, changes
         n_steps, action = self._network.stretch(*where, action, rewards, self._progress)
         self._n_steps += n_steps
-        self._check()
+        check_value(self._network)
         return n_steps, action
-
-    def _check(self) -> None:
-        if not np.isfinite(value := self._network.value):
-            raise NonFiniteError(f"learning led to a value of {value}: a lower value_scale or learning_rate may help")

@@ -8,26 +8,19 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.vec_env import VecEnv
 
-from spikeloop.agents.check_finite import NonFiniteError, check_predicted
-from spikeloop.agents.checks import check_carried, check_not_empty, in_words, rows_of
-from spikeloop.agents.export import observation_parts
-from spikeloop.agents.glm_codes import glm_codes, is_vector
+from spikeloop.agents.checks import check_carried, check_not_empty, in_words
+from spikeloop.agents.chip_policy import ChipPolicy, built, check_options, check_value, progress_of
+from spikeloop.agents.glm_codes import ObservationRows, glm_codes, is_plain
 from spikeloop.agents.glm_learning import StepInput
-from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
 from spikeloop.agents.stretches import Stretches
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders import encode
-from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
-from spikeloop.spiking.network import Network
-from spikeloop.spiking.observation import flatten
 from spikeloop.spiking.rules.glm import RewardGlm
 
 
-class ChipGlmPolicy(BasePolicy):
+class ChipGlmPolicy(ChipPolicy):
     """Outputs that a backend builds, and that draw their spikes and learn there; a critic on an input code of its own.
 
     The first output spike of an env step is the action. Arguments that
@@ -89,31 +82,23 @@ class ChipGlmPolicy(BasePolicy):
         }
         self._arguments = {"backend": backend, "backend_kwargs": dict(backend_kwargs or {}), "rule": rule}
         self._arguments |= {**network, **codes}
-        if both := network.keys() & (backend_kwargs or {}):
-            raise ValueError(f"backend_kwargs must not hold {min(both)}, which is one of policy_kwargs")
+        check_options(network, backend_kwargs)
         self.n_ticks, self.trained_behind = n_ticks, tuple(trained_behind)
         n_actions = int(action_space.n)
         self.head = ActionHead("discrete", (n_actions,), start=(int(action_space.start),))
-        self._parts, self._is_vector = observation_parts(observation_space), is_vector(observation_space)
+        self._rows = ObservationRows(observation_space)
         # Draws input spikes and ties, and rounds; seeds the chip's noise. Checkpoints find it by its type.
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))
         if isinstance(n_ticks, bool) or not isinstance(n_ticks, int) or n_ticks < 1:
             raise ValueError(f"n_ticks must be a whole number >= 1, got {n_ticks!r}")
         self.encoder, self.critic = glm_codes(type(self).__name__, observation_space, n_ticks, **codes)
         numbers = self.encoder.n_channels, n_actions, self.critic.n_inputs, rule, self.rng
-        try:
-            self.network = backend(*numbers, **network, **(backend_kwargs or {}))
-        except TypeError as error:  # an argument it does not know
-            raise ValueError(f"backend_kwargs: {error}") from None
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        spaces_only = {"observation_space": self.observation_space, "action_space": self.action_space}
-        return {**spaces_only, **self._arguments, "trained_behind": self.trained_behind}
+        self.network = built(backend, numbers, {**network, **(backend_kwargs or {})})
 
     @property
     def plain(self) -> bool:
         """Whether the kernels of compiled tasks know the input code."""
-        return type(self.encoder) is PopulationSpikes or isinstance(self.observation_space, spaces.Discrete)
+        return is_plain(self.encoder, self.observation_space)
 
     @property
     def counts(self) -> np.ndarray:
@@ -126,20 +111,7 @@ class ChipGlmPolicy(BasePolicy):
 
     def rows(self, observation: Any) -> np.ndarray:
         """Return observations as rows of numbers, shape (B, n_obs)."""
-        if self._is_vector:
-            return np.asarray(observation).reshape(-1, self.encoder.n_obs)
-        return flatten(self._parts, observation)[0]
-
-    def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
-        """Refuse to: the policy is a program of its chip.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            f"a policy of {type(self.network).__name__} is a program of its chip, policy.network.program_now(), "
-            "and not a Network"
-        )
+        return self._rows(observation)
 
     def predict(
         self,
@@ -164,13 +136,7 @@ class ChipGlmPolicy(BasePolicy):
         Raises:
             ValueError: If a shape is wrong or an observation is not finite.
         """
-        if self._is_vector:
-            obs, one = rows_of(observation, self.observation_space)
-            check_predicted(obs)
-            rows = obs.reshape(len(obs), -1)
-        else:
-            check_predicted(observation)
-            rows, one = flatten(self._parts, observation)
+        rows, one = self._rows.of_predict(observation)
         packed = self._rest(len(rows)) if state is None else np.asarray(state[0], np.float64)
         n_rows, n_obs, width = len(self.encoder.memory_rows), self.encoder.n_obs, self.network.state_width
         check_carried(packed, (1, width + n_rows * n_obs), episode_start, len(rows))
@@ -193,20 +159,6 @@ class ChipGlmPolicy(BasePolicy):
         chips = self.network.rest(n, self.rng)
         return np.concatenate((chips, np.swapaxes(memory, 0, 1).reshape(n, -1)), axis=1)[None].astype(np.float64)
 
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
-
-    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for a batch of observations."""
-        return self._predict(observation, deterministic)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        add_learnt(destination, f"{prefix}network.", self.network.state_dict())
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.network.load_state_dict(find_learnt(state_dict, f"{prefix}network.", self.network.state_dict()))
-
 
 class ChipGlmLearning:
     """Runs and teaches a network that draws and learns by itself, at rest at first.
@@ -220,9 +172,7 @@ class ChipGlmLearning:
 
     def __init__(self, policy: ChipGlmPolicy, rule: RewardGlm):
         self.policy, self._network, self.input = policy, policy.network, StepInput(policy)
-        full = policy.network.rule
-        rates = [(getattr(rule, name), getattr(full, name)) for name in ("learning_rate", "value_rate")]
-        self._progress = max((now / then for now, then in rates if then), default=0.0)  # they change alike
+        self._progress = progress_of(rule, self._network, ("learning_rate", "value_rate"))
         self._network.reset()
 
     def act(self, obs: Any, before: Any, reward: Any, starts: bool) -> int:
@@ -231,7 +181,7 @@ class ChipGlmLearning:
         self.input.see(row, starts)
         lines = self.policy.critic.lines(row[0])
         action = self._network.act(self.input.x, lines, float(reward), self._progress)
-        self._check()
+        check_value(self._network)
         return action
 
     def end(self, last: Any, before: Any, reward: Any, truncated: bool) -> None:
@@ -247,9 +197,5 @@ class ChipGlmLearning:
         where = compiled.step, state, compiled.body(task.task), np.empty(compiled.n_obs), task.keep, shown
         codes = curves, key, self.policy.critic.table, x
         n_steps, action = self._network.stretch(*where, *codes, action, rewards, self._progress)
-        self._check()
+        check_value(self._network)
         return n_steps, action
-
-    def _check(self) -> None:
-        if not np.isfinite(value := self._network.value):
-            raise NonFiniteError(f"learning led to a value of {value}: a lower value_scale or learning_rate may help")

@@ -8,19 +8,64 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from spikeloop.agents.checks import in_words
+from spikeloop.agents.check_finite import check_predicted
+from spikeloop.agents.checks import in_words, rows_of
 from spikeloop.agents.critic_code import critic_code
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.export import observation_parts
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.encoders.base import encoder_class
 from spikeloop.spiking.encoders.lines import Binary
+from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
 from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
+from spikeloop.spiking.observation import flatten
 
 
 def is_vector(space: spaces.Space) -> bool:
     """Return whether observations are vectors of numbers, and not discrete."""
     return isinstance(space, spaces.Box) and len(space.shape) == 1
+
+
+class ObservationRows:
+    """Observations of a space, vectors or choices, as rows of numbers.
+
+    Args:
+        space: The space.
+
+    Raises:
+        ValueError: If the space is of another kind.
+
+    >>> rows = ObservationRows(spaces.Discrete(3))
+    >>> rows(np.array([2]))
+    array([[0., 0., 1.]], dtype=float32)
+    """
+
+    def __init__(self, space: Any):
+        self._space, self._parts = space, observation_parts(space)
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Return observations as rows, shape (B, n_obs)."""
+        if is_vector(self._space):
+            return np.asarray(observation).reshape(-1, self._space.shape[0])
+        return flatten(self._parts, observation)[0]
+
+    def of_predict(self, observation: Any) -> tuple[np.ndarray, bool]:
+        """Return what ``predict`` is called with as rows, and whether it was a single observation.
+
+        Raises:
+            ValueError: If a shape is wrong or a number is not finite.
+        """
+        if is_vector(self._space):
+            obs, one = rows_of(observation, self._space)
+            check_predicted(obs)
+            return obs.reshape(len(obs), -1), one
+        check_predicted(observation)
+        return flatten(self._parts, observation)
+
+
+def is_plain(encoder: Encoder, space: Any) -> bool:
+    """Return whether the kernels of compiled tasks know the input code."""
+    return type(encoder) is PopulationSpikes or isinstance(space, spaces.Discrete)
 
 
 def glm_codes(

@@ -14,7 +14,6 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import (
     NOT_NEGATIVE,
     WHOLE,
@@ -23,18 +22,15 @@ from spikeloop.agents.checks import (
     check_not_empty,
     check_ranges,
     in_words,
-    rows_of,
 )
-from spikeloop.agents.export import Inputs, check_unchanged, inputs_of, observation_parts
-from spikeloop.agents.glm_codes import glm_codes, is_vector
+from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
+from spikeloop.agents.glm_codes import ObservationRows, glm_codes, is_plain
 from spikeloop.agents.glm_learning import GlmLearning
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import encode
-from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
 from spikeloop.spiking.first_to_spike import spike_probability
 from spikeloop.spiking.network import Network
-from spikeloop.spiking.observation import flatten
 from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.glm import RewardGlm
 from spikeloop.spiking.simulator import Simulator
@@ -130,7 +126,7 @@ class GlmPolicy(BasePolicy):
         self.kappa = float(decay(tau_s, 1.0))
         n_actions = int(action_space.n)
         self.head = ActionHead("discrete", (n_actions,), start=(int(action_space.start),))
-        self._parts, self._is_vector = observation_parts(observation_space), is_vector(observation_space)
+        self._rows = ObservationRows(observation_space)
         self.encoder, self.critic = glm_codes(
             type(self).__name__, observation_space, n_ticks, encoder, encoder_kwargs or {}, critic, critic_kwargs or {}
         )
@@ -177,7 +173,7 @@ class GlmPolicy(BasePolicy):
     @property
     def plain(self) -> bool:
         """Whether the kernels of compiled tasks know the input code."""
-        return type(self.encoder) is PopulationSpikes or isinstance(self.observation_space, spaces.Discrete)
+        return is_plain(self.encoder, self.observation_space)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return hidden weights, output weights and the critic's, in the memory of the policy's own parameters."""
@@ -190,9 +186,7 @@ class GlmPolicy(BasePolicy):
 
     def rows(self, observation: Any) -> np.ndarray:
         """Return observations as rows of numbers, shape (B, n_obs)."""
-        if self._is_vector:
-            return np.asarray(observation).reshape(-1, self.encoder.n_obs)
-        return flatten(self._parts, observation)[0]
+        return self._rows(observation)
 
     def to_network(self, env: VecEnv | None = None, metadata: Mapping[str, str] | None = None) -> Network:
         """Return the actor as a value, whose readout of kind ``bernoulli`` is the outputs.
@@ -259,13 +253,7 @@ class GlmPolicy(BasePolicy):
         Raises:
             ValueError: If a shape is wrong or an observation is not finite.
         """
-        if self._is_vector:
-            obs, one = rows_of(observation, self.observation_space)
-            check_predicted(obs)
-            rows = obs.reshape(len(obs), -1)
-        else:
-            check_predicted(observation)
-            rows, one = flatten(self._parts, observation)
+        rows, one = self._rows.of_predict(observation)
         shape = (len(self.encoder.memory_rows), self.encoder.n_obs)
         if not self.n_hidden:
             shape = self._simulator_of_now().network.state_shape
