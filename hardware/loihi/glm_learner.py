@@ -20,7 +20,6 @@ drawn is drawn by the chip. Membranes and traces go on from one env step to the 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +29,8 @@ from spikeloop.hardware.learning.score import loss_of, step_of, tag_of
 from spikeloop.hardware.loihi import glm_learner_kernels as kernels
 from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.glm_program import LARGEST, ChipGlmParameters, glm_program, spike_chances
-from spikeloop.hardware.loihi.interpreter import OVERFLOWS, resting_state
+from spikeloop.hardware.loihi.interpreter import resting_state
+from spikeloop.hardware.loihi.overflows import warn_of_overflow
 from spikeloop.hardware.loihi.program import Program
 from spikeloop.spiking.checks import arrays_like
 from spikeloop.spiking.first_to_spike import first_to_spike
@@ -152,12 +152,7 @@ class ChipGlm:
         ending = kernels.CUT if truncated else kernels.TERMINATED
         self._env_step(np.zeros((1, self.program.n_inputs)), lines, reward, ending, progress)
         self.reset()
-        if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
-            self.emulator.overflowed = True
-            warnings.warn(
-                "a value left the chip's range: policy.network.emulator.counts.overflows says how often which did",
-                stacklevel=2,
-            )
+        warn_of_overflow(self.emulator, self._loaded)
 
     def _env_step(self, x: np.ndarray, lines: np.ndarray, reward: float, ending: int, progress: float) -> int:
         r1 = self.criticise(lines, float(reward), ending, float(progress))

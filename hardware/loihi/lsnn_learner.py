@@ -25,7 +25,6 @@ posttrace in that way.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -34,8 +33,8 @@ import numpy as np
 from spikeloop.hardware.learning.three_factor_lsnn import rates_of
 from spikeloop.hardware.loihi import lsnn_learner_kernels as kernels
 from spikeloop.hardware.loihi.emulator import Emulator
-from spikeloop.hardware.loihi.interpreter import OVERFLOWS
 from spikeloop.hardware.loihi.lsnn_program import LARGEST, ChipLsnnParameters, lsnn_program
+from spikeloop.hardware.loihi.overflows import warn_of_overflow
 from spikeloop.hardware.loihi.program import Program
 from spikeloop.spiking.checks import arrays_like
 from spikeloop.spiking.decay import decay
@@ -172,12 +171,7 @@ class ChipLsnn:
         """
         self._env_step(self._host.carry, lines, reward, kernels.CUT if truncated else kernels.TERMINATED, progress)
         self.reset()
-        if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
-            self.emulator.overflowed = True
-            warnings.warn(
-                "a value left the chip's range: policy.network.emulator.counts.overflows says how often which did",
-                stacklevel=2,
-            )
+        warn_of_overflow(self.emulator, self._loaded)
 
     def _env_step(self, obs: np.ndarray, lines: np.ndarray, reward: float, ending: int, progress: float) -> int:
         chip = self._loaded, self._state, *self.emulator.learners_for(True), self._host, self.rng

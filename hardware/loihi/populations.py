@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,8 @@ from spikeloop.hardware.loihi import populations_kernels as kernels
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.emulator_kernels import NOISE_AT
-from spikeloop.hardware.loihi.interpreter import OVERFLOWS, resting_state
+from spikeloop.hardware.loihi.interpreter import resting_state
+from spikeloop.hardware.loihi.overflows import warn_of_overflow
 from spikeloop.hardware.loihi.population_program import (
     ACTOR,
     CHIP,
@@ -201,7 +201,7 @@ class ChipPopulations:
         """
         last = np.zeros(self.n_actions, np.int64)
         last[kernels.act(*self._chip(), self._row(), self._lines, self.learning)] = 1
-        self._look_at_overflows()
+        warn_of_overflow(self.emulator, self._loaded)
         return self._host.outputs[-1, 0, : self.n_actions].copy(), last
 
     def run(self, x: np.ndarray, n_ticks: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -239,7 +239,7 @@ class ChipPopulations:
         task = step, state, body, obs, coder
         options = self.learning, self.exploring, self.rng, modulation, baseline, action, value, rewards
         result = kernels.closed_loop(*task, *self._chip(), self._row(), *options)
-        self._look_at_overflows()
+        warn_of_overflow(self.emulator, self._loaded)
         return result
 
     def advance(
@@ -285,15 +285,6 @@ class ChipPopulations:
 
     def _row(self) -> np.ndarray:
         return self._state if self.learning else self._aside
-
-    def _look_at_overflows(self) -> None:
-        """Warn once where a sum has wrapped or a membrane has met its bound."""
-        if not self.emulator.overflowed and self._loaded.counters[: len(OVERFLOWS)].any():
-            self.emulator.overflowed = True
-            warnings.warn(
-                "a value left the chip's range: policy.network.emulator.counts.overflows says how often which did",
-                stacklevel=3,
-            )
 
     def _check_sums(self, n_active: int) -> None:
         p = self.parameters
