@@ -168,6 +168,15 @@ class SpikingLayers(nn.ModuleList):
 
         return self._kept((timing, surrogate), make)
 
+    def _any_prepared(self, timing: sequences.Timing) -> any_kernels.Prepared:
+        """Return what the kernels of neurons of any kind run, where nothing goes backward."""
+
+        def make() -> any_kernels.Prepared:
+            neurons = [layer.neurons for layer in self]
+            return any_kernels.prepare(neurons, timing, 0, self.engine_weights()[0].bias.dtype)
+
+        return self._kept(timing, make)
+
     def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what ``make`` makes of the numbers of the neurons, anew when they or the key have changed."""
         buffers = [buffer for layer in self for buffer in layer._buffers.values()]
@@ -200,7 +209,7 @@ class SpikingLayers(nn.ModuleList):
             The readout trace, shape (B, N of the last layer), the new state, and whether that is finite.
         """
         if not self.on_engine:
-            y, new, finite = self._run_any(weights, x, state, start, timing, counts)
+            y, new, _, finite = any_kernels.run(self._any_prepared(timing), weights, x, state, start, counts)
             return y[:, 0], new, finite
         constants, table = self.engine_constants(timing, None), self._table
         if table is None or table[1] is not weights or table[2] is not constants or table[3] is not counts:
@@ -234,27 +243,10 @@ class SpikingLayers(nn.ModuleList):
         starts[:, :1] = start
         timing = of_one_tick(timing)
         if not self.on_engine:
-            return self._run_any(weights, x, state, starts, timing, counts)
+            y, new, _, finite = any_kernels.run(self._any_prepared(timing), weights, x, state, starts, counts)
+            return y, new, finite
         y, new, _ = sequences.forward(weights, self.engine_constants(timing, None), x, state, starts, counts)
         return y, new, bool(np.isfinite(new).all())
-
-    def _run_any(
-        self,
-        weights: list[sequences.Weights],
-        x: np.ndarray,
-        state: np.ndarray,
-        start: np.ndarray,
-        timing: sequences.Timing,
-        counts: Sequence[np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Run neurons of any kind without gradients: the trace at the end of each step, the state, all finite."""
-
-        def make() -> any_kernels.Prepared:
-            return any_kernels.prepare([layer.neurons for layer in self], timing, 0, weights[0].bias.dtype)
-
-        prepared = self._kept(timing, make)
-        y, new, _, finite = any_kernels.run(prepared, weights, x, state, start, counts)
-        return y, new, finite
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_views": None, "_prepared": None, "_table": None}  # addresses mean nothing in a copy
