@@ -13,25 +13,16 @@ between hidden units and outputs at the end of training, which is kept at 0.9 or
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
 
-from spikeloop.agents.registry import hyperparams_file
-from spikeloop.agents.spiking_ppo import SpikingPPO
-from spikeloop.scripts.bench.schedules import schedule_of
-from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
-from spikeloop.spiking.simulator import Simulator
+from spikeloop.scripts.bench.presets import EPISODES, add_row_arguments, judged, return_cells
+from spikeloop.scripts.bench.tables import print_head, print_row
 
 SEEDS = tuple(range(3100, 3110))  # never used to choose a setting of these policies
-EPISODES = 100
 CARTPOLE, ACROBOT = "CartPole-v1", "Acrobot-v1"
 SPIKES = {"code": "sigma_delta"}
 
@@ -68,9 +59,7 @@ ROWS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark equilibrium``."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 3100 ... 3109")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help="default all")
-    parser.add_argument("--n-timesteps", type=int, default=None, help="env steps (default the preset's)")
+    add_row_arguments(parser, SEEDS, ROWS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,33 +71,14 @@ def run(args: argparse.Namespace) -> None:
     for name in args.rows:
         results = [_judge(ROWS[name], seed, args.n_timesteps) for seed in args.seeds]
         returns = np.array([result.mean for result in results])
-        cells = [name, mean_and_deviation(returns), f"{returns.min():.1f}", each(returns)]
+        cells = [name, *return_cells(returns)]
         spikes = np.mean([result.spikes for result in results])
         cells += [f"{spikes:.1%}" if spikes else "", f"{max(result.coupling for result in results):.2f}"]
         print_row([*cells, f"{np.mean([result.seconds for result in results]):.0f}", ROWS[name].wanted])
 
 
-def _train(row: Row, seed: int, n_timesteps: int | None) -> SpikingPPO:
-    """Return the trained model of a row."""
-    preset = yaml.safe_load(hyperparams_file("equilibrium").read_text(encoding="utf-8"))[row.env]
-    env, normalize = make_vec_env(row.env, preset.pop("n_envs"), seed), preset.pop("normalize", None)
-    if normalize:
-        env = VecNormalize(env, gamma=preset["gamma"], **normalize)
-    budget = n_timesteps or preset["n_timesteps"]
-    del preset["n_timesteps"]
-    for name in ("learning_rate", "clip_range"):
-        preset[name] = schedule_of(preset[name])
-    policy_kwargs = {**preset.pop("policy_kwargs"), **row.policy}
-    return SpikingPPO(env=env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **preset).learn(budget)
-
-
 def _judge(row: Row, seed: int, n_timesteps: int | None) -> Result:
-    begin = time.process_time()
-    model = _train(row, seed, n_timesteps)
-    seconds = time.process_time() - begin
-    simulator = Simulator(model.to_network())
-    env = make_vec_env(row.env, n_envs=50, seed=10_000 + seed)
-    mean = float(evaluate_policy(simulator, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
+    simulator, mean, seconds = judged("equilibrium", row.env, row.policy, seed, n_timesteps, n_envs=50)
     (layer,), (count,) = simulator.network.layers, simulator.spike_counts
     coupling = float(np.linalg.norm(layer.w_out, 2) ** 2)
     return Result(mean, float(count.mean() / simulator.n_counted), coupling, seconds)

@@ -14,25 +14,16 @@ how often that was in time: before the pulse that makes outputs fire which nothi
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
 
-from spikeloop.agents.registry import hyperparams_file
-from spikeloop.agents.spiking_ppo import SpikingPPO
-from spikeloop.scripts.bench.schedules import schedule_of
-from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
-from spikeloop.spiking.simulator import Simulator
+from spikeloop.scripts.bench.presets import EPISODES, add_row_arguments, judged, return_cells
+from spikeloop.scripts.bench.tables import print_head, print_row
 
 SEEDS = tuple(range(3000, 3005))  # never used to choose a setting of these policies
-EPISODES = 100
 CARTPOLE, ACROBOT = "CartPole-v1", "Acrobot-v1"
 
 
@@ -67,9 +58,7 @@ ROWS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark spike-time``."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 3000 ... 3004")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help="default all")
-    parser.add_argument("--n-timesteps", type=int, default=None, help="env steps (default the preset's)")
+    add_row_arguments(parser, SEEDS, ROWS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,32 +72,13 @@ def run(args: argparse.Namespace) -> None:
         results = [_judge(row, seed, args.n_timesteps) for seed in args.seeds]
         returns = np.array([result.mean for result in results])
         (after, early), spikes = np.mean([r.decided for r in results], axis=0), np.mean([r.spikes for r in results])
-        cells = [name, mean_and_deviation(returns), f"{returns.min():.1f}", each(returns), f"{spikes:.1f}"]
+        cells = [name, *return_cells(returns), f"{spikes:.1f}"]
         cells += ["", ""] if np.isnan(after) else [f"{after:.2f} ms", f"{early:.1%}"]
         print_row([*cells, f"{np.mean([r.seconds for r in results]):.0f}", row.wanted])
 
 
-def _train(row: Row, seed: int, n_timesteps: int | None) -> SpikingPPO:
-    """Return the trained model of a row."""
-    preset = yaml.safe_load(hyperparams_file(row.algo).read_text(encoding="utf-8"))[row.env]
-    env, normalize = make_vec_env(row.env, preset.pop("n_envs"), seed), preset.pop("normalize", None)
-    if normalize:
-        env = VecNormalize(env, gamma=preset["gamma"], **normalize)
-    budget = n_timesteps or preset["n_timesteps"]
-    del preset["n_timesteps"]
-    for name in ("learning_rate", "clip_range"):
-        preset[name] = schedule_of(preset[name])
-    policy_kwargs = {**preset.pop("policy_kwargs"), **row.policy}
-    return SpikingPPO(env=env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **preset).learn(budget)
-
-
 def _judge(row: Row, seed: int, n_timesteps: int | None) -> Result:
-    begin = time.process_time()
-    model = _train(row, seed, n_timesteps)
-    seconds = time.process_time() - begin
-    simulator = Simulator(model.to_network())
-    env = make_vec_env(row.env, n_envs=10, seed=10_000 + seed)
-    mean = float(evaluate_policy(simulator, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
+    simulator, mean, seconds = judged(row.algo, row.env, row.policy, seed, n_timesteps, n_envs=10)
     n_decisions = simulator.n_counted / simulator.network.n_ticks
     spikes = float(sum(count.sum() for count in simulator.spike_counts) / n_decisions)
     decided = (np.nan, np.nan)

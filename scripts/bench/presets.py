@@ -1,0 +1,82 @@
+"""Trainings from presets, without RL Zoo, in benchmarks whose rows change one thing of a policy each."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from spikeloop.agents.registry import hyperparams_file
+from spikeloop.agents.spiking_ppo import SpikingPPO
+from spikeloop.scripts.bench.schedules import schedule_of
+from spikeloop.scripts.bench.tables import each, mean_and_deviation
+from spikeloop.spiking.simulator import Simulator
+
+EPISODES = 100
+
+
+class Judged(NamedTuple):
+    """A training by its last weights."""
+
+    simulator: Simulator  # of the exported network, after its episodes
+    mean: float  # return of greedy episodes
+    seconds: float  # of processor time
+
+
+def add_row_arguments(parser: argparse.ArgumentParser, seeds: Sequence[int], rows: Collection[str]) -> None:
+    """Add the flags of a benchmark of rows, each trained with all seeds."""
+    shown = f"default {seeds[0]} ... {seeds[-1]}"
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help=shown)
+    parser.add_argument("--rows", nargs="+", default=list(rows), choices=rows, metavar="ROW", help="default all")
+    parser.add_argument("--n-timesteps", type=int, default=None, help="env steps (default the preset's)")
+
+
+def trained(algo: str, env_id: str, policy: Mapping[str, Any], seed: int, n_timesteps: int | None) -> SpikingPPO:
+    """Return the trained model of a preset.
+
+    Args:
+        algo: Whose presets.
+        env_id: The preset's environment.
+        policy: What is changed of its ``policy_kwargs``.
+        seed: Seed of the training.
+        n_timesteps: Env steps; None for the preset's.
+    """
+    preset = yaml.safe_load(hyperparams_file(algo).read_text(encoding="utf-8"))[env_id]
+    env, normalize = make_vec_env(env_id, preset.pop("n_envs"), seed), preset.pop("normalize", None)
+    if normalize:
+        env = VecNormalize(env, gamma=preset["gamma"], **normalize)
+    budget = n_timesteps or preset["n_timesteps"]
+    del preset["n_timesteps"]
+    for name in ("learning_rate", "clip_range"):
+        preset[name] = schedule_of(preset[name])
+    policy_kwargs = {**preset.pop("policy_kwargs"), **policy}
+    return SpikingPPO(env=env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **preset).learn(budget)
+
+
+def judged(
+    algo: str, env_id: str, policy: Mapping[str, Any], seed: int, n_timesteps: int | None, n_envs: int
+) -> Judged:
+    """Train as :func:`trained` does, and play greedy episodes in so many environments with the exported network."""
+    begin = time.process_time()
+    model = trained(algo, env_id, policy, seed, n_timesteps)
+    seconds = time.process_time() - begin
+    simulator = Simulator(model.to_network())
+    env = make_vec_env(env_id, n_envs=n_envs, seed=10_000 + seed)
+    mean = float(evaluate_policy(simulator, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
+    return Judged(simulator, mean, seconds)
+
+
+def return_cells(returns: np.ndarray) -> list[str]:
+    """Return the cells of a row's returns: mean and deviation, worst, and each.
+
+    >>> return_cells(np.array([1.0, 2.0, 3.0]))
+    ['2.0 ± 1.0', '1.0', '1.0, 2.0, 3.0']
+    """
+    return [mean_and_deviation(returns), f"{returns.min():.1f}", each(returns)]
