@@ -1,6 +1,5 @@
 """Policies of equilibrium propagation: what PPO, networks, files, the simulator and the chips make of them."""
 
-import argparse
 import copy
 
 import numpy as np
@@ -9,15 +8,23 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from whole_steps import (
+    check_benchmark_prints_a_row,
+    check_evolution_goes_on,
+    check_refusals_of_a_core,
+    check_refusals_of_a_policy,
+    check_saved_model_acts_alike,
+    check_what_is_for_lsnn_layers_says_so,
+    simulated,
+)
 
-from spikeloop.agents import EquilibriumPolicy, Evolution, SpikingA2C, SpikingPPO, load_network
+from spikeloop.agents import EquilibriumPolicy, SpikingA2C, SpikingPPO
 from spikeloop.agents.policies import POLICIES
 from spikeloop.agents.ppo_update import parts_of
-from spikeloop.hardware import ChipPlayer, compile_network
+from spikeloop.hardware import compile_network
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.bench import equilibrium
-from spikeloop.scripts.hyperparameters import chip_ready
-from spikeloop.spiking import LSNN, ActionHead, Encoder, EquilibriumLayer, Network, Readout, Simulator
+from spikeloop.spiking import ActionHead, Encoder, EquilibriumLayer, Network, Readout, Simulator
 from spikeloop.spiking.encoders import ENCODERS
 from spikeloop.spiking.equilibrium import CODES
 from spikeloop.spiking.equilibrium_module import EquilibriumCore, EquilibriumUnits
@@ -53,21 +60,12 @@ def network_of(code="rate", dtype=np.float32, **changed):
 @pytest.mark.parametrize("encoder", OF_A_POLICY)
 def test_the_simulator_acts_as_the_policy_does(encoder, code, tmp_path):
     model = model_of(code=code, encoder=encoder, obs_scale=[1.0, 1.0, 10.0, 1.0])
-    rng, obs = np.random.default_rng(0), np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    obs = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
     first, _ = model.predict(obs, episode_start=np.ones(40), deterministic=True)
     fresh = Simulator(model.to_network())
     np.testing.assert_array_equal(fresh.predict(obs, episode_start=np.ones(40))[0], first)
     model.learn(64)
-    model.to_network().save(tmp_path / "policy.safetensors")
-    simulator = Simulator(Network.load(tmp_path / "policy.safetensors"))
-    model.policy.lstm_actor.reset_counts()
-    state, own = simulator.initial_state(3), model.policy.initial_state(3)
-    for _ in range(30):
-        obs = rng.normal(size=(3, 4)).astype(np.float32)
-        actions, state = simulator.predict(obs, state)
-        wanted, (own,) = model.predict(obs, (own,), deterministic=True)
-        np.testing.assert_array_equal(actions, wanted)
-        np.testing.assert_array_equal(state, own)
+    simulator = simulated(model, tmp_path / "policy.safetensors", n_steps=30)
     core = model.policy.lstm_actor
     np.testing.assert_array_equal(simulator.spike_counts[0], core.spike_counts[0])
     assert simulator.n_counted == core.n_counted
@@ -159,10 +157,7 @@ def test_a_model_is_saved_and_its_spikes_are_logged(tmp_path):
     logged, (counts, n) = model.logger.name_to_value, model.policy.rollout_counts
     assert n == model.n_steps * model.n_envs * 40
     assert logged["spiking/firing_rate_0"] == pytest.approx(counts[0].mean() / n) and 0 < counts[0].mean() / n < 1
-    model.save(tmp_path / "model")
-    loaded, obs = SpikingPPO.load(tmp_path / "model"), np.random.default_rng(0).normal(size=(5, 4))
-    actions = (one.predict(obs, episode_start=np.ones(5), deterministic=True)[0] for one in (model, loaded))
-    np.testing.assert_array_equal(*actions)
+    check_saved_model_acts_alike(model, tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -317,15 +312,7 @@ def test_chips_refuse_it_by_name(chip):
 
 
 def test_what_is_for_lsnn_layers_says_so():
-    model = model_of()
-    with pytest.raises(ValueError, match="to an LsnnPolicy or EpropPolicy, got EquilibriumPolicy"):
-        load_network(model.policy, model.to_network())
-    with pytest.raises(ValueError, match=r"LSNN\.layers must be a tuple of Layer, got"):
-        LSNN.from_network(network_of())
-    with pytest.raises(ValueError, match="only a policy of LSNN layers can be chip-ready"):
-        chip_ready({"policy": "EquilibriumPolicy"})
-    with pytest.raises(ValueError, match="compiled=True cannot be, as its core is EquilibriumCore"):
-        SpikingPPO("EquilibriumPolicy", "CartPole-v1", n_steps=32, batch_size=32, compiled=True)
+    check_what_is_for_lsnn_layers_says_so(model_of(), network_of())
 
 
 @pytest.mark.parametrize(
@@ -352,23 +339,12 @@ def test_a_policy_refuses_what_it_cannot_be(kwargs, fault):
         EquilibriumPolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, **kwargs)
 
 
-def test_a_convolution_is_refused():
-    image = spaces.Box(0, 255, (3, 40, 40), np.uint8)
-    with pytest.raises(ValueError, match="without weights before it, NatureCNN has some"):
-        EquilibriumPolicy(image, spaces.Discrete(2), lambda _: 1e-3)
-
-
-def test_an_option_of_the_lsnn_is_refused():
-    with pytest.raises(TypeError, match="tau_m"):
-        EquilibriumPolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, tau_m=4.0)
+def test_a_convolution_and_an_option_of_the_lsnn_are_refused():
+    check_refusals_of_a_policy(EquilibriumPolicy)
 
 
 def test_a_core_refuses_wrong_shapes():
-    core = EquilibriumCore(Encoder("direct", 2), EquilibriumUnits(network_of().layers[0]))
-    with pytest.raises(ValueError, match="features must be"):
-        core.step(np.zeros((2, 3), np.float32), core.initial_state(2), np.zeros(2))
-    with pytest.raises(ValueError, match="features"):
-        core.step(np.full((2, 2), np.nan, np.float32), core.initial_state(2), np.zeros(2))
+    check_refusals_of_a_core(EquilibriumCore(Encoder("direct", 2), EquilibriumUnits(network_of().layers[0])))
 
 
 def test_the_policy_is_registered():
@@ -379,18 +355,8 @@ def test_the_policy_is_registered():
 def test_evolution_goes_on_from_it_in_float_and_is_refused_on_a_chip():
     """Evolution keeps no bound on the coupling: what a network does is defined beyond it too."""
     env = make_vec_env("CartPole-v1", seed=0)
-    given = {"network": model_of(env).to_network()}
-    evolution = Evolution("EvolutionPolicy", env, n_members=2, n_episodes=1, seed=0, policy_kwargs=given)
-    assert evolution.policy.evolved.n == given["network"].to_vector().size
-    before = evolution.policy.network.to_vector()
-    assert np.any(evolution.learn(300).policy.network.to_vector() != before)
-    with pytest.raises(ValueError, match="loihi1 runs in ticks: it cannot hold EquilibriumLayer"):
-        Evolution("EvolutionPolicy", env, n_members=2, backend=ChipPlayer, policy_kwargs=given)
+    check_evolution_goes_on(env, model_of(env).to_network())
 
 
 def test_the_benchmark_prints_a_row(capsys):
-    parser = argparse.ArgumentParser()
-    equilibrium.add_arguments(parser)
-    equilibrium.run(parser.parse_args(["--seeds", "1", "--rows", "CartPole, frozen", "--n-timesteps", "256"]))
-    head, _, row = capsys.readouterr().out.splitlines()[-3:]
-    assert head.count("|") == row.count("|") and row.startswith("| CartPole, frozen |")
+    check_benchmark_prints_a_row(equilibrium, capsys)

@@ -1,21 +1,27 @@
 """Policies of exact spike times: what PPO, networks, files, the simulator and the chips make of them."""
 
-import argparse
-
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from whole_steps import (
+    check_benchmark_prints_a_row,
+    check_evolution_goes_on,
+    check_refusals_of_a_core,
+    check_refusals_of_a_policy,
+    check_saved_model_acts_alike,
+    check_what_is_for_lsnn_layers_says_so,
+    simulated,
+)
 
-from spikeloop.agents import Evolution, SpikingA2C, SpikingPPO, load_network
+from spikeloop.agents import SpikingA2C, SpikingPPO
 from spikeloop.agents.policies import POLICIES
 from spikeloop.agents.spike_time_policy import SpikeTimePolicy
-from spikeloop.hardware import ChipPlayer, compile_network
+from spikeloop.hardware import compile_network
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.bench import spike_time
-from spikeloop.scripts.hyperparameters import chip_ready
 from spikeloop.scripts.load_policy import Policy
 from spikeloop.spiking import LSNN, ActionHead, Encoder, FirstSpikes, Network, Readout, Simulator, SpikeTimeLayer
 from spikeloop.spiking.spike_time import KERNELS
@@ -48,16 +54,7 @@ def network_of(n_layers=2, dtype=np.float32, **changed):
 @pytest.mark.parametrize("algo", [SpikingPPO, SpikingA2C])
 def test_the_simulator_acts_as_the_policy_does(algo, tmp_path):
     model = model_of(algo=algo, obs_scale=[1.0, 1.0, 10.0, 1.0]).learn(64)
-    model.to_network().save(tmp_path / "policy.safetensors")
-    simulator, rng = Simulator(Network.load(tmp_path / "policy.safetensors")), np.random.default_rng(0)
-    model.policy.lstm_actor.reset_counts()
-    state, own = simulator.initial_state(3), model.policy.initial_state(3)
-    for _ in range(50):
-        obs = rng.normal(size=(3, 4)).astype(np.float32)
-        actions, state = simulator.predict(obs, state)
-        wanted, (own,) = model.predict(obs, (own,), deterministic=True)
-        np.testing.assert_array_equal(actions, wanted)
-        np.testing.assert_array_equal(state, own)
+    simulator = simulated(model, tmp_path / "policy.safetensors", n_steps=50)
     core = model.policy.lstm_actor
     assert simulator.steps.decided.tolist() == core.decided.tolist()
     for ours, theirs in zip(simulator.spike_counts, core.spike_counts, strict=True):
@@ -103,10 +100,7 @@ def test_a_model_is_saved_and_its_rollouts_are_logged(tmp_path):
     assert 0 < logged["spiking/decision_time"] <= 5.0 and 0 <= logged["spiking/before_deadline"] <= 1
     model.predict(np.zeros((9, 4), np.float32), episode_start=np.ones(9))  # of no rollout
     assert model.policy.rollout_decided[0] == n and model.policy.lstm_actor.decided[0] == 9
-    model.save(tmp_path / "model")
-    loaded, obs = SpikingPPO.load(tmp_path / "model"), np.random.default_rng(0).normal(size=(5, 4))
-    actions = (one.predict(obs, episode_start=np.ones(5), deterministic=True)[0] for one in (model, loaded))
-    np.testing.assert_array_equal(*actions)
+    check_saved_model_acts_alike(model, tmp_path / "model")
 
 
 def test_multi_discrete_actions_wait_for_the_first_spike_of_each_group():
@@ -219,15 +213,7 @@ def test_chips_refuse_it_by_name(chip):
 
 
 def test_what_is_for_lsnn_layers_says_so():
-    model = model_of()
-    with pytest.raises(ValueError, match="to an LsnnPolicy or EpropPolicy, got SpikeTimePolicy"):
-        load_network(model.policy, model.to_network())
-    with pytest.raises(ValueError, match=r"LSNN\.layers must be a tuple of Layer, got"):
-        LSNN.from_network(network_of())
-    with pytest.raises(ValueError, match="only a policy of LSNN layers can be chip-ready"):
-        chip_ready({"policy": "SpikeTimePolicy"})
-    with pytest.raises(ValueError, match="compiled=True cannot be, as its core is SpikeTimeCore"):
-        SpikingPPO("SpikeTimePolicy", "CartPole-v1", n_steps=32, batch_size=32, compiled=True)
+    check_what_is_for_lsnn_layers_says_so(model_of(), network_of())
 
 
 @pytest.mark.parametrize(
@@ -247,10 +233,8 @@ def test_a_policy_refuses_what_it_cannot_be(action_space, kwargs, fault):
         SpikeTimePolicy(SPACE, action_space, lambda _: 1e-3, **kwargs)
 
 
-def test_a_convolution_is_refused():
-    image = spaces.Box(0, 255, (3, 40, 40), np.uint8)
-    with pytest.raises(ValueError, match="without weights before it, NatureCNN has some"):
-        SpikeTimePolicy(image, spaces.Discrete(2), lambda _: 1e-3)
+def test_a_convolution_and_an_option_of_the_lsnn_are_refused():
+    check_refusals_of_a_policy(SpikeTimePolicy)
 
 
 def test_a_rollout_tells_spikes_and_times_of_decisions():
@@ -277,24 +261,11 @@ def test_a_rollout_tells_spikes_and_times_of_decisions():
 
 
 def test_the_benchmark_prints_a_row(capsys):
-    parser = argparse.ArgumentParser()
-    spike_time.add_arguments(parser)
-    spike_time.run(parser.parse_args(["--seeds", "1", "--rows", "CartPole, frozen", "--n-timesteps", "256"]))
-    head, _, row = capsys.readouterr().out.splitlines()[-3:]
-    assert head.count("|") == row.count("|") and row.startswith("| CartPole, frozen |")
-
-
-def test_an_option_of_the_lsnn_is_refused():
-    with pytest.raises(TypeError, match="tau_m"):
-        SpikeTimePolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, tau_m=4.0)
+    check_benchmark_prints_a_row(spike_time, capsys)
 
 
 def test_a_core_refuses_wrong_shapes():
-    core = SpikeTimeCore(FirstSpikes(2, np.zeros(2), np.ones(2)), network_of().layers, 5.0, (3,))
-    with pytest.raises(ValueError, match="features must be"):
-        core.step(np.zeros((2, 3), np.float32), core.initial_state(2), np.zeros(2))
-    with pytest.raises(ValueError, match="features"):
-        core.step(np.full((2, 2), np.nan, np.float32), core.initial_state(2), np.zeros(2))
+    check_refusals_of_a_core(SpikeTimeCore(FirstSpikes(2, np.zeros(2), np.ones(2)), network_of().layers, 5.0, (3,)))
 
 
 def test_the_policy_is_registered():
@@ -304,10 +275,4 @@ def test_the_policy_is_registered():
 def test_evolution_goes_on_from_it_in_float_and_is_refused_on_a_chip():
     env = make_vec_env("CartPole-v1", seed=0)
     model = SpikingPPO("SpikeTimePolicy", env, n_steps=32, batch_size=32, seed=0, policy_kwargs=dict(n_neurons=[4]))
-    given = {"network": model.to_network()}
-    evolution = Evolution("EvolutionPolicy", env, n_members=2, n_episodes=1, seed=0, policy_kwargs=given)
-    assert evolution.policy.evolved.n == model.to_network().to_vector().size
-    before = evolution.policy.network.to_vector()
-    assert np.any(evolution.learn(300).policy.network.to_vector() != before)
-    with pytest.raises(ValueError, match="loihi1 runs in ticks: it cannot hold SpikeTimeLayer"):
-        Evolution("EvolutionPolicy", env, n_members=2, backend=ChipPlayer, policy_kwargs=given)
+    check_evolution_goes_on(env, model.to_network())
