@@ -138,7 +138,6 @@ def whole(value, rng):
     [
         {},
         {"residue": True, "n_ticks": 8, "slow": False, "n_copies": 2},
-        {"finer": 2},
         {"pseudo_derivative": "membrane", "n_copies": 2},
     ],
 )
@@ -163,20 +162,6 @@ def test_single_steps_learn_the_same_bits_as_stretches_of_a_compiled_task(task):
 def test_thresholds_that_weights_are_coarse_beside_are_refused(task):
     with pytest.raises(ValueError, match=r"w_max must be at most 31\.75 thresholds, got 40"):
         learn(task, w_max=40.0)
-
-
-def test_finer_recurrent_weights_are_the_same_weights_in_smaller_steps(task):
-    coarse, fine = new(task[2]).program, new(task[2], finer=2).program
-    in_thresholds = [
-        [64 * p.weights * 2.0**p.exponent / program.compartments.v_th[16] for p in program.projections[:2]]
-        for program in (coarse, fine)
-    ]
-    np.testing.assert_array_equal(in_thresholds[0][0], in_thresholds[1][0])  # the input's are as they were
-    half_steps = 1 / 127 + 0.25 / 127
-    np.testing.assert_allclose(in_thresholds[0][1], in_thresholds[1][1], atol=1.01 * half_steps)
-    assert np.unique(np.diff(np.unique(in_thresholds[1][1]))).min() == pytest.approx(0.5 / 127)
-    for program in (coarse, fine):
-        assert [p.learning.rule.dw for p in program.projections[:2]] == ["2^-4*u2*r1*t"] * 2
 
 
 def test_what_a_copy_learns_reaches_its_own_chip(task):
@@ -321,7 +306,6 @@ def test_without_y1_a_silent_target_learns_at_the_rate_of_the_rule(task):
         ("tau_m", 0.0),
         ("beta", -1.0),
         ("n_copies", 0),
-        ("finer", 5),
         ("pseudo_derivative", "spike"),
     ],
 )

@@ -30,8 +30,6 @@ class ChipLsnnParameters:
         beta: What a spike adds to the adaptation, in units of the threshold; 0: no neuron adapts.
         tau_out: Time constant of the outputs and of the fast traces x1 and y1 in ticks.
         w_max: Largest input weight, stored as 254 in each of its synapses, in units of the threshold.
-        finer: The largest recurrent weight is ``w_max 2^-finer``. By the same rule text these synapses then learn
-            ``2^-finer`` times as fast as those of the input, in steps as much smaller.
         w_out_max: Largest readout weight; a weight is the logit of a neuron that spikes on every tick.
         w_in_scale: Standard deviation of a number's weights at first, times sqrt(n_obs), in units of the threshold.
         bias_scale: Neurons' weights from the line that spikes on every tick are at first uniform from 0 to this.
@@ -58,7 +56,6 @@ class ChipLsnnParameters:
     beta: float = 0.4
     tau_out: float = 2.0
     w_max: float = 2.0
-    finer: int = 0
     w_out_max: float = 6.0
     w_in_scale: float = 2.0
     bias_scale: float = 0.5
@@ -71,7 +68,7 @@ class ChipLsnnParameters:
         """Validate the fields."""
         if self.n_ticks not in (4, 8, 16, 32, 64):
             raise ValueError(f"n_ticks must be one of (4, 8, 16, 32, 64), got {self.n_ticks!r}")
-        for name, least, most in (("n_neurons", 1, 256), ("n_copies", 1, 16), ("finer", 0, 4)):
+        for name, least, most in (("n_neurons", 1, 256), ("n_copies", 1, 16)):
             value = getattr(self, name)
             if not (isinstance(value, int) and least <= value <= most):
                 raise ValueError(f"{name} must be a whole number within {least} and {most}, got {value!r}")
@@ -115,7 +112,7 @@ def lsnn_program(
         ValueError: If weights are too coarse for the threshold, or sums of synapses could wrap.
     """
     n_outputs, n = w_out.shape
-    k, unit = p.n_ticks.bit_length() - 1, LARGEST * p.n_copies * 2**p.finer / p.w_max
+    k, unit = p.n_ticks.bit_length() - 1, LARGEST * p.n_copies / p.w_max
     trace_decay = rule.gamma * rule.trace_lambda
     hidden = hidden_rule(k, p.tau_out, p.tau_a if p.slow else None, p.residue, trace_decay, p.reads_membranes)
     readout = readout_rule(k, p.tau_out, p.residue, trace_decay)
@@ -126,10 +123,10 @@ def lsnn_program(
     if unit < _COARSEST:
         raise ValueError(f"w_max must be at most {unit * p.w_max / _COARSEST:g} thresholds, got {p.w_max}")
     most = (2 ** (PROFILES["nengo"].input_bits - 6) - 1) // (LARGEST * p.n_copies)
-    if (reaching := w_in.shape[1] * 2**p.finer + n) > most:
+    if (reaching := w_in.shape[1] + n) > most:
         raise ValueError(
-            f"at most {most} neurons and lines, of which each counts as {2**p.finer}, may reach a neuron by "
-            f"{p.n_copies} synapses each, or sums wrap; got {reaching}"
+            f"at most {most} neurons and lines may reach a neuron by {p.n_copies} synapses each, or sums wrap; "
+            f"got {reaching}"
         )
     slow, neurons, outputs = np.arange(n), n + np.arange(n), 2 * n + np.arange(n_outputs)
     sizes = n, n, n_outputs
@@ -142,18 +139,16 @@ def lsnn_program(
         parent=np.concatenate((neurons, np.full(n + n_outputs, -1))),
     )
     kinds = (
-        ("input", True, np.arange(w_in.shape[1]), neurons, w_in * LARGEST / p.w_max, hidden, p.finer),
-        ("recurrent", False, neurons, neurons, w_rec * LARGEST * 2**p.finer / p.w_max, hidden, 0),
-        ("readout", False, neurons, outputs, w_out * LARGEST / p.w_out_max, readout, 0),
+        ("input", True, np.arange(w_in.shape[1]), neurons, w_in * LARGEST / p.w_max, hidden),
+        ("recurrent", False, neurons, neurons, w_rec * LARGEST / p.w_max, hidden),
+        ("readout", False, neurons, outputs, w_out * LARGEST / p.w_out_max, readout),
     )
     projections, seed = [], iter(seeds)
-    for name, from_input, pre, post, weights, learned, exponent in kinds:
+    for name, from_input, pre, post, weights, learned in kinds:
         for index in range(p.n_copies):
             called = name if p.n_copies == 1 else f"{name} {index}"
             learning = Learning(learned, next(seed))
-            projections.append(
-                Projection(called, from_input, pre, post, _mantissas(weights), exponent, learning=learning)
-            )
+            projections.append(Projection(called, from_input, pre, post, _mantissas(weights), learning=learning))
     if p.beta:
         exponent = max(0, int(np.ceil(np.log2(p.beta * unit / LARGEST))))
         jump = _mantissas(np.diag(np.full(n, -p.beta * unit / 2**exponent)))

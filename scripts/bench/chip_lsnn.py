@@ -73,6 +73,7 @@ ROWS = (
     Row(NO_VELOCITY, "y1, 4 synapses a weight", _RATES, backend={**_Y1, "n_copies": 4}),
     Row(CARTPOLE, "16 neurons"),
     Row(CARTPOLE, "16 neurons, 4 synapses a weight", backend={"n_copies": 4}),
+    Row(CARTPOLE, "16 neurons, frozen", **_FROZEN),
     Row(CARTPOLE, "8 neurons", policy=_EIGHT),
     Row(CARTPOLE, "8 neurons, residue", policy=_EIGHT, backend=_RESIDUE),
     Row(CARTPOLE, "8 neurons, frozen", _FROZEN["changes"], {**_FROZEN["policy"], **_EIGHT}),
