@@ -1,5 +1,7 @@
 """Equilibrium propagation: gradients against autograd and a closed form, spikes against a transcription, convexity."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,16 @@ def test_gradients_are_those_of_autograd_through_the_settling(gain, beta, most):
     for ours, theirs in zip(found(layer, X, loss, beta=beta), wanted(layer, X, loss), strict=True):
         cosine, ratio = agreement(ours, theirs)
         assert cosine >= 0.998 and abs(ratio - 1) <= most
+
+
+def test_short_phases_at_the_bound_of_the_coupling_shorten_gradients_and_do_not_turn_them():
+    """The presets' phases, where training ends: the largest squared singular value is 0.9."""
+    layer, loss = layer_of(gain=0.1), cross_entropy()
+    w_out = layer.w_out * np.sqrt(0.9) / np.linalg.norm(layer.w_out, 2)
+    short = found(replace(layer, w_out=w_out, n_ticks=20), X, loss, n_nudged=10)
+    for ours, theirs in zip(short, wanted(replace(layer, w_out=w_out), X, loss), strict=True):
+        cosine, ratio = agreement(ours, theirs)
+        assert cosine >= 0.99 and 0.75 <= ratio <= 0.95
 
 
 def test_gradients_of_spikes_are_those_of_the_rates_they_stand_for():
