@@ -21,14 +21,12 @@ from spikeloop.spiking.equilibrium_module import EquilibriumCore, EquilibriumUni
 
 # What depends on the code, unless it is given: steps of both phases, their size, what is read, the nudge, the readout.
 OF_CODE: dict[str, dict[str, Any]] = {
-    "rate": dict(
-        n_ticks=20, n_nudged=10, step=0.5, step_decay=0.0, n_average=1, beta=0.1, logit_scale=2.0, value_scale=20.0
-    ),
+    "rate": dict(n_ticks=20, n_nudged=10, step=0.5, step_decay=0.0, n_average=1, beta=0.1, logit_scale=2.0),
     "sigma_delta": dict(
-        n_ticks=40, n_nudged=25, step=0.843, step_decay=0.0923, n_average=10, beta=0.2, logit_scale=10.0,
-        value_scale=200.0,
+        n_ticks=40, n_nudged=25, step=0.843, step_decay=0.0923, n_average=10, beta=0.2, logit_scale=10.0
     ),
-}  # fmt: skip
+}
+REST = {"rate": 0.0, "sigma_delta": 0.5}  # the value of outputs that stands for 0
 CRITICS = ("equilibrium", "mlp")
 FEEDBACKS = ("symmetric", "random")
 _BELOW_1 = Range(0, 0.999999, above=True)
@@ -65,7 +63,8 @@ class EquilibriumPolicy(SpikingPolicy):
     Hidden units and outputs settle to the minimum of an energy in every env step
     (:mod:`spikeloop.spiking.equilibrium` has the equations). PPO's loss gives a gradient at the outputs, as for any
     network, and what backpropagation would do from there is done by letting the same units settle once more, nudged
-    by that gradient. The critic is of the same kind.
+    by that gradient. The critic is of the same kind; its units send numbers whatever the actor's do, as nobody deploys
+    it, and with spikes one value in 40 steps is too coarse to learn from.
 
     Args:
         observation_space: Observation space.
@@ -75,7 +74,8 @@ class EquilibriumPolicy(SpikingPolicy):
         encoder: An encoder that holds its values over an env step and remembers nothing, such as ``direct``,
             ``population`` or ``tiles``.
         encoder_kwargs: Its options (:func:`~spikeloop.agents.encoders.encoder_for`).
-        code: What units send: ``rate``, numbers, or ``sigma_delta``, spikes. What is None below depends on it.
+        code: What the actor's units send: ``rate``, numbers, or ``sigma_delta``, spikes. What is None below depends on
+            it; beside spikes the critic has what is None for numbers.
         n_ticks: Steps of the free phase: 20, or 40 with spikes.
         n_nudged: Steps of the nudged phases: 10, or 25 with spikes.
         step: How far units move towards their input in the first step, at most 1: 0.5, or 0.843 with spikes.
@@ -91,10 +91,11 @@ class EquilibriumPolicy(SpikingPolicy):
             where 1/2 is subtracted first.
         critic: ``equilibrium``, or ``mlp`` for SB3's.
         critic_neurons: Hidden units of such a critic.
-        value_scale: What its output is multiplied by: 20, or 200 with spikes, where values thus lie within +-100. They
-            should stay well within: an output at its bound learns nothing.
+        value_scale: What its output is multiplied by.
         w_in_scale: Standard deviation of the initial input weights times ``sqrt(n_inputs)``.
-        w_out_scale: The same of the weights between hidden units and outputs, times the square root of the former.
+        w_out_scale: The same of the weights between hidden units and outputs, times the square root of the former. It
+            is small, so that values and logits begin near 0: a critic that begins with large values teaches the actor
+            noise before it has seen a reward.
         train_hidden: Train what hidden units get from the input. Off, it stays as it was drawn: a control.
         feedback: ``symmetric``, or ``random``: a control, in which the nudge reaches hidden units through weights that
             have nothing to do with those that they reach the outputs by.
@@ -135,9 +136,9 @@ class EquilibriumPolicy(SpikingPolicy):
         logit_scale: float | None = None,
         critic: str = "equilibrium",
         critic_neurons: int = 64,
-        value_scale: float | None = None,
+        value_scale: float = 20.0,
         w_in_scale: float = 1.0,
-        w_out_scale: float = 0.4,
+        w_out_scale: float = 0.03,
         train_hidden: bool = True,
         feedback: str = "symmetric",
         **kwargs: Any,
@@ -187,7 +188,7 @@ class EquilibriumPolicy(SpikingPolicy):
             raise ValueError(f"net_arch vf is for critic='mlp', critic_neurons is for this one, got {net_arch}")
         unused = {"lam": 0.832, "lam_decay": 0.584} if own["code"] == "rate" else {}
         if own["critic"] == "mlp":
-            unused |= {"critic_neurons": 64, "value_scale": OF_CODE[own["code"]]["value_scale"]}
+            unused |= {"critic_neurons": 64, "value_scale": 20.0}
         for name, default in unused.items():
             if own[name] != default:
                 wanted = "code='sigma_delta'" if name in ("lam", "lam_decay") else "critic='equilibrium'"
@@ -196,16 +197,15 @@ class EquilibriumPolicy(SpikingPolicy):
             shortest = f"n_ticks, {own['n_ticks']}, and n_nudged, {own['n_nudged']}"
             raise ValueError(f"n_average must be at most {shortest}, got {own['n_average']}")
 
-    def _units(self, n_inputs: int, n_hidden: int, n_out: int) -> EquilibriumUnits:
-        """Return units with initial weights."""
-        a = self._core_arguments
+    def _units(self, n_inputs: int, n_hidden: int, n_out: int, a: Mapping[str, Any]) -> EquilibriumUnits:
+        """Return units with initial weights and these arguments."""
         w_in = th.randn(n_hidden, n_inputs) * (a["w_in_scale"] / np.sqrt(n_inputs))
         bias = th.rand(n_hidden)
         w_out = th.randn(n_out, n_hidden) * (a["w_out_scale"] / np.sqrt(n_hidden))
         w_back = th.randn(n_out, n_hidden) / np.sqrt(n_hidden) if a["feedback"] == "random" else None
         numbers = {name: a[name] for name in ("n_ticks", "step", "step_decay", "lam", "lam_decay", "n_average")}
         layer = EquilibriumLayer(
-            w_in.numpy(), bias.numpy(), w_out.numpy(), np.full(n_out, self._rest, np.float32), a["code"], **numbers
+            w_in.numpy(), bias.numpy(), w_out.numpy(), np.full(n_out, REST[a["code"]], np.float32), a["code"], **numbers
         )
         back = None if w_back is None else w_back.numpy()
         units = EquilibriumUnits(layer, a["beta"], a["n_nudged"], a["max_coupling"], back)
@@ -214,21 +214,18 @@ class EquilibriumPolicy(SpikingPolicy):
                 units.get_parameter(name).requires_grad_(False)
         return units
 
-    @property
-    def _rest(self) -> float:
-        """The value of outputs that stands for 0."""
-        return 0.0 if self._core_arguments["code"] == "rate" else 0.5
-
     def _make_core(self, arguments: dict[str, Any]) -> EquilibriumCore:
         a = arguments
         encoder = encoder_for(a["encoder"], self.features_dim, a["encoder_kwargs"])
-        units = self._units(encoder.n_channels, a["n_neurons"][0], head_for(self.action_space).n_outputs)
+        units = self._units(encoder.n_channels, a["n_neurons"][0], head_for(self.action_space).n_outputs, a)
         return EquilibriumCore(encoder, units)
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
         if self._core_arguments["critic"] == "equilibrium":
-            units = self._units(self._critic_dim, self._core_arguments["critic_neurons"], 1)
+            a = self._core_arguments
+            numbers = a if a["code"] == "rate" else {**a, **OF_CODE["rate"], "code": "rate"}
+            units = self._units(self._critic_dim, a["critic_neurons"], 1, numbers)
             self.mlp_extractor.value_net = nn.Sequential(EquilibriumCritic(units))
             self.mlp_extractor.latent_dim_vf = 1
 
@@ -247,13 +244,12 @@ class EquilibriumPolicy(SpikingPolicy):
             weight = self.action_net.get_parameter("weight")
             weight.zero_()
             weight[:, -n_outputs:] = a["logit_scale"] * th.eye(n_outputs)
-        fixed = [(self.action_net, a["logit_scale"])]
+        self.action_net.get_parameter("bias").data.fill_(-a["logit_scale"] * REST[a["code"]])
+        self.action_net.requires_grad_(False)
         if a["critic"] == "equilibrium":
             self.value_net.weight.data.fill_(a["value_scale"])
-            fixed.append((self.value_net, a["value_scale"]))
-        for net, scale in fixed:
-            net.get_parameter("bias").data.fill_(-scale * self._rest)
-            net.requires_grad_(False)
+            self.value_net.bias.data.fill_(0.0)
+            self.value_net.requires_grad_(False)
         self._keep_coupling()
 
     def _keep_coupling(self) -> None:

@@ -185,15 +185,16 @@ def test_the_critic_may_see_frames_and_the_actor():
     assert weights[:, 12:].any()
 
 
-def test_values_beyond_what_spikes_can_say_are_bounded_and_numbers_are_not():
-    """With spikes the critic's output lies within 0 and 1, so that values lie within half of value_scale."""
-    for code, bounded in (("sigma_delta", True), ("rate", False)):
-        policy = EquilibriumPolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, code=code)
-        with torch.no_grad():
-            policy.mlp_extractor.value_net[0].units.bias_out += 10.0
-        state = (torch.from_numpy(policy.initial_state(1)),)
-        value = policy.predict_values(torch.zeros(1, 4), state, torch.ones(1)).item()
-        assert value <= 100.001 if bounded else value > 150
+@pytest.mark.parametrize("code", CODES)
+def test_the_critic_sends_numbers_whatever_the_actor_sends(code):
+    policy = EquilibriumPolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, code=code)
+    critic = policy.mlp_extractor.value_net[0].units
+    assert critic.layer.code == "rate" and (critic.layer.n_ticks, critic.n_nudged, critic.beta) == (20, 10, 0.1)
+    assert policy.lstm_actor.layers[0].layer.code == code
+    with torch.no_grad():
+        critic.bias_out += 10.0
+    state = (torch.from_numpy(policy.initial_state(1)),)
+    assert policy.predict_values(torch.zeros(1, 4), state, torch.ones(1)).item() > 150
 
 
 @pytest.mark.parametrize("code", CODES)
