@@ -27,6 +27,7 @@ OF_CODE: dict[str, dict[str, Any]] = {
     ),
 }
 REST = {"rate": 0.0, "sigma_delta": 0.5}  # the value of outputs that stands for 0
+CRITIC_W_OUT = 0.03  # the largest w_out_scale of the critic
 CRITICS = ("equilibrium", "mlp")
 FEEDBACKS = ("symmetric", "random")
 _BELOW_1 = Range(0, 0.999999, above=True)
@@ -93,9 +94,9 @@ class EquilibriumPolicy(SpikingPolicy):
         critic_neurons: Hidden units of such a critic.
         value_scale: What its output is multiplied by.
         w_in_scale: Standard deviation of the initial input weights times ``sqrt(n_inputs)``.
-        w_out_scale: The same of the weights between hidden units and outputs, times the square root of the former. It
-            is small, so that values and logits begin near 0: a critic that begins with large values teaches the actor
-            noise before it has seen a reward.
+        w_out_scale: The same of the weights between hidden units and outputs, times the square root of the former. In
+            the critic it is 0.03 at most, so that values begin near 0: large ones teach the actor noise before it has
+            seen a reward.
         train_hidden: Train what hidden units get from the input. Off, it stays as it was drawn: a control.
         feedback: ``symmetric``, or ``random``: a control, in which the nudge reaches hidden units through weights that
             have nothing to do with those that they reach the outputs by.
@@ -138,7 +139,7 @@ class EquilibriumPolicy(SpikingPolicy):
         critic_neurons: int = 64,
         value_scale: float = 20.0,
         w_in_scale: float = 1.0,
-        w_out_scale: float = 0.03,
+        w_out_scale: float = 0.4,
         train_hidden: bool = True,
         feedback: str = "symmetric",
         **kwargs: Any,
@@ -225,6 +226,7 @@ class EquilibriumPolicy(SpikingPolicy):
         if self._core_arguments["critic"] == "equilibrium":
             a = self._core_arguments
             numbers = a if a["code"] == "rate" else {**a, **OF_CODE["rate"], "code": "rate"}
+            numbers = {**numbers, "w_out_scale": min(a["w_out_scale"], CRITIC_W_OUT)}
             units = self._units(self._critic_dim, a["critic_neurons"], 1, numbers)
             self.mlp_extractor.value_net = nn.Sequential(EquilibriumCritic(units))
             self.mlp_extractor.latent_dim_vf = 1
