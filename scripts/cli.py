@@ -91,6 +91,12 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _is_missing_library(error: Exception) -> bool:
+    """Return whether a library that the request needs is not installed, which is no fault of the program."""
+    of_ours = isinstance(error, ImportError) and str(error.name).startswith("spikeloop")
+    return type(error).__name__ == "DependencyNotInstalled" or (isinstance(error, ImportError) and not of_ours)
+
+
 def import_environment(env_id: str) -> tuple[list[str], str]:
     """Import the module of an environment id of the form ``module:id``, which registers it.
 
@@ -127,8 +133,9 @@ def import_modules(option: str, modules: Iterable[str]) -> None:
 def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Run a script and return its exit status.
 
-    The status is 2 after a wrong request, 1 after an environment failed, 130 after Ctrl-C; each prints one line. Under
-    `python -X dev` the failure of an environment keeps its traceback.
+    The status is 2 after a wrong request or where a library is missing, 1 after an environment failed, 130 after
+    Ctrl-C; each prints one line. Under `python -X dev` a missing library and an environment's failure keep their
+    traceback.
     """
     if "" not in sys.path:
         # The working folder, as `python -m` has it: a user's own environments, wrappers and settings are modules there.
@@ -137,10 +144,7 @@ def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None
     try:
         return script(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
-        # what a file says is part of some messages, and must not steer the terminal
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))
-        print(f"spikeloop {command}: error: {line}", file=sys.stderr)
-        return 2
+        return _refused(command, str(error))
     except (EnvironmentFailed, NonFiniteError) as error:
         if sys.flags.dev_mode:
             raise
@@ -149,6 +153,17 @@ def run(command: str, script: Callable[[list[str]], int], argv: list[str] | None
     except KeyboardInterrupt:
         print(f"spikeloop {command}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if sys.flags.dev_mode or not _is_missing_library(error):
+            raise
+        return _refused(command, _in_one_line(error))
+
+
+def _refused(command: str, message: str) -> int:
+    # what a file says is part of some messages, and must not steer the terminal
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split()))
+    print(f"spikeloop {command}: error: {line}", file=sys.stderr)
+    return 2
 
 
 def main() -> int:
