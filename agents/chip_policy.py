@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch as th
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from spikeloop.agents.check_finite import NonFiniteError
 from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
+from spikeloop.agents.predicting_policy import PredictingPolicy
 from spikeloop.spiking.network import Network
 
 
-class ChipPolicy(BasePolicy):
+class ChipPolicy(PredictingPolicy):
     """A policy of one network, which a backend has built; a subclass sets it, and has ``predict`` and ``learning``.
 
     Attributes:
@@ -45,13 +44,6 @@ class ChipPolicy(BasePolicy):
             f"a policy of {type(self.network).__name__} is a program of its chip, policy.network.program_now(), "
             "and not a Network"
         )
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
-
-    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for a batch of observations."""
-        return self._predict(observation, deterministic)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

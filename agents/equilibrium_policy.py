@@ -65,7 +65,7 @@ class EquilibriumPolicy(SpikingPolicy):
     (:mod:`spikeloop.spiking.equilibrium` has the equations). PPO's loss gives a gradient at the outputs, as for any
     network, and what backpropagation would do from there is done by letting the same units settle once more, nudged
     by that gradient. The critic is of the same kind; its units send numbers whatever the actor's do, as nobody deploys
-    it, and with spikes one value in 40 steps is too coarse to learn from.
+    it.
 
     Args:
         observation_space: Observation space.

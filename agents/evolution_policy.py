@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -25,13 +24,14 @@ from spikeloop.agents.evolved import WEIGHTS, Evolved, names_of
 from spikeloop.agents.export import check_unchanged, inputs_of, observation_parts
 from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
 from spikeloop.agents.policy_arguments import LSNN_OPTIONS, RANGES, check_spaces, sizes_of
+from spikeloop.agents.predicting_policy import PredictingPolicy
 from spikeloop.spiking.module import LSNN
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.row_linear import RowLinear
 from spikeloop.spiking.simulator import Simulator
 
 
-class EvolutionPolicy(BasePolicy):
+class EvolutionPolicy(PredictingPolicy):
     """A spiking network whose parameters are searched; it always acts deterministically.
 
     Args:
@@ -174,13 +174,6 @@ class EvolutionPolicy(BasePolicy):
         check_predicted(observation)
         actions, new = self.simulator.predict(observation, None if state is None else state[0], episode_start)
         return actions, (new,)
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return th.as_tensor(self.predict(observation.cpu().numpy())[0])
-
-    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for a batch of observations."""
-        return self._predict(observation)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

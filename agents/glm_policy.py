@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
@@ -26,6 +25,7 @@ from spikeloop.agents.checks import (
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.agents.glm_codes import ObservationRows, glm_codes, is_plain
 from spikeloop.agents.glm_learning import GlmLearning
+from spikeloop.agents.predicting_policy import PredictingPolicy
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import encode
@@ -44,7 +44,7 @@ _RANGES = {
 _MOST_SILENT = 0.5  # of env steps
 
 
-class GlmPolicy(BasePolicy):
+class GlmPolicy(PredictingPolicy):
     """Bernoulli neurons whose first output spike is the action, and a linear critic on an input code of its own.
 
     The network itself is stochastic (:mod:`spikeloop.spiking.rules.glm`): there is no noise to be added and no softmax.
@@ -293,10 +293,3 @@ class GlmPolicy(BasePolicy):
             v[k] = h @ w_out[:, :-1].T + w_out[:, -1]
         readout = Readout(w_out[:, :-1], w_out[:, -1], tau_out=self.tau_s, kind="bernoulli")
         return readout.decide(v)[0], memory
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
-
-    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for a batch of observations."""
-        return self._predict(observation, deterministic)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -22,6 +21,7 @@ from spikeloop.agents.export import check_unchanged, exact_inputs_of
 from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
 from spikeloop.agents.line_codes import coder_for
 from spikeloop.agents.modulators import Modulator
+from spikeloop.agents.predicting_policy import PredictingPolicy
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.encoders import encode
@@ -42,7 +42,7 @@ _LARGEST_TIME = 1e6  # ms; a space without an end has one beyond it
 _OF_THE_ALGORITHM = ("learning_rate", "value_learning_rate", "eligibility_decay", "noise", "value_offset", "n_ticks")
 
 
-class PopulationPolicy(BasePolicy):
+class PopulationPolicy(PredictingPolicy):
     """An input code, and populations of LIF neurons that act and learn (:mod:`spikeloop.spiking.rules.populations`).
 
     Args:
@@ -292,13 +292,6 @@ class PopulationPolicy(BasePolicy):
         outputs = network.rates(new)
         actions = self.head(outputs)
         return actions[0] if single else actions, (new,)
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
-
-    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for a batch of observations."""
-        return self._predict(observation, deterministic)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

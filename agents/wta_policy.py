@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -19,6 +18,7 @@ from spikeloop.agents.export import check_unchanged, exact_inputs_of, observatio
 from spikeloop.agents.learnt_arrays import add_learnt, find_learnt
 from spikeloop.agents.line_codes import check_observed, code_for
 from spikeloop.agents.modulators import Modulator
+from spikeloop.agents.predicting_policy import PredictingPolicy
 from spikeloop.spiking.encoders import Encoder
 from spikeloop.spiking.encoders.recruited_cells import RecruitingCells
 from spikeloop.spiking.network import Network
@@ -32,7 +32,7 @@ from spikeloop.spiking.rules.winner_take_all import WinnerTakeAll, WinnerTakeAll
 Backend = Callable[..., PlasticNetwork]
 
 
-class WtaPolicy(BasePolicy):
+class WtaPolicy(PredictingPolicy):
     """An input code and the plastic network behind it.
 
     Args:
@@ -235,13 +235,6 @@ class WtaPolicy(BasePolicy):
         finally:
             network.learning, network.exploring = before
         return actions[0] if single else actions, state
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        return th.as_tensor(self.predict(observation.cpu().numpy(), deterministic=deterministic)[0])
-
-    def forward(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for a batch of observations."""
-        return self._predict(observation, deterministic)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

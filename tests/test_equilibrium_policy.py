@@ -186,11 +186,12 @@ def test_the_critic_may_see_frames_and_the_actor():
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_the_critic_sends_numbers_whatever_the_actor_sends(code):
+def test_the_critic_sends_numbers_whatever_the_actor_sends_and_begins_near_0(code):
     policy = EquilibriumPolicy(SPACE, spaces.Discrete(2), lambda _: 1e-3, code=code)
     critic = policy.mlp_extractor.value_net[0].units
     assert critic.layer.code == "rate" and (critic.layer.n_ticks, critic.n_nudged, critic.beta) == (20, 10, 0.1)
     assert policy.lstm_actor.layers[0].layer.code == code
+    assert critic.w_out.std() < 0.01 < policy.lstm_actor.layers[0].w_out.std()  # values begin near 0
     with torch.no_grad():
         critic.bias_out += 10.0
     state = (torch.from_numpy(policy.initial_state(1)),)
