@@ -139,15 +139,17 @@ class _Writer:
 
     def _conditions(self) -> None:
         """Write the conditions of a phase under which each product can be other than zero."""
-        self.add(2, "any_y0 = False")
-        self.add(2, "any_y1, any_y2, any_y3 = False, False, False")
+        used = [k for k in range(3) if f"y{k + 1}" in self.rule.variables()]
+        self.add(2, "any_y0 = False", *(f"any_y{k + 1} = False" for k in used))
         self.add(2, "for j in range(n_post):")
-        if self.rule.epoch > 1:  # nothing reads the traces before the epoch: their place takes those at the spike
-            self.add(3, "any_y1 |= hy[0, 0, j] != 0", "any_y2 |= hy[0, 1, j] != 0", "any_y3 |= hy[0, 2, j] != 0")
+        if (
+            used and self.rule.epoch > 1
+        ):  # nothing reads the traces before the epoch: their place takes those at the spike
+            self.add(3, *(f"any_y{k + 1} |= hy[0, {k}, j] != 0" for k in used))
             self.add(3, "if y[3, j] > 0:")
-            self.add(4, *(f"hy[0, {k}, j] = hy[y[3, j], {k}, j]" for k in range(3)))
+            self.add(4, *(f"hy[0, {k}, j] = hy[y[3, j], {k}, j]" for k in used))
         self.add(3, "any_y0 |= y[3, j] > 0")
-        for k in range(3):
+        for k in used:
             self.add(3, f"any_y{k + 1} |= hy[T, {k}, j] != 0 or y[3, j] > 0")
         everywhere = [" and ".join(self._phase_needs(p)) for _, p in self.products if not self._row_needs(p)]
         if everywhere:
@@ -180,13 +182,14 @@ class _Writer:
     # --- one row of synapses
 
     def _row(self) -> None:
-        needs = [" and ".join(self._phase_needs(p) + self._row_needs(p)) for _, p in self.products]
-        self.add(3, f"if not ({' or '.join(f'({c})' for c in needs)}):", "    continue")
+        needs = [(z, " and ".join(self._phase_needs(p) + self._row_needs(p))) for z, p in self.products]
+        self.add(3, f"if not ({' or '.join(f'({c})' for _, c in needs)}):", "    continue")
         self.add(3, "scalars[UPDATES] += n_post")
-        if "w" in self.changed or "d" in self.changed:
-            self.add(3, "rows[n_changed] = i", "n_changed += 1")
+        if stored := [f"({c})" for z, c in needs if z != "t"]:
+            self.add(3, f"if {' or '.join(stored)}:", "    rows[n_changed] = i", "    n_changed += 1")
+        self.add(3, "tx = x[i, TIME]")
         if "x0" in self.rule.variables():
-            self.add(3, "tx = x[i, TIME]", "x0 = int32(tx > 0)")
+            self.add(3, "x0 = int32(tx > 0)")
         self._row_traces()
         if "t" in self.changed:
             self.add(3, "tags = int32(0)")
@@ -207,10 +210,20 @@ class _Writer:
         """Load the presynaptic traces that are the same for the whole row."""
         used = {(p.gate, f.variable) for _, p in self.products for f in p.factors if f.variable in ("x1", "x2")}
         for gate, variable in sorted(used):
-            time = {"x0": "tx", "u": "T", "y0": "T"}[gate]
-            if gate != "y0" or self.rule.epoch == 1:
-                at = "T" if self.rule.epoch == 1 else time
-                self.add(3, f"{variable}_{gate} = {_x(int(variable[1]) - 1, at)}")
+            k = int(variable[1]) - 1
+            if gate == "y0" and self._has_two_values:
+                self.add(3, f"{variable}_first, {variable}_last = {_x(k, '1')}, {_x(k, 'T')}")
+            elif gate != "y0" or self.rule.epoch == 1:
+                at = "tx" if gate == "x0" and not self._has_two_values else "T"
+                self.add(3, f"{variable}_{gate} = {_x(k, at)}")
+
+    @property
+    def _has_two_values(self) -> bool:
+        """Whether a trace changes at most once in an epoch, at the spike: choosing by its tick reads no other memory.
+
+        The compiler would not vectorise a loop that reads at an index which it also reads.
+        """
+        return self.rule.profile == "nengo" and self.rule.epoch > 1
 
     def _rounding(self, z: str) -> Rounding:
         return rounding(self.rule, z, self.ranges[z])
@@ -295,6 +308,8 @@ class _Writer:
 
     def _value(self, product: Product, variable: str) -> str:
         if variable in ("x1", "x2"):
+            if product.gate == "y0" and self._has_two_values:
+                return f"({variable}_last if y[3, j] >= tx else {variable}_first)"
             if product.gate == "y0" and self.rule.epoch > 1:
                 return _x(int(variable[1]) - 1, "y[3, j]")
             return f"{variable}_{product.gate}"

@@ -6,7 +6,8 @@ Arrays of one learner:
 
     synapses (n_pre, 4, n_post)    w, t, d, residue
     x (n_pre, 5 + 2 (T + 1))       x1, x2, time of the last spike in the epoch (1.., 0: none), whether the row is on the
-                                   list, whether it has tags; then x1, x2 at ticks 0 (before the epoch) to T
+                                   list, whether it has tags; then x1, x2 at ticks 0 (before the epoch) to T,
+                                   of which profile nengo writes 0, 1 and T: they change at most once in between
     y (4, n_post)                  y1, y2, y3, time of the last spike
     hy (T + 1, 3, n_post)          y1, y2, y3 at ticks 0 to T
     rows (2 n_pre + 1,)            list of the rows that hold a spike, trace or tag; from n_pre on, list of the rows
@@ -170,13 +171,13 @@ def nengo_pre(x, rows, scalars, traces, key, draws):
         time = x[i, TIME]
         for k in range(2):
             before = x[i, k]
-            if before != 0 or time > 0:
+            if before != 0 or (time > 0 and traces[k, 2] != 0):  # else it stays 0, whatever is drawn
                 p = draws[k, i] if draws.size else uniform(key, (k << 24) + i)
                 without, after = _nengo_trace(before, traces[k, 0], traces[k, 2], time, p)
                 x[i, k] = after
                 x[i, HISTORY + k] = before
-                for e in range(1, (x.shape[1] - HISTORY) // 2):
-                    x[i, HISTORY + 2 * e + k] = after if 0 < time <= e else without
+                x[i, HISTORY + 2 + k] = after if time == 1 else without
+                x[i, x.shape[1] - 2 + k] = after
             elif x[i, HISTORY + k] != 0:
                 x[i, HISTORY + k :: 2] = 0
 
@@ -184,14 +185,13 @@ def nengo_pre(x, rows, scalars, traces, key, draws):
 @kernel
 def nengo_post(y, hy, held, traces, key, draws):
     """Advance the postsynaptic traces by an epoch; traces that neurons wrote are held as they are."""
+    hy[:] = 0
     for j in range(y.shape[1]):
         for k in range(3):
             if held:
                 for e in range(hy.shape[0]):
                     hy[e, k, j] = y[k, j]
-            elif y[k, j] == 0 and (y[3, j] == 0 or traces[2 + k, 2] == 0):  # stays 0, whatever is drawn
-                hy[:, k, j] = 0
-            else:
+            elif y[k, j] != 0 or (y[3, j] > 0 and traces[2 + k, 2] != 0):  # else it stays 0, whatever is drawn
                 p = draws[2 + k, j] if draws.size else uniform(key, ((2 + k) << 24) + j)
                 without, after = _nengo_trace(y[k, j], traces[2 + k, 0], traces[2 + k, 2], y[3, j], p)
                 hy[0, k, j] = y[k, j]
