@@ -55,7 +55,7 @@ class Counts:
 class Work(NamedTuple):
     """Scratch arrays of one run at a time, and the sums of all runs that used them."""
 
-    scratch: np.ndarray  # (3, C)
-    sources: np.ndarray  # (2, n_inputs + C + 1)
+    scratch: np.ndarray  # (3 + T, C) for learning epochs of at most T ticks
+    sources: np.ndarray  # (1 + T, 2, n_inputs + C + 2), for each round of sending: sources, number; payloads
     counters: np.ndarray  # (N_COUNTERS,)
     spikes: np.ndarray  # (n_inputs + C,)

@@ -99,9 +99,10 @@ class Emulator:
 
     def _new_work(self) -> Work:
         n, n_sources = self.program.compartments.n, self.program.n_inputs + self.program.compartments.n
+        epoch = self._learners.longest_epoch
         work = Work(
-            np.zeros((3, n), np.int32),
-            np.zeros((2, n_sources + 1), np.int32),
+            np.zeros((3 + epoch, n), np.int32),
+            np.zeros((1 + epoch, 2, n_sources + 2), np.int32),
             np.zeros(k.N_COUNTERS, np.int64),
             np.zeros(n_sources, np.int64),
         )

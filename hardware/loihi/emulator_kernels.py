@@ -422,6 +422,10 @@ def advance(
 ):  # fmt: skip
     """Do what :func:`run` does, with arguments that :func:`refusal` has taken.
 
+    Each round of sending lists its sources in ``sources``, with their number at the end: what fired on a tick, then the
+    inputs, of the next tick if they come ahead. Where there is no more room for a round, it takes the place of the
+    first.
+
     There is no argument that a caller may write as a constant: numba compiles this function anew for each of them.
     """
     n_ticks, record = outputs.shape[0], recorded.size > 0
@@ -430,7 +434,6 @@ def advance(
     v_min, v_max, keep_a, step_a = constants[V_MIN], constants[V_MAX], constants[KEEP_A], constants[STEP_A]
     keep_r, subtract, noisy = constants[KEEP_R], constants[SUBTRACT], constants[NOISY]
     q, x, joined = scratch[0], scratch[1], scratch[2]
-    ids, payloads = sources[0], sources[1]
     # An input that reaches u on its own tick, as with latency 0, is sent like one of the tick before with latency 1: at
     # the end of that tick, or, before the first tick, by a round of the loop that sends and does nothing else.
     ahead = 1 - options[INPUT_LATENCY]
@@ -442,7 +445,8 @@ def advance(
         if slot < 0:
             slot += slots
         for t in range(-ahead, n_ticks):
-            found = 0
+            sending = sources[(t + ahead) % sources.shape[0]]
+            ids, payloads, found = sending[0], sending[1], 0
             if t >= 0:
                 first = slot * n
                 if options[NOISE_AT] == _CURRENT:
@@ -502,6 +506,7 @@ def advance(
                         recorded[t, b, i] = state[b, 3 + i]
             if t + ahead < inputs.shape[0]:
                 found = _gather_inputs(found, inputs[t + ahead, b], ids, payloads)
+            ids[-1] = found
             _send(found, ids, payloads, slot, pending, slots, n, pointers, segments, weights, targets, spikes, counters)
             if options[OWN_DELAYS]:
                 _send_with_own_delays(

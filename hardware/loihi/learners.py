@@ -29,6 +29,7 @@ class Learners:
 
     Attributes:
         of: Projection to its learning engine.
+        longest_epoch: In ticks; 0 without rules.
         lock: Held by a run that learns, as two at once would change the same weights.
     """
 
@@ -37,6 +38,7 @@ class Learners:
         self.engines = tuple(
             _engine(program, program.projections[i], learner, views[i]) for i, learner in self.of.items()
         )
+        self.longest_epoch = max((learner.rule.epoch for learner in self.of.values()), default=0)
         self.lock = threading.Lock()
         self._addresses: np.ndarray | None = None
         self._not_counted = dict.fromkeys(self.of, 0)
@@ -84,7 +86,7 @@ class Learners:
             learner.load_state_dict({name: state[f"{i}.{name}"] for name in learner.state_dict()})
             self._not_counted[i] = learner.updates - int(counted[i])
         for e in self.engines:
-            everyone = np.arange(e.pre.size, dtype=np.int32)
+            everyone = np.arange(len(e.x), dtype=np.int32)
             k.store(e.synapses, everyone, e.table_weights, e.table_delays, e.actual, e.constants[k.LONGEST_DELAY])
 
 
@@ -119,8 +121,10 @@ def state_of(learner: Learner) -> LearningState:
 
 def _engine(program: Program, projection: Projection, learner: Learner, views: Views) -> k.Engine:
     p, epoch = projection, learner.rule.epoch
+    place = np.full(program.n_inputs + program.compartments.n, -1, np.int32)
+    place[p.pre + (0 if p.from_input else program.n_inputs)] = np.arange(p.pre.size)
     of_projection = {
-        "pre": p.pre.astype(np.int64),
+        "place": place,
         "post": p.post.astype(np.int64),
         "pre_spikes": np.zeros(p.pre.size * epoch, np.int32),
         "post_spikes": np.zeros(p.post.size * epoch, np.int32),
@@ -129,7 +133,7 @@ def _engine(program: Program, projection: Projection, learner: Learner, views: V
         "table_weights": views.weights,
         "table_delays": views.delayed if p.learns_delays else views.delayed[:0],
         "actual": conversion(program, p),
-        "constants": np.array([p.from_input, program.longest_delay(p), np.all(np.diff(p.pre) == 1), epoch], np.int64),
+        "constants": np.array([p.from_input, program.longest_delay(p), epoch], np.int64),
     }
     return k.Engine._make((*learner.arrays, *no_draws(learner.rule), *of_projection.values()))
 

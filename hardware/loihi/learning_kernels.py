@@ -13,10 +13,10 @@ import numpy as np
 
 from spikeloop.hardware.learning.c_functions import function_at
 from spikeloop.hardware.learning.kernels import TICK
-from spikeloop.hardware.loihi.emulator_kernels import BLOCK, OK, N, advance, refusal
+from spikeloop.hardware.loihi.emulator_kernels import INPUT_LATENCY, N_INPUTS, OK, advance, refusal
 from spikeloop.spiking.compiling import kernel
 
-FROM_INPUT, LONGEST_DELAY, IN_A_ROW, EPOCH = range(4)  # of Engine.constants
+FROM_INPUT, LONGEST_DELAY, EPOCH = range(3)  # of Engine.constants
 # Of Engine.actual, from a mantissa to what a spike adds: bits dropped, rounded (ties to even) and appended, bounds.
 DROP, ROUND, APPEND, LEAST, MOST = range(5)
 
@@ -33,7 +33,7 @@ class Engine(NamedTuple):
     traces: np.ndarray
     trace_draws: np.ndarray  # (0, 0), or room for Lava's shared ones
     synapse_draws: np.ndarray  # (0, 0, 0)
-    pre: np.ndarray  # (P,) int64: input lines or compartments
+    place: np.ndarray  # (n_inputs + C,) int32: which of its sources an input line or a compartment is, or -1
     post: np.ndarray  # (Q,) int64: compartments
     pre_spikes: np.ndarray  # (P T,) int32, scratch: sources that spiked, tick after tick of a learning epoch
     post_spikes: np.ndarray  # (Q T,) int32, scratch: targets that did
@@ -42,39 +42,32 @@ class Engine(NamedTuple):
     table_weights: np.ndarray  # (P, Q) int16, a view into the synapse table
     table_delays: np.ndarray  # (P (1 + 2 Q),) uint16, the same; empty where the rule changes no delays
     actual: np.ndarray  # (5,) int32
-    constants: np.ndarray  # (4,) int64; IN_A_ROW: whether each source is the one after that before it
+    constants: np.ndarray  # (3,) int64
 
 
 @kernel
-def list_spikes(carried, first, n, spikes, found):
-    """Append which of ``n`` entries are other than 0; return how many are listed then."""
-    rest = n // BLOCK * BLOCK
-    for start in range(np.uint64(0), rest, BLOCK):
-        some = np.int32(0)
-        for i in range(BLOCK):
-            some |= carried[first + start + i]
-        if some:
-            for i in range(start, start + BLOCK):
+def list_sources(place, sources, spikes, ends):
+    """List the sources of a projection among those that the chip has sent, and where each tick's part ends."""
+    found = 0
+    for t in range(ends.size):
+        sent = sources[t, 0]
+        for a in range(sent[-1]):
+            i = place[sent[a]]
+            if i >= 0:
                 spikes[found] = i
-                found += carried[first + i] != 0
-    for i in range(rest, n):
-        spikes[found] = i
-        found += carried[first + i] != 0
-    return found
-
-
-@kernel
-def list_sources(pre, in_a_row, carried, spikes, ends):
-    """List the sources of a projection that spiked, ``carried`` (n_ticks, n), and where each tick's part ends."""
-    found, n = 0, np.uint64(pre.size)
-    for t in range(carried.shape[0]):
-        if in_a_row:
-            found = list_spikes(carried[t], np.uint64(pre[0]), n, spikes, found)
-        else:
-            for i in range(n):
-                spikes[found] = i
-                found += carried[t, pre[i]] != 0
+                found += 1
         ends[t] = found
+
+
+@kernel
+def mark_fired(sources, n_inputs, z):
+    """Write 1 where a compartment is among what the chip has sent, 0 elsewhere; ``z`` is (n_ticks, C)."""
+    for t in range(z.shape[0]):
+        z[t] = 0
+        sent = sources[t, 0]
+        for a in range(sent[-1]):
+            if sent[a] >= n_inputs:
+                z[t, sent[a] - n_inputs] = 1
 
 
 @kernel
@@ -116,17 +109,15 @@ def store(synapses, rows, table_weights, table_delays, actual, longest):
 
 
 @kernel
-def learn_ticks(learn, engine, lines, z, host_spikes, host_traces, rewards, tick):
+def learn_ticks(learn, engine, sources, ahead, z, host_spikes, host_traces, rewards, tick):
     """Show ticks of one learning epoch to a learning engine, and what it changed to the synapse table.
 
-    ``lines`` and ``z`` are what input lines and compartments did on them, (n_ticks, ...); ``tick`` is the first one's.
+    ``z`` is what compartments did on them, (n_ticks, C), and ``sources`` what ``advance`` lists, input lines by
+    ``ahead`` rounds before the compartments of a tick; ``tick`` is the first one's.
     """
-    n_ticks, c = rewards.size, engine.constants
-    carried = lines if c[FROM_INPUT] else z
-    if carried.shape[0]:
-        list_sources(engine.pre, c[IN_A_ROW] != 0, carried, engine.pre_spikes, engine.ends[0])
-    else:
-        engine.ends[0, :n_ticks] = 0
+    n_ticks, n, c = rewards.size, engine.rows.size // 2, engine.constants
+    first = 0 if c[FROM_INPUT] else ahead
+    list_sources(engine.place, sources[first:], engine.pre_spikes, engine.ends[0, :n_ticks])
     list_targets(engine.post, z, host_spikes, tick, engine.post_spikes, engine.ends[1])
     if host_traces.size:
         for k in range(3):
@@ -149,7 +140,6 @@ def learn_ticks(learn, engine, lines, z, host_spikes, host_traces, rewards, tick
         engine.trace_draws,
         engine.synapse_draws,
     )
-    n = engine.pre.size
     store(
         engine.synapses,
         engine.rows[n : n + engine.rows[2 * n]],
@@ -193,29 +183,26 @@ def advance_and_learn(
     host_spikes, host_traces,
 ):  # fmt: skip
     """Do what :func:`run_and_learn` does, with arguments that ``refusal`` has taken."""
-    n, n_ticks, longest, status = options[N], outputs.shape[0], 1, OK
-    for e in range(len(engines)):
-        longest = max(longest, engines[e].constants[EPOCH])
-    z, fired = state[0, 3 + 4 * n : 3 + 5 * n], np.empty((longest, n), np.int32)
-    lines = inputs[:, 0] if inputs.shape[0] else fired[:0]
+    n_ticks, ahead, status = outputs.shape[0], 1 - options[INPUT_LATENCY], OK
+    fired = scratch[3:]
     t = 0
     while t < n_ticks:
         stop = n_ticks if host_traces.size == 0 else t + 1  # what the host writes is of one tick
         for e in range(len(engines)):
             epoch = engines[e].constants[EPOCH]
             stop = min(stop, t + epoch - engines[e].scalars[TICK] % epoch)
-        for tick in range(t, stop):
-            status = advance(
-                state, inputs[tick : tick + 1], bias, options, constants, runs, children, parents, scratch, sources,
-                staged, staged_post, pointers, segments, weights, targets, outputs_of, outputs[tick : tick + 1],
-                counters, spikes, recorded[tick : tick + 1],
-            )  # fmt: skip
-            fired[tick - t] = z
+        status = advance(
+            state, inputs[t:stop], bias, options, constants, runs, children, parents, scratch, sources, staged,
+            staged_post, pointers, segments, weights, targets, outputs_of, outputs[t:stop], counters, spikes,
+            recorded[t:stop],
+        )  # fmt: skip
+        mark_fired(sources[ahead:], options[N_INPUTS], fired[: stop - t])
         for e in range(len(engines)):
             learn_ticks(
                 function_at(addresses[e]),
                 engines[e],
-                lines[t:stop],
+                sources,
+                ahead,
                 fired[: stop - t],
                 host_spikes,
                 host_traces,
