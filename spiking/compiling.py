@@ -133,7 +133,12 @@ def _mend_cache(dispatcher: Any, parallel: bool) -> Any:
 
 
 def kernel(
-    function: Callable | None = None, *, parallel: bool = False, forceinline: bool = False, seconds: int | None = None
+    function: Callable | None = None,
+    *,
+    parallel: bool = False,
+    forceinline: bool = False,
+    allocates: bool = True,
+    seconds: int | None = None,
 ) -> Any:
     """Compile a function with ``njit(cache=True, nogil=True)``; uncached, and said so, where no cache can be written.
 
@@ -141,12 +146,16 @@ def kernel(
         function: The function; None to decorate with options.
         parallel: Whether the function holds a ``prange``.
         forceinline: Whether it becomes part of its callers: a call hands over each field of each array.
+        allocates: Whether the function may make arrays. Without, numba does not count references, which takes an
+            atomic instruction for each array that a call hands over, for each view and for each field of a tuple.
         seconds: What is said before the first compilation of kernels that are used together: how long it takes, all
             in all, on a core of a few gigahertz. Kernels without it take a few seconds.
     """
     options: dict[str, Any] = {"nogil": True, "parallel": parallel, "forceinline": forceinline}
+    if not allocates:
+        options["_nrt"] = False
     if function is None:
-        return lambda f: kernel(f, parallel=parallel, forceinline=forceinline, seconds=seconds)
+        return lambda f: kernel(f, parallel=parallel, forceinline=forceinline, allocates=allocates, seconds=seconds)
     if seconds is not None:
         _seconds[function] = seconds
     try:

@@ -35,10 +35,11 @@ SIGNATURE = boolean(
 def c_function(source: str) -> Any:
     """Return the kernel of a source as a C function."""
     function = compiled(source).py_func  # type: ignore[attr-defined]
+    options: dict[str, Any] = {"_nrt": False}  # as for a kernel that makes no arrays
     try:
-        return cfunc(SIGNATURE, cache=True)(function)
+        return cfunc(SIGNATURE, cache=True, **options)(function)
     except RuntimeError:  # numba finds no place for a cache that it may write to
-        return cfunc(SIGNATURE)(function)
+        return cfunc(SIGNATURE, **options)(function)
 
 
 @intrinsic

@@ -43,7 +43,7 @@ def compiled(source: str) -> Callable:
     }
     names |= {key: getattr(kernels, key) for key in dir(kernels) if not key.startswith("_")}
     exec(compile(source, kernels.__file__, "exec"), names)
-    return kernel(names[name])
+    return kernel(names[name], allocates=False)
 
 
 class _Writer:

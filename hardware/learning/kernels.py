@@ -50,13 +50,13 @@ def _mixed(typing_context, x):
     return types.uint32(types.uint32), generate
 
 
-@kernel
+@kernel(allocates=False)
 def mix(x):
     """Return 32 well-mixed bits of 32."""
     return _mixed(np.uint32(x))
 
 
-@kernel
+@kernel(allocates=False)
 def phase_key(seed, phase, stream):
     """Return the key of one random stream in one learning phase."""
     low = mix(np.uint32(seed & 0xFFFFFFFF) ^ np.uint32(stream))
@@ -64,13 +64,13 @@ def phase_key(seed, phase, stream):
     return mix(np.uint32(phase & 0xFFFFFFFF) ^ np.uint32(high))
 
 
-@kernel
+@kernel(allocates=False)
 def uniform(key, index):
     """Return draw number ``index`` of a stream, in [0, 1)."""
     return mix(np.uint32(np.uint32(index) * np.uint32(0x9E3779B1)) ^ np.uint32(key)) * 2.0**-32
 
 
-@kernel
+@kernel(allocates=False)
 def within(events, n):
     """Return whether all indices are in 0..n-1."""
     for a in range(events.size):  # noqa: SIM110 - numba compiles no generators
@@ -79,7 +79,7 @@ def within(events, n):
     return True
 
 
-@kernel
+@kernel(allocates=False)
 def list_row(x, rows, scalars, i):
     """Put a row on the list."""
     x[i, LISTED] = 1
@@ -87,7 +87,7 @@ def list_row(x, rows, scalars, i):
     scalars[N_ROWS] += 1
 
 
-@kernel
+@kernel(allocates=False)
 def list_all(x, rows, scalars):
     """Put all rows on the list."""
     for i in range(x.shape[0]):
@@ -95,7 +95,7 @@ def list_all(x, rows, scalars):
             list_row(x, rows, scalars, i)
 
 
-@kernel
+@kernel(allocates=False)
 def record_pre(x, rows, scalars, events, e):
     """Note presynaptic spikes at tick ``e`` of the epoch."""
     for a in range(events.size):
@@ -105,14 +105,14 @@ def record_pre(x, rows, scalars, events, e):
             list_row(x, rows, scalars, i)
 
 
-@kernel
+@kernel(allocates=False)
 def record_post(y, events, e):
     """Note postsynaptic spikes at tick ``e`` of the epoch."""
     for a in range(events.size):
         y[3, events[a]] = e
 
 
-@kernel
+@kernel(allocates=False)
 def forget_rows(x, rows, scalars):
     """Take rows off the list that hold neither trace nor tag, and end the epoch of all."""
     n = 0
@@ -127,7 +127,7 @@ def forget_rows(x, rows, scalars):
     scalars[N_ROWS] = n
 
 
-@kernel
+@kernel(allocates=False)
 def write_traces(y, written):
     """Let the postsynaptic neurons write their traces."""
     for k in range(written.shape[0]):
@@ -135,7 +135,7 @@ def write_traces(y, written):
             y[k, j] = written[k, j]
 
 
-@kernel
+@kernel(allocates=False)
 def round_up(value, draw):
     """Return ``value`` rounded away from zero if its fraction exceeds the draw, else towards zero."""
     whole = np.floor(abs(value))
@@ -143,7 +143,7 @@ def round_up(value, draw):
     return np.int32(whole) if value >= 0 else -np.int32(whole)
 
 
-@kernel
+@kernel(allocates=False)
 def reward_trace(scalars, traces, key):
     """Decay r1 once per epoch and add the epoch's rewards; signed 8 bits."""
     r = round_up(traces[5, 0] * scalars[REWARD_TRACE], uniform(key, 0x5000000))
@@ -155,7 +155,7 @@ def reward_trace(scalars, traces, key):
 # --- nengo: one decay per epoch, one rounding of decayed value plus impulse, a second spike of an epoch is lost
 
 
-@kernel
+@kernel(allocates=False)
 def _nengo_trace(before, decay, impulse, time, draw):
     """Return a trace after an epoch, without and with the impulse of a spike in it."""
     value = decay * before
@@ -163,7 +163,7 @@ def _nengo_trace(before, decay, impulse, time, draw):
     return without, min(np.int32(127), round_up(value + impulse, draw)) if time > 0 else without
 
 
-@kernel
+@kernel(allocates=False)
 def nengo_pre(x, rows, scalars, traces, key, draws):
     """Advance the presynaptic traces by an epoch; ``draws`` (0, 0) takes the draws of ``key``."""
     for a in range(scalars[N_ROWS]):
@@ -182,7 +182,7 @@ def nengo_pre(x, rows, scalars, traces, key, draws):
                 x[i, HISTORY + k :: 2] = 0
 
 
-@kernel
+@kernel(allocates=False)
 def nengo_post(y, hy, held, traces, key, draws):
     """Advance the postsynaptic traces by an epoch; traces that neurons wrote are held as they are."""
     hy[:] = 0
@@ -203,7 +203,7 @@ def nengo_post(y, hy, held, traces, key, draws):
 # --- Lava: one decay per tick, all of an epoch at its end, with one draw for all; every spike counts
 
 
-@kernel
+@kernel(allocates=False)
 def lava_step(value, decay, impulse, spiked, draw, impulse_draw):
     """Return a trace after one more tick: a decay, then the impulse of the epoch's last spike if it is now."""
     decayed = decay * value
@@ -216,14 +216,14 @@ def lava_step(value, decay, impulse, spiked, draw, impulse_draw):
     return value
 
 
-@kernel
+@kernel(allocates=False)
 def _lava_impulse(impulse):
     """Return integer part and fraction, in 1/256 compared with draws of 1/128, as Lava does."""
     whole = np.int32(np.floor(impulse))
     return whole, np.round(256 * (impulse - whole)) / 128
 
 
-@kernel
+@kernel(allocates=False)
 def lava_early_pre(x, traces, events):
     """Give spike before the last of an epoch its impulse, fractions rounded up."""
     for a in range(events.size):
@@ -233,7 +233,7 @@ def lava_early_pre(x, traces, events):
                 x[i, k] = min(np.int32(127), np.int32(x[i, k] + np.int32(np.ceil(traces[k, 2]))))
 
 
-@kernel
+@kernel(allocates=False)
 def lava_early_post(y, traces, events, draw):
     """Give a spike before the last of an epoch its impulse."""
     for a in range(events.size):
@@ -244,7 +244,7 @@ def lava_early_post(y, traces, events, draw):
                 y[k, j] = min(np.int32(127), np.int32(y[k, j] + whole + np.int32(draw < part)))
 
 
-@kernel
+@kernel(allocates=False)
 def lava_pre(x, rows, scalars, traces, draws):
     """Advance the presynaptic traces by an epoch."""
     for a in range(scalars[N_ROWS]):
@@ -259,7 +259,7 @@ def lava_pre(x, rows, scalars, traces, draws):
                 x[i, HISTORY + 2 * e + k] = x[i, k]
 
 
-@kernel
+@kernel(allocates=False)
 def lava_post(y, hy, held, traces, draws):
     """Advance the postsynaptic traces by an epoch; those that neurons wrote decay only within the epoch, hardly."""
     for j in range(y.shape[1]):
@@ -278,13 +278,13 @@ def lava_post(y, hy, held, traces, draws):
 # --- Brian2Loihi: one-tick epochs; the fraction is drawn from the state before the impulse, the integer part after it
 
 
-@kernel
+@kernel(allocates=False)
 def _brian_trace(before, after, traces, k, draw):
     chance = before * traces[k, 0]
     return np.int32(np.floor(after * traces[k, 1])) + np.int32(draw < chance - np.floor(chance))
 
 
-@kernel
+@kernel(allocates=False)
 def brian_pre(x, rows, scalars, traces, key, draws):
     """Add impulses (the values that products see), then decay."""
     for a in range(scalars[N_ROWS]):
@@ -298,7 +298,7 @@ def brian_pre(x, rows, scalars, traces, key, draws):
             x[i, k] = _brian_trace(before, after, traces, k, p)
 
 
-@kernel
+@kernel(allocates=False)
 def brian_post(y, hy, traces, key, draws):
     """Add impulses (the values that products see), then decay."""
     for j in range(y.shape[1]):

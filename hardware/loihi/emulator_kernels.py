@@ -2,8 +2,8 @@
 
 Nothing is allocated per tick. So that the compiler vectorises the loops over compartments and weights, each has few
 arrays (it checks at run time that they do not overlap, up to eight pairs), arithmetic of 32 bits, and unsigned indices
-(a signed one may be negative, which numba would handle in the loop). Helpers are inlined by numba: a call would count
-references of every array it is given, with atomic instructions, and cost more than most loops.
+(a signed one may be negative, which numba would handle in the loop). Helpers are inlined by numba: a call would hand
+over each field of each array, and cost more than most loops.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _clip(x, low, high):
     return np.int32(min(max(x, low), high))
 
 
-@kernel
+@kernel(allocates=False)
 def _draw(state, b):
     """Advance the row's random stream (splitmix64) and return a uniform integer from -127..127."""
     low, high = np.uint64(state[b, 1]) & np.uint64(0xFFFFFFFF), np.uint64(state[b, 2]) & np.uint64(0xFFFFFFFF)
@@ -67,7 +67,7 @@ def _draw(state, b):
     return np.int64(((x >> np.uint64(32)) * np.uint64(255)) >> np.uint64(32)) - 127
 
 
-@kernel
+@kernel(allocates=False)
 def _noise(state, b, options):
     x = (_draw(state, b) + 64 * options[NOISE_MANTISSA]) << options[NOISE_EXPONENT]
     return x >> 7 if x >= 0 else -(-x >> 7)
@@ -113,7 +113,7 @@ def _gather_inputs(found, x, sources, payloads):
     return found
 
 
-@kernel
+@kernel(allocates=False)
 def _send_with_own_delays(
     found, sources, payloads, slot, pending, slots, n, pointers, segments, weights, targets, counters
 ):
@@ -196,7 +196,7 @@ def _collect_input(n, q, pending, first, shift, counters):
     counters[INPUT] += over
 
 
-@kernel
+@kernel(allocates=False)
 def _collect_noisy_input(state, b, n, q, pending, first, noisy, options, counters):
     """The same with noise, added before the sum wraps."""
     for i in range(n):
@@ -344,7 +344,7 @@ def _slayer_alif(start, stop, v, a, r, z, v_th, keep_a, step_a, keep_r, counters
     counters[ADAPTATION] += over
 
 
-@kernel
+@kernel(allocates=False)
 def _bias_fits(bias):
     """Return whether every bias is a 13-bit signed mantissa times 2^0..2^7."""
     for b in range(bias.shape[0]):
@@ -359,7 +359,7 @@ def _bias_fits(bias):
     return True
 
 
-@kernel
+@kernel(allocates=False)
 def _only_spikes(inputs):
     """Return whether every payload is 0 or 1."""
     for t in range(inputs.shape[0]):
@@ -372,7 +372,7 @@ def _only_spikes(inputs):
     return True
 
 
-@kernel
+@kernel(allocates=False)
 def _state_fits(state, n, slots):
     """Return whether every row reads a slot that exists and its spikes are 0 or 1: both are used as indices."""
     for b in range(state.shape[0]):
@@ -384,7 +384,7 @@ def _state_fits(state, n, slots):
     return True
 
 
-@kernel
+@kernel(allocates=False)
 def refusal(state, inputs, bias, new_bias, options):
     """Return the status with which :func:`run` refuses its arguments, ``OK`` if it takes them."""
     if new_bias and not _bias_fits(bias):
@@ -396,7 +396,7 @@ def refusal(state, inputs, bias, new_bias, options):
     return OK
 
 
-@kernel
+@kernel(allocates=False)
 def run(
     state, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged,
     staged_post, pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded,
@@ -415,7 +415,7 @@ def run(
     )  # fmt: skip
 
 
-@kernel
+@kernel(allocates=False)
 def advance(
     state, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
     pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded,

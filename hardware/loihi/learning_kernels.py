@@ -45,7 +45,7 @@ class Engine(NamedTuple):
     constants: np.ndarray  # (3,) int64
 
 
-@kernel
+@kernel(allocates=False)
 def list_sources(place, sources, spikes, ends):
     """List the sources of a projection among those that the chip has sent, and where each tick's part ends."""
     found = 0
@@ -59,7 +59,7 @@ def list_sources(place, sources, spikes, ends):
         ends[t] = found
 
 
-@kernel
+@kernel(allocates=False)
 def mark_fired(sources, n_inputs, z):
     """Write 1 where a compartment is among what the chip has sent, 0 elsewhere; ``z`` is (n_ticks, C)."""
     for t in range(z.shape[0]):
@@ -70,7 +70,7 @@ def mark_fired(sources, n_inputs, z):
                 z[t, sent[a] - n_inputs] = 1
 
 
-@kernel
+@kernel(allocates=False)
 def list_targets(post, z, host_spikes, tick, spikes, ends):
     """List the targets that spiked, or that the host says did, and where each tick's part ends."""
     found = 0
@@ -83,7 +83,7 @@ def list_targets(post, z, host_spikes, tick, spikes, ends):
         ends[t] = found
 
 
-@kernel
+@kernel(allocates=False)
 def store_weights(weights, stored, actual):
     """Put the mantissas of one source's synapses into the synapse table, as what a spike adds."""
     drop, by, append, least, most = actual[DROP], actual[ROUND], actual[APPEND], actual[LEAST], actual[MOST]
@@ -95,7 +95,7 @@ def store_weights(weights, stored, actual):
         stored[j] = np.int16(min(max(np.int32(w << append), least), most))
 
 
-@kernel
+@kernel(allocates=False)
 def store(synapses, rows, table_weights, table_delays, actual, longest):
     """Put what the synapses of some sources have become into the synapse table."""
     for a in range(rows.size):  # a function of arrays, not of an Engine: a call hands over each field of each array
@@ -108,7 +108,7 @@ def store(synapses, rows, table_weights, table_delays, actual, longest):
                 table_delays[first + j] = min(synapses[row, 2, j], longest)
 
 
-@kernel
+@kernel(allocates=False)
 def learn_ticks(learn, engine, sources, ahead, z, host_spikes, host_traces, rewards, tick):
     """Show ticks of one learning epoch to a learning engine, and what it changed to the synapse table.
 
@@ -150,7 +150,7 @@ def learn_ticks(learn, engine, sources, ahead, z, host_spikes, host_traces, rewa
     )
 
 
-@kernel
+@kernel(allocates=False)
 def run_and_learn(
     state, inputs, bias, new_bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
     pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded, addresses, engines, rewards,
@@ -176,7 +176,7 @@ def run_and_learn(
     )  # fmt: skip
 
 
-@kernel
+@kernel(allocates=False)
 def advance_and_learn(
     state, inputs, bias, options, constants, runs, children, parents, scratch, sources, staged, staged_post,
     pointers, segments, weights, targets, outputs_of, outputs, counters, spikes, recorded, addresses, engines, rewards,

@@ -35,7 +35,7 @@ class Host(NamedTuple):
     no_traces: np.ndarray  # (1, 3, 0) int32: and writes no traces
 
 
-@kernel
+@kernel(allocates=False)
 def _run(loaded, addresses, engines, host, state, inputs, outputs, rewards, learning):
     """Run ticks of an env step: as many as ``outputs`` has."""
     c = loaded
@@ -52,7 +52,7 @@ def _run(loaded, addresses, engines, host, state, inputs, outputs, rewards, lear
     )  # fmt: skip
 
 
-@kernel
+@kernel(allocates=False)
 def write_even_trains(spikes, p_spike):
     """Write evenly spaced trains, whose phases are evenly spread too: the same ones each time."""
     for q in range(spikes.shape[0]):
@@ -64,7 +64,7 @@ def write_even_trains(spikes, p_spike):
                 phase -= 1.0
 
 
-@kernel
+@kernel(allocates=False)
 def evaluate(loaded, addresses, engines, host, state, lines, spikes, learning):
     """Hand over the lines' spikes of an env step, run its first tick and return the value."""
     for q in range(lines.shape[0]):
@@ -86,7 +86,7 @@ def reinforce(host, modulator, rng):
     host.rewards[1] = min(max(reward, -127), 127)
 
 
-@kernel
+@kernel(allocates=False)
 def act(loaded, addresses, engines, host, state, lines, learning):
     """Run the other ticks of the env step; return the action with the largest rate, the first of equals."""
     n_ticks = host.inputs.shape[0]
