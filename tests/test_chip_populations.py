@@ -1,6 +1,7 @@
 """Populations on the chip are a program that the emulator runs, learn in the ways of their float form, and are kept."""
 
 import copy
+import dataclasses
 import warnings
 
 import gymnasium as gym
@@ -17,7 +18,12 @@ from spikeloop.agents.compiled_episodes import ClosedLoop
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.hardware import ChipPopulations, Interpreter
 from spikeloop.hardware.learning.reward_stdp import reward_stdp_rule
-from spikeloop.hardware.loihi.population_program import ACTOR, ChipOptions, population_program
+from spikeloop.hardware.loihi.population_program import (
+    ACTOR,
+    CRITIC,
+    ChipOptions,
+    population_program,
+)
 from spikeloop.scripts.bench import chip_populations as benchmark
 from spikeloop.scripts.bench.chip_learning import Lab
 from spikeloop.spiking.rules.population_parameters import PopulationParameters
@@ -33,12 +39,15 @@ SMALL = PopulationParameters(
     w_max=0.2,
     input_rate=400.0,
     a_minus=0.3,
+    critic="spiking",
+    n_critic=6,
 )
 N_INPUTS, N_ACTIONS = 9, 2
 
 
-def network(seed=0, **options):
-    return ChipPopulations(N_INPUTS, N_ACTIONS, SMALL, np.random.default_rng(seed), **options)
+def network(seed=0, changes=None, **options):
+    parameters = dataclasses.replace(SMALL, **(changes or {}))
+    return ChipPopulations(N_INPUTS, N_ACTIONS, parameters, np.random.default_rng(seed), **options)
 
 
 def make(name="CartPole-v1", compiled=True, seed=0, **changes):
@@ -74,6 +83,34 @@ def test_its_env_steps_are_ticks_of_its_program(seed, residue, epoch):
         np.testing.assert_array_equal(chip.emulator.weights(i), learner.w)
 
 
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_its_critic_fires_in_proportion_to_the_sum_of_its_weights(epoch):
+    changes = {"n_critic": 40, "value_offset": 1.0, "value_gain": 2.0, "value_rate": 700.0}
+    chip = network(changes=changes, epoch=epoch)
+    fired, lines = chip._loaded.spikes[-40:], np.arange(5)  # the emulator's counts of spikes
+    for value in (-0.5, -0.4, 0.3, 1.0, 1.45, 1.6, 1.9):  # the range is -0.4 to 1.6
+        weight = np.clip(2 * round((value - 1.0) / chip.options.value_unit / len(lines) / 2), -254, 254)
+        chip.emulator.update_weights(CRITIC, np.full((40, N_INPUTS), weight))
+        wanted = np.clip(1.0 + len(lines) * weight * chip.options.value_unit, -0.4, 1.6)
+        before = fired.copy()
+        assert chip.evaluate(lines) == pytest.approx(wanted, abs=1.1 * 2.0 / (40 * (epoch - 1)))
+        chip.act()
+        most = (fired - before).max()  # it is silent for the rest of the env step
+        assert most <= epoch - 1 and (most > 0) == (wanted > -0.4)
+        chip.reset()
+
+
+def test_a_critic_that_one_core_does_not_hold_is_spread_over_several():
+    small, large = (network(changes={"n_critic": n}) for n in (6, 1500))
+    assert [chip.program.compartments.core.max() for chip in (small, large)] == [2, 3]
+    for chip in (small, large):
+        for _ in range(2):
+            chip.run(np.arange(4), SMALL.n_ticks)
+        updates = [chip.emulator.learner(i).updates for i in (ACTOR, CRITIC)]
+        assert chip.updates_per_core.tolist()[0] == updates[0] and chip.updates_per_core[1:].sum() == updates[1] > 0
+    assert large.updates_per_core.shape == (3,) and np.ptp(large.updates_per_core[1:]) == 0
+
+
 def test_the_first_reward_of_an_episode_finds_no_tags():
     chip = network()
     before = [chip.emulator.weights(i).copy() for i in range(2)]
@@ -100,7 +137,7 @@ def test_what_is_frozen_learns_nothing_and_disturbs_nothing():
     assert_same(chips[0].state_dict(), chips[1].state_dict())
 
 
-@pytest.mark.parametrize("options", [{}, {"residue": True, "n_critic": 3}])
+@pytest.mark.parametrize("options", [{}, {"residue": True}])
 def test_a_copy_and_what_is_loaded_go_on_alike(options):
     chip = network(**options)
     for _ in range(3):
@@ -121,7 +158,7 @@ def test_a_copy_and_what_is_loaded_go_on_alike(options):
         one.act()
     assert_same(chip.state_dict(), twin.state_dict())
     with pytest.raises(ValueError, match="must have shapes"):
-        network(n_critic=5).load_state_dict(chip.state_dict())
+        network(changes={"n_critic": 5}).load_state_dict(chip.state_dict())
 
 
 def test_predictions_in_the_middle_of_a_training_do_not_change_it():
@@ -202,8 +239,8 @@ def test_predictions_carry_the_chip_s_state_and_are_repeated_where_they_are_dete
         ({"centred": True}, {}, "centred must be False on the chip, got True"),
         ({"normalized": True}, {}, "normalized must be False"),
         ({"beta": 0.1}, {}, "beta must be 0.0 on the chip, got 0.1"),
-        ({"readout": "count"}, {}, "readout must be rate"),
-        ({"critic": "spiking"}, {}, "critic must be graded"),
+        ({"readout": "count", "critic": "graded"}, {}, "readout must be rate"),
+        ({"critic": "graded"}, {}, "critic must be spiking on the chip, got graded"),
         ({"w_min": 0.0}, {}, "w_min must be -0.2"),
         ({"n_ticks": 20}, {}, "n_ticks must be epoch = 4 times a power of 2 from 1 to 64 on the chip, got 20"),
         ({"learning_rate": 1e-9}, {}, "out of the chip's reach"),

@@ -11,7 +11,7 @@ from spikeloop.hardware.learning.actor_critic import critic_rule
 from spikeloop.hardware.learning.reward_stdp import reward_stdp_rule
 from spikeloop.hardware.loihi.chip import CHIPS
 from spikeloop.hardware.loihi.program import Compartments, Learning, Program, Projection
-from spikeloop.hardware.loihi.resources import check_limits
+from spikeloop.hardware.loihi.resources import check_limits, list_words
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.fields import flag, number, set_fields, whole
 from spikeloop.spiking.rules.population_parameters import DT, PopulationParameters
@@ -33,7 +33,6 @@ class ChipOptions:
         residue: Whether each weight has a second synapse with four more bits. No Loihi has.
         r1_scale: r1 for a modulator of 1; beyond 127 it saturates.
         value_unit: Value of one unit of the critic's weights, which go from -254 to 254.
-        n_critic: Compartments of the critic.
 
     Raises:
         ValueError: If a number is out of range.
@@ -43,7 +42,6 @@ class ChipOptions:
     residue: bool = False
     r1_scale: float = 256.0
     value_unit: float = 2.0**-12
-    n_critic: int = 24
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -54,8 +52,12 @@ class ChipOptions:
             residue=flag(me, "residue", self.residue),
             r1_scale=number(me, "r1_scale", self.r1_scale, 1e-6, 1e6),
             value_unit=number(me, "value_unit", self.value_unit, 1e-9, 1e6),
-            n_critic=whole(me, "n_critic", self.n_critic, 1, 1024),
         )
+
+    @property
+    def n_valuing(self) -> int:
+        """Ticks on which the critic may fire: an env step's first epoch, less its last tick, on which r1 is due."""
+        return self.epoch - 1
 
 
 def population_program(
@@ -65,6 +67,7 @@ def population_program(
 
     Args:
         n_inputs: Number of input lines, which are input lines of the program twice: the actor's, then the critic's.
+            Behind them are ``options.n_valuing`` more, one for each tick of the critic.
         n_actions: Number of actions.
         p: The numbers of the populations.
         options: The chip's.
@@ -75,19 +78,8 @@ def population_program(
     """
     _check(p, options)
     k = (p.n_ticks // options.epoch).bit_length() - 1
-    n, m = p.n_acting(n_actions), options.n_critic
+    n, m = p.n_acting(n_actions), p.n_critic
     unit = LARGEST / p.w_max  # stored weight of a weight of 1
-    population, action = np.repeat(np.arange(n_actions), p.n_neurons), np.arange(n_actions)
-    fires = np.repeat([1, 0], [n, n_actions + m])
-    compartments = Compartments.build(
-        n + n_actions + m,
-        decay_v=np.repeat([_register(p.tau_m), _register(p.tau_out), 4096], [n, n_actions, m]),
-        v_th=np.concatenate([np.round(p.neurons(n).v_th * unit).astype(int), np.ones(n_actions + m, int)]) * 64,
-        refractory=np.where(fires, p.refractory + 1, 1),
-        fires=fires,
-        noise=fires if p.noise > 0 else 0,
-        core=np.repeat([0, 1, 2], [n, n_actions, m]),
-    )
     residue_bits, loss = 4 if options.residue else 0, 1.0 - p.eligibility_decay
     actor = reward_stdp_rule(
         p.learning_rate * unit, options.r1_scale, loss, k=k, epoch=options.epoch, tau_plus=p.tau_plus,
@@ -100,30 +92,49 @@ def population_program(
     start = 2 * round(p.w_start * unit / 2)
     exponent = max(0, math.ceil(math.log2(max(p.inhibition * unit / LARGEST, 1.0))))
     inhibition = 2 * round(p.inhibition * unit / 2**exponent / 2)
-    lines = np.arange(n_inputs)
-    projections = (
+    population, action = np.repeat(np.arange(n_actions), p.n_neurons), np.arange(n_actions)
+    lines, neurons, valuing = np.arange(n_inputs), np.arange(n), n + n_actions + np.arange(m)
+    ticks = 2 * n_inputs + np.arange(options.n_valuing)
+    coarse, fine, shift = _levels(p, options)
+    onto_critic = (
         Projection(
-            "actor", True, lines, np.arange(n), np.full((n, n_inputs), start), plastic=True,
-            learning=Learning(actor, seeds[0]),
-        ),
-        Projection(
-            "critic", True, n_inputs + lines, n + n_actions + np.arange(m), np.zeros((m, n_inputs), int), plastic=True,
+            "critic", True, n_inputs + lines, valuing, np.zeros((m, n_inputs), int), plastic=True,
             learning=Learning(critic, seeds[1]),
         ),
-        Projection(
-            "inhibition", False, np.arange(n), np.arange(n),
-            -inhibition * (population[:, None] != population), exponent,
-        ),
-        Projection("readout", False, np.arange(n), n + action, LARGEST * (action[:, None] == population)),
+        Projection("levels", True, ticks, valuing, coarse, shift),
+        Projection("rest of the levels", True, ticks, valuing, fine),
     )  # fmt: skip
+    projections = (
+        Projection(
+            "actor", True, lines, neurons, np.full((n, n_inputs), start), plastic=True,
+            learning=Learning(actor, seeds[0]),
+        ),
+        *onto_critic,
+        Projection(
+            "inhibition", False, neurons, neurons, -inhibition * (population[:, None] != population), exponent,
+        ),
+        Projection("readout", False, neurons, n + action, LARGEST * (action[:, None] == population)),
+    )  # fmt: skip
+    parts = n, n_actions, m  # action neurons, their readout, the critic
+    v_th = np.round(p.neurons(n).v_th * unit).astype(int)
+    compartments = Compartments.build(
+        sum(parts),
+        decay_v=np.repeat([_register(p.tau_m), _register(p.tau_out), 4096], parts),
+        v_th=64 * np.concatenate([v_th, np.ones(n_actions + m, int)]),
+        refractory=np.repeat([p.refractory + 1, 1, 1], parts),
+        fires=np.repeat([1, 0, 1], parts),
+        noise=np.repeat([int(p.noise > 0), 0, 0], parts),
+        core=np.concatenate([np.repeat([0, 1], parts[:2]), 2 + _cores(onto_critic)]),
+    )
     program = Program(
         chip=CHIP,
         profile=CHIPS[CHIP].profile,
-        n_inputs=2 * n_inputs,
+        n_inputs=2 * n_inputs + options.n_valuing,
         compartments=compartments,
         projections=projections,
-        outputs=n + np.arange(n_actions + m),
-        groups=(("actor", 0, n), ("readout", n, n + n_actions), ("critic", n + n_actions, n + n_actions + m)),
+        outputs=n + action,
+        spike_outputs=valuing,
+        groups=(("actor", 0, n), ("readout", n, n + n_actions), ("critic", n + n_actions, sum(parts))),
         noise_at="membrane",
         noise_exponent=_noise_exponent(p, unit),
         input_latency=0,
@@ -140,7 +151,7 @@ def _check(p: PopulationParameters, options: ChipOptions) -> None:
         ("normalized", p.normalized, False),
         ("beta", p.beta, 0.0),
         ("readout", p.readout, "rate"),
-        ("critic", p.critic, "graded"),
+        ("critic", p.critic, "spiking"),
         ("w_min", p.bounds[0], -p.w_max),
     ):
         if value != wanted:
@@ -150,6 +161,35 @@ def _check(p: PopulationParameters, options: ChipOptions) -> None:
         raise ValueError(
             f"n_ticks must be epoch = {options.epoch} times a power of 2 from 1 to 64 {me}, got {p.n_ticks}"
         )
+
+
+def _levels(p: PopulationParameters, options: ChipOptions) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the weights from the lines of the ticks onto the critic's neurons, shape (m, n_valuing), in two parts.
+
+    On each of its ticks a neuron fires where the sum of its weights exceeds the level that it has on this tick. The
+    levels of all neurons and ticks go in equal steps through the sums that rates of 0 to 1 spike per tick stand for.
+
+    Returns:
+        Mantissas of the part with an exponent, those of the rest, and this exponent.
+    """
+    n = p.n_critic * options.n_valuing
+    rates = (np.arange(n).reshape(options.n_valuing, p.n_critic).T + 0.5) / n
+    towards = p.value_gain * (p.value_rate * DT / 1000.0 - rates) / options.value_unit
+    exponent = max(0, math.ceil(math.log2(max(np.max(np.abs(towards)) / LARGEST, 1.0))))
+    coarse = 2 * np.round(towards / 2**exponent / 2).astype(int)
+    return coarse, 2 * np.round((towards - coarse * 2**exponent) / 2).astype(int), exponent
+
+
+def _cores(onto_critic: tuple[Projection, ...]) -> np.ndarray:
+    """Return which core each neuron of the critic is on, from 0: in equal parts, on as few as hold its synapses."""
+    chip, m = CHIPS[CHIP], onto_critic[0].post.size
+
+    def fit(most: int) -> bool:
+        words = sum(list_words(p, np.full(p.pre.size, most), most, 0) for p in onto_critic)
+        return most <= chip.compartments and words + most * chip.state_words <= chip.memory_words
+
+    parts = (-(-m // n_cores) for n_cores in range(1, m + 1))
+    return np.arange(m) // next(filter(fit, parts), 1)
 
 
 def _register(tau: float) -> int:

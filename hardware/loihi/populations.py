@@ -8,11 +8,14 @@ happens where:
   learn by reward-modulated STDP (:mod:`spikeloop.hardware.learning.reward_stdp`).
 - *Readout core*: one compartment for each action, which never fires: v is the filtered number of its population's
   spikes.
-- *Critic core*: ``n_critic`` compartments that never fire and learn the same value, each with a rounding of its own:
-  their mean is finer than 8 bits. v is the sum of the tick's weights.
-- *Host*: turns an observation into spikes of the lines; on the first tick of an env step each active line sends one
-  spike to the critic, whose v the host then reads; it forms the TD error and sends it, rounded at random to r1's 8
-  bits, as the reward of the next tick; at the end it reads the readout and picks the largest.
+- *Critic cores*: ``n_critic`` neurons without memory, v being the sum of the tick's weights, that all learn the same
+  value, each with a rounding of its own. Active lines spike on each of the first ``epoch - 1`` ticks, and with them a
+  line of the tick's, which shifts what a neuron's sum must exceed, by another amount for each neuron and tick: the
+  number of spikes of all neurons and ticks is a value that is finer than 8 bits. The synapses learn from r1 and from
+  tags of the lines that were active, whether the neuron fired or not: pairs of spikes would leave neurons that are
+  silent nothing to learn from.
+- *Host*: turns an observation into spikes of the lines; counts the critic's spikes; forms the TD error and sends it,
+  rounded at random to r1's 8 bits, as the reward of the first epoch's last tick; picks the largest of the readout.
 
 So the TD error comes in the first learning epoch of an env step. The weights change by the tags from before that epoch,
 then the tags take in the epoch's pairs: the spikes of the new step get no share of what the one before was worth.
@@ -64,7 +67,8 @@ class ChipPopulations:
     Args:
         n_inputs: Number of input lines.
         n_outputs: Number of actions.
-        parameters: Their numbers; ``trace_floor`` does not apply, traces and tags end where their bits do.
+        parameters: Their numbers. ``trace_floor`` does not apply, traces and tags end where their bits do; nor does
+            ``value_w_start``: the critic's weights begin at 0 and its rate at ``value_rate``.
         rng: Source of the trains, of the noise, of r1's rounding and of the learning engines' seeds.
         options: Fields of :class:`ChipOptions`, by name.
 
@@ -76,7 +80,7 @@ class ChipPopulations:
     Raises:
         ValueError: If a number is out of range, or the chip cannot hold the lines or has no such neurons or rule.
 
-    >>> p = PopulationParameters(n_ticks=16, centred=False, w_start=0.06)
+    >>> p = PopulationParameters(n_ticks=16, centred=False, w_start=0.06, critic="spiking")
     >>> network = ChipPopulations(10, 2, p, np.random.default_rng(0))
     >>> value = network.evaluate(np.arange(10))
     >>> network.reinforce(0.0)  # no action before this one
@@ -104,7 +108,7 @@ class ChipPopulations:
 
     def _load(self) -> None:
         """Set up what the kernels take."""
-        p, n = self.parameters, self.n_inputs
+        p, n, n_valuing = self.parameters, self.n_inputs, self.options.n_valuing
         self._loaded = self.emulator.loaded()
         quiet = self._loaded.options.copy()
         quiet[NOISE_AT] = 0
@@ -112,13 +116,15 @@ class ChipPopulations:
         self._host = kernels.Host(
             n_lines=n,
             n_actions=self.n_actions,
-            value_offset=p.value_offset,
-            value_unit=self.options.value_unit / self.options.n_critic,
+            n_valuing=n_valuing,
+            n_critic=p.n_critic,
+            value_of_silence=p.value_offset - p.value_gain * p.value_rate * DT / 1000.0,
+            value_of_spike=p.value_gain / (n_valuing * p.n_critic),
             r1_scale=self.options.r1_scale,
             p_spike=p.input_rate * DT / 1000.0,
             regular=p.trains == "regular",
-            inputs=np.zeros((p.n_ticks, 1, 2 * n), np.int32),
-            outputs=np.zeros((p.n_ticks, 1, self.n_actions + self.options.n_critic), np.int32),
+            inputs=np.zeros((p.n_ticks, 1, 2 * n + n_valuing), np.int32),
+            outputs=np.zeros((p.n_ticks, 1, self.n_actions), np.int32),
             rewards=np.zeros(p.n_ticks, np.int64),
             no_spikes=np.zeros((1, 0), np.int32),
             no_traces=np.zeros((1, 3, 0), np.int32),
@@ -146,11 +152,14 @@ class ChipPopulations:
 
     @property
     def updates_per_core(self) -> np.ndarray:
-        """Synapses that learning has computed so far, for each core that learns: the actor's, the critic's.
+        """Synapses that learning has computed so far, for each core that learns: the actor's, then the critic's.
 
         :func:`~spikeloop.hardware.energy.learning_cost` takes it.
         """
-        return np.array([self.emulator.learner(i).updates for i in (ACTOR, CRITIC)])
+        actor, critic = (self.emulator.learner(i).updates for i in (ACTOR, CRITIC))
+        cores = self.emulator.program.compartments.core[self.emulator.program.projections[CRITIC].post]
+        n_neurons = np.bincount(cores - cores.min())  # of which every active line has one synapse each
+        return np.array([actor, *(critic // len(cores) * n_neurons)])
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Forget the episode: membranes, traces and tags; the only environment may be spared by ``mask``."""
@@ -289,7 +298,9 @@ class ChipPopulations:
     def _check_sums(self, n_active: int) -> None:
         p = self.parameters
         against = p.inhibition * LARGEST / p.w_max * (self.n_actions - 1) * p.n_neurons
-        most = int((_MOST_INPUT - against) // LARGEST)
+        highest = p.value_rate * DT / 1000.0
+        level = p.value_gain * max(highest, 1.0 - highest) / self.options.value_unit  # of the critic
+        most = int((_MOST_INPUT - max(against, level)) // LARGEST)
         if n_active > most:
             raise ValueError(f"at most {most} lines may be active on the chip, or sums wrap; got {n_active}")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spikeloop.hardware.loihi.emulator_kernels import advance
+from spikeloop.hardware.loihi.emulator_kernels import N, advance
 from spikeloop.hardware.loihi.learning_kernels import advance_and_learn
 from spikeloop.spiking.compiling import kernel
 from spikeloop.spiking.encoders.tile_kernels import encode
@@ -23,13 +23,15 @@ class Host(NamedTuple):
 
     n_lines: int
     n_actions: int
-    value_offset: float
-    value_unit: float  # of one unit of one weight of the critic
+    n_valuing: int  # ticks of the critic
+    n_critic: int  # neurons, the last of the program
+    value_of_silence: float  # where none of these fires
+    value_of_spike: float
     r1_scale: float
     p_spike: float  # spikes of an active line per tick
     regular: bool
-    inputs: np.ndarray  # (n_ticks, 1, 2 n_lines) int32, 0 between two env steps
-    outputs: np.ndarray  # (n_ticks, 1, n_actions + n_critic) int32
+    inputs: np.ndarray  # (n_ticks, 1, 2 n_lines + n_valuing) int32, 0 between two env steps
+    outputs: np.ndarray  # (n_ticks, 1, n_actions) int32
     rewards: np.ndarray  # (n_ticks,) int64
     no_spikes: np.ndarray  # (1, 0) int32: the host sends no postsynaptic spikes,
     no_traces: np.ndarray  # (1, 3, 0) int32: and writes no traces
@@ -66,33 +68,47 @@ def write_even_trains(spikes, p_spike):
 
 @kernel(allocates=False)
 def evaluate(loaded, addresses, engines, host, state, lines, spikes, learning):
-    """Hand over the lines' spikes of an env step, run its first tick and return the value."""
+    """Hand over the lines' spikes of an env step, run the ticks of the critic and return the value."""
     for q in range(lines.shape[0]):
-        host.inputs[0, 0, host.n_lines + lines[q]] = 1
         for t in range(host.inputs.shape[0]):
             host.inputs[t, 0, lines[q]] = spikes[q, t]
     host.rewards[:] = 0
-    _run(loaded, addresses, engines, host, state, host.inputs[:1], host.outputs[:1], host.rewards[:1], learning)
-    total = 0
-    for i in range(host.n_actions, host.outputs.shape[2]):
-        total += host.outputs[0, 0, i] >> 6  # a weight of 1 adds 64 to v
-    return host.value_offset + host.value_unit * total
+    n, n_spikes = loaded.options[N], 0
+    z = state[0, 3 + 4 * n : 3 + 5 * n]  # which compartments spiked on the latest tick
+    for t in range(host.n_valuing):
+        host.inputs[t, 0, 2 * host.n_lines + t] = 1
+        for q in range(lines.shape[0]):
+            host.inputs[t, 0, host.n_lines + lines[q]] = 1
+        now, then = t, t + 1
+        _run(
+            loaded, addresses, engines, host, state, host.inputs[now:then], host.outputs[now:then],
+            host.rewards[now:then], learning,
+        )  # fmt: skip
+        for i in range(n - host.n_critic, n):
+            n_spikes += z[i]
+    return host.value_of_silence + host.value_of_spike * n_spikes
 
 
 @kernel
 def reinforce(host, modulator, rng):
     """Note the modulator as the reward of the next tick, rounded at random to the 8 bits of r1."""
     reward = math.floor(min(max(host.r1_scale * modulator, -128.0), 128.0) + rng.random())
-    host.rewards[1] = min(max(reward, -127), 127)
+    host.rewards[host.n_valuing] = min(max(reward, -127), 127)
 
 
 @kernel(allocates=False)
 def act(loaded, addresses, engines, host, state, lines, learning):
     """Run the other ticks of the env step; return the action with the largest rate, the first of equals."""
-    n_ticks = host.inputs.shape[0]
-    _run(loaded, addresses, engines, host, state, host.inputs[1:], host.outputs[1:], host.rewards[1:], learning)
+    n_ticks, start = host.inputs.shape[0], host.n_valuing
+    _run(
+        loaded, addresses, engines, host, state, host.inputs[start:], host.outputs[start:], host.rewards[start:],
+        learning,
+    )  # fmt: skip
+    for t in range(start):
+        host.inputs[t, 0, 2 * host.n_lines + t] = 0
+        for q in range(lines.shape[0]):
+            host.inputs[t, 0, host.n_lines + lines[q]] = 0
     for q in range(lines.shape[0]):
-        host.inputs[0, 0, host.n_lines + lines[q]] = 0
         for t in range(n_ticks):
             host.inputs[t, 0, lines[q]] = 0
     best = 0

@@ -3,8 +3,8 @@
 Every run learns for its preset's budget of episodes, one preset for all kinds of synapses, and then plays 100 episodes
 with its weights frozen: as it acted while it learned, with the noise of its membranes, and without noise, with the
 input lines' trains evenly spread instead of drawn. Float is the float form by its own preset, with its own noise; kept
-is (return - random) / (float's - random) in the mean of the seeds. One control does not learn; in another the host
-sends the TD error that another step had. Finished runs are kept in the output folder and not repeated.
+is (return - random) / (float's - random) in the mean of the seeds. In the controls nothing learns, or the critic does
+not, or the host sends the TD error that another step had. Finished runs are kept in the output folder and not repeated.
 """
 
 from __future__ import annotations
@@ -46,11 +46,8 @@ KINDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "8-bit + residue (no Loihi has it)": (
         "rstdp_populations_chip",
         ChipPopulations,
-        # with 24 compartments of the critic, or 8 neurons for each action, MountainCar's would not fit their cores
-        {
-            "backend_kwargs": {"residue": True, "n_critic": 16},
-            "policy_kwargs": {"population_kwargs": {"n_neurons": 5}},
-        },
+        # 8 neurons for each action would not fit MountainCar's core
+        {"backend_kwargs": {"residue": True}, "policy_kwargs": {"population_kwargs": {"n_neurons": 5}}},
     ),
     "float": ("rstdp_populations", None, {}),
     "no learning": (
@@ -58,6 +55,7 @@ KINDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
         ChipPopulations,
         {"learning_rate": 0.0, "value_learning_rate": 0.0},
     ),
+    "critic does not learn": ("rstdp_populations_chip", ChipPopulations, {"value_learning_rate": 0.0}),
     "TD error of 50 steps ago": ("rstdp_populations_chip", LateModulators, {}),
 }
 
