@@ -147,7 +147,8 @@ def kernel(
         parallel: Whether the function holds a ``prange``.
         forceinline: Whether it becomes part of its callers: a call hands over each field of each array.
         allocates: Whether the function may make arrays. Without, numba does not count references, which takes an
-            atomic instruction for each array that a call hands over, for each view and for each field of a tuple.
+            atomic instruction for each array that a call hands over, for each view and for each field of a tuple; an
+            array that it made all the same would never be freed, and numba does not always refuse it.
         seconds: What is said before the first compilation of kernels that are used together: how long it takes, all
             in all, on a core of a few gigahertz. Kernels without it take a few seconds.
     """

@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-import numba
-import numpy as np
 import pytest
 
 from spikeloop.spiking import compiling
@@ -75,12 +73,3 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, caps
 def test_without_numbas_private_attributes_a_kernel_is_left_as_it_is():
     dispatcher = object()
     assert compiling._mend_cache(dispatcher, False) is dispatcher
-
-
-def test_a_kernel_that_may_not_allocate_is_refused_where_it_does():
-    def zeros(n):
-        return np.zeros(n)
-
-    with pytest.raises(numba.TypingError, match="returning of array passed"):
-        compiling.kernel(zeros, allocates=False)(3)
-    assert compiling.kernel(zeros)(3).size == 3
