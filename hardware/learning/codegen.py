@@ -142,9 +142,8 @@ class _Writer:
         used = [k for k in range(3) if f"y{k + 1}" in self.rule.variables()]
         self.add(2, "any_y0 = False", *(f"any_y{k + 1} = False" for k in used))
         self.add(2, "for j in range(n_post):")
-        if (
-            used and self.rule.epoch > 1
-        ):  # nothing reads the traces before the epoch: their place takes those at the spike
+        if used and self.rule.epoch > 1:
+            # nothing reads the traces before the epoch: their place takes those at the spike
             self.add(3, *(f"any_y{k + 1} |= hy[0, {k}, j] != 0" for k in used))
             self.add(3, "if y[3, j] > 0:")
             self.add(4, *(f"hy[0, {k}, j] = hy[y[3, j], {k}, j]" for k in used))

@@ -9,7 +9,7 @@ import numpy as np
 
 from spikeloop.hardware.learning.actor_critic import critic_rule
 from spikeloop.hardware.learning.reward_stdp import reward_stdp_rule
-from spikeloop.hardware.loihi.chip import CHIPS
+from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.program import Compartments, Learning, Program, Projection
 from spikeloop.hardware.loihi.resources import check_limits, list_words
 from spikeloop.spiking.decay import decay
@@ -95,7 +95,7 @@ def population_program(
     population, action = np.repeat(np.arange(n_actions), p.n_neurons), np.arange(n_actions)
     lines, neurons, valuing = np.arange(n_inputs), np.arange(n), n + n_actions + np.arange(m)
     ticks = 2 * n_inputs + np.arange(options.n_valuing)
-    coarse, fine, shift = _levels(p, options)
+    coarse, fine, shift = _in_two_parts(-_levels(p, options))
     onto_critic = (
         Projection(
             "critic", True, n_inputs + lines, valuing, np.zeros((m, n_inputs), int), plastic=True,
@@ -163,21 +163,28 @@ def _check(p: PopulationParameters, options: ChipOptions) -> None:
         )
 
 
-def _levels(p: PopulationParameters, options: ChipOptions) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the weights from the lines of the ticks onto the critic's neurons, shape (m, n_valuing), in two parts.
+def most_lines(n_actions: int, p: PopulationParameters, options: ChipOptions) -> int:
+    """Return how many lines may be active, so that no sum of a tick's weights leaves the range of an input."""
+    room = 2 ** (PROFILES[CHIPS[CHIP].profile].input_bits - 6)  # in units of a weight
+    inhibition = p.inhibition * LARGEST / p.w_max * (n_actions - 1) * p.n_neurons
+    return int((room - max(inhibition, np.abs(_levels(p, options)).max())) // LARGEST)
 
-    On each of its ticks a neuron fires where the sum of its weights exceeds the level that it has on this tick. The
-    levels of all neurons and ticks go in equal steps through the sums that rates of 0 to 1 spike per tick stand for.
 
-    Returns:
-        Mantissas of the part with an exponent, those of the rest, and this exponent.
+def _levels(p: PopulationParameters, options: ChipOptions) -> np.ndarray:
+    """Return the sum of weights above which each neuron of the critic fires on each of its ticks, shape (m, n_valuing).
+
+    All levels together go in equal steps through the sums that rates of 0 to 1 spike per tick stand for.
     """
     n = p.n_critic * options.n_valuing
     rates = (np.arange(n).reshape(options.n_valuing, p.n_critic).T + 0.5) / n
-    towards = p.value_gain * (p.value_rate * DT / 1000.0 - rates) / options.value_unit
-    exponent = max(0, math.ceil(math.log2(max(np.max(np.abs(towards)) / LARGEST, 1.0))))
-    coarse = 2 * np.round(towards / 2**exponent / 2).astype(int)
-    return coarse, 2 * np.round((towards - coarse * 2**exponent) / 2).astype(int), exponent
+    return p.value_gain * (rates - p.resting_rate) / options.value_unit
+
+
+def _in_two_parts(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return mantissas that reach all weights by an exponent, mantissas for what is left of them, and the exponent."""
+    exponent = max(0, math.ceil(math.log2(max(np.max(np.abs(weights)) / LARGEST, 1.0))))
+    coarse = 2 * np.round(weights / 2**exponent / 2).astype(int)
+    return coarse, 2 * np.round((weights - coarse * 2**exponent) / 2).astype(int), exponent
 
 
 def _cores(onto_critic: tuple[Projection, ...]) -> np.ndarray:

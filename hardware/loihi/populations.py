@@ -34,17 +34,15 @@ from typing import Any
 import numpy as np
 
 from spikeloop.hardware.loihi import populations_kernels as kernels
-from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
 from spikeloop.hardware.loihi.emulator import Emulator
 from spikeloop.hardware.loihi.emulator_kernels import NOISE_AT
 from spikeloop.hardware.loihi.interpreter import resting_state
 from spikeloop.hardware.loihi.overflows import warn_of_overflow
 from spikeloop.hardware.loihi.population_program import (
     ACTOR,
-    CHIP,
     CRITIC,
-    LARGEST,
     ChipOptions,
+    most_lines,
     population_program,
 )
 from spikeloop.hardware.loihi.program import Program
@@ -55,7 +53,6 @@ from spikeloop.spiking.rules.population_parameters import DT, PopulationParamete
 from spikeloop.spiking.rules.populations_kernels import write_trains
 
 _NOISE_OF_PREDICTIONS = 0  # a seed
-_MOST_INPUT = 2 ** (PROFILES[CHIPS[CHIP].profile].input_bits - 6)  # of one tick, in units of a weight
 
 
 @runs_compiled_tasks
@@ -118,7 +115,7 @@ class ChipPopulations:
             n_actions=self.n_actions,
             n_valuing=n_valuing,
             n_critic=p.n_critic,
-            value_of_silence=p.value_offset - p.value_gain * p.value_rate * DT / 1000.0,
+            value_of_silence=p.value_offset - p.value_gain * p.resting_rate,
             value_of_spike=p.value_gain / (n_valuing * p.n_critic),
             r1_scale=self.options.r1_scale,
             p_spike=p.input_rate * DT / 1000.0,
@@ -130,6 +127,7 @@ class ChipPopulations:
             no_traces=np.zeros((1, 3, 0), np.int32),
         )
         self._lines = np.empty(0, np.int64)
+        self._most_lines = most_lines(self.n_actions, p, self.options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: all but views of the emulator's arrays."""
@@ -296,13 +294,10 @@ class ChipPopulations:
         return self._state if self.learning else self._aside
 
     def _check_sums(self, n_active: int) -> None:
-        p = self.parameters
-        against = p.inhibition * LARGEST / p.w_max * (self.n_actions - 1) * p.n_neurons
-        highest = p.value_rate * DT / 1000.0
-        level = p.value_gain * max(highest, 1.0 - highest) / self.options.value_unit  # of the critic
-        most = int((_MOST_INPUT - max(against, level)) // LARGEST)
-        if n_active > most:
-            raise ValueError(f"at most {most} lines may be active on the chip, or sums wrap; got {n_active}")
+        if n_active > self._most_lines:
+            raise ValueError(
+                f"at most {self._most_lines} lines may be active on the chip, or sums wrap; got {n_active}"
+            )
 
     def _check_ticks(self, n_ticks: int) -> None:
         if n_ticks != self.parameters.n_ticks:

@@ -79,11 +79,10 @@ def evaluate(loaded, addresses, engines, host, state, lines, spikes, learning):
         host.inputs[t, 0, 2 * host.n_lines + t] = 1
         for q in range(lines.shape[0]):
             host.inputs[t, 0, host.n_lines + lines[q]] = 1
-        now, then = t, t + 1
+        tick = slice(t, t + 1)
         _run(
-            loaded, addresses, engines, host, state, host.inputs[now:then], host.outputs[now:then],
-            host.rewards[now:then], learning,
-        )  # fmt: skip
+            loaded, addresses, engines, host, state, host.inputs[tick], host.outputs[tick], host.rewards[tick], learning
+        )
         for i in range(n - host.n_critic, n):
             n_spikes += z[i]
     return host.value_of_silence + host.value_of_spike * n_spikes

@@ -219,13 +219,18 @@ class PopulationParameters:
             value_learning_rate=self.value_learning_rate,
             value_offset=self.value_offset,
             value_gain=self.value_gain,
-            value_rate=self.value_rate * DT / 1000.0,
+            value_rate=self.resting_rate,
             floor=self.trace_floor,
         )
 
     def n_acting(self, n_actions: int) -> int:
         """Return the number of action neurons."""
         return n_actions * self.n_neurons
+
+    @property
+    def resting_rate(self) -> float:
+        """``value_rate`` in spikes per tick."""
+        return self.value_rate * DT / 1000.0
 
     @property
     def n_valuing(self) -> int:
