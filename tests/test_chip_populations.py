@@ -85,15 +85,15 @@ def test_its_env_steps_are_ticks_of_its_program(seed, residue, epoch):
 
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_its_critic_fires_in_proportion_to_the_sum_of_its_weights(epoch):
-    changes = {"n_critic": 40, "value_offset": 1.0, "value_gain": 2.0, "value_rate": 700.0}
-    chip = network(changes=changes, epoch=epoch)
-    fired, lines = chip._loaded.spikes[-40:], np.arange(5)  # the emulator's counts of spikes
-    for value in (-0.5, -0.4, 0.3, 1.0, 1.45, 1.6, 1.9):  # the range is -0.4 to 1.6
-        weight = np.clip(2 * round((value - 1.0) / chip.options.value_unit / len(lines) / 2), -254, 254)
-        chip.emulator.update_weights(CRITIC, np.full((40, N_INPUTS), weight))
+    n, lines = 120, np.arange(5)
+    chip = network(changes={"n_critic": n, "value_offset": 1.0, "value_gain": 2.0, "value_rate": 700.0}, epoch=epoch)
+    fired = chip._loaded.spikes[-n:]  # the emulator's counts of spikes
+    apart = 2.0 / (n * (epoch - 1))  # levels, which lie closer than multiples of what an exponent reaches
+    for weight in (-254, -230, *range(-100, 100, 6), 120, 150, 254):  # values from below -0.4 to above 1.6, the range
+        chip.emulator.update_weights(CRITIC, np.full((n, N_INPUTS), weight))
         wanted = np.clip(1.0 + len(lines) * weight * chip.options.value_unit, -0.4, 1.6)
         before = fired.copy()
-        assert chip.evaluate(lines) == pytest.approx(wanted, abs=1.1 * 2.0 / (40 * (epoch - 1)))
+        assert chip.evaluate(lines) == pytest.approx(wanted, abs=1.1 * apart)
         chip.act()
         most = (fired - before).max()  # it is silent for the rest of the env step
         assert most <= epoch - 1 and (most > 0) == (wanted > -0.4)
