@@ -25,6 +25,14 @@ def key_of_the_tests(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def logs_of_sb3(tmp_path_factory):
+    """Let SB3 make the folders of its loggers where pytest clears up: otherwise each model leaves one in /tmp."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Small files of all kinds by kind and name, as bytes."""
