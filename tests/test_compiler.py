@@ -237,6 +237,24 @@ def test_what_does_not_fit_is_refused_with_limit_need_and_layer():
         compile_network(wide, calibration=np.zeros((2, 1, n)))
 
 
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+def test_neurons_that_reach_many_cores_are_spread_until_their_output_axons_suffice(chip, monkeypatch):
+    network = random_network(np.random.default_rng(0), n=64, w_rec_scale=0.2)
+    few = dataclasses.replace(CHIPS[chip], compartments=16)  # so that each neuron reaches four cores or more
+    monkeypatch.setitem(CHIPS, chip, few)
+    usual = compile_network(network, chip).program
+    needed = max(core.output_axons for core in use(usual))
+    monkeypatch.setitem(CHIPS, chip, dataclasses.replace(few, output_axons=needed - 1))
+    spread = compile_network(network, chip).program
+    check_limits(spread)
+    assert max(core.output_axons for core in use(spread)) < needed
+    monkeypatch.setitem(CHIPS, chip, dataclasses.replace(few, output_axons=3))
+    with pytest.raises(
+        ValueError, match=f"a core of {chip} has 3 output axons; core [0-9]+ needs [0-9]+ for group 'layer"
+    ):
+        compile_network(network, chip)
+
+
 def test_more_cores_than_the_chip_has_are_refused_unless_limits_are_off(monkeypatch):
     network = random_network(np.random.default_rng(0), n=512, w_rec_scale=0.2)
     small = dataclasses.replace(CHIPS["loihi1"], cores=2)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spikeloop.hardware.loihi.chip import Chip
 from spikeloop.hardware.loihi.program import Program
-from spikeloop.hardware.loihi.resources import check_limits, list_words, longest_delay
+from spikeloop.hardware.loihi.resources import check_limits, list_words, longest_delay, use
 
 
 class _Load(NamedTuple):
@@ -60,13 +60,33 @@ def place(program: Program, limits: bool = True) -> Program:
     Raises:
         ValueError: If one neuron alone, or the whole network, does not fit; names limit, need and group.
     """
-    trees = _Trees(program)
+    trees, most = _Trees(program), dict[str, int]()
+    while True:
+        core = _filled(trees, most)
+        placed = replace(program, compartments=replace(program.compartments, core=core))
+        if not limits:
+            return placed
+        if core.max(initial=0) >= program.chip_spec.cores:
+            raise ValueError(
+                f"{program.chip} has {program.chip_spec.cores} cores, the network needs {core.max() + 1}; "
+                f"the first that does not fit is {placed.group_of(int(np.argmax(core >= program.chip_spec.cores)))}"
+            )
+        fewer = _fewer_on_a_core(placed, most)
+        if fewer == most:
+            check_limits(placed)
+            return placed
+        most = fewer
+
+
+def _filled(trees: _Trees, most: dict[str, int]) -> np.ndarray:
+    """Return the core of each compartment, with at most so many trees of a group on one, where ``most`` names it."""
+    program = trees.program
     core = np.zeros(program.compartments.n, np.int32)
     current, load = 0, _Load()
     for name, start, stop in program.groups:
         roots = start + np.flatnonzero(program.compartments.parent[start:stop] < 0)
         while roots.size:
-            n, empty = trees.how_many_fit(roots, load), load == _Load()
+            n, empty = trees.how_many_fit(roots[: most.get(name)], load), load == _Load()
             if n == 0 and empty:
                 why = trees.load(roots[:1]).excess(program.chip_spec)
                 raise ValueError(f"one neuron of {name!r} does not fit {program.chip}: {why}")
@@ -78,15 +98,23 @@ def place(program: Program, limits: bool = True) -> Program:
                 roots = roots[n:]
             if roots.size:
                 current, load = current + 1, _Load()
-    placed = replace(program, compartments=replace(program.compartments, core=core))
-    if limits:
-        if current >= program.chip_spec.cores:
-            raise ValueError(
-                f"{program.chip} has {program.chip_spec.cores} cores, the network needs {current + 1}; "
-                f"the first that does not fit is {placed.group_of(int(np.argmax(core >= program.chip_spec.cores)))}"
-            )
-        check_limits(placed)
-    return placed
+    return core
+
+
+def _fewer_on_a_core(program: Program, most: dict[str, int]) -> dict[str, int]:
+    """Return how many trees of a group a core may hold so that its output axons suffice; ``most`` where they do.
+
+    How many a compartment needs is known when all its targets have their cores: one for each core that it reaches.
+    """
+    fewer, chip, core = dict(most), program.chip_spec, program.compartments.core
+    for one in use(program):
+        if chip.output_axons is None or one.output_axons <= chip.output_axons:
+            continue
+        for name, start, stop in program.groups:
+            here = int(np.count_nonzero((core[start:stop] == one.core) & (program.compartments.parent[start:stop] < 0)))
+            if here > 1:
+                fewer[name] = min(fewer.get(name, here), max(1, here * chip.output_axons // one.output_axons))
+    return fewer
 
 
 class _Trees:
