@@ -148,6 +148,10 @@ def run(args: argparse.Namespace) -> None:
     _table(results, "kept", [*ticks, *chips], lambda found: found["kept"])
     _table(results, "agreement", [*ticks, *chips], lambda found: found["agreement"]["snn"])
     _table(results, "spikes per decision", ticks, lambda found: found["spikes_per_decision"], "{:.0f}")
+    for task, found in results.items():
+        for chip in chips:
+            for refused in sorted({one[chip]["refused"] for one in found if "refused" in one[chip]}):
+                print(f"\n{task}, {chip}: {refused}")
     nanojoules = "nJ per decision on the chip, events alone (davies2018)"
     _table(results, nanojoules, chips, lambda found: 1e9 * found["modelled"]["davies2018"]["dynamic"], "{:.0f}")
     print(f"\nagreement at {TICKS[-1]} ticks, from the quarter of the closest choices to that of the clearest")
@@ -291,6 +295,10 @@ def _on_chip(name: str, policy: AnnPolicy, layers: Any, x: np.ndarray, reference
     seen = observations(network, policy.env, 1000, seed + 1_000_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of weights that became 0; the table shows their effect
-        chip = DeployedPolicy(compile_network(network, name, calibration=seen))
+        try:
+            chip = DeployedPolicy(compile_network(network, name, calibration=seen))
+        except ValueError as error:  # too large for the chip
+            nothing = {"davies2018": {"dynamic": np.nan}}
+            return {"kept": None, "agreement": {"snn": None}, "modelled": nothing, "refused": str(error)}
     figures = compare(policy, reference, chip.predict, seed)
     return figures | {"modelled": report(chip).to_dict()["modelled"], "overflows": report(chip).to_dict()["overflows"]}
