@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from spikeloop.hardware.calibration import sample_observations
 from spikeloop.hardware.deployment import Deployment
-from spikeloop.hardware.target import target_of
+from spikeloop.hardware.target import OF_TICKS, TICKS, target_of
+from spikeloop.spiking.in_ticks import IN_TICKS, in_ticks
 from spikeloop.spiking.network import Network
 
 
@@ -25,6 +27,21 @@ def check_ticks(network: Network, chip: str) -> None:
         raise ValueError(f"{chip} runs in ticks: it cannot hold {name}, which answers an env step as a whole")
 
 
+def _in_ticks(network: Network, chip: str, ticks_per_tau: int, strict: bool) -> Network:
+    """Return the network in ticks that stands for one whose layers answer an env step as a whole.
+
+    Raises:
+        ValueError: If there is none, or ``strict`` is set.
+    """
+    if type(network.layers[0]) not in IN_TICKS:
+        check_ticks(network, chip)
+    if strict:
+        raise ValueError(f"{chip} cannot run this network as it is: {TICKS} ({OF_TICKS[TICKS]})")
+    warnings.warn(f"lowered for {chip}: {TICKS} ({OF_TICKS[TICKS]})", stacklevel=3)
+    found = in_ticks(network, ticks_per_tau)
+    return replace(found, metadata={**found.metadata, "ticks_per_tau": str(ticks_per_tau)})
+
+
 def compile_network(
     network: Network,
     chip: str = "loihi1",
@@ -33,6 +50,7 @@ def compile_network(
     calibration: np.ndarray | None = None,
     strict: bool = False,
     approximate: bool = False,
+    ticks_per_tau: int = 16,
     **options: Any,
 ) -> Deployment:
     """Compile a network for a chip.
@@ -49,6 +67,7 @@ def compile_network(
         calibration: Recorded raw observations, in order, shape (L, B, n_obs) or (L, n_obs); noise if None.
         strict: Refuse instead of approximating.
         approximate: Approximate even what is known to cost most of a return.
+        ticks_per_tau: Ticks per time constant of layers that answer an env step as a whole; of no matter to others.
         options: The chip's own. Those of the Loihi chips are at
             :func:`~spikeloop.hardware.loihi.compiler.compile_for`: ``profile``, ``limits`` and ``neurons``.
 
@@ -73,7 +92,9 @@ def compile_network(
         (12, ())
     """
     target = target_of(chip)
-    check_ticks(network, chip)
+    notes = (TICKS,) if network.answers_steps else ()
+    if network.answers_steps:
+        network = _in_ticks(network, chip, ticks_per_tau, strict)
     if calibration is None:
         calibration = sample_observations(network, np.random.default_rng(0))
     compiled = target.compile(network, calibration, bits=bits, strict=strict, approximate=approximate, **options)
@@ -84,7 +105,8 @@ def compile_network(
     for warning in compiled.warnings:
         warnings.warn(warning, stacklevel=2)
     metadata = {**network.metadata, "bits": str(bits)}
-    return Deployment(compiled.program, compiled.host, compiled.approximations, metadata, compiled.quantization)
+    approximations = (*notes, *compiled.approximations)
+    return Deployment(compiled.program, compiled.host, approximations, metadata, compiled.quantization)
 
 
 def quantizer(chip: str = "loihi1", bits: int = 8) -> Callable[[np.ndarray], np.ndarray]:

@@ -12,7 +12,7 @@ from spikeloop.hardware.host import Host
 from spikeloop.hardware.quantization import QuantizationCost
 from spikeloop.hardware.reinforcement import Reinforcement
 from spikeloop.hardware.sensors import n_sensors
-from spikeloop.hardware.target import TARGETS, Target, target_of
+from spikeloop.hardware.target import TARGETS, Target, approximations_of, target_of
 from spikeloop.hardware.weight_search import WeightSearch
 from spikeloop.spiking.fields import check_choice, check_part, parts_of, set_fields, texts
 from spikeloop.spiking.former import FORMER
@@ -79,7 +79,7 @@ class Deployment:
             quantization=parts_of(me, "quantization", self.quantization, QuantizationCost),
         )
         for note in self.approximations:
-            check_choice(me, "approximations", note, tuple(self.target.approximations))
+            check_choice(me, "approximations", note, tuple(approximations_of(self.target)))
         self.target.check(self.program, self.host)
         if isinstance(self.reinforcement, WeightSearch):
             n = n_sensors(self.host)

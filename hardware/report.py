@@ -18,7 +18,7 @@ from spikeloop.hardware.energy import idle_energy
 from spikeloop.hardware.figures import ChipFigures, CoreFigures
 from spikeloop.hardware.host import Host
 from spikeloop.hardware.quantization import QuantizationCost
-from spikeloop.hardware.target import TARGETS
+from spikeloop.hardware.target import TARGETS, approximations_of
 from spikeloop.spiking.metrics import SynapticOperations
 from spikeloop.spiking.observation import Normalizer
 
@@ -131,7 +131,8 @@ class Report:
         left = [(kind, f"{n:,} times") for kind, n in self.overflows.items() if n]
         yield "values that left their range", left or [("of any kind", "none")]
         if self.approximations:
-            yield "lowered to what the chip has", [(name, target.approximations[name]) for name in self.approximations]
+            explained = approximations_of(target)
+            yield "lowered to what the chip has", [(name, explained[name]) for name in self.approximations]
 
     def _modelled_rows(self, cost: dict[str, float]) -> list[tuple[str, str]]:
         rows = [

@@ -144,7 +144,21 @@ class Target(Protocol):
         ...
 
 
+TICKS = "spike times in ticks"
+OF_TICKS = {  # what is approximated before any target sees the network: the compiler puts it in ticks
+    TICKS: "inputs come on the nearest tick and neurons spike on one; of outputs that spike first on the same tick the "
+    "one of the lowest index decides; after 63 ticks a neuron may spike again"
+}
 TARGETS: dict[str, Target] = {target.name: target for target in (LOIHI1, LOIHI2)}
+
+
+def approximations_of(target: Target) -> Mapping[str, str]:
+    """Return in what ways a deployment may differ from its network, beside rounding: what each name means.
+
+    >>> sorted(set(approximations_of(LOIHI1)) - set(LOIHI1.approximations))
+    ['spike times in ticks']
+    """
+    return {**OF_TICKS, **target.approximations}
 
 
 def target_of(chip: str) -> Target:

@@ -109,9 +109,9 @@ def action_agreement(
         seed: Seed of the start keys of a ``rate`` encoder; all players have the same keys.
 
     Returns:
-        ``chip`` and ``baseline`` (None if the network has no membranes, or clears them), and what they ``measure``: the
-        share of steps with the same action, or of a box the mean absolute difference, as a share of the range where it
-        has one.
+        ``chip`` and ``baseline`` (None if the network carries no membranes over env steps), and what they ``measure``:
+        the share of steps with the same action, or of a box the mean absolute difference, as a share of the range where
+        it has one.
     """
     from spikeloop.hardware.deployed import DeployedPolicy
     from spikeloop.spiking.simulator import Simulator
@@ -120,14 +120,16 @@ def action_agreement(
         return np.random.default_rng(seed)
 
     exact = _actions(Simulator(network, rng()).predict, steps)
-    disturbed = _actions(Simulator(network, rng()).predict, steps, lambda state: raise_membranes(network, state))
     chip = _actions(DeployedPolicy(deployment, rng()).predict, steps)
     assert network.head is not None
+    disturbed = None
+    if network.layers and not (network.clears or network.answers_steps):
+        disturbed = _actions(Simulator(network, rng()).predict, steps, lambda state: raise_membranes(network, state))
     measure = measure_of_actions(network.head, space)
     return {
         "measure": measure[0],
         "chip": measure[1](chip, exact),
-        "baseline": measure[1](disturbed, exact) if network.layers and not network.clears else None,
+        "baseline": None if disturbed is None else measure[1](disturbed, exact),
         "steps": len(steps),
         "perturbation": PERTURBATION,
     }

@@ -132,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
         help="also compile what is known to cost most of a return: membranes that integrate while refractory",
     )
     add(
+        "--ticks-per-tau",
+        type=int,
+        default=16,
+        metavar="T",
+        help="ticks per time constant, for layers of exact spike times (default: 16)",
+    )
+    add(
         "--control-period",
         type=float,
         metavar="SECONDS",
@@ -267,6 +274,7 @@ def _compile(network: Network, seen: np.ndarray, args: argparse.Namespace) -> De
             calibration=seen,
             strict=args.strict,
             approximate=args.approximate,
+            ticks_per_tau=args.ticks_per_tau,
             **_options(args),
         )
     for warning in noted:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from spikeloop.hardware.loihi.chip import CHIPS
+from spikeloop.hardware.loihi.lower_current_lif import current_lif
 from spikeloop.hardware.loihi.lower_integrate_and_fire import (
     integrate_and_fire_on_loihi1,
     integrate_and_fire_on_loihi2,
@@ -16,6 +17,7 @@ from spikeloop.hardware.loihi.lower_integrate_and_fire import (
 from spikeloop.hardware.loihi.lower_lsnn import lsnn_on_loihi1, lsnn_on_loihi2
 from spikeloop.hardware.loihi.lowered import INPUT, NEURON_PROGRAMS, READOUT, Group, Link, Lowered, LoweredLayer
 from spikeloop.spiking.network import Network
+from spikeloop.spiking.neurons.current_lif import CurrentLif
 from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 
@@ -26,6 +28,8 @@ LOWERINGS: dict[tuple[type, str], Callable[[int, Network, np.ndarray, str], Lowe
     (LsnnNeurons, "loihi2"): lsnn_on_loihi2,
     (IntegrateAndFire, "loihi1"): integrate_and_fire_on_loihi1,
     (IntegrateAndFire, "loihi2"): integrate_and_fire_on_loihi2,
+    (CurrentLif, "loihi1"): current_lif,
+    (CurrentLif, "loihi2"): current_lif,
 }
 
 

@@ -193,17 +193,20 @@ class Plan:
                 yield step, 2.0**23  # the register of a step
                 yield min(step * _memory(group.rho), _FAR_MEMBRANE * v_th), float(EMULATOR_MAX)
             if group.kappa is not None:
-                yield self.current_bound(group.kappa, own)
+                yield self.worst(own) * self.held_current(group), self.largest_current(group)
 
-    def current_bound(self, kappa: np.ndarray, own: Sequence[Link]) -> tuple[float, float]:
-        """Return figure and limit of a u with memory: the moving threshold, which a neuron's own spikes make negative.
+    def near_child(self, group: Group) -> bool:
+        """Return whether u stays near 0 as the v that is added to it is kept small: it is a moving threshold.
 
-        Where the v that is added to it is kept small, u stays near: below the least such v, the neuron cannot spike.
+        Only the neuron's own spikes make it negative, and below the least such v the neuron cannot spike.
         """
-        limit = 2.0**self.profile.u_bits - 1
-        if self.profile.wrap_v_input:
-            return self.worst(own), limit - CHILD_V_MAX
-        return self.worst(own) * _memory(kappa), limit
+        return self.profile.wrap_v_input and any(
+            other.parent is not None and other.parent[0] == group.name for other in self.lowered.groups
+        )
+
+    def largest_current(self, group: Group) -> float:
+        """Return the largest u with a memory that a group may have."""
+        return 2.0**self.profile.u_bits - 1 - (CHILD_V_MAX if self.near_child(group) else 0)
 
     def readout_bounds(self, group: Group, into: Sequence[Link]) -> Iterator[tuple[float, float]]:
         """Yield what must fit for the readout: every neuron firing on every tick."""
@@ -219,8 +222,11 @@ class Plan:
         return min(n_ticks, _memory(group.alpha)) if readout.clears else _memory(group.alpha)
 
     def held_current(self, group: Group) -> float:
-        """Return the same of the synaptic current of a readout, which has a memory in some kinds that clear."""
-        return 1.0 if group.kappa is None else min(self.network.n_ticks, _memory(group.kappa))
+        """Return how many times itself a steady input adds up to in a synaptic current, which may have a memory."""
+        if group.kappa is None or self.near_child(group):
+            return 1.0
+        from_rest = self.network.clears or (group.name == READOUT and self.network.readout.clears)
+        return min(self.network.n_ticks, _memory(group.kappa)) if from_rest else _memory(group.kappa)
 
     @property
     def largest_input(self) -> float:
@@ -238,6 +244,8 @@ class Plan:
             share = most / self.largest_input
             if group.name == READOUT:
                 share = max(share * self.held_current(group), most * self.held(group) / MAX_V_TH)
+            elif group.kappa is not None:
+                share = max(share, most * self.held_current(group) / self.largest_current(group))
             excess[group.domain] = max(excess[group.domain], share)
         return excess
 

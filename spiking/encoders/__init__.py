@@ -5,6 +5,7 @@ from __future__ import annotations
 from spikeloop.spiking.encoders.base import Encoder, encode
 from spikeloop.spiking.encoders.dimensions import Dimensions
 from spikeloop.spiking.encoders.first_spikes import FirstSpikes
+from spikeloop.spiking.encoders.first_spikes_in_ticks import FirstSpikesInTicks
 from spikeloop.spiking.encoders.lines import Binary, Parts
 from spikeloop.spiking.encoders.population_spikes import PopulationSpikes
 from spikeloop.spiking.encoders.recruited_cells import RecruitedCells
@@ -25,6 +26,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         Latency,
         SpikeTimes,
         FirstSpikes,
+        FirstSpikesInTicks,
         Delta,
         Tiles,
         PlaceCells,

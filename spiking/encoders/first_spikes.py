@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class FirstSpikes:
         set_fields(self, n_obs=n, middle=middle, scale=scale, t_last=number(me, "t_last", self.t_last, 1e-9, MAX_TIME))
 
     @classmethod
-    def over(cls, low: np.ndarray, high: np.ndarray, *, t_last: float = 1.5) -> FirstSpikes:
+    def over(cls, low: np.ndarray, high: np.ndarray, *, t_last: float = 1.5) -> Self:
         """Return the code whose times change most in the middle third between two ends, both of shape (n_obs,)."""
         return cls(len(low), (low + high) / 2, (high - low) / 6, t_last)
 

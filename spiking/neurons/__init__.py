@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spikeloop.spiking.neurons.base import Neurons
+from spikeloop.spiking.neurons.current_lif import CurrentLif
 from spikeloop.spiking.neurons.fitzhugh_nagumo import FitzHughNagumo
 from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
 from spikeloop.spiking.neurons.izhikevich import Izhikevich
@@ -13,4 +14,5 @@ NEURONS: dict[str, type[Neurons]] = {
     "izhikevich": Izhikevich,
     "fitzhugh_nagumo": FitzHughNagumo,
     "integrate_and_fire": IntegrateAndFire,
+    "current_lif": CurrentLif,
 }
