@@ -16,25 +16,15 @@ from spikeloop.spiking.in_ticks import IN_TICKS, in_ticks
 from spikeloop.spiking.network import Network
 
 
-def check_ticks(network: Network, chip: str) -> None:
-    """Refuse layers that answer an env step as a whole: chips run in ticks.
-
-    Raises:
-        ValueError: If the network has such layers.
-    """
-    if network.answers_steps:
-        name = type(network.layers[0]).__name__
-        raise ValueError(f"{chip} runs in ticks: it cannot hold {name}, which answers an env step as a whole")
-
-
 def _in_ticks(network: Network, chip: str, ticks_per_tau: int, strict: bool) -> Network:
     """Return the network in ticks that stands for one whose layers answer an env step as a whole.
 
     Raises:
         ValueError: If there is none, or ``strict`` is set.
     """
-    if type(network.layers[0]) not in IN_TICKS:
-        check_ticks(network, chip)
+    kind = type(network.layers[0])
+    if kind not in IN_TICKS:
+        raise ValueError(f"{chip} runs in ticks: it cannot hold {kind.__name__}, which answers an env step as a whole")
     if strict:
         raise ValueError(f"{chip} cannot run this network as it is: {TICKS} ({OF_TICKS[TICKS]})")
     warnings.warn(f"lowered for {chip}: {TICKS} ({OF_TICKS[TICKS]})", stacklevel=3)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikeloop.hardware.calibration import sample_observations
-from spikeloop.hardware.compile import check_ticks, compile_network
+from spikeloop.hardware.compile import compile_network
 from spikeloop.hardware.deployed import DeployedPolicy
 from spikeloop.hardware.loihi.player import play, plays_whole
 from spikeloop.hardware.target import target_of
@@ -96,6 +96,7 @@ class ChipPlayer:
         Raises:
             ValueError: If it does not fit.
         """
+        _check_ticks(network, chip)
         compile_network(network, chip, bits=bits, **options)
 
     @staticmethod
@@ -108,7 +109,7 @@ class ChipPlayer:
         Raises:
             ValueError: If its layers do not run in ticks.
         """
-        check_ticks(network, chip)
+        _check_ticks(network, chip)
         quantize, layers = target_of(chip).quantizer(bits), []
         for i, layer in enumerate(network.layers):
             w_in = quantize(layer.w_in) if i else layer.w_in
@@ -134,3 +135,10 @@ class ChipPlayer:
             levels = np.unique(quantize(np.linspace(0, 1, 4097)[None] * abs(w).max()))
             steps.append(float(np.diff(levels).max() / np.sqrt(np.mean(w[w != 0] ** 2))))
         return max(steps)
+
+
+def _check_ticks(network: Network, chip: str) -> None:
+    """Refuse layers that answer an env step as a whole: the weights of a search are those that the chip holds."""
+    if network.answers_steps:
+        name = type(network.layers[0]).__name__
+        raise ValueError(f"{chip} runs in ticks: no search changes {name} there, which answers an env step as a whole")

@@ -8,11 +8,14 @@ a spike, their membrane is the kernel at ``(k + 1) / T`` over a gain:
     exponential   no leak, tau_s = tau          gain = 1 - exp(-1/T)
     double        tau_m = 2 tau, tau_s = tau    gain = 2 (exp(-1/(2T)) - exp(-1/T))
 
-So weights stay, thresholds are divided by the gain, and nothing is approximated but times, which become ticks:
+So weights stay, thresholds are divided by the gain, and nothing is approximated but the times of spikes:
 
-- An input or a pulse at time t comes on tick ``round(T t)``, and a membrane passes its threshold on the tick in which
-  it would in continuous time. Its spike stands for half a tick later on average, and takes a whole tick to the next
-  layer. So pulses to layer L come ``L / 2`` ticks late, and the step is longer by a tick for each layer.
+- An input at time t comes on tick ``round(T t)``, and a membrane passes its threshold on the tick in which it would in
+  continuous time. Its spike stands for half a tick later on average, and takes a whole tick to the next layer. So what
+  comes to layer L is ``L / 2`` ticks late, and the step is longer by a tick for each layer.
+- Pulses keep their times: one between two ticks comes on both, with weights whose responses add up to its own on every
+  tick. The first weight is ``w kappa(b) / kappa(1/T)``, b being the time to the second tick. To round such times would
+  cost more: outputs often decide by whether a hump of the membrane reaches the threshold, which a pulse makes.
 - Input lines reach the first layer only. A pulse to a later layer goes through a neuron of each layer before it, which
   spikes on the tick on which the pulse comes.
 - Pulses often weigh more than all else, and one matrix has one step on a chip. A pulse comes on as many lines as it
@@ -45,10 +48,10 @@ _MAX_LINES = 16
 
 
 class _Line(NamedTuple):
-    """A line of the host that brings a pulse: to which layer, at what time in ms, and its weights, shape (N,)."""
+    """A line of the host that brings a pulse: to which layer, on which tick, and its weights, shape (N,)."""
 
     layer: int
-    time: float
+    tick: int
     weights: np.ndarray
 
 
@@ -69,20 +72,20 @@ def spike_times_in_ticks(network: Network, ticks_per_tau: int = 16) -> Network:
     >>> network = Network(encoder, (first, second), Readout(-np.eye(2), np.zeros(2)), head, dt=5.0)
     >>> ticks = spike_times_in_ticks(network)
     >>> ticks.n_ticks, ticks.dt, [layer.n_neurons for layer in ticks.layers], ticks.encoder.n_channels
-    (82, 0.0625, [7, 2], 12)
+    (82, 0.0625, [9, 2], 15)
     """
     layers: Sequence[SpikeTimeLayer] = network.layers
     whole("spike_times_in_ticks", "ticks_per_tau", ticks_per_tau, 4, MAX_TICKS_PER_TAU)
     _check(network)
     dt = layers[0].tau / ticks_per_tau
-    lines = [line for i, layer in enumerate(layers) for line in _lines(i, layer)]
+    lines = [line for i, layer in enumerate(layers) for line in _lines(i, layer, dt)]
     code = network.encoder
     encoder = FirstSpikesInTicks(
         code.n_obs,
         code.middle,  # type: ignore[attr-defined]
         code.scale,  # type: ignore[attr-defined]
         code.t_last,  # type: ignore[attr-defined]
-        np.array([max(line.time - 0.5 * line.layer * dt, 0.0) for line in lines]),
+        np.array([(line.tick - line.layer) * dt for line in lines]),
     )
     n = layers[-1].n_neurons
     return replace(
@@ -113,14 +116,40 @@ def _check(network: Network) -> None:
         )
 
 
-def _lines(index: int, layer: SpikeTimeLayer) -> Iterator[_Line]:
+def _lines(index: int, layer: SpikeTimeLayer, dt: float) -> Iterator[_Line]:
     """Yield the lines that bring a layer its pulses."""
     most = float(np.abs(layer.w_in).max())
     deadline = np.full(layer.n_neurons, layer.w_deadline, layer.w_in.dtype)
     for time, weights in zip((*layer.t_pulse, layer.deadline), (*layer.w_pulse.T, deadline), strict=True):
-        largest = float(np.abs(weights).max())
-        n_lines = math.ceil(min(largest / most, _MAX_LINES)) if most else bool(largest)
-        yield from [_Line(index, float(time), weights / n_lines)] * n_lines if n_lines else ()
+        for tick, share in _on_ticks(float(time) / dt + 0.5 * index, layer.kernel, dt / layer.tau):
+            largest = float(np.abs(weights).max()) * share
+            n_lines = math.ceil(min(largest / most, _MAX_LINES)) if most else bool(largest)
+            if n_lines:  # none comes before the neurons on its way can hand it on
+                yield from [_Line(index, max(tick, index), weights * (share / n_lines))] * n_lines
+
+
+def _on_ticks(at: float, kernel: str, tick: float) -> tuple[tuple[int, float], ...]:
+    """Return the ticks on which a pulse comes, with its share on each.
+
+    Args:
+        at: When, in ticks.
+        kernel: One of the kernels of :mod:`spikeloop.spiking.spike_time`.
+        tick: Length of a tick in tau.
+    """
+    first = math.floor(at + 1e-5)  # times are float32
+    left = (1.0 - max(at - first, 0.0)) * tick  # until the next tick
+    if at - first < 1e-5:
+        return ((first, 1.0),)
+    unit = _response(kernel, tick)
+    share = _response(kernel, left) / unit
+    return (first, share), (first + 1, (_response(kernel, tick + left) - share * _response(kernel, 2 * tick)) / unit)
+
+
+def _response(kernel: str, s: float) -> float:
+    """Return the kernel s tau after a spike."""
+    if kernel == "alpha":
+        return s * math.exp(-s)
+    return 1.0 - math.exp(-s) if kernel == "exponential" else 2.0 * (math.exp(-s / 2) - math.exp(-s))
 
 
 def _in_ticks(index: int, layer: SpikeTimeLayer, dt: float, lines: Sequence[_Line]) -> Layer:
@@ -134,7 +163,8 @@ def _in_ticks(index: int, layer: SpikeTimeLayer, dt: float, lines: Sequence[_Lin
     for k, weights in enumerate(own, start=n_before):
         w_in[:n, k] = weights
     w_in[n:, n_before + len(own) :] = weight * np.eye(n_later)
-    tau_m, gain = _membrane(layer.kernel, layer.tau, dt)
+    tau_m = {"alpha": layer.tau, "exponential": MAX_TIME, "double": 2.0 * layer.tau}[layer.kernel]
+    gain = _response(layer.kernel, dt / layer.tau)
     neurons = CurrentLif(
         v_th=np.repeat([layer.v_th / gain, 0.5 * weight], [n, n_later]),
         tau_m=tau_m,  # type: ignore[arg-type]
@@ -142,13 +172,3 @@ def _in_ticks(index: int, layer: SpikeTimeLayer, dt: float, lines: Sequence[_Lin
         refractory=REFRACTORY,  # type: ignore[arg-type]
     )
     return Layer(w_in, np.zeros(n + n_later, layer.w_in.dtype), neurons)
-
-
-def _membrane(kernel: str, tau: float, dt: float) -> tuple[float, float]:
-    """Return the membrane's time constant, and the kernel over the response of such a neuron."""
-    kept = math.exp(-dt / tau)
-    if kernel == "alpha":
-        return tau, kept * dt / tau
-    if kernel == "exponential":
-        return MAX_TIME, 1.0 - kept
-    return 2.0 * tau, 2.0 * (math.sqrt(kept) - kept)

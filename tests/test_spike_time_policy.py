@@ -19,8 +19,6 @@ from whole_steps import (
 from spikeloop.agents import SpikingA2C, SpikingPPO
 from spikeloop.agents.policies import POLICIES
 from spikeloop.agents.spike_time_policy import SpikeTimePolicy
-from spikeloop.hardware import compile_network
-from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.bench import spike_time
 from spikeloop.scripts.load_policy import Policy
 from spikeloop.spiking import LSNN, ActionHead, Encoder, FirstSpikes, Network, Readout, Simulator, SpikeTimeLayer
@@ -204,12 +202,6 @@ def test_layers_of_two_kinds_are_refused():
     ticks = LSNN(Encoder("direct", 5), [3]).network_layers()
     with pytest.raises(ValueError, match="must all be of one type"):
         network_of(layers=(network_of().layers[0], *ticks))
-
-
-@pytest.mark.parametrize("chip", TARGETS)
-def test_chips_refuse_it_by_name(chip):
-    with pytest.raises(ValueError, match=f"{chip} runs in ticks: it cannot hold SpikeTimeLayer"):
-        compile_network(network_of(), chip)
 
 
 def test_what_is_for_lsnn_layers_says_so():

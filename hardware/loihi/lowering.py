@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from spikeloop.hardware.loihi.chip import CHIPS
-from spikeloop.hardware.loihi.lower_current_lif import current_lif
+from spikeloop.hardware.loihi.lower_current_lif import current_lif_on_loihi1, current_lif_on_loihi2
 from spikeloop.hardware.loihi.lower_integrate_and_fire import (
     integrate_and_fire_on_loihi1,
     integrate_and_fire_on_loihi2,
@@ -28,8 +28,8 @@ LOWERINGS: dict[tuple[type, str], Callable[[int, Network, np.ndarray, str], Lowe
     (LsnnNeurons, "loihi2"): lsnn_on_loihi2,
     (IntegrateAndFire, "loihi1"): integrate_and_fire_on_loihi1,
     (IntegrateAndFire, "loihi2"): integrate_and_fire_on_loihi2,
-    (CurrentLif, "loihi1"): current_lif,
-    (CurrentLif, "loihi2"): current_lif,
+    (CurrentLif, "loihi1"): current_lif_on_loihi1,
+    (CurrentLif, "loihi2"): current_lif_on_loihi2,
 }
 
 

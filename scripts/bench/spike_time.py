@@ -3,7 +3,10 @@
 Every row trains from its preset for the same fixed budget, on held-out seeds, and is judged by its last weights: the
 exported network plays 100 greedy episodes in ``Simulator``. Beside the return stand the spikes of all neurons per
 decision. For spike times there is also when the action was known, which is at the first output spike (tau is 1 ms), and
-how often that was in time: before the pulse that makes outputs fire which nothing else has driven. Controls:
+how often that was in time: before the pulse that makes outputs fire which nothing else has driven. These policies are
+then deployed on an emulated chip with the compiler's own settings: "kept" is (chip - random) / (float - random) of the
+same number of episodes, "same action" the share of steps with the float network's action on observations of its own
+episodes, and "ties" the share of these on which several outputs spiked first on the same tick. Controls:
 
 - no deadline: without that pulse to any neuron, so that outputs may fall silent;
 - frozen: the hidden layer stays as it was drawn;
@@ -14,17 +17,27 @@ how often that was in time: before the pulse that makes outputs fire which nothi
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 
+from spikeloop.hardware import DeployedPolicy, Deployment, compile_network
+from spikeloop.hardware.recording import record
 from spikeloop.scripts.bench.presets import EPISODES, add_row_arguments, judged, return_cells
 from spikeloop.scripts.bench.tables import print_head, print_row
+from spikeloop.scripts.compared import kept
+from spikeloop.scripts.deploy import CALIBRATION_STEPS
+from spikeloop.scripts.players import observations
+from spikeloop.spiking import Network, Simulator
 
 SEEDS = tuple(range(3000, 3005))  # never used to choose a setting of these policies
-CARTPOLE, ACROBOT = "CartPole-v1", "Acrobot-v1"
+CARTPOLE, ACROBOT, CHIP = "CartPole-v1", "Acrobot-v1", "loihi1"
 
 
 class Row(NamedTuple):
@@ -36,6 +49,14 @@ class Row(NamedTuple):
     wanted: str = ""
 
 
+class OnChip(NamedTuple):
+    """What a policy came to on the chip; NaN where it is not deployed, or its float network is not above chance."""
+
+    kept: float = np.nan
+    agreement: float = np.nan  # share of observations
+    ties: float = np.nan  # share of observations
+
+
 class Result(NamedTuple):
     """What one training came to."""
 
@@ -43,6 +64,7 @@ class Result(NamedTuple):
     spikes: float  # per decision
     decided: tuple[float, float]  # mean time of a decision in ms, share before the deadline; NaN without spike times
     seconds: float  # of processor time
+    on_chip: OnChip
 
 
 ROWS = {
@@ -66,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     print(f"{EPISODES} greedy episodes after training, seeds {args.seeds}\n")
     head = ["policy", "return, mean ± sd", "worst", "each seed", "spikes per decision", "decision after", "in time"]
-    print_head([*head, "CPU s", "wanted"])
+    print_head([*head, f"kept on {CHIP}, mean", "worst", "same action", "ties", "CPU s", "wanted"])
     for name in args.rows:
         row = ROWS[name]
         results = [_judge(row, seed, args.n_timesteps) for seed in args.seeds]
@@ -74,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         (after, early), spikes = np.mean([r.decided for r in results], axis=0), np.mean([r.spikes for r in results])
         cells = [name, *return_cells(returns), f"{spikes:.1f}"]
         cells += ["", ""] if np.isnan(after) else [f"{after:.2f} ms", f"{early:.1%}"]
+        cells += _chip_cells(np.array([r.on_chip for r in results]))
         print_row([*cells, f"{np.mean([r.seconds for r in results]):.0f}", row.wanted])
 
 
@@ -85,4 +108,42 @@ def _judge(row: Row, seed: int, n_timesteps: int | None) -> Result:
     if simulator.steps is not None and simulator.steps.decided is not None:
         n, total, early = simulator.steps.decided
         decided = float(total / n), float(early / n)
-    return Result(mean, spikes, decided, seconds)
+    on_chip = _on_chip(simulator.network, row.env, seed) if row.algo == "spike_time" else OnChip()
+    return Result(mean, spikes, decided, seconds, on_chip)
+
+
+def _chip_cells(found: np.ndarray) -> list[str]:
+    """Return the cells of what seeds came to on the chip, shape (n_seeds, 3); empty ones where nothing is known."""
+    if np.all(np.isnan(found)):
+        return [""] * 4
+    kept_of_seeds, agreement, ties = found.T
+    known = kept_of_seeds[~np.isnan(kept_of_seeds)]
+    shares = [f"{known.mean():.1%}", f"{known.min():.1%}"] if known.size else ["undefined"] * 2
+    return [*shares, f"{agreement.mean():.1%}", f"{ties.mean():.1%}"]
+
+
+def _on_chip(network: Network, env_id: str, seed: int) -> OnChip:
+    env = make_vec_env(env_id, n_envs=10)
+    seen = observations(network, make_vec_env(env_id), CALIBRATION_STEPS, seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lowered for")  # what is lowered is known, and costs what is measured here
+        deployment = compile_network(network, CHIP, calibration=seen)
+    chip, space = DeployedPolicy(deployment), env.action_space
+    space.seed(seed)
+    chance = SimpleNamespace(predict=lambda obs, *_, **__: (np.stack([space.sample() for _ in obs]), None))
+    returns = {}
+    for name, player in (("float", Simulator(network)), ("chip", chip), ("random", chance)):
+        env.seed(10_000 + seed)
+        returns[name] = evaluate_policy(player, env, EPISODES, return_episode_rewards=True)[0]
+    share, rows = kept(returns)["kept"], seen[:, 0]  # type: ignore[arg-type]
+    same = chip.predict(rows)[0] == Simulator(network).predict(rows)[0]
+    return OnChip(np.nan if share is None else share, float(same.mean()), _ties(deployment, rows))
+
+
+def _ties(deployment: Deployment, rows: np.ndarray) -> float:
+    """Return the share of observations, (B, n_obs), on which several outputs spike first on the same tick."""
+    outputs = record(deployment, rows[None]).layers[-1]
+    first = np.full((len(rows), deployment.host.readout.n_outputs), np.inf)
+    np.minimum.at(first, (outputs.env, outputs.i), outputs.t)
+    earliest = first.min(axis=1, keepdims=True)
+    return float(np.mean(np.sum((first == earliest) & np.isfinite(first), axis=1) > 1))
