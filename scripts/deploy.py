@@ -131,13 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also compile what is known to cost most of a return: membranes that integrate while refractory",
     )
-    add(
-        "--ticks-per-tau",
-        type=int,
-        default=16,
-        metavar="T",
-        help="ticks per time constant, for layers of exact spike times (default: 16)",
-    )
+    add("--ticks-per-tau", default=16, type=int, metavar="T", help="ticks per tau of exact spike times (default: 16)")
     add(
         "--control-period",
         type=float,
