@@ -16,6 +16,7 @@ _HOME = {
     "LsnnPolicy": "policies",
     "LifPolicy": "policies",
     "SpikeTimePolicy": "spike_time_policy",
+    "EventPropPolicy": "event_prop_policy",
     "EquilibriumPolicy": "equilibrium_policy",
     "WtaPolicy": "wta_policy",
     "GlmPolicy": "glm_policy",

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.equilibrium_policy import EquilibriumPolicy
+from spikeloop.agents.event_prop_policy import EventPropPolicy
 from spikeloop.agents.policy_arguments import (
     LSNN_OPTIONS,
     OF_INPUT,
@@ -115,5 +116,6 @@ POLICIES: dict[str, type[BasePolicy]] = {
     "LsnnPolicy": LsnnPolicy,
     "LifPolicy": LifPolicy,
     "SpikeTimePolicy": SpikeTimePolicy,
+    "EventPropPolicy": EventPropPolicy,
     "EquilibriumPolicy": EquilibriumPolicy,
 }

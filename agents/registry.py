@@ -33,6 +33,7 @@ class Algorithm(NamedTuple):
 ALGOS = {
     "spiking_ppo": Algorithm("spiking_ppo:SpikingPPO", "surrogate_gradients"),
     "spike_time": Algorithm("spiking_ppo:SpikingPPO", "spike_time"),
+    "event_prop": Algorithm("spiking_ppo:SpikingPPO", "event_prop"),
     "first_to_spike": Algorithm("spiking_ppo:SpikingPPO", "readouts"),
     "tempotron": Algorithm("spiking_ppo:SpikingPPO", "readouts"),
     "equilibrium": Algorithm("spiking_ppo:SpikingPPO", "equilibrium"),

@@ -16,6 +16,7 @@ _HOME = {
     "NEURONS": "neurons",
     "STEP_LAYERS": "step_layers",
     "SpikeTimeLayer": "spike_time",
+    "EventPropLayer": "event_prop",
     "EquilibriumLayer": "equilibrium",
     "FirstSpikes": "encoders.first_spikes",
     "ENCODERS": "encoders",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from spikeloop.spiking.equilibrium import EquilibriumLayer
+from spikeloop.spiking.event_prop import EventPropLayer
 from spikeloop.spiking.monitor import Monitor, Spikes
 from spikeloop.spiking.spike_time import SpikeTimeLayer, decision_times
 
@@ -81,6 +82,7 @@ class StepLayer(Protocol):
 
 STEP_LAYERS: dict[str, type[StepLayer]] = {
     "spike_time": SpikeTimeLayer,
+    "event_prop": EventPropLayer,
     "equilibrium": EquilibriumLayer,
 }
 
