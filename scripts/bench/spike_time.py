@@ -12,6 +12,11 @@ episodes, and "ties" the share of these on which several outputs spiked first on
 - frozen: the hidden layer stays as it was drawn;
 - unpaced: the outputs have the hidden neurons' threshold, which humps of the membrane reach, the weights of all their
   trained pulses begin at 0, and logits are half as steep.
+
+EventProp is the recurrent layer whose neurons spike up to 8 times per decision. It has no output neurons, so nothing is
+known before the end of the step. Its controls: without weights between neurons; with one spike per neuron at most; and
+with the layer frozen, so that only the readout learns. Two neurons instead of 32 show whether recurrence is worth
+something where neurons are few.
 """
 
 from __future__ import annotations
@@ -73,6 +78,14 @@ ROWS = {
     "CartPole, no deadline": Row(CARTPOLE, policy={"w_deadline": 0.0}, wanted="less"),
     "CartPole, frozen": Row(CARTPOLE, policy={"train_hidden": False}, wanted="less"),
     "CartPole, unpaced": Row(CARTPOLE, policy={"w_pulse": 0.0, "v_th_out": 0.4, "logit_scale": 5.0}, wanted="less"),
+    "CartPole, EventProp": Row(CARTPOLE, "event_prop", wanted=">= 495"),
+    "CartPole, EventProp, not recurrent": Row(CARTPOLE, "event_prop", {"recurrent": False}),
+    "CartPole, EventProp, one spike": Row(CARTPOLE, "event_prop", {"max_spikes": 1}),
+    "CartPole, EventProp, frozen": Row(CARTPOLE, "event_prop", {"train_hidden": False}, wanted="less"),
+    "CartPole, EventProp, 2 neurons": Row(CARTPOLE, "event_prop", {"n_neurons": [2]}),
+    "CartPole, EventProp, 2 neurons, not recurrent": Row(
+        CARTPOLE, "event_prop", {"n_neurons": [2], "recurrent": False}
+    ),
     "Acrobot": Row(ACROBOT, wanted=">= -90"),
     "Acrobot, LSNN": Row(ACROBOT, "spiking_ppo"),
 }
