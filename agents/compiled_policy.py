@@ -340,10 +340,8 @@ class CompiledPolicy:
         self.gradients = np.zeros((n_shares, places.n), np.float32)
         parameters, first, second = (np.zeros(places.n, np.float32) for _ in range(3))
         self.vectors = [parameters, self.gradients[0], first, second]
-        self.known = _known_parameters(policy)
-        self._views = [
-            [_view(vector, *where, p) for where, p in zip(views, self.known, strict=True)] for vector in self.vectors
-        ]
+        self.known, self._where = _known_parameters(policy), views
+        self._views = [self.views_of(vector) for vector in self.vectors]
         self._constants: Any = None
         self.options = np.zeros((0, 0), np.intp)
 
@@ -352,6 +350,10 @@ class CompiledPolicy:
         same = self.policy is policy and self.optimizer is policy.optimizer
         parts = zip(self.known, _known_parameters(policy), strict=True)
         return same and self._shape == shape and all(mine is its for mine, its in parts)
+
+    def views_of(self, vector: np.ndarray) -> list[th.Tensor]:
+        """Return the places of ``known`` parameters in a vector as tensors of their shapes."""
+        return [_view(vector, *where, p) for where, p in zip(self._where, self.known, strict=True)]
 
     @property
     def parameters(self) -> np.ndarray:

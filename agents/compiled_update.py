@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,36 @@ def read_rollout(model: SpikingPPO, policy: LsnnPolicy) -> Rollout:
     )
 
 
+class _Held:
+    """The weights that the policy's constraint is about, where the kernels have them."""
+
+    def __init__(self, compiled: CompiledPolicy):
+        self.constraint = compiled.policy.constraint
+        self.mask = np.zeros(0, np.float32)  # what the kernels multiply gradients by
+        if self.constraint is None:
+            return
+        self.mask = np.ones_like(compiled.parameters)
+        weights = self.constraint.weights
+        places = [next(i for i, p in enumerate(compiled.known) if p is w) for w in weights]
+        parameters, _, *moments = compiled.vectors
+        self._masks, self._weights, *of_moments = (
+            [views[i] for i in places] for views in map(compiled.views_of, (self.mask, parameters, *moments))
+        )
+        self._moments = list(zip(*of_moments, strict=True))
+        self._set_mask()
+
+    def _set_mask(self) -> None:
+        assert self.constraint is not None
+        for mask, active in zip(self._masks, self.constraint.active, strict=True):
+            mask.copy_(active)
+
+    def after_step(self, rate: float) -> None:
+        """Bring the weights back to what they must be after a step of Adam at this learning rate."""
+        assert self.constraint is not None
+        self.constraint.hold(self._weights, self._moments, rate)
+        self._set_mask()
+
+
 def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     """Run the epochs of an update over the rollout, and log what RecurrentPPO logs, and norms of gradients.
 
@@ -79,6 +110,7 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
     loss = Loss(*map(float, numbers))
     first = n_updates = compiled.take_optimizer()
     parameters, _, *moments = compiled.vectors
+    held = _Held(compiled)
     n_shares = len(compiled.gradients)
     n_threads = min(kernel_threads(), n_shares) if n_shares > 1 else 1
     run = ppo_kernels.epochs if n_threads == 1 else ppo_kernels.epochs_in_threads
@@ -88,14 +120,24 @@ def update_compiled(model: SpikingPPO, compiled: CompiledPolicy) -> None:
         orders = np.tile(np.arange(n_sequences), (at_once, 1))
         for order in orders if shuffles else ():
             order[:] = th.randperm(n_sequences).numpy()
-        statistics = np.zeros((at_once * (len(limits) - 1), len(STATISTICS)))
-        n_done, end = run(
-            n_threads, compiled.sizes, compiled.layers, compiled.dense, compiled.groups, compiled.options,
-            compiled.rows, compiled.windows, loss, rollout, orders, limits, parameters, compiled.gradients, *moments,
-            n_updates, compiled.shares, compiled.counts, compiled.totals, statistics,
-        )  # fmt: skip
+        statistics, n_done = np.zeros((at_once * (len(limits) - 1), len(STATISTICS))), 0
+        calls = [(orders, limits)]
+        if held.constraint is not None:  # which looks at the weights after every minibatch
+            parts = [(order, a, b) for order in orders for a, b in pairwise(limits)]
+            calls = [(order[None, a:b], np.array([0, b - a])) for order, a, b in parts]
+        for order, bounds in calls:
+            n, end = run(
+                n_threads, compiled.sizes, compiled.layers, compiled.dense, compiled.groups, compiled.options,
+                compiled.rows, compiled.windows, loss, rollout, order, bounds, parameters, compiled.gradients,
+                held.mask, *moments, n_updates, compiled.shares, compiled.counts, compiled.totals, statistics[n_done:],
+            )  # fmt: skip
+            n_done += n
+            n_updates += n - (end == ppo_kernels.STOPPED)
+            if end != ppo_kernels.DONE:
+                break
+            if held.constraint is not None:
+                held.after_step(adam["lr"])
         told.append(statistics[:n_done])
-        n_updates += n_done - (end == ppo_kernels.STOPPED)
         n_epochs += at_once
         model._n_updates += at_once
     compiled.give_back(n_updates - first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
@@ -22,6 +23,8 @@ from spikeloop.agents.policy_arguments import (
 )
 from spikeloop.agents.spike_time_policy import SpikeTimePolicy
 from spikeloop.agents.spiking_policy import SpikingPolicy
+from spikeloop.spiking.constrained_weights import ConstrainedWeights
+from spikeloop.spiking.constraints import constraint_for
 from spikeloop.spiking.core import Core
 from spikeloop.spiking.gradients import gradient_for
 from spikeloop.spiking.input_core import InputCore
@@ -42,6 +45,10 @@ class LsnnPolicy(SpikingPolicy):
         encoder_kwargs: Options of the encoder.
         gradient: How gradients reach the weights, one of :data:`~spikeloop.spiking.gradients.GRADIENTS`.
         gradient_kwargs: Its arguments; of ``"surrogate"`` these are ``shape``, ``damping`` and ``width``.
+        constraint: What weights of the spiking layers must be, one of
+            :data:`~spikeloop.spiking.constraints.CONSTRAINTS`; None for nothing.
+        constraint_kwargs: Its arguments; of ``"deep_r"`` these are ``connectivity``, ``input_connectivity``,
+            ``inhibitory``, ``l1`` and ``temperature``.
         calibrate_init: Scale the input weights of layers that are silent in the first rollout until they fire on 15 %
             of ticks; a number brings all layers to that rate, False none. Loaded weights are never touched.
         kwargs: Any option of :class:`~spikeloop.spiking.module.LSNN` (``tau_m``, ``beta``, ``n_ticks``, ...) or of
@@ -74,6 +81,8 @@ class LsnnPolicy(SpikingPolicy):
         encoder_kwargs: Mapping[str, Any] | None = None,
         gradient: str = "surrogate",
         gradient_kwargs: Mapping[str, Any] | None = None,
+        constraint: str | None = None,
+        constraint_kwargs: Mapping[str, Any] | None = None,
         calibrate_init: bool | float = True,
         **kwargs: Any,
     ):
@@ -85,6 +94,8 @@ class LsnnPolicy(SpikingPolicy):
             encoder_kwargs=dict(encoder_kwargs or {}),
             gradient=gradient,
             gradient_kwargs={**former_surrogate(gradient, kwargs), **(gradient_kwargs or {})},
+            constraint=constraint,
+            constraint_kwargs=dict(constraint_kwargs or {}),
             calibrate_init=calibrate_init,
             **{name: kwargs.pop(name) for name in LSNN_OPTIONS if name in kwargs},
         )
@@ -98,11 +109,16 @@ class LsnnPolicy(SpikingPolicy):
 
     def _make_core(self, arguments: dict[str, Any]) -> Core:
         del arguments["calibrate_init"]  # what the algorithm does after the first rollout
+        constraint, options = arguments.pop("constraint"), arguments.pop("constraint_kwargs")
         encoder = encoder_for(arguments.pop("encoder"), self.features_dim, arguments.pop("encoder_kwargs"))
         if not arguments["n_neurons"]:
             return InputCore(encoder, **{name: arguments[name] for name in OF_INPUT if name in arguments})
         gradient = gradient_for(arguments.pop("gradient"), arguments.pop("gradient_kwargs"))
-        return LSNN(encoder, gradient=gradient, **arguments)
+        core = LSNN(encoder, gradient=gradient, **arguments)
+        if constraint is not None:
+            seed = int(th.randint(2**31, ()))
+            self.constraint = ConstrainedWeights(core.layers, constraint_for(constraint, options), seed)
+        return core
 
 
 class LifPolicy(LsnnPolicy):

@@ -68,6 +68,7 @@ def check_no_layers(arguments: Mapping[str, Any]) -> None:
     given = {name: value for name, value in arguments.items() if name in LSNN_OPTIONS and name not in OF_INPUT}
     given |= {"gradient": gradient} if (gradient := arguments["gradient"]) != "surrogate" else {}
     given |= {"gradient_kwargs": kwargs} if (kwargs := arguments["gradient_kwargs"]) else {}
+    given |= {"constraint": constraint} if (constraint := arguments["constraint"]) is not None else {}
     given |= {"calibrate_init": rate} if not isinstance(rate := arguments["calibrate_init"], bool) else {}
     for name, value in given.items():
         raise ValueError(f"{name} must be left out with n_neurons=[], which has no neurons, got {value!r}")
@@ -122,6 +123,8 @@ def check_options(arguments: dict[str, Any]) -> None:
         ValueError: If there is one.
     """
     check_ranges(arguments, RANGES)
+    if arguments["constraint"] is None and (options := arguments["constraint_kwargs"]):
+        raise ValueError(f"constraint_kwargs are arguments of a constraint, and constraint is None, got {options!r}")
     if arguments.get("learn_encoder") and (encoder := arguments["encoder"]) != "population":
         raise ValueError(f"learn_encoder needs encoder='population', whose centres it trains, got {encoder!r}")
     rate = arguments["calibrate_init"]

@@ -709,7 +709,7 @@ def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
     @kernel(parallel=in_threads, seconds=COMPILED_IN)
     def epochs(
         n_threads, sizes, layers, dense, groups, options, rows, windows, loss, rollout, orders, limits, parameters,
-        gradients, first, second, n_updates, scratch, counts, totals, statistics
+        gradients, mask, first, second, n_updates, scratch, counts, totals, statistics
     ):  # fmt: skip
         """Update the parameters from a rollout, minibatch after minibatch, each in S shares.
 
@@ -728,6 +728,7 @@ def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
             limits: Limits of the minibatches within an order, shape (n_minibatches + 1,).
             parameters: All parameters; changed.
             gradients: Written, shape (S, n): in the first row those of the last step of Adam, clipped.
+            mask: What each gradient is multiplied by before it is clipped; of length 0 if by nothing.
             first: Adam's first moments.
             second: Adam's second moments.
             n_updates: Adam's steps before.
@@ -779,6 +780,8 @@ def _compiled_epochs(in_threads):  # type: ignore[no-untyped-def]
                     _add_up(gradients, from_, to)
                 n_updates += 1
                 summed = gradients[0]
+                for j in range(mask.shape[0]):
+                    summed[j] *= mask[j]
                 row[6], row[7] = _norm(summed, 0, sizes.split), _norm(summed, sizes.split, len(summed))
                 for thread in prange(n_threads):
                     from_, to = n_panels * thread // n_threads * PANEL, n_panels * (thread + 1) // n_threads * PANEL

@@ -97,9 +97,13 @@ def update(model: SpikingPPO) -> None:
                 break
             policy.optimizer.zero_grad()
             loss.backward()
+            if policy.constraint is not None:
+                policy.constraint.mask_gradients()
             for name, part in parts.items():
                 logged[f"{name}_grad_norm"].append(nn.utils.clip_grad_norm_(part, model.max_grad_norm).item())
             policy.optimizer.step()
+            if policy.constraint is not None:
+                policy.constraint.after_step(policy.optimizer)
         model._n_updates += 1
         if not goes_on:
             break

@@ -23,7 +23,7 @@ class QuantizeWeights(BaseCallback):
         quantize: Takes a weight matrix (post, pre) and returns it on the grid, same shape and dtype.
 
     Raises:
-        ValueError: When training starts, if the policy is not of LSNN layers.
+        ValueError: When training starts, if the policy is not of LSNN layers, or has a constraint.
 
     >>> from spikeloop.agents import SpikingPPO
     >>> model = SpikingPPO("LsnnPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0)
@@ -41,6 +41,9 @@ class QuantizeWeights(BaseCallback):
         policy = self.model.policy
         if not isinstance(policy, LsnnPolicy):
             raise ValueError(f"only a policy of LSNN layers is quantised, the policy is {type(policy).__name__}")
+        if policy.constraint is not None:
+            what = type(policy.constraint.constraint).__name__
+            raise ValueError(f"quantised weights cannot be trained under a constraint, the policy has {what}")
         self._weights = [w for layer in policy.lstm_actor.layers for w in (layer.w_in, layer.w_rec) if w is not None]
         if isinstance(policy.action_net, th.nn.Linear):
             self._weights.append(policy.action_net.weight)

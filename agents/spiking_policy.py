@@ -29,6 +29,7 @@ from spikeloop.agents.initial_firing import fingerprint
 from spikeloop.agents.one_thread import one_thread_up_to, weights_per_row
 from spikeloop.agents.policy_arguments import check_readout, check_spaces, default_extractor, from_zero, mlp_layers
 from spikeloop.agents.silence import Coverage
+from spikeloop.spiking.constrained_weights import ConstrainedWeights
 from spikeloop.spiking.core import Core
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.readout_kinds import READOUTS
@@ -74,6 +75,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
 
     lstm_actor: Core  # type: ignore[assignment]  # under the name contrib's algorithm looks for
     actor: SpikingActor
+    constraint: ConstrainedWeights | None  # what weights of the core must be
     critic_frames: int
     critic_reads_actor: bool
     calibrate_init: bool | float = False  # whether layers that start silent are helped
@@ -138,6 +140,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         scaler = fixed_scaler(self._obs_scale, self.observation_space)
         if scaler is not None and self.features_extractor_class is not FlattenExtractor:
             raise ValueError(f"obs_scale is for observations as they are, not for {self.features_extractor_class}")
+        self.constraint = None
         self.lstm_actor = self._make_core(dict(self._core_arguments))
         check_readout(self)
         # contrib sizes its LSTM buffers by these; SpikingPPO keeps the packed state in a buffer of its own

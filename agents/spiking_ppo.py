@@ -202,6 +202,8 @@ class SpikingPPO(RecurrentPPO):
         super().set_random_seed(seed)
         if seed is not None and hasattr(self, "policy"):
             reseed(self.policy, seed)
+            if self.policy.constraint is not None:
+                self.policy.constraint.reseed(seed)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

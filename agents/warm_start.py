@@ -36,7 +36,7 @@ def load_network(policy: LsnnPolicy | EpropPolicy, network: Network) -> None:
 
     Raises:
         ValueError: If another encoder, scale, number of ticks or neurons, readout or action space is needed, or e-prop
-            does not know such neurons; the message names what differs.
+            does not know such neurons; the message names what differs. Also if the policy's weights have a constraint.
 
     >>> from spikeloop.agents import EProp, SpikingPPO
     >>> same = dict(n_neurons=8, n_ticks=2, tau_m=4.0, tau_out=3.0)
@@ -49,6 +49,8 @@ def load_network(policy: LsnnPolicy | EpropPolicy, network: Network) -> None:
     if not isinstance(policy, (EpropPolicy, LsnnPolicy)):
         raise ValueError(f"load_network gives weights to an LsnnPolicy or EpropPolicy, got {type(policy).__name__}")
     is_eprop = isinstance(policy, EpropPolicy)
+    if isinstance(policy, LsnnPolicy) and policy.constraint is not None:
+        raise ValueError("load_network gives weights to a policy without a constraint: those of another would break it")
     own = policy.own_network() if isinstance(policy, EpropPolicy) else policy.actor.to_network()
     _check_same_parts(own, network)
     if is_eprop:

@@ -65,7 +65,7 @@ def same_actions(model, path):
 
 
 def test_every_file_has_its_line():
-    assert len(FILES) == len(LINES) == 5
+    assert len(FILES) == len(LINES) == 6
 
 
 def with_twin(lif):
@@ -112,6 +112,14 @@ def test_an_encoder_is_found_by_its_name(added, tmp_path):
 def test_a_gradient_trains(added, tmp_path):
     added("spiking/gradients/exponential.py")
     same_actions(trained(gradient="exponential", gradient_kwargs={"width": 0.3}), tmp_path / "exponential")
+
+
+def test_a_constraint_holds(added, tmp_path):
+    added("spiking/constraints/bounded.py")
+    model = trained(constraint="bounded", constraint_kwargs={"limit": 0.05})
+    largest = float(model.policy.lstm_actor.layers[0].w_rec.detach().abs().max())
+    assert largest == np.float32(0.05)
+    same_actions(model, tmp_path / "bounded")
 
 
 def test_a_rule_runs_by_its_definition(added):

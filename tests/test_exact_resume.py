@@ -17,6 +17,7 @@ from spikeloop.scripts import train
 NET = "policy_kwargs:dict(n_neurons=[8])"
 FRAMES = "policy_kwargs:dict(n_neurons=[8, 8], critic_frames=3)"
 RATE = "policy_kwargs:dict(n_neurons=[8], encoder='rate', n_ticks=2)"
+SPARSE = "policy_kwargs:dict(n_neurons=[16], constraint='deep_r', constraint_kwargs=dict(l1=1.0, temperature=0.01))"
 BY_STEPS = ["n_envs:2", "n_steps:32", "batch_size:64", "n_epochs:1"]
 RUNS = {
     "spiking_ppo": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, FRAMES]),
@@ -53,6 +54,7 @@ RUNS = {
         [*BY_STEPS, "frame_stack:2", "normalize:True", "use_sde:True", RATE],
     ),
     "an LSTM": (["--algo", "ppo_lstm", "--env", "CartPole-v1"], [*BY_STEPS, "policy:'MlpLstmPolicy'"]),
+    "synapses that are rewired": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, SPARSE]),
     "workers": (["--algo", "spiking_ppo", "--env", "CartPole-v1", "--vec-env", "subproc"], [*BY_STEPS, NET]),
 }
 
