@@ -122,7 +122,7 @@ class Experiment(ExperimentManager):
             saved = self.settings["hyperparams"]
             return {**deepcopy(saved), **self._backend()}, saved
         hyperparams, saved = self._read_config()
-        check_hyperparameters(ZOO_ALGOS[self.algo], hyperparams)
+        check_hyperparameters(ZOO_ALGOS[self.algo], hyperparams, self.settings["quantize"])
         if self.is_preset and "normalize" not in (self.custom_hyperparams or {}):
             self._fit_to_observations(hyperparams, saved)
         if self.settings["chip_ready"]:

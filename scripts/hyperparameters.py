@@ -45,10 +45,17 @@ SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
 CLASSES = ("env_wrapper", "vec_env_wrapper", "callback")
 
 
-def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[str, Any]) -> None:
+def check_hyperparameters(
+    algorithm: type[BaseAlgorithm], hyperparams: Mapping[str, Any], quantize: str | None = None
+) -> None:
     """Refuse names that the algorithm does not know, and values that RL Zoo would misread.
 
     The ranges of the algorithm's own hyperparameters are checked by the algorithm.
+
+    Args:
+        algorithm: The algorithm.
+        hyperparams: Its hyperparameters.
+        quantize: Chip whose weights are trained, of ``--quantize``; None for full precision.
 
     Raises:
         ValueError: Naming the hyperparameter and what is expected, or the nearest known name.
@@ -62,6 +69,10 @@ def check_hyperparameters(algorithm: type[BaseAlgorithm], hyperparams: Mapping[s
             raise ValueError(f"the hyperparameters lack {name}, which RL Zoo needs")
     _check_zoo_values(hyperparams)
     _check_policy(algorithm, hyperparams["policy"], hyperparams.get("policy_kwargs"))
+    kwargs = hyperparams.get("policy_kwargs")
+    constraint = kwargs.get("constraint") if isinstance(kwargs, dict) else None
+    if quantize is not None and constraint is not None:
+        raise ValueError(f"--quantize needs weights without a constraint, policy_kwargs has {constraint!r}")
 
 
 def _check_zoo_values(hyperparams: Mapping[str, Any]) -> None:

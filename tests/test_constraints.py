@@ -246,3 +246,13 @@ def test_what_would_break_a_constraint_is_refused():
         load_network(model.policy, model.to_network())
     with pytest.raises(ValueError, match="cannot be trained under a constraint, the policy has DeepR"):
         model.learn(16, callback=QuantizeWeights(np.round))
+
+
+def test_the_command_line_refuses_to_quantise_constrained_weights():
+    pytest.importorskip("rl_zoo3")
+    from spikeloop.scripts.hyperparameters import check_hyperparameters
+
+    hyperparams = {"policy": "LsnnPolicy", "n_timesteps": 64, "policy_kwargs": SPARSE}
+    check_hyperparameters(SpikingPPO, hyperparams)
+    with pytest.raises(ValueError, match="--quantize needs weights without a constraint, policy_kwargs has 'deep_r'"):
+        check_hyperparameters(SpikingPPO, hyperparams, "loihi1")

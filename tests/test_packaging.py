@@ -71,8 +71,16 @@ def test_import_loads_nothing_heavy(package, heavy):
 
 
 TORCH_HALF = (  # and all gradients
-    *("equilibrium_module", "event_prop_module", "fixed_encoder_core", "former_names", "initial", "input_core"),
-    *("module", "row_linear", "spike_time_module", "spiking_layer", "tensor_checks", "threads", "tick_readout"),
+    *(
+        "constrained_weights",
+        "equilibrium_module",
+        "event_prop_module",
+        "fixed_encoder_core",
+        "former_names",
+        "initial",
+    ),
+    *("input_core", "module", "row_linear", "spike_time_module", "spiking_layer", "tensor_checks", "threads"),
+    "tick_readout",
 )
 
 
