@@ -13,152 +13,18 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import MlpExtractor
-from torch import nn
 
 from spikeloop.agents import ppo_kernels
+from spikeloop.agents.compilable import ACTIVATIONS, critic_layers, known_parameters
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.ppo_kernels import DenseAt, LayerAt, Scratch, Sizes
-from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.engine import shares, vectors
 from spikeloop.spiking.engine.sequences import padded_size
-from spikeloop.spiking.gradients import Surrogate
-from spikeloop.spiking.module import LSNN
-from spikeloop.spiking.row_linear import RowLinear
 
 # A share of a minibatch has at least so many products of weights and inputs: what a share costs by itself, and threads
 # that start, is little beside that.
 SHARE_PRODUCTS = 3_500_000
 MOST_SHARES = 16
-_ACTIVATIONS: dict[type, int] = {nn.Tanh: ppo_kernels.TANH, nn.ReLU: ppo_kernels.RELU}
-_METHODS = (
-    "forward", "evaluate_actions", "predict_values", "_features", "_act", "_value", "extract_features",
-    "_get_action_dist_from_latent", "_build_mlp_extractor",
-)  # fmt: skip
-_ADAM = {"weight_decay": 0, "amsgrad": False, "maximize": False, "differentiable": False, "capturable": False}
-
-
-def torch_reason(policy: SpikingPolicy) -> str | None:
-    """Say why only torch can train a policy; None if the compiled path can, too.
-
-    >>> space = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2)
-    >>> torch_reason(LsnnPolicy(*space, lambda _: 3e-4)) is None
-    True
-    >>> torch_reason(LsnnPolicy(*space, lambda _: 3e-4, net_arch={"pi": [8]}))
-    'layers follow the spiking actor (net_arch pi)'
-    """
-    if not isinstance(policy, LsnnPolicy) or not isinstance(policy.lstm_actor, LSNN):
-        return f"its core is {type(policy.lstm_actor).__name__}"
-    lsnn = policy.lstm_actor
-    if lsnn.every_tick:
-        return f"its readout {lsnn.readout!r} takes every tick"
-    if lsnn.clears:
-        return "its state is cleared at every env step"
-    changed = [
-        name
-        for name in _METHODS
-        if getattr(type(policy), name) is not getattr(LsnnPolicy, name) or name in vars(policy)
-    ]
-    if changed:
-        return f"{type(policy).__name__} has a method {changed[0]} of its own"
-    if policy.use_sde:
-        return "use_sde is on"
-    if _parameters_of(_modules_of(policy.features_extractor)):
-        return f"{type(policy.features_extractor).__name__} has weights"
-    if not lsnn.layers.on_engine:
-        return "its neurons are not LSNN neurons"
-    if type(lsnn.gradient) is not Surrogate:
-        return f"its gradient is {type(lsnn.gradient).__name__}"
-    if lsnn.centers is not None:
-        return "learn_encoder is on"
-    if len(policy.mlp_extractor.policy_net):
-        return "layers follow the spiking actor (net_arch pi)"
-    if type(policy.action_net) is not RowLinear:
-        return f"its action_net is {type(policy.action_net).__name__}"
-    extractor = policy.mlp_extractor
-    if type(extractor) is not MlpExtractor or "forward_critic" in vars(extractor):
-        return f"its mlp_extractor is {type(extractor).__name__} with methods of its own"
-    if _critic_layers(policy) is None:
-        return "its critic has other layers than linear ones with tanh or ReLU"
-    return _training_reason(policy)
-
-
-def _training_reason(policy: LsnnPolicy) -> str | None:
-    optimizer, modules = policy.optimizer, _modules_of(policy)
-    parameters = _parameters_of(modules)
-    if type(optimizer) is not th.optim.Adam:
-        return f"its optimizer is {type(optimizer).__name__}"
-    if len(optimizer.param_groups) != 1:
-        return "its optimizer has several parameter groups"
-    for name, usual in _ADAM.items():
-        if optimizer.param_groups[0].get(name, usual) != usual:
-            return f"its optimizer has {name}={optimizer.param_groups[0][name]!r}"
-    if hooked := _hooked(policy, modules, parameters):
-        return f"{hooked} has hooks, which only torch calls"
-    if any(p.device.type != "cpu" for p in parameters):
-        return f"it is on {parameters[0].device}"
-    if any(p.dtype != th.float32 for p in parameters):
-        return "its parameters are not all float32"
-    if not all(p.requires_grad for p in parameters):
-        return "some of its parameters are frozen"
-    if len(parameters) != len(_known_parameters(policy)):
-        return "it has parameters of its own"
-    if {id(p) for p in optimizer.param_groups[0]["params"]} != {id(p) for p in parameters}:
-        return "its optimizer moves other parameters than the policy's"
-    if len({float(optimizer.state[p]["step"]) if p in optimizer.state else 0.0 for p in parameters}) > 1:
-        return "some of its parameters have had more steps of Adam than others"
-    return None
-
-
-def _modules_of(module: nn.Module) -> list[nn.Module]:
-    """Return a module and all in it: this is asked in every rollout, and torch's walk takes ten times as long."""
-    found, left = {id(module): module}, [module]
-    while left:
-        for one in left.pop()._modules.values():
-            if one is not None and id(one) not in found:
-                found[id(one)] = one
-                left.append(one)
-    return list(found.values())
-
-
-def _parameters_of(modules: list[nn.Module]) -> list[nn.Parameter]:
-    return list({id(p): p for one in modules for p in one._parameters.values() if p is not None}.values())
-
-
-def _hooked(policy: LsnnPolicy, modules: list[nn.Module], parameters: list[nn.Parameter]) -> str | None:
-    """Name what has hooks that a training in torch would call, as quantisation-aware training has; None if nothing."""
-    optimizer = policy.optimizer
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return "its optimizer"
-    for one in modules:
-        if one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks:
-            return next(name for name, module in policy.named_modules() if module is one) or type(policy).__name__
-    for p in parameters:
-        if p._backward_hooks or p._post_accumulate_grad_hooks:
-            return next(name for name, q in policy.named_parameters() if q is p)
-    return None
-
-
-def _critic_layers(policy: LsnnPolicy) -> list[nn.Linear] | None:
-    modules = list(policy.mlp_extractor.value_net)
-    linear, activations = modules[::2], modules[1::2]
-    kinds = {type(activation) for activation in activations}
-    fits = len(linear) == len(activations) and len(kinds) <= 1 and kinds <= set(_ACTIVATIONS)
-    fits = fits and all(type(one) is nn.Linear and one.bias is not None for one in linear)
-    return linear if fits and type(policy.value_net) is nn.Linear else None  # type: ignore[return-value]
-
-
-def _known_parameters(policy: LsnnPolicy) -> list[th.Tensor]:
-    """Return the parameters in the order of their places in the vector: actor first, then critic."""
-    known: list[Any] = []
-    for layer in policy.lstm_actor.layers:
-        known += [layer.w_in, layer.bias] + ([] if layer.w_rec is None else [layer.w_rec])
-    known += [policy.action_net.weight, policy.action_net.bias]
-    if hasattr(policy, "log_std"):
-        known.append(policy.log_std)
-    for linear in [*(_critic_layers(policy) or []), policy.value_net]:
-        known += [linear.weight, linear.bias]
-    return known
 
 
 def shares_of(policy: LsnnPolicy, n_steps: int, n_sequences: int) -> int:
@@ -265,7 +131,7 @@ class CompiledPolicy:
         split, dense = places.n, []
         n_features, n_read = policy.critic_frames * policy.features_dim, n_below if policy.critic_reads_actor else 0
         stride = critic_stride = width_of(n_features + n_read)
-        linear = _critic_layers(policy) or []
+        linear = critic_layers(policy) or []
         n_in, critic_x = n_features + n_read, scratch.take(n_rows * stride)
         for one in linear:
             n_out, width = one.out_features, width_of(one.out_features)
@@ -301,7 +167,7 @@ class CompiledPolicy:
             n_read=n_read,
             n_features=n_features,
             critic_stride=critic_stride,
-            activation=_ACTIVATIONS[type(policy.mlp_extractor.value_net[1])] if linear else 0,
+            activation=ACTIVATIONS[type(policy.mlp_extractor.value_net[1])] if linear else 0,
             split=split,
             w_out=w_out,
             b_out=b_out,
@@ -340,7 +206,7 @@ class CompiledPolicy:
         self.gradients = np.zeros((n_shares, places.n), np.float32)
         parameters, first, second = (np.zeros(places.n, np.float32) for _ in range(3))
         self.vectors = [parameters, self.gradients[0], first, second]
-        self.known, self._where = _known_parameters(policy), views
+        self.known, self._where = known_parameters(policy), views
         self._views = [self.views_of(vector) for vector in self.vectors]
         self._constants: Any = None
         self.options = np.zeros((0, 0), np.intp)
@@ -348,7 +214,7 @@ class CompiledPolicy:
     def fits(self, policy: LsnnPolicy, *shape: int) -> bool:
         """Return whether this is of a policy as it is now, its modules and its optimizer, and made with this shape."""
         same = self.policy is policy and self.optimizer is policy.optimizer
-        parts = zip(self.known, _known_parameters(policy), strict=True)
+        parts = zip(self.known, known_parameters(policy), strict=True)
         return same and self._shape == shape and all(mine is its for mine, its in parts)
 
     def views_of(self, vector: np.ndarray) -> list[th.Tensor]:

@@ -22,7 +22,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from spikeloop.agents.check_finite import CheckFinite, all_small, check_first, check_learnt, is_checked
 from spikeloop.agents.checks import COMMON, NOT_NEGATIVE, POSITIVE, UNIT, WHOLE, Range, check_ranges, in_words
-from spikeloop.agents.compiled_policy import CompiledPolicy, shares_of, torch_reason
+from spikeloop.agents.compilable import torch_reason
+from spikeloop.agents.compiled_policy import CompiledPolicy, shares_of
 from spikeloop.agents.compiled_rollout import collect, watches
 from spikeloop.agents.compiled_update import update_compiled
 from spikeloop.agents.export import model_to_network, note_wrappers

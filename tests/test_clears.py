@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.agents import Evolution, LsnnPolicy
-from spikeloop.agents.compiled_policy import torch_reason
+from spikeloop.agents.compilable import torch_reason
 from spikeloop.agents.playing import FloatPlayer
 from spikeloop.hardware import ChipPlayer, DeployedPolicy, compile_network
 from spikeloop.hardware.deployment import Deployment

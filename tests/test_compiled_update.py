@@ -14,7 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from test_agents import ACTION_SPACES, RandomEnv, collect
 
 from spikeloop.agents import SpikingA2C, SpikingPPO, spiking_ppo
-from spikeloop.agents.compiled_policy import torch_reason
+from spikeloop.agents.compilable import torch_reason
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.agents.ppo_kernels import tanh_rows
 from spikeloop.spiking.encoders import ENCODERS

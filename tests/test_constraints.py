@@ -12,7 +12,7 @@ from learners import make
 from test_agents import collect
 
 from spikeloop.agents import GLM, RSTDP, EProp, Evolution, SpikingA2C, SpikingPPO
-from spikeloop.agents.compiled_policy import torch_reason
+from spikeloop.agents.compilable import torch_reason
 from spikeloop.agents.quantization import QuantizeWeights
 from spikeloop.agents.warm_start import load_network
 from spikeloop.hardware import DeployedPolicy, compile_network

@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.agents import SpikingA2C, SpikingPPO
-from spikeloop.agents.compiled_policy import torch_reason
+from spikeloop.agents.compilable import torch_reason
 from spikeloop.agents.warm_start import load_network
 from spikeloop.hardware import DeployedPolicy, compile_network
 from spikeloop.spiking import Network, Readout, Simulator
