@@ -1,8 +1,8 @@
 """Constraints on recurrent weights, on CartPole without velocities: returns, in float and on the chip, and synapses.
 
-Every row is the preset of ``spiking_ppo`` with a recurrent layer (``LsnnPolicy``) and the constraint that it names,
-trained once per seed and judged by its last weights over 100 episodes, most likely actions. Rows of ``deep_r`` and
-``static`` have 10 % of the recurrent synapses, and a fifth of their neurons inhibits. Controls:
+Every row is the preset of ``spiking_ppo`` with a recurrent layer and the constraint that it names, trained once per
+seed and judged by its last weights over 100 episodes, most likely actions. Kept is (chip - random) / (float - random).
+Rows of ``deep_r`` and ``static`` have 10 % of the recurrent synapses, and a fifth of their neurons inhibits. Controls:
 
 - "static" has as many synapses as "deep_r", drawn once, and nothing is rewired;
 - "dense" has no constraint;
@@ -10,53 +10,34 @@ trained once per seed and judged by its last weights over 100 episodes, most lik
 - with "beta = 0" no neuron adapts, so that a memory longer than a membrane's lies in the recurrent weights.
 
 Synapses are the recurrent ones that the program stores: those whose weight does not round to 0. Their memory is a share
-of what a layer with all of them would take. Finished runs are kept in the output folder, under a digest of their
-settings and code.
+of what a layer with all of them would take.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
 import time
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 
 import spikeloop.envs  # noqa: F401  registers the task
-from spikeloop.agents.registry import hyperparams_file
-from spikeloop.agents.spiking_ppo import SpikingPPO
-from spikeloop.hardware import DeployedPolicy, compile_network
 from spikeloop.hardware.loihi.program import Program
 from spikeloop.hardware.loihi.resources import list_words, lists
-from spikeloop.scripts.bench.schedules import schedule_of
-from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head, print_row
-from spikeloop.scripts.kept_results import digest
-from spikeloop.spiking.network import Network
-from spikeloop.spiking.simulator import Simulator
+from spikeloop.scripts.bench.presets import CHIP, add_row_arguments, on_chip, return_cells, trained
+from spikeloop.scripts.bench.tables import mean_and_deviation, print_head, print_row
+from spikeloop.scripts.compared import kept
 
 SEEDS = tuple(range(3200, 3205))  # never used to choose a setting
-ENV, ALGO, CHIP = "spikeloop/CartPoleNoVel-v0", "spiking_ppo", "loihi1"
-EPISODES = 100
-CALIBRATION = 200  # env steps of ten environments that the compiler sees
-SPARSE = {"connectivity": 0.1, "inhibitory": 0.2}
+ENV, ALGO = "spikeloop/CartPoleNoVel-v0", "spiking_ppo"
 
 
 class Row(NamedTuple):
-    """A training: policy, constraint and its arguments, and what else differs from the preset's policy."""
+    """A training: what differs from the preset's policy, which has no recurrent weights."""
 
-    policy: str = "LsnnPolicy"
-    constraint: str | None = None
-    options: Mapping[str, Any] = {}
-    others: Mapping[str, Any] = {}
+    policy: Mapping[str, Any]
     wanted: str = ""
 
 
@@ -65,26 +46,29 @@ class Result(NamedTuple):
 
     returned: float  # in float
     on_chip: float
+    kept: float  # NaN where the float network is not above chance
     synapses: int  # recurrent ones whose weight is not 0 on the chip
     memory: float  # share of the memory of dense recurrent weights
     seconds: float  # processor time of the training
 
 
+def _sparse(constraint: str) -> dict[str, Any]:
+    share = {"connectivity": 0.1, "inhibitory": 0.2}
+    return {"recurrent": True, "constraint": constraint, "constraint_kwargs": share}
+
+
 _ROWS = {
-    "deep_r": Row(constraint="deep_r", options=SPARSE, wanted=">= 450, memory <= 25 %"),
-    "static": Row(constraint="static", options=SPARSE),
-    "dense": Row(),
-    "no recurrence": Row("LifPolicy"),
+    "deep_r": Row(_sparse("deep_r"), ">= 450, memory <= 25 %"),
+    "static": Row(_sparse("static")),
+    "dense": Row({"recurrent": True}),
+    "no recurrence": Row({}),
 }
-ROWS = {**_ROWS, **{f"{name}, beta = 0": row._replace(others={"beta": 0.0}) for name, row in _ROWS.items()}}
+ROWS = _ROWS | {f"{name}, beta = 0": row._replace(policy={**row.policy, "beta": 0.0}) for name, row in _ROWS.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark constraints``."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 3200 ... 3204")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help="default all")
-    parser.add_argument("--n-timesteps", type=int, default=None, help="env steps (default the preset's)")
-    parser.add_argument("--output", type=Path, default=Path("logs/constraints"), help="where finished runs are kept")
+    add_row_arguments(parser, SEEDS, ROWS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -94,58 +78,26 @@ def run(args: argparse.Namespace) -> None:
     columns = ["constraint", "mean ± sd", "worst", "each seed", f"on {CHIP}, mean ± sd", "kept", "recurrent synapses"]
     print_head([*columns, "their memory", "CPU s", "wanted"])
     for name in args.rows:
-        print_row(_cells(name, ROWS[name], [_kept(ROWS[name], seed, args) for seed in args.seeds]))
+        print_row(_cells(name, [_measured(ROWS[name], seed, args.n_timesteps) for seed in args.seeds]))
 
 
-def _cells(name: str, row: Row, results: list[Result]) -> list[str]:
-    returned, on_chip, synapses, memory, seconds = (np.array(c, np.float64) for c in zip(*results, strict=True))
-    shown = [name, mean_and_deviation(returned), f"{returned.min():.1f}", each(returned), mean_and_deviation(on_chip)]
-    shown += [f"{on_chip.mean() / returned.mean():.1%}", f"{synapses.mean():,.0f}", f"{memory.mean():.1%}"]
-    return [*shown, f"{seconds.mean():.0f}", row.wanted]
+def _cells(name: str, results: list[Result]) -> list[str]:
+    returned, deployed, share, synapses, memory, seconds = (np.array(c, float) for c in zip(*results, strict=True))
+    known = share[~np.isnan(share)]
+    shown = [name, *return_cells(returned), mean_and_deviation(deployed)]
+    shown += [f"{known.mean():.1%}" if known.size else "undefined", f"{synapses.mean():,.0f}", f"{memory.mean():.1%}"]
+    return [*shown, f"{seconds.mean():.0f}", ROWS[name].wanted]
 
 
-def _kept(row: Row, seed: int, args: argparse.Namespace) -> Result:
-    """Return the figures of a run, from its file if it was run before."""
-    settings = row._replace(wanted=""), seed, args.n_timesteps, EPISODES, CALIBRATION
-    made_by = ("agents", "envs", "hardware", "spiking", "scripts/bench/constraints.py")
-    path = args.output / f"{digest((settings, preset_of(row)), made_by)}.json"
-    if not path.is_file():
-        result = measured(row, seed, args.n_timesteps)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result), "utf-8")
-    return Result(*json.loads(path.read_text("utf-8")))
-
-
-def preset_of(row: Row) -> dict[str, Any]:
-    """Return the hyperparameters of a row."""
-    preset = copy.deepcopy(yaml.safe_load(hyperparams_file(ALGO).read_text("utf-8"))[ENV])
-    chosen = {} if row.constraint is None else {"constraint": row.constraint, "constraint_kwargs": dict(row.options)}
-    return {**preset, "policy": row.policy, "policy_kwargs": {**preset["policy_kwargs"], **row.others, **chosen}}
-
-
-def train(row: Row, seed: int, n_timesteps: int | None = None) -> SpikingPPO:
-    """Return the trained model of a row."""
-    preset = preset_of(row)
-    budget, n_envs = preset.pop("n_timesteps"), preset.pop("n_envs")
-    preset.pop("normalize", None)  # off
-    for name in ("learning_rate", "clip_range"):
-        preset[name] = schedule_of(preset[name])
-    env = make_vec_env(ENV, n_envs, seed)
-    return SpikingPPO(env=env, seed=seed, device="cpu", **preset).learn(n_timesteps or budget)
-
-
-def measured(row: Row, seed: int, n_timesteps: int | None = None) -> Result:
+def _measured(row: Row, seed: int, n_timesteps: int | None) -> Result:
     """Train, and judge by the last weights."""
     begin = time.process_time()
-    network = train(row, seed, n_timesteps).to_network()
+    network = trained(ALGO, ENV, row.policy, seed, n_timesteps).to_network()
     seconds = time.process_time() - begin
-    seen = visited(network, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that round to nothing, which the table counts
-        deployment = compile_network(network, CHIP, calibration=seen)
-    synapses, memory = recurrent_synapses(deployment.program)
-    on_chip = returned(DeployedPolicy(deployment), seed)
-    return Result(returned(Simulator(network), seed), on_chip, synapses, memory, seconds)
+    deployment, _, returns = on_chip(network, ENV, seed)
+    share, (synapses, memory) = kept(returns)["kept"], recurrent_synapses(deployment.program)
+    mean, on = (float(np.mean(returns[name])) for name in ("float", "chip"))
+    return Result(mean, on, np.nan if share is None else share, synapses, memory, seconds)
 
 
 def recurrent_synapses(program: Program) -> tuple[int, float]:
@@ -157,21 +109,3 @@ def recurrent_synapses(program: Program) -> tuple[int, float]:
             stored += list_words(projection, sizes, len(targets), 0)
             dense += list_words(projection, np.full_like(sizes, len(targets)), len(targets), 0)
     return synapses, stored / dense if dense else 0.0
-
-
-def returned(policy: Any, seed: int) -> float:
-    """Return the mean return of episodes."""
-    env = make_vec_env(ENV, n_envs=10, seed=10_000 + seed)
-    return float(evaluate_policy(policy, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
-
-
-def visited(network: Network, seed: int) -> np.ndarray:
-    """Return observations of a policy that plays, shape (L, 10, n_obs), in episodes apart from those of the table."""
-    env, simulator = make_vec_env(ENV, n_envs=10, seed=20_000 + seed), Simulator(network)
-    seen, obs, state, start = [], np.asarray(env.reset()), simulator.initial_state(10), np.ones(10, bool)
-    for _ in range(CALIBRATION):
-        seen.append(obs)
-        action, state = simulator.predict(obs, state, start)
-        after, _, start, _ = env.step(action)
-        obs = np.asarray(after)
-    return np.stack(seen)

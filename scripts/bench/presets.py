@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,11 +16,15 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from spikeloop.agents.registry import hyperparams_file
 from spikeloop.agents.spiking_ppo import SpikingPPO
+from spikeloop.hardware import DeployedPolicy, Deployment, compile_network
 from spikeloop.scripts.bench.schedules import schedule_of
 from spikeloop.scripts.bench.tables import each, mean_and_deviation
+from spikeloop.scripts.deploy import CALIBRATION_STEPS
+from spikeloop.scripts.players import Act, observations, play, random_player
+from spikeloop.spiking.network import Network
 from spikeloop.spiking.simulator import Simulator
 
-EPISODES = 100
+EPISODES, CHIP = 100, "loihi1"
 
 
 class Judged(NamedTuple):
@@ -28,6 +33,14 @@ class Judged(NamedTuple):
     simulator: Simulator  # of the exported network, after its episodes
     mean: float  # return of greedy episodes
     seconds: float  # of processor time
+
+
+class OnChip(NamedTuple):
+    """A deployed network, and how it does."""
+
+    deployment: Deployment
+    seen: np.ndarray  # observations of the network's own episodes, with which it was compiled, (n_steps, 1, n_obs)
+    returns: dict[str, list[float]]  # of "float", "chip" and "random", on the same episodes
 
 
 def add_row_arguments(parser: argparse.ArgumentParser, seeds: Sequence[int], rows: Collection[str]) -> None:
@@ -71,6 +84,19 @@ def judged(
     env = make_vec_env(env_id, n_envs=n_envs, seed=10_000 + seed)
     mean = float(evaluate_policy(simulator, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
     return Judged(simulator, mean, seconds)
+
+
+def on_chip(network: Network, env_id: str, seed: int) -> OnChip:
+    """Deploy a network with the compiler's own settings, and play greedy episodes in float, there and at random."""
+    env = make_vec_env(env_id)
+    seen = observations(network, env, CALIBRATION_STEPS, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is lowered or rounds to 0: the returns show what that costs
+        deployment = compile_network(network, CHIP, calibration=seen)
+    players: dict[str, Act] = {"float": Simulator(network).predict, "chip": DeployedPolicy(deployment).predict}
+    players["random"] = random_player(env, seed)
+    returns = {name: play(env, act, EPISODES, 10_000 + seed) for name, act in players.items()}
+    return OnChip(deployment, seen, returns)
 
 
 def return_cells(returns: np.ndarray) -> list[str]:

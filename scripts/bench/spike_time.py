@@ -22,27 +22,21 @@ something where neurons are few.
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 
-from spikeloop.hardware import DeployedPolicy, Deployment, compile_network
+from spikeloop.hardware import DeployedPolicy, Deployment
 from spikeloop.hardware.recording import record
-from spikeloop.scripts.bench.presets import EPISODES, add_row_arguments, judged, return_cells
+from spikeloop.scripts.bench.presets import CHIP, EPISODES, add_row_arguments, judged, on_chip, return_cells
 from spikeloop.scripts.bench.tables import print_head, print_row
 from spikeloop.scripts.compared import kept
-from spikeloop.scripts.deploy import CALIBRATION_STEPS
-from spikeloop.scripts.players import observations
 from spikeloop.spiking import Network, Simulator
 
 SEEDS = tuple(range(3000, 3005))  # never used to choose a setting of these policies
-CARTPOLE, ACROBOT, CHIP = "CartPole-v1", "Acrobot-v1", "loihi1"
+CARTPOLE, ACROBOT = "CartPole-v1", "Acrobot-v1"
 
 
 class Row(NamedTuple):
@@ -121,8 +115,8 @@ def _judge(row: Row, seed: int, n_timesteps: int | None) -> Result:
     if simulator.steps is not None and simulator.steps.decided is not None:
         n, total, early = simulator.steps.decided
         decided = float(total / n), float(early / n)
-    on_chip = _on_chip(simulator.network, row.env, seed) if row.algo == "spike_time" else OnChip()
-    return Result(mean, spikes, decided, seconds, on_chip)
+    deployed = _on_chip(simulator.network, row.env, seed) if row.algo == "spike_time" else OnChip()
+    return Result(mean, spikes, decided, seconds, deployed)
 
 
 def _chip_cells(found: np.ndarray) -> list[str]:
@@ -136,20 +130,9 @@ def _chip_cells(found: np.ndarray) -> list[str]:
 
 
 def _on_chip(network: Network, env_id: str, seed: int) -> OnChip:
-    env = make_vec_env(env_id, n_envs=10)
-    seen = observations(network, make_vec_env(env_id), CALIBRATION_STEPS, seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "lowered for")  # what is lowered is known, and costs what is measured here
-        deployment = compile_network(network, CHIP, calibration=seen)
-    chip, space = DeployedPolicy(deployment), env.action_space
-    space.seed(seed)
-    chance = SimpleNamespace(predict=lambda obs, *_, **__: (np.stack([space.sample() for _ in obs]), None))
-    returns = {}
-    for name, player in (("float", Simulator(network)), ("chip", chip), ("random", chance)):
-        env.seed(10_000 + seed)
-        returns[name] = evaluate_policy(player, env, EPISODES, return_episode_rewards=True)[0]
-    share, rows = kept(returns)["kept"], seen[:, 0]  # type: ignore[arg-type]
-    same = chip.predict(rows)[0] == Simulator(network).predict(rows)[0]
+    deployment, seen, returns = on_chip(network, env_id, seed)
+    share, rows = kept(returns)["kept"], seen[:, 0]
+    same = DeployedPolicy(deployment).predict(rows)[0] == Simulator(network).predict(rows)[0]
     return OnChip(np.nan if share is None else share, float(same.mean()), _ties(deployment, rows))
 
 
