@@ -20,8 +20,9 @@ from spikeloop.hardware.report import report
 from spikeloop.spiking import LSNN, Encoder, Network
 from spikeloop.spiking.constrained_weights import ConstrainedWeights
 from spikeloop.spiking.constraints import CONSTRAINTS, constraint_for
-from spikeloop.spiking.constraints.base import AWAKE, Synapses
+from spikeloop.spiking.constraints.base import AWAKE, Synapses, begin
 from spikeloop.spiking.constraints.deep_r import DeepR
+from spikeloop.spiking.constraints.static import Static
 
 DALE = {"inhibitory": 0.25}
 # every member as it is, and with all that it can do
@@ -238,6 +239,13 @@ def test_learners_that_know_no_constraint_refuse_it_by_name(algorithm, policy):
     with pytest.raises(TypeError, match="argument 'constraint'") as found:
         algorithm(policy, "CartPole-v1", policy_kwargs={"constraint": "deep_r"})
     assert "\n" not in str(found.value)
+
+
+def test_sparse_weights_begin_larger_so_that_currents_keep_their_size():
+    drawn = np.random.default_rng(0).standard_normal((40, 100))
+    w, _, active = begin(Static(input_connectivity=0.25), drawn, None, False, np.random.default_rng(1))
+    np.testing.assert_allclose(w[active], 2 * drawn[active])
+    assert active.mean() == 0.25 and not w[~active].any()
 
 
 def test_what_would_break_a_constraint_is_refused():

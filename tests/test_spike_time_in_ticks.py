@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloop.hardware import DeployedPolicy, Deployment, compile_network
+from spikeloop.hardware.loihi.worst_case import largest_input
 from spikeloop.hardware.recording import record
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts import deploy, rollout
@@ -209,6 +210,17 @@ def test_neurons_of_numbers_that_a_chip_can_hold_spike_there_as_in_the_simulator
     for found, expected in zip(on_chip.layers, simulated.layers, strict=True):
         np.testing.assert_array_equal(found.t, expected.t)
         np.testing.assert_array_equal(found.i, expected.i)
+
+
+def test_a_current_fits_its_register_after_weights_were_rounded():
+    w_in = np.random.default_rng(40).normal(size=(4, 6)).astype("f4")  # rounded at first, its sums are 0.8 % too large
+    layer = Layer(w_in, np.zeros(4, "f4"), CurrentLif(v_th=np.ones(4), tau_m=4.0, tau_s=1000.0))
+    readout, head = Readout(np.eye(2, 4, dtype="f4"), np.zeros(2, "f4")), ActionHead("discrete", (2,))
+    network = Network(Encoder("spike_times", 6), (layer,), readout, head, n_ticks=20, latency=1)
+    seen = np.random.default_rng(0).uniform(0, 20, (50, 1, 6))
+    program = compile_network(network, "loihi1", calibration=seen).program
+    steady = largest_input(program, graded=False)[:4] / (1 - np.exp(-1 / 1000))
+    assert 0.9 * 2**23 < steady.max() < 2**23
 
 
 def test_the_command_line_deploys_a_policy_and_plays_it(tmp_path, monkeypatch, capsys):
