@@ -24,6 +24,7 @@ import numpy as np
 from spikeloop.envs import mujoco_kernels
 from spikeloop.envs.compiled import compile_step
 from spikeloop.envs.compiled_continuous import STEP
+from spikeloop.envs.native_calls import is_gymnasiums
 
 # What steps read beyond addresses: attributes, and whether numpy multiplies the cost of controls in float32.
 _TIME = ("frame_skip", "dt")
@@ -104,6 +105,9 @@ class MujocoTask:
     def set_state(self, env: Any, state: np.ndarray, n_steps: int) -> None:
         """Do nothing: the steps were the environment's."""
 
+    def finish(self, env: Any, obs: np.ndarray) -> None:
+        """Return None: an environment takes the step that ends its episode itself."""
+
 
 def mujoco_of(env: gym.Env) -> MujocoTask | str | None:
     """Return the compiled form of a MuJoCo environment; in words, what keeps it from one; None if it is no such task.
@@ -130,7 +134,7 @@ def _obstacle(task: Any, kind: _Kind) -> str | None:
         task.model,
         Path(inspect.getfile(type(task))).parent / "assets" / kind.model,
     )
-    changed = next((method for method in _METHODS if not _is_gymnasiums(task, method)), None)
+    changed = next((method for method in _METHODS if not is_gymnasiums(task, method)), None)
     if changed:
         return f"{changed} of {name} is not Gymnasium's"
     if Path(task.fullpath) != file or (model.nq, model.nv, model.nu) != kind.sizes:
@@ -155,14 +159,6 @@ def _obstacle(task: Any, kind: _Kind) -> str | None:
     if kind.step is mujoco_kernels.step_double_pendulum and not _same_sines():
         return "numpy's sines have other last bits than the C library's here"
     return None
-
-
-def _is_gymnasiums(task: Any, method: str) -> bool:
-    """Return whether a method of a task is one of its own classes, or not there at all."""
-    member = inspect.getattr_static(type(task), method, None)
-    function = member.fget if isinstance(member, property) else member
-    own = {cls.__module__ for cls in type(task).__mro__}
-    return method not in vars(task) and (function is None or getattr(function, "__module__", None) in own)
 
 
 def _constants(task: Any, names: tuple[str, ...]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Steps of MuJoCo tasks for kernels: MuJoCo's own functions, called by their addresses, and Gymnasium's rewards.
 
 An environment's own model and data are worked on, so that all that Python sees of them is where the environment is.
-Addresses are arguments, in the body, and no part of the machine code, which is thus right in other processes too.
 
 What a step computes, the type of each intermediate result too, is what Gymnasium's ``step`` of these tasks computes.
 """
@@ -9,64 +8,38 @@ What a step computes, the type of each intermediate result too, is what Gymnasiu
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, types
-from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import register_jitable
+
+from spikeloop.envs.native_calls import call, numbers_at
 
 # What the body begins with: addresses, as the bits of float64 numbers; no spare data (0) where no step ends an episode.
 MJ_STEP, MJ_RNE_POST_CONSTRAINT, MJ_COPY_DATA, MODEL, DATA, SPARE, QPOS, QVEL, CTRL, SITE_XPOS, QFRC = range(11)
 N_ADDRESSES = 11
 
 
-@intrinsic
-def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
-    """Call the C function at an address with pointers, a tuple of int64; what it returns is dropped."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointers = cgutils.unpack_tuple(builder, args[1])
-        word = ir.IntType(64)
-        function_type = ir.FunctionType(ir.VoidType(), [word] * len(pointers))
-        builder.call(builder.inttoptr(args[0], function_type.as_pointer()), pointers)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, arguments), generate
-
-
-@intrinsic
-def _numbers_at(typing_context: Any, address: Any) -> Any:
-    """Return an address as a pointer to float64 numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.float64)(types.int64), generate
-
-
 @register_jitable
 def _keep(at):
     """Keep the data as it is, if the step may have to be taken back."""
     if at[SPARE] != 0:
-        _call(at[MJ_COPY_DATA], (at[SPARE], at[MODEL], at[DATA]))
+        call(at[MJ_COPY_DATA], (at[SPARE], at[MODEL], at[DATA]))
 
 
 @register_jitable
 def _take_back(at):
-    _call(at[MJ_COPY_DATA], (at[DATA], at[MODEL], at[SPARE]))
+    call(at[MJ_COPY_DATA], (at[DATA], at[MODEL], at[SPARE]))
 
 
 @register_jitable
 def _simulate(at, n_frames, action):
     """Move the data on by one env step."""
-    ctrl = carray(_numbers_at(at[CTRL]), (len(action),))
+    ctrl = numbers_at(at[CTRL], len(action), np.float64)
     for k in range(len(action)):
         ctrl[k] = np.float32(action[k])
     for _ in range(n_frames):
-        _call(at[MJ_STEP], (at[MODEL], at[DATA]))
-    _call(at[MJ_RNE_POST_CONSTRAINT], (at[MODEL], at[DATA]))
+        call(at[MJ_STEP], (at[MODEL], at[DATA]))
+    call(at[MJ_RNE_POST_CONSTRAINT], (at[MODEL], at[DATA]))
 
 
 @register_jitable
@@ -96,7 +69,7 @@ def _hop(body, action, obs, n_joints, min_state, max_state, checks_state):
         min_z, max_z, min_angle, max_angle,
     ) = body[N_ADDRESSES:]  # fmt: skip
     at = body[:N_ADDRESSES].view(np.int64)
-    qpos, qvel = carray(_numbers_at(at[QPOS]), (n_joints,)), carray(_numbers_at(at[QVEL]), (n_joints,))
+    qpos, qvel = numbers_at(at[QPOS], n_joints, np.float64), numbers_at(at[QVEL], n_joints, np.float64)
     before = qpos[0]
     _keep(at)
     _simulate(at, int(n_frames), action)
@@ -129,7 +102,7 @@ def step_half_cheetah(state, action, body, obs):
     """Take a step of HalfCheetah-v5; arguments are those of a step with continuous actions."""
     n_frames, dt, skipped, single, forward_weight, control_weight = body[N_ADDRESSES:]
     at = body[:N_ADDRESSES].view(np.int64)
-    qpos, qvel = carray(_numbers_at(at[QPOS]), (9,)), carray(_numbers_at(at[QVEL]), (9,))
+    qpos, qvel = numbers_at(at[QPOS], 9, np.float64), numbers_at(at[QVEL], 9, np.float64)
     before = qpos[0]
     _simulate(at, int(n_frames), action)
     velocity = (qpos[0] - before) / dt
@@ -141,15 +114,15 @@ def step_double_pendulum(state, action, body, obs):
     """Take a step of InvertedDoublePendulum-v5; arguments are those of a step with continuous actions."""
     n_frames, dt, healthy_reward = body[N_ADDRESSES:]
     at = body[:N_ADDRESSES].view(np.int64)
-    qpos, qvel = carray(_numbers_at(at[QPOS]), (3,)), carray(_numbers_at(at[QVEL]), (3,))
+    qpos, qvel = numbers_at(at[QPOS], 3, np.float64), numbers_at(at[QVEL], 3, np.float64)
     _keep(at)
     _simulate(at, int(n_frames), action)
-    tip = carray(_numbers_at(at[SITE_XPOS]), (3,))
+    tip = numbers_at(at[SITE_XPOS], 3, np.float64)
     for i in range(2):
         obs[1 + i], obs[3 + i] = math.sin(qpos[1 + i]), math.cos(qpos[1 + i])
     obs[0] = qpos[0]
     _show(qpos, qvel, 3, 10.0, obs[5:])
-    _show(qpos, carray(_numbers_at(at[QFRC]), (1,)), 3, 10.0, obs[8:])
+    _show(qpos, numbers_at(at[QFRC], 1, np.float64), 3, 10.0, obs[8:])
     ended = tip[2] <= 1.0
     two = 2.0 if dt > 0 else 0.0  # not constant, so that it is C's pow, whose bits numpy's squares have
     distance = 0.01 * tip[0] ** two + (tip[2] - 2.0) ** two
