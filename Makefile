@@ -23,5 +23,5 @@ fuzz: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c .ci/constraints.txt -e ".[dev,zoo,plot,render,mujoco,evolution]"
+	$(BIN)/pip install -c .ci/constraints.txt -e ".[dev,zoo,plot,render,mujoco,box2d,evolution]"
 	touch $@

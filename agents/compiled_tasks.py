@@ -26,6 +26,7 @@ from spikeloop.agents.compiled_rollout import draw_noise, looks_nowhere
 from spikeloop.agents.failures import NonFiniteError
 from spikeloop.agents.rollout_kernels import ACT, Eyes, Filled, Normalization, Tasks
 from spikeloop.envs.compiled import compiled_of, shown_components
+from spikeloop.envs.compiled_box2d import lander_of
 from spikeloop.envs.compiled_continuous import continuous_of
 from spikeloop.envs.compiled_drawn import drawn_of
 from spikeloop.envs.compiled_mujoco import mujoco_of
@@ -58,6 +59,16 @@ class WrappedTask:
         """Return how many steps come before the one that a time limit ends."""
         limits: list[Any] = [wrapper for wrapper, _ in self.wrappers if isinstance(wrapper, TimeLimit)]
         return min((one._max_episode_steps - (one._elapsed_steps or 0) - 1 for one in limits), default=NO_LIMIT)
+
+    def step(self, action: Any, taken: tuple[Any, ...] | None) -> tuple[Any, ...]:
+        """Take a step; if the task has taken it already, let the wrappers take theirs with what it came to."""
+        if taken is None:
+            return self.outermost.step(action)
+        self.task.step = lambda action: taken
+        try:
+            return self.outermost.step(action)
+        finally:
+            del self.task.step
 
     def tell(self, compiled: Any, state: np.ndarray, rewards: np.ndarray) -> None:
         """Bring task and wrappers to where steps led that they have not seen."""
@@ -105,9 +116,9 @@ def tasks_of(model: SpikingPPO, venv: VecEnv | None) -> tuple[list[WrappedTask],
     for one in tasks:
         form: Any = None
         if one.skippable and discrete:
-            form = compiled_of(one.task) or drawn_of(one.task)
+            form = compiled_of(one.task) or drawn_of(one.task) or lander_of(one.task)
         elif one.skippable:
-            form = continuous_of(one.task) or mujoco_of(one.task)
+            form = continuous_of(one.task) or mujoco_of(one.task) or lander_of(one.task)
         if form is None or isinstance(form, str):
             return form or f"{type(one.task).__name__} has no compiled dynamics here"
         forms.append(form)
@@ -193,7 +204,9 @@ class CompiledTasks:
             action: Any = self.chosen[i]
             if isinstance(space, spaces.Box):
                 action = action.astype(space.dtype).reshape(space.shape)
-            obs, reward, terminated, truncated, info = one.outermost.step(action)
+            # what a time limit ends, or no kernel can do, has not been done yet
+            taken = self.forms[i].finish(one.task, self.states.whole[i]) if self.states.left[i] > 0 else None
+            obs, reward, terminated, truncated, info = one.step(action, taken)
             one.synced = t + 1
             cut = bool(truncated and not terminated)
             info["TimeLimit.truncated"] = cut

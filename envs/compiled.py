@@ -172,6 +172,9 @@ class Compiled(NamedTuple):
         """Bring an environment to where these steps led."""
         env.state = state.astype(self.state_dtype)
 
+    def finish(self, env: Any, obs: np.ndarray) -> None:
+        """Return None: an environment takes the step that ends its episode itself."""
+
 
 COMPILED: dict[type[gym.Env], Compiled] = {
     CartPoleEnv: Compiled(compile_step(_step_cartpole), _CARTPOLE, 4, 4),

@@ -58,6 +58,9 @@ class Drawn:
         """Bring an environment to where these steps led."""
         env._step = int(state[0])
 
+    def finish(self, env: Any, obs: np.ndarray) -> None:
+        """Return None: an environment takes the step that ends its episode itself."""
+
 
 def drawn_of(env: gym.Env) -> Drawn | None:
     """Return the compiled form of a task whose episodes are drawn; None if an environment is none.
