@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
+
+from spikeloop.agents.known_arguments import arguments_of
 
 # Modules whose wrappers a file may name: a file must not choose which code of the user's machine runs. Of packages with
 # scripts, which run when they are imported, only those without.
@@ -173,18 +174,6 @@ def leaves(value: Any) -> list[Any]:
             seen.add(id(one))
             todo += [part for pair in one.items() for part in pair] if isinstance(one, Mapping) else one
     return found
-
-
-def arguments_of(cls: Any) -> set[str]:
-    """Return the names a constructor takes, those it hands on to its base classes included; or a function."""
-    names: set[str] = set()
-    for base in cls.__mro__ if isinstance(cls, type) else (cls,):
-        is_written = not isinstance(base, type) or "__init__" in vars(base)
-        parameters = inspect.signature(base).parameters.values() if is_written else ()
-        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names
 
 
 def check_statistics(env: gym.Env | VecEnv) -> None:

@@ -31,6 +31,7 @@ from spikeloop.agents.critic_code import critic_code
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.eprop_learning import FloatLearning
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
+from spikeloop.agents.known_arguments import KnownArguments
 from spikeloop.spiking.encoders import encode
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
@@ -52,7 +53,7 @@ _RANGES = {
 }
 
 
-class EpropPolicy(BasePolicy):
+class EpropPolicy(KnownArguments, BasePolicy):
     """Actor on one recurrent LSNN layer, and a critic on the same layer or on an input code of its own.
 
     Args:

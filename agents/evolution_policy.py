@@ -62,6 +62,8 @@ class EvolutionPolicy(PredictingPolicy):
     354
     """
 
+    of_kwargs = set(LSNN_OPTIONS) - {"learn_encoder", "rate_coef", "target_rate"}
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -80,9 +82,6 @@ class EvolutionPolicy(PredictingPolicy):
     ):
         super().__init__(observation_space, action_space)
         check_spaces(observation_space, action_space)
-        unknown = sorted(set(kwargs) - set(_OPTIONS))
-        if unknown:
-            raise TypeError(f"EvolutionPolicy has no argument {unknown[0]!r}")
         self.trained_behind, self.names, self.grid = tuple(trained_behind), names_of(evolved), grid
         drawn = dict(n_neurons=n_neurons, encoder=encoder, encoder_kwargs=encoder_kwargs, obs_scale=obs_scale, **kwargs)
         self._arguments = {**drawn, "evolved": self.names, "network": network, "grid": grid}
@@ -184,9 +183,6 @@ class EvolutionPolicy(PredictingPolicy):
         found = find_learnt(state_dict, prefix, ("start", "z"))
         self.start_from(_from_bytes(found["start"].tobytes()))
         self.move_to(found["z"])
-
-
-_OPTIONS = tuple(name for name in LSNN_OPTIONS if name not in ("learn_encoder", "rate_coef", "target_rate"))
 
 
 def _drawn_network(observation_space: spaces.Space, action_space: spaces.Space, arguments: dict[str, Any]) -> Network:

@@ -13,7 +13,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.equilibrium_policy import EquilibriumPolicy
 from spikeloop.agents.event_prop_policy import EventPropPolicy
+from spikeloop.agents.known_arguments import arguments_of
 from spikeloop.agents.policy_arguments import (
+    FORMER,
     LSNN_OPTIONS,
     OF_INPUT,
     check_no_layers,
@@ -68,6 +70,7 @@ class LsnnPolicy(SpikingPolicy):
     """
 
     recurrent_default = True
+    of_kwargs = {*LSNN_OPTIONS, *FORMER} | arguments_of(SpikingPolicy)
     lstm_actor: LSNN  # an InputCore with n_neurons=[]
 
     def __init__(

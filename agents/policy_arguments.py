@@ -28,6 +28,7 @@ LSNN_OPTIONS = tuple(
     for name in inspect.signature(LSNN.__init__).parameters
     if name not in ("self", "encoder", "n_neurons", "gradient", "generator")
 )
+FORMER = ("surrogate", "surrogate_kwargs")  # words that gradient and gradient_kwargs have taken the place of
 OF_INPUT = ("n_ticks", "dt", "tau_out", "readout")  # of these, what a core without layers has too
 RANGES = {
     **dict.fromkeys(("beta", "tau_out", "rate_coef", "w_rec_scale"), NOT_NEGATIVE),
@@ -52,7 +53,7 @@ def former_surrogate(gradient: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     >>> former_surrogate("surrogate", {"surrogate": "triangle", "surrogate_kwargs": {"damping": 0.3}})
     {'shape': 'triangle', 'damping': 0.3}
     """
-    former = {name: kwargs.pop(name) for name in ("surrogate", "surrogate_kwargs") if name in kwargs}
+    former = {name: kwargs.pop(name) for name in FORMER if name in kwargs}
     if former and gradient != "surrogate":
         raise ValueError(f"{next(iter(former))} goes with gradient='surrogate', got gradient={gradient!r}")
     shape = {"shape": former["surrogate"]} if "surrogate" in former else {}

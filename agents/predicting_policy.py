@@ -7,8 +7,10 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
+from spikeloop.agents.known_arguments import KnownArguments
 
-class PredictingPolicy(BasePolicy):
+
+class PredictingPolicy(KnownArguments, BasePolicy):
     """A policy whose actions are those of its own ``predict``, which a subclass has."""
 
     def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:

@@ -26,6 +26,7 @@ from spikeloop.agents.checks import WHOLE, check_carried, check_ranges
 from spikeloop.agents.export import check_unchanged, inputs_of, policy_steps
 from spikeloop.agents.frames import check_frames, critic_view
 from spikeloop.agents.initial_firing import fingerprint
+from spikeloop.agents.known_arguments import KnownArguments, arguments_of
 from spikeloop.agents.one_thread import one_thread_up_to, weights_per_row
 from spikeloop.agents.policy_arguments import check_readout, check_spaces, default_extractor, from_zero, mlp_layers
 from spikeloop.agents.silence import Coverage
@@ -38,7 +39,7 @@ from spikeloop.spiking.threads import torch_on_one_thread
 from spikeloop.spiking.tick_readout import TickReadout
 
 
-class SpikingPolicy(RecurrentActorCriticPolicy):
+class SpikingPolicy(KnownArguments, RecurrentActorCriticPolicy):
     """Actor-critic policy whose actor is a spiking core, for SpikingPPO and SpikingA2C.
 
     The actor is a :class:`~spikeloop.agents.actor.SpikingActor` around a :class:`~spikeloop.spiking.core.Core`, whose
@@ -79,6 +80,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
     critic_frames: int
     critic_reads_actor: bool
     calibrate_init: bool | float = False  # whether layers that start silent are helped
+    of_kwargs = arguments_of(ActorCriticPolicy)
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class SpikingPolicy(RecurrentActorCriticPolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         core_arguments: Mapping[str, Any],
+        /,
         *,
         obs_scale: float | Sequence[float] | None = None,
         trained_behind: Sequence[str] = (),

@@ -13,10 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 
-from spikeloop.agents.environment import arguments_of
 from spikeloop.agents.evolution_policy import EvolutionPolicy
+from spikeloop.agents.known_arguments import arguments_of, unknown_argument
 from spikeloop.agents.policies import LsnnPolicy
-from spikeloop.agents.policy_arguments import LSNN_OPTIONS
 from spikeloop.agents.registry import DEFAULT_ALGO, load_algorithm
 from spikeloop.scripts.cli import did_you_mean
 from spikeloop.spiking.decay import decay
@@ -135,11 +134,9 @@ def _check_policy(algorithm: type[BaseAlgorithm], policy: Any, policy_kwargs: An
         return
     if policy not in algorithm.policy_aliases:
         raise ValueError(did_you_mean("policy", policy, algorithm.policy_aliases))
-    policy_class = algorithm.policy_aliases[policy]
-    known = arguments_of(policy_class) | (set(LSNN_OPTIONS) if issubclass(policy_class, _LSNN) else set())
-    for name in policy_kwargs if isinstance(policy_kwargs, dict) else ():
-        if name not in known:
-            raise ValueError(did_you_mean("policy argument", name, known))
+    kwargs = policy_kwargs if isinstance(policy_kwargs, dict) else {}
+    if unknown := unknown_argument(algorithm.policy_aliases[policy], kwargs):
+        raise ValueError(unknown)
 
 
 def fit_normalize(normalize: Mapping[str, Any], space: spaces.Space) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import optuna
 from rl_zoo3 import ALGOS as ZOO_ALGOS
 from rl_zoo3 import hyperparams_opt
 
-from spikeloop.agents.environment import arguments_of
+from spikeloop.agents.known_arguments import arguments_of
 from spikeloop.agents.registry import ALGOS, DEFAULT_ALGO, hyperparams_file, load_algorithm, register_with_zoo
 from spikeloop.scripts.hyperparameters import check_hyperparameters
 
