@@ -102,7 +102,7 @@ class ChipGlmPolicy(ChipPolicy):
 
     @property
     def counts(self) -> np.ndarray:
-        """Env steps, ticks, 0 and output spikes of learning since the last log, shape (4,)."""
+        """Env steps, ticks, 0, output spikes and cut TD errors of learning since the last log, shape (5,)."""
         return self.network.counts
 
     def learning(self, rule: RewardGlm) -> ChipGlmLearning:

@@ -183,10 +183,12 @@ class GLM(StepwiseLearning):
         return goes_on
 
     def _own_logs(self) -> Iterator[tuple[str, Any]]:
-        steps, ticks, hidden, outputs = self.policy.counts
+        steps, ticks, hidden, outputs, *cut = self.policy.counts
         if steps:
             yield "spiking/ticks_per_step", ticks / steps
             yield "spiking/output_spikes_per_step", outputs / steps
             if self.policy.n_hidden:
                 yield "spiking/firing_rate_0", hidden / ticks / self.policy.n_hidden
+            for n in cut:  # the chip counts them
+                yield "train/td_errors_cut", n / steps
         self.policy.counts[:] = 0

@@ -1,6 +1,7 @@
 """Neurons draw and learn from their score on the chip; the compiled loop is a host in Python beside an emulator."""
 
 import copy
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from spikeloop.agents.encoders import encoder_for
 from spikeloop.envs.compiled import compiled_of
 from spikeloop.hardware import ChipGlm, Emulator, Interpreter, Learner, LearningRule
 from spikeloop.hardware.learning.score import impulse_of, loss_of, score_rule, step_of, tag_of
+from spikeloop.hardware.loihi import glm_learner_kernels as kernels
 from spikeloop.hardware.loihi.glm_program import ChipGlmParameters, noise_chances, spike_chances
 from spikeloop.spiking.encoders.population_kernels import population_spikes
 from spikeloop.spiking.rules.glm import RewardGlm
@@ -287,6 +289,31 @@ def test_the_learning_rate_is_that_of_the_float_rule(task):
         p, host = network.parameters, network._host
         stored = step_of(host.r1_scale * 0.01, tag_of(p.tau_s, 127 / p.score_max * 0.5))
         assert stored * p.w_max / 254 == pytest.approx(2.0 * 0.01 * 0.5)
+
+
+def test_td_errors_that_r1_cannot_hold_are_cut_and_counted(task):
+    network, lines, sent = new(task, rule={"value_rate": 0.0, "gamma": 1.0}), np.arange(3), []
+    largest = 127 / network._host.r1_scale  # TD error that r1 just holds
+    for share in (0.0, 0.999, 1.001, -0.999, -1.001, -50.0):
+        sent.append(network.criticise(lines, share * largest / RULE["reward_scale"], kernels.GOES_ON, 1.0))
+    assert sent[0] == 0 and sent[1] in (126, 127) and sent[3] in (-126, -127) and sent[2::2] == [127, -127]
+    assert sent[5] == -127 and network.counts[4] == 3
+
+
+@pytest.mark.parametrize(("n_cut", "warns"), [(10, False), (11, True)])
+def test_more_than_a_few_cut_td_errors_are_warned_of_once(task, n_cut, warns):
+    network, lines, x = new(task, rule={"value_rate": 0.0}), np.arange(3), np.zeros((5, 20))
+    for i in range(2):
+        for step in range(n_cut + 1):
+            network.act(x, lines, 1e4 * (-1) ** step)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            network.end(lines, 0.0, True)
+        assert network.counts[4] == n_cut and len(caught) == (warns and i == 0)
+        for warning in caught:
+            assert str(warning.message).startswith("92% of TD errors are beyond the range of the chip's r1 and are cut")
+            assert warning.filename == __file__
+        network.counts[:] = 0
 
 
 def test_without_a_learning_rate_no_weight_changes(task):

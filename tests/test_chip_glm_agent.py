@@ -123,6 +123,15 @@ def test_actions_count_from_the_start_of_their_space():
     assert set(actions.tolist()) == {-1, 0, 1}
 
 
+def test_the_log_has_the_share_of_td_errors_that_r1_cut():
+    model = make("glm_chip", reward_scale=1e4)
+    with pytest.warns(UserWarning, match="of TD errors are beyond the range of the chip's r1"):
+        model.learn(100, log_interval=None)
+    assert 0.8 < dict(model._own_logs())["train/td_errors_cut"] <= 1.0
+    assert dict(make("glm_chip").learn(100, log_interval=None)._own_logs())["train/td_errors_cut"] == 0.0
+    assert "train/td_errors_cut" not in dict(make("glm").learn(100, log_interval=None)._own_logs())
+
+
 def test_the_rate_follows_its_schedule():
     model = make("glm_chip", learning_rate=lambda left: 0.4 * (0.3 < left < 0.9))  # warms up, and stops
     assert model.policy.network.rule.learning_rate == 0.4

@@ -20,6 +20,7 @@ drawn is drawn by the chip. Membranes and traces go on from one env step to the 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ from spikeloop.spiking.rules.glm import RewardGlm
 from spikeloop.spiking.rules.glm_kernels import forget_lines
 
 _MOST = 127  # of y3 and r1
+_FEW, _ENOUGH = 0.01, 1000  # the share of TD errors that may be cut without a warning, and env steps to tell it by
 
 
 class ChipGlm:
@@ -60,7 +62,8 @@ class ChipGlm:
     Attributes:
         program: The chip program with its first weights.
         emulator: The chip.
-        counts: Env steps, their ticks, 0 and output spikes since they were last set to 0, shape (4,).
+        counts: Env steps, their ticks, 0, output spikes, and TD errors beyond r1's range, which were cut to its ends;
+            since they were last set to 0, shape (5,).
 
     >>> network = ChipGlm(40, 2, 2592, RewardGlm(), np.random.default_rng(0))
     >>> [(p.name, p.weights.shape) for p in network.program.projections]
@@ -79,8 +82,9 @@ class ChipGlm:
         self.program = glm_program(n_inputs, n_outputs, p, rule.learning_rate > 0, seeds)
         self.emulator = Emulator(self.program, rng)
         self._loaded, self._state = self.emulator.loaded(), self.emulator.initial_state()
+        self._warned_of_cuts = False
         chances, scores = spike_chances(p)
-        self._chances, self.counts = chances, np.zeros(4)
+        self._chances, self.counts = chances, np.zeros(5)
         self._host = kernels.Host(
             n_ticks=p.n_ticks,
             first_z=self.emulator.layout.start("z") + p.n_noise * n_outputs,
@@ -153,6 +157,14 @@ class ChipGlm:
         self._env_step(np.zeros((1, self.program.n_inputs)), lines, reward, ending, progress)
         self.reset()
         warn_of_overflow(self.emulator, self._loaded)
+        n_steps, n_cut = self.counts[[0, 4]]
+        if not self._warned_of_cuts and n_cut > _FEW * max(n_steps, _ENOUGH):
+            self._warned_of_cuts = True
+            warnings.warn(
+                f"{n_cut / n_steps:.0%} of TD errors are beyond the range of the chip's r1 and are cut: a lower "
+                "learning_rate or reward_scale makes them smaller there",
+                stacklevel=2,
+            )
 
     def _env_step(self, x: np.ndarray, lines: np.ndarray, reward: float, ending: int, progress: float) -> int:
         r1 = self.criticise(lines, float(reward), ending, float(progress))

@@ -44,7 +44,7 @@ class Host(NamedTuple):
     n_live: np.ndarray
     value: np.ndarray  # value of the last step, (1,)
     begun: np.ndarray  # whether there was a step in this episode, (1,) bool
-    counts: np.ndarray  # (4,) env steps, their ticks, 0, output spikes
+    counts: np.ndarray  # (5,) env steps, their ticks, 0, output spikes, TD errors that r1 cut
     inputs: np.ndarray  # input spikes of a tick, (1, 1, n_inputs) int32
     outputs: np.ndarray  # membranes after that tick, (1, 1, n_outputs) int32
     rewards: np.ndarray  # r1 on that tick, (1,) int64
@@ -74,7 +74,9 @@ def criticise(lines, reward, ending, progress, host, rng):
         value = 0.0 if ending == TERMINATED else value_of(lines, host, host)
         delta = host.reward_scale * reward + host.gamma * value - host.value[0]
         learn_value(host, progress * host.value_rate * delta)
-        r1 = _whole(progress * host.r1_scale * delta, rng)
+        exact = progress * host.r1_scale * delta
+        host.counts[4] += abs(exact) > _MOST
+        r1 = _whole(exact, rng)
     if ending == GOES_ON:
         host.value[0], host.begun[0] = value_of(lines, host, host), True
         remember_lines(lines, host, host.decay)

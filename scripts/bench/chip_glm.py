@@ -126,7 +126,7 @@ def train_one(row: Row, seed: int, changes: Mapping[str, Any]) -> Result:
     begin = time.process_time()
     model.learn(budget, log_interval=None)
     seconds = time.process_time() - begin
-    n_steps, (steps, ticks, _, spikes) = model.num_timesteps, model.policy.counts.copy()
+    n_steps, (steps, ticks, _, spikes, *_) = model.num_timesteps, model.policy.counts.copy()
     lengths, returns = np.array(monitor.get_episode_lengths()), np.array(monitor.get_episode_rewards())
     solved = solved_at(np.cumsum(lengths), returns, BARS[CARTPOLE])
     return Result(play(model, CARTPOLE, seed), solved, n_steps, seconds, ticks / steps, spikes / steps)
