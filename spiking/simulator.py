@@ -14,7 +14,7 @@ from spikeloop.spiking.monitor import Monitor, per_tick
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import Normalizer, flatten, n_frames, preprocess
-from spikeloop.spiking.readout_kernels import drive
+from spikeloop.spiking.output_units import OutputUnits
 from spikeloop.spiking.stateless import StatelessWarning
 from spikeloop.spiking.step_layers import StepRun, monitor_of
 
@@ -88,7 +88,7 @@ class Simulator:
             for layer in in_ticks
         ]
         self._w_out, self._b_out = np.array(readout.w_out, self.dtype), np.array(readout.b_out, self.dtype)
-        self._w_drive = np.array(readout.w_out.T, order="C") if readout.every_tick else np.empty((0, 0), self.dtype)
+        self._units = OutputUnits(network) if readout.every_tick else None
         self.spike_counts = tuple(np.zeros(layer.n_neurons, np.int64) for layer in network.layers)
         self.n_counted = 0
         steps = network.preprocessing
@@ -336,7 +336,8 @@ class Simulator:
         if not network.layers:
             new = np.zeros_like(state)
             new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
-            outputs, spikes = self._decide(x[:, None] if network.encoder.held else x)
+            assert self._units is not None
+            outputs, spikes = self._units(x[:, None] if network.encoder.held else x)
             return outputs, new, (), x, spikes
         if self.steps:
             y, new, times = self.steps(x, state, frames, self.spike_counts, keep != any_kernels.KEEP_NOTHING)
@@ -349,8 +350,8 @@ class Simulator:
         new[: self._n_frames], new[self._n_frames : self._n_memory] = frames, memory
         if not np.isfinite(new).all():
             sequences.refuse_step("obs", seen[-1].astype(np.float32), state, cleared)
-        if network.readout.every_tick:
-            outputs, spikes = self._decide(self._arrived(self._outputs(len(tapes) - 1, tapes[-1]), starts))
+        if self._units is not None:
+            outputs, spikes = self._units(self._units.arrived(self._outputs(len(tapes) - 1, tapes[-1]), starts))
             return outputs, new, tapes, x, spikes
         outputs = self._read(np.ascontiguousarray(y).reshape(n_batch * n_steps, y.shape[2]))
         return outputs.reshape(n_batch, n_steps, self._n_outputs).swapaxes(0, 1), new, tapes, x, None
@@ -372,36 +373,6 @@ class Simulator:
         kept = lsnn_kernels.KEEP_MEMBRANE if keep == any_kernels.KEEP_MEMBRANE else lsnn_kernels.KEEP_NOTHING
         n_threads = shares.max_threads() if self.n_threads is None else min(self.n_threads, shares.max_threads())
         return sequences.forward(self._weights, self._constants, x, state, start, self.spike_counts, kept, n_threads)
-
-    def _arrived(self, z: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Return what reaches the readout, (L, n_ticks, B, N), of what the last layer sent, (1 + T, B, N)."""
-        n_ticks, arrived = self.network.n_ticks, z[1:]
-        if self.network.latency:
-            arrived = z[:-1]
-            arrived[::n_ticks][starts] = 0
-        return arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
-
-    def _decide(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run output units that are looked at on every tick.
-
-        Args:
-            z: The spikes that reach them, shape (L, n_ticks, B, N), or (L, 1, B, N) where those are held.
-
-        Returns:
-            The output values, shape (L, B, n_outputs), and their spikes, shape (T, B, n_outputs).
-        """
-        n_steps, n_rows, n_batch, n = z.shape
-        n_ticks, n_outputs = self.network.n_ticks, self._n_outputs
-        sums = np.empty((n_steps * n_rows * n_batch, n_outputs), self.dtype)
-        drive(np.ascontiguousarray(z).reshape(len(sums), n), self._w_drive, self._b_out, sums)
-        by_tick = sums.reshape(n_steps, n_rows, n_batch, n_outputs).swapaxes(0, 1)
-        by_tick = np.broadcast_to(by_tick, (n_ticks, n_steps, n_batch, n_outputs))
-        readout = self.network.readout
-        v = readout.membranes(by_tick.reshape(n_ticks, n_steps * n_batch, n_outputs), self.network.dt)
-        head = self.network.head
-        values, spikes = readout.decide(v, None if head is None else head.sizes)
-        spikes = spikes.reshape(n_ticks, n_steps, n_batch, n_outputs).swapaxes(0, 1)
-        return values.reshape(n_steps, n_batch, n_outputs), spikes.reshape(n_steps * n_ticks, n_batch, n_outputs)
 
 
 def _starts(episode_start: Any, n_batch: int) -> np.ndarray:
