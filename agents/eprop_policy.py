@@ -17,7 +17,6 @@ from spikeloop.agents.actor import fixed_scaler, head_for
 from spikeloop.agents.check_finite import check_predicted
 from spikeloop.agents.checks import (
     NOT_NEGATIVE,
-    POSITIVE,
     UNIT,
     WHOLE,
     Range,
@@ -30,13 +29,13 @@ from spikeloop.agents.checks import (
 from spikeloop.agents.critic_code import critic_code
 from spikeloop.agents.encoders import encoder_for
 from spikeloop.agents.eprop_learning import FloatLearning
+from spikeloop.agents.eprop_network import initial_neurons, parts_of
 from spikeloop.agents.export import Inputs, check_unchanged, inputs_of
 from spikeloop.agents.known_arguments import KnownArguments
 from spikeloop.spiking.encoders import encode
-from spikeloop.spiking.network import Layer, Network
+from spikeloop.spiking.network import Network
 from spikeloop.spiking.neurons.lsnn import LsnnNeurons
 from spikeloop.spiking.observation import Normalizer
-from spikeloop.spiking.readout import Readout
 from spikeloop.spiking.rules.eprop import eprop_neurons
 from spikeloop.spiking.rules.eprop_kernels import EpropNeurons, EpropWeights, Moments, RewardLearner
 from spikeloop.spiking.rules.reward_eprop import FEEDBACK, RewardEprop, initial_weights, new_learner, no_moments
@@ -173,13 +172,9 @@ class EpropPolicy(KnownArguments, BasePolicy):
         self.critic = critic_code(critic, critic_kwargs or {}, critic_sees_changes, observation_space)
         # Draws the weights now and the actions later; checkpoints keep it.
         self.rng = np.random.default_rng(int(th.randint(2**31, ())))
-        self._hold_neurons(
-            tau_m=np.full(n_neurons, tau_m),
-            v_th=np.ones(n_neurons),
-            tau_a=_time_constants(self.rng, tau_a, n_neurons),
-            beta=np.where(np.arange(n_neurons) < round(adaptive_fraction * n_neurons), beta, 0.0),
-            refractory=np.full(n_neurons, refractory),
-        )
+        neurons = initial_neurons(self.rng, n_neurons, tau_m, tau_a, beta, adaptive_fraction, refractory)
+        for name in NEURON_ARRAYS:
+            self.register_buffer(name, th.from_numpy(np.array(getattr(neurons, name), np.float64)))
         first = initial_weights(
             self.rng,
             self.encoder.n_channels,
@@ -203,11 +198,6 @@ class EpropPolicy(KnownArguments, BasePolicy):
                 self.register_buffer(f"adam_{name}", th.from_numpy(array))
         self._simulator: Simulator | None = None
         self._simulated: tuple[np.ndarray, ...] = ()  # the weights that it has
-
-    def _hold_neurons(self, **arrays: Any) -> None:
-        LsnnNeurons(**arrays)  # refuses what no neuron can have
-        for name, array in arrays.items():
-            self.register_buffer(name, th.from_numpy(np.array(array, np.float64)))
 
     @property
     def neurons(self) -> LsnnNeurons:
@@ -331,13 +321,11 @@ class EpropPolicy(KnownArguments, BasePolicy):
 
     def _network(self, inputs: Inputs, metadata: Mapping[str, str] | None = None) -> Network:
         w, w_out = self.w.detach().numpy(), self.w_out.detach().numpy()[:-1]
-        n, n_inputs = len(w), self.encoder.n_channels
-        bias = w[:, n_inputs] if self.biased else np.zeros(n, np.float32)
-        b_out = w_out[:, n] if self.biased else np.zeros(len(w_out), np.float32)
+        layer, readout = parts_of(w, w_out, self.encoder.n_channels, self.neurons, self.tau_out)
         return Network(
             encoder=self.encoder,
-            layers=(Layer(w[:, :n_inputs], bias, self.neurons, w[:, -n:]),),
-            readout=Readout(w_out[:, :n], b_out, tau_out=self.tau_out),
+            layers=(layer,),
+            readout=readout,
             head=self.head,
             preprocessing=inputs.preprocessing,
             observation=inputs.observation,
@@ -396,16 +384,6 @@ class EpropPolicy(KnownArguments, BasePolicy):
         packed, n_rows = simulator.network.initial_state(n_envs), len(self.encoder.memory_rows)
         packed[:n_rows, :, : self.encoder.n_obs] = self.encoder.initial_memory(n_envs, self.rng)
         return packed
-
-
-def _time_constants(rng: np.random.Generator, tau: float | Sequence[float], n: int) -> np.ndarray:
-    """Return a time constant for each neuron: the one given, or drawn log-uniformly between two."""
-    if NOT_NEGATIVE.holds(tau):
-        return np.full(n, tau)
-    pair = tau if isinstance(tau, (list, tuple)) and len(tau) == 2 else ()
-    if not pair or not all(map(POSITIVE.holds, pair)) or pair[0] > pair[1]:
-        raise ValueError(f"tau_a must be a number >= 0, or two > 0 in ascending order, got {tau!r}")
-    return np.exp(rng.uniform(np.log(pair[0]), np.log(pair[1]), n))
 
 
 def _parameter(values: np.ndarray) -> nn.Parameter:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from spikeloop.agents.eprop_network import arrays_of
 from spikeloop.agents.eprop_policy import NEURON_ARRAYS, EpropPolicy
 from spikeloop.agents.policies import LsnnPolicy
 from spikeloop.spiking.network import Layer, Network
@@ -101,10 +102,7 @@ def _load_into_eprop(policy: EpropPolicy, network: Network) -> None:
     eprop_neurons(neurons, readout.tau_out, np.float32)  # refuses what e-prop does not know
     if not policy.biased and (np.any(layer.bias) or np.any(readout.b_out)):
         raise ValueError("the network has biases, the policy has none: make it with policy_kwargs bias_scale=0.0")
-    assert layer.w_rec is not None
-    state, constant = policy.state_dict(), policy.biased
-    w = np.concatenate((layer.w_in, layer.bias[:, None][:, :constant], layer.w_rec), axis=1)
-    actions = np.concatenate((readout.w_out, readout.b_out[:, None][:, :constant]), axis=1)
+    state, (w, actions) = policy.state_dict(), arrays_of(layer, readout, policy.biased)
     new = {name: np.array(getattr(neurons, name), np.float64) for name in NEURON_ARRAYS} | {"w": w}
     for name in ("w_out", "feedback") if policy.feedback_kind == "initial" else ("w_out",):
         new[name] = np.concatenate((actions, state[name][-1:].numpy()))  # the value's row is the critic's
