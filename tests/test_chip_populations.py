@@ -247,12 +247,27 @@ def test_predictions_carry_the_chip_s_state_and_are_repeated_where_they_are_dete
         ({}, {"epoch": 1}, "ChipOptions.epoch must be"),
         ({}, {"wide_shift": True}, "wide_shift"),
         ({"n_neurons": 9}, {}, "8 thresholds; core 0 needs 9"),
+        ({"noise": 1.5e-5}, {}, r"noise must be 0, or between 1\.8e-05 and 1\.5e\+02 on the chip, got 1\.5e-05"),
+        ({"noise": 1e3}, {}, "noise must be 0, or between .* on the chip, got 1000"),
     ],
 )
 def test_what_the_chip_does_not_have_is_refused(changes, options, named):
     parameters = PopulationParameters(**{**vars(SMALL), **changes})
     with pytest.raises((ValueError, TypeError), match=named):
         ChipPopulations(N_INPUTS, N_ACTIONS, parameters, np.random.default_rng(0), **options)
+
+
+def test_the_noise_is_said_that_stands_on_the_chip_for_the_one_that_was_asked_for():
+    for asked in (0.03, 0.05, 0.07, 0.1):
+        chip, double = (network(changes={"noise": noise}) for noise in (asked, 2 * asked))
+        assert 2**-0.5 <= chip.noise / asked <= 2**0.5
+        assert double.noise == pytest.approx(2 * chip.noise)
+        assert double.emulator.program.noise_exponent == chip.emulator.program.noise_exponent + 1
+        exact = network(changes={"noise": chip.noise})
+        assert exact.noise == chip.noise
+        assert exact.emulator.program.noise_exponent == chip.emulator.program.noise_exponent
+    assert network(changes={"noise": 0.0}).noise == 0.0
+    assert round(make().policy.network.noise, 2) == 0.13  # of a preset, which asks for 0.1
 
 
 def test_more_lines_than_a_core_has_axons_for_are_refused():

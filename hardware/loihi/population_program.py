@@ -10,7 +10,7 @@ import numpy as np
 from spikeloop.hardware.learning.actor_critic import critic_rule
 from spikeloop.hardware.learning.reward_stdp import reward_stdp_rule
 from spikeloop.hardware.loihi.chip import CHIPS, PROFILES
-from spikeloop.hardware.loihi.program import Compartments, Learning, Program, Projection
+from spikeloop.hardware.loihi.program import MAX_NOISE_EXPONENT, Compartments, Learning, Program, Projection
 from spikeloop.hardware.loihi.resources import check_limits, list_words
 from spikeloop.spiking.decay import decay
 from spikeloop.spiking.fields import flag, number, set_fields, whole
@@ -136,7 +136,7 @@ def population_program(
         spike_outputs=valuing,
         groups=(("actor", 0, n), ("readout", n, n + n_actions), ("critic", n + n_actions, sum(parts))),
         noise_at="membrane",
-        noise_exponent=_noise_exponent(p, unit),
+        noise_exponent=chip_noise(p)[0],
         input_latency=0,
     )
     check_limits(program)
@@ -204,11 +204,23 @@ def _register(tau: float) -> int:
     return round(4096 * (1.0 - float(decay(tau, DT))))
 
 
-def _noise_exponent(p: PopulationParameters, unit: float) -> int:
-    """Return the exponent whose noise on the membrane deviates as much as the noise of the escape, to a power of 2.
+def chip_noise(p: PopulationParameters) -> tuple[int, float]:
+    """Return the exponent of the chip's noise, and the ``noise`` that this is, the nearest in steps of a factor of 2.
 
-    That on the membrane adds up over its time constant.
+    Noise on the membrane adds up over its time constant, and then deviates as the noise of the escape does.
+
+    Raises:
+        ValueError: If the chip has none as small or as large.
+
+    >>> [round(chip_noise(PopulationParameters(noise=noise))[1], 3) for noise in (0.05, 0.09, 0.1, 0.0)]
+    [0.066, 0.066, 0.133, 0.0]
     """
+    if p.noise == 0:
+        return 1, 0.0
     lasting = 1.0 - float(decay(p.tau_m, DT)) ** 2
-    deviation = 64.0 * unit * p.noise * _GUMBEL * math.sqrt(lasting)
-    return max(1, round(7 + math.log2(deviation / _DEVIATION))) if deviation > 0 else 1
+    least = _DEVIATION / (64.0 * LARGEST / p.w_max * _GUMBEL * math.sqrt(lasting)) / 2**7  # at exponent 0
+    exponent = round(math.log2(p.noise / least))
+    if not 1 <= exponent <= MAX_NOISE_EXPONENT:
+        low, high = least * 2**0.5, least * 2 ** (MAX_NOISE_EXPONENT + 0.5)
+        raise ValueError(f"noise must be 0, or between {low:.2g} and {high:.2g} on the chip, got {p.noise}")
+    return exponent, least * 2**exponent

@@ -42,6 +42,7 @@ from spikeloop.hardware.loihi.population_program import (
     ACTOR,
     CRITIC,
     ChipOptions,
+    chip_noise,
     most_lines,
     population_program,
 )
@@ -72,6 +73,8 @@ class ChipPopulations:
     Attributes:
         emulator: The chip.
         learning: While it is off, a second copy of the neurons acts, and the learning engines stand still.
+        noise: Width of the escape noise that the chip's stands for: the nearest to that of ``parameters`` in steps of a
+            factor of 2.
         exploring: Whether membranes are noisy; without, the lines' trains are also evenly spread instead of drawn.
 
     Raises:
@@ -94,7 +97,7 @@ class ChipPopulations:
         self.parameters, self.rng, self.options = parameters, rng, ChipOptions(**options)
         first, second = rng.integers(0, 2**62, 2).tolist()
         program = population_program(n_inputs, n_outputs, parameters, self.options, (first, second))
-        self.emulator = Emulator(program, rng)
+        self.emulator, self.noise = Emulator(program, rng), chip_noise(parameters)[1]
         self.n_inputs, self.n_actions = n_inputs, n_outputs
         self.learning = self.exploring = True
         # so that the engines' clock is at the last epoch of a step where one begins

@@ -45,6 +45,7 @@ __all__ = [
 FORMAT_VERSION = 3
 MAX_INPUTS = 2**20  # input lines; a chip has 2^19 lists of synapses for them
 NOISE_AT = ("current", "membrane")
+MAX_NOISE_EXPONENT = 23
 LEARNING_PROFILES = {"nengo": "nengo", "lava": "lava", "brian": "brian", "slayer": "lava"}
 """Whose learning arithmetic goes with each arithmetic of neurons: lava-dl trains networks that Lava runs."""
 
@@ -108,7 +109,7 @@ class Program:
         set_fields(
             self,
             n_inputs=whole(me, "n_inputs", self.n_inputs, 0, MAX_INPUTS),
-            noise_exponent=whole(me, "noise_exponent", self.noise_exponent, 1, 23),
+            noise_exponent=whole(me, "noise_exponent", self.noise_exponent, 1, MAX_NOISE_EXPONENT),
             noise_mantissa=whole(me, "noise_mantissa", self.noise_mantissa, -256, 255),
             projections=parts_of(me, "projections", self.projections, Projection),
             metadata=texts(me, "metadata", self.metadata),
