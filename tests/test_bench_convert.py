@@ -22,7 +22,8 @@ CARTPOLE = "CartPole-v1"
 
 def test_every_seed_is_printed(monkeypatch, capsys, tmp_path):
     def measured(task, seed, output):
-        network = {"kept": None if seed == 2 else 0.5 + seed / 10, "agreement": {"snn": 0.9}, "spikes_per_decision": 70}
+        agreement = {"snn": 0.9, "measure": "mean difference" if task == "pendulum-sac" else "share"}
+        network = {"kept": None if seed == 2 else 0.5 + seed / 10, "agreement": agreement, "spikes_per_decision": 70}
         chip = network | {"modelled": {"davies2018": {"dynamic": 5e-7}}}
         found = {f"{n} ticks": network for n in convert.TICKS}
         found |= {f"{chip_name}, {convert.CHIP_TICKS} ticks": chip for chip_name in convert.CHIPS}
@@ -39,6 +40,14 @@ def test_every_seed_is_printed(monkeypatch, capsys, tmp_path):
         for cell in (kept, "500.0 (500.0, 500.0)", "0.900 (0.900, 0.900)", "500 (500, ", "| 0.500 | 0.750 |"):
             assert cell in printed
         assert ("cartpole, loihi2, 16 ticks: loihi2 has 128 cores" in printed) == (2 in seeds)
+    convert.run(argparse.Namespace(tasks=["cartpole", "pendulum-sac", "acrobot"], seeds=[0], output=tmp_path))
+    rows_of = {}
+    for table in capsys.readouterr().out.split("\n\n"):
+        title, *lines = table.splitlines()
+        rows_of[title] = [line.split(" | ")[0].strip("| ") for line in lines[2:]]
+    for title in ("agreement", *(f"control, {name}" for name in convert.CONTROLS)):
+        assert rows_of[f"{title}: share"] == ["cartpole", "acrobot"]
+        assert rows_of[f"{title}: mean difference"] == ["pendulum-sac"]
 
 
 def test_a_training_ends_when_its_evaluations_are_enough(tmp_path):

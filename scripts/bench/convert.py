@@ -3,9 +3,10 @@
 Every model is one training of Stable-Baselines3, and every row has all seeds. Finished trainings and measurements are
 kept in the output folder, under digests of their settings and code. The policy, its networks and random actions play
 the same episodes; kept is (network - random) / (policy - random). Agreement is the share of the greedy policy's own
-states in which the network takes the policy's action. Agreement is also printed for each quarter of these states, from
-the quarter of the policy's closest choices to that of its clearest. Each control differs from the conversion in one
-thing, the last one in three: it has the scales with which the method was published.
+states in which the network takes the policy's action, and of Box actions how far the network's are from the policy's.
+The share is also printed for each quarter of these states, from the quarter of the policy's closest choices to that of
+its clearest. Each control differs from the conversion in one thing, the last one in three: it has the scales with which
+the method was published.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     for task, found in results.items():
         print_row([task, *(_cell([one["means"][name] for one in found], "{:.1f}") for name in ("random", "ann"))])
     _table(results, "kept", [*ticks, *chips], lambda found: found["kept"])
-    _table(results, "agreement", [*ticks, *chips], lambda found: found["agreement"]["snn"])
+    _agreement(results, "agreement", [*ticks, *chips])
     _table(results, "spikes per decision", ticks, lambda found: found["spikes_per_decision"], "{:.0f}")
     for task, found in results.items():
         for chip in chips:
@@ -160,8 +161,15 @@ def run(args: argparse.Namespace) -> None:
         if found[0]["quarters"]:
             print_row([task, *(f"{np.mean([one['quarters'][i] for one in found]):.3f}" for i in range(4))])
     for name in CONTROLS:
-        columns = [f"{name}, {n} ticks" for n in TICKS]
-        _table(results, f"control: {name}", columns, lambda found: found["agreement"]["snn"])
+        _agreement(results, f"control, {name}", [f"{name}, {n} ticks" for n in TICKS])
+
+
+def _agreement(results: Mapping[str, list[dict[str, Any]]], what: str, columns: list[str]) -> None:
+    """Print how well actions agree, in a table for each measure: for Box actions it is how far apart they are."""
+    measures = {task: of_seeds[0][columns[0]]["agreement"]["measure"] for task, of_seeds in results.items()}
+    for measure in dict.fromkeys(measures.values()):
+        alike = {task: of_seeds for task, of_seeds in results.items() if measures[task] == measure}
+        _table(alike, f"{what}: {measure}", columns, lambda found: found["agreement"]["snn"])
 
 
 def _table(
