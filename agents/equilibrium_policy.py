@@ -14,7 +14,7 @@ from torch import nn
 from spikeloop.agents.actor import head_for
 from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, WHOLE, Range, check_ranges
 from spikeloop.agents.encoders import encoder_for
-from spikeloop.agents.policy_arguments import sizes_of
+from spikeloop.agents.policy_arguments import check_no_weights_before, sizes_of
 from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.equilibrium import CODES, EquilibriumLayer
 from spikeloop.spiking.equilibrium_module import EquilibriumCore, EquilibriumUnits
@@ -238,9 +238,7 @@ class EquilibriumPolicy(SpikingPolicy):
 
     def _build_parts(self, lr_schedule: Schedule) -> None:
         super()._build_parts(lr_schedule)
-        if any(True for _ in self.pi_features_extractor.parameters()):
-            name = type(self.pi_features_extractor).__name__
-            raise ValueError(f"EquilibriumPolicy takes observations without weights before it, {name} has some")
+        check_no_weights_before(self)
         n_outputs, a = head_for(self.action_space).n_outputs, self._core_arguments
         with th.no_grad():
             weight = self.action_net.get_parameter("weight")

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from spikeloop.agents.encoders import encoder_for
-from spikeloop.agents.policy_arguments import sizes_of
+from spikeloop.agents.policy_arguments import check_no_weights_before, sizes_of
 from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.event_prop import MAX_SPIKES, EventPropLayer
 from spikeloop.spiking.event_prop_module import EventPropCore, EventPropNeurons
@@ -155,6 +155,4 @@ class EventPropPolicy(SpikingPolicy):
 
     def _build_parts(self, lr_schedule: Schedule) -> None:
         super()._build_parts(lr_schedule)
-        if any(True for _ in self.pi_features_extractor.parameters()):
-            name = type(self.pi_features_extractor).__name__
-            raise ValueError(f"EventPropPolicy takes observations without weights before it, {name} has some")
+        check_no_weights_before(self)

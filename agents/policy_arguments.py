@@ -163,6 +163,20 @@ def check_readout(policy: Any) -> None:
         raise ValueError(f"readout={name!r} chooses one of several actions: it needs Discrete, got {in_words(space)}")
 
 
+def check_no_weights_before(policy: Any) -> None:
+    """Refuse a features extractor with weights before a core that hands no gradient on to them.
+
+    Args:
+        policy: A spiking policy that has its features extractor.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if any(True for _ in policy.pi_features_extractor.parameters()):
+        me, name = type(policy).__name__, type(policy.pi_features_extractor).__name__
+        raise ValueError(f"{me} takes observations without weights before it, {name} has some")
+
+
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """Refuse spaces that hold nothing, and a bare number observed, in which SB3 finds nothing to flatten."""
     check_not_empty("observation", observation_space)

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from spikeloop.agents.actor import head_for
 from spikeloop.agents.checks import NOT_NEGATIVE, POSITIVE, Range, check_ranges, in_words
 from spikeloop.agents.encoders import encoder_for
-from spikeloop.agents.policy_arguments import sizes_of
+from spikeloop.agents.policy_arguments import check_no_weights_before, sizes_of
 from spikeloop.agents.spiking_policy import SpikingPolicy
 from spikeloop.spiking.spike_time import KERNELS, MAX_WINDOW, SpikeTimeLayer
 from spikeloop.spiking.spike_time_module import SpikeTimeCore
@@ -198,9 +198,7 @@ class SpikeTimePolicy(SpikingPolicy):
 
     def _build_parts(self, lr_schedule: Schedule) -> None:
         super()._build_parts(lr_schedule)
-        if any(True for _ in self.pi_features_extractor.parameters()):
-            name = type(self.pi_features_extractor).__name__
-            raise ValueError(f"SpikeTimePolicy takes observations without weights before it, {name} has some")
+        check_no_weights_before(self)
         scale = self._core_arguments["logit_scale"] / self._core_arguments["tau"]
         with th.no_grad():  # the earlier, the more likely
             self.action_net.get_parameter("weight").copy_(-scale * th.eye(self.lstm_actor.n_neurons[-1]))
