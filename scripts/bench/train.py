@@ -100,7 +100,9 @@ def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     def env(in_python: bool = False) -> VecEnv:
         # a wrapper that nobody knows keeps the steps of the environments out of the kernel
         wrapper = gym.Wrapper if in_python else None
-        venv = make_vec_env(args.env, n_envs=n_envs, seed=args.seed, wrapper_class=wrapper)
+        # drawn at no time: sparks that LunarLander makes for pictures would slow it down
+        unseen = {"render_mode": None}
+        venv = make_vec_env(args.env, n_envs, args.seed, wrapper_class=wrapper, env_kwargs=unseen)
         return VecNormalize(venv, gamma=preset["gamma"], **normalize) if normalize else venv
 
     def pool() -> VecEnv:
