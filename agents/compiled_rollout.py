@@ -141,6 +141,14 @@ def looks_nowhere(callback: BaseCallback) -> bool:
     return isinstance(callback, ConvertCallback) and callback.callback is None
 
 
+def _evaluates_there(callback: Any) -> bool:
+    """Return whether a callback evaluates in environments that the training has, too, and so moves them on."""
+    model = getattr(callback, "model", None)  # before a training there is none
+    both = [getattr(callback, "eval_env", None), None if model is None else model.env]
+    evaluated, trained = ({id(env.unwrapped) for env in getattr(v and v.unwrapped, "envs", ())} for v in both)
+    return not evaluated.isdisjoint(trained)
+
+
 def watches(callback: BaseCallback) -> str | None:
     """Name a callback that may look at or change something in the middle of a rollout; None if there is none.
 
@@ -157,6 +165,8 @@ def watches(callback: BaseCallback) -> str | None:
     kind = type(callback)
     if looks_nowhere(callback):
         return None
+    if _evaluates_there(callback):
+        return f"{kind.__name__} in the environments of the training"
     known = kind.__module__.partition(".")[0] in ("stable_baselines3", "rl_zoo3", "spikeloop")
     if not known or kind in (ConvertCallback, StopTrainingOnMaxEpisodes):
         return kind.__name__

@@ -1,7 +1,8 @@
 """Collecting a rollout in tasks whose dynamics are compiled: policy and environments take their steps in one kernel.
 
-What ends an episode is left to the environments themselves, and so are resets: monitors, time limits and random starts
-are the real ones. Callbacks are called for every step, after the stretch of steps it belongs to.
+What ends an episode is left to the environments themselves, but for a step that cannot be taken back, and so are
+resets: monitors, time limits and random starts are the real ones. Callbacks are called for every step, after the
+stretch of steps it belongs to.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class CompiledTasks:
         self.states.left[i] = 0 if state is None else one.left()  # a step that is not compiled is left to it, too
         if state is not None:
             self.states.states[i] = state
-        self.states.bodies[i] = form.body(one.task)
+            self.states.bodies[i] = form.body(one.task)
 
     def _take_steps_left(self, filled: Filled, t: int) -> dict[int, dict[str, Any]]:
         """Let the environments take the step that is left to them, and start new episodes; return their infos."""
@@ -204,7 +205,7 @@ class CompiledTasks:
             action: Any = self.chosen[i]
             if isinstance(space, spaces.Box):
                 action = action.astype(space.dtype).reshape(space.shape)
-            # what a time limit ends, or no kernel can do, has not been done yet
+            # where none is left, the kernel has not taken the step: a time limit ends it, or it is not compiled
             taken = self.forms[i].finish(one.task, self.states.whole[i]) if self.states.left[i] > 0 else None
             obs, reward, terminated, truncated, info = one.step(action, taken)
             one.synced = t + 1
@@ -306,6 +307,11 @@ class CompiledTasks:
                         model.num_timesteps += n_envs
                         callback.n_calls += 1
                     elif not self._replay(callback, filled, told, infos.pop(told, {}), obs, starts):
+                        if phase != ACT:  # some environments have taken the step, and cannot take it again
+                            self._take_steps_left(filled, t)
+                            rollout_kernels.normalized(norm, self.states.raw, obs)
+                            starts[:, 0] = self.states.done
+                            t += 1
                         return False
                     told += 1
                 if phase != ACT:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, MountainCarEnv
-from numba import boolean, cfunc, float64, int64, types
+from numba import boolean, float64, int64, types
 
 from spikeloop.envs.wrappers import HideVelocity
+from spikeloop.spiking.compiling import c_function
 
 # step(state, action, body, obs): state and obs are overwritten, body is read; returns the reward and whether it ended
 STEP = types.Tuple((float64, boolean))(float64[::1], int64, float64[::1], float64[::1])
@@ -59,10 +60,7 @@ _ACROBOT = (
 
 def compile_step(function: Callable, signature: Any = STEP) -> Any:
     """Compile a task's step to a C function."""
-    try:
-        return cfunc(signature, cache=True)(function)
-    except Exception:  # numba finds no place for a cache that it may write to, or a damaged one
-        return cfunc(signature)(function)
+    return c_function(function, signature)
 
 
 def _step_cartpole(state, action, body, obs):  # type: ignore[no-untyped-def]

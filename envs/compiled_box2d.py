@@ -24,7 +24,7 @@ import numpy as np
 from spikeloop.envs import box2d_kernels as kernels
 from spikeloop.envs.compiled import STEP, compile_step
 from spikeloop.envs.compiled_continuous import STEP as STEP_CONTINUOUS
-from spikeloop.envs.native_calls import is_gymnasiums
+from spikeloop.envs.native_calls import has_own
 
 _MODULE = "gymnasium.envs.box2d.lunar_lander"
 # what a step reads beyond addresses: numbers of that module, then the environment's height of the landing place
@@ -33,6 +33,7 @@ _CONSTANTS = (
     "SIDE_ENGINE_AWAY", "LEG_DOWN", "VIEWPORT_W", "VIEWPORT_H", "FPS",
 )  # fmt: skip
 _METHODS = ("step", "reset", "_destroy")  # one of one's own makes another task of it
+_HEARS, _SOLVES = {"BeginContact", "EndContact"}, {"PreSolve", "PostSolve"}  # what Gymnasium's listener has, and not
 _CHECKED_STEPS = 400
 
 
@@ -69,8 +70,7 @@ class Lander:
 
     def state(self, env: Any) -> np.ndarray | None:
         """Return nothing, as the state is where the environment has it; None if its next step is not this one's."""
-        listens = type(env.world.contactListener) is sys.modules[_MODULE].ContactDetector
-        return np.zeros(0) if listens and env.lander.awake else None
+        return np.zeros(0) if env.world is not None and _hears_as_known(env.world) and env.lander.awake else None
 
     def set_state(self, env: Any, state: np.ndarray, n_steps: int) -> None:
         """Tell an environment what the kernel has heard from its world, and how well it stood last."""
@@ -104,12 +104,28 @@ def lander_of(env: gym.Env) -> Lander | str | None:
     cls = type(task)
     if (cls.__module__, cls.__qualname__) != (_MODULE, "LunarLander"):
         return None
-    changed = next((method for method in _METHODS if not is_gymnasiums(task, method)), None)
+    changed = next((method for method in _METHODS if not has_own(task, method)), None)
     if changed:
         return f"{changed} of {cls.__name__} is not Gymnasium's"
     if task.enable_wind:
         return f"wind blows in {cls.__name__}"
+    if not _is_gymnasiums_listener(sys.modules[_MODULE].ContactDetector):
+        return f"what hears of contacts in {cls.__name__} is not Gymnasium's"
     return _obstacle(bool(task.continuous)) or _form(bool(task.continuous))
+
+
+def _is_gymnasiums_listener(cls: type) -> bool:
+    """Return whether a class hears of contacts as the one that the kernels stand for."""
+    hears = all(getattr(getattr(cls, name), "__globals__", {}).get("__name__") == _MODULE for name in _HEARS)
+    return (cls.__module__, cls.__qualname__) == (_MODULE, "ContactDetector") and hears and not _SOLVES & set(vars(cls))
+
+
+def _hears_as_known(world: Any) -> bool:
+    """Return whether a world tells only a listener of Gymnasium's of contacts, and asks nobody which there are."""
+    listener = world.contactListener
+    if world.contactFilter is not None or listener is None or not _is_gymnasiums_listener(type(listener)):
+        return False
+    return not (_SOLVES | _HEARS) & set(vars(listener))
 
 
 @cache
@@ -165,8 +181,8 @@ def _record(task: Any) -> np.ndarray:
 
 
 def _at(thing: Any) -> int:
-    """Return the address of a Box2D object."""
-    return int(thing.this)
+    """Return the address of a Box2D object, 0 for None."""
+    return 0 if thing is None else int(thing.this)
 
 
 @cache
@@ -175,41 +191,53 @@ def _obstacle(continuous: bool) -> str | None:
     if _functions() is None:
         return "the functions of Box2D's library are not found"
     cls = sys.modules[_MODULE].LunarLander
-    if not _is_laid_out_as_known(cls()):
-        return "Box2D's objects are laid out in another way here"
-    if not _takes_the_same_steps(cls(continuous=continuous), cls(continuous=continuous)):
-        return "steps of Box2D by address have other bits here"
+    try:
+        if not _is_laid_out_as_known(cls()):
+            return "Box2D's objects are laid out in another way here"
+        if not _takes_the_same_steps(cls(continuous=continuous), cls(continuous=continuous)):
+            return "steps of Box2D by address have other bits here"
+    except Exception as error:  # of a version that is made otherwise
+        return f"steps of Box2D by address cannot be tried out here ({type(error).__name__}: {error})"
     return None
 
 
 def _is_laid_out_as_known(env: Any) -> bool:
     """Return whether bodies and contacts have their parts where the kernels look for them, in a lander that falls."""
     env.reset(seed=0)
-    contacts, over = [], False
-    while not over:
+    touched = False
+    for _ in range(_CHECKED_STEPS):
         over = env.step(1)[2]
-        for body in (env.lander, *env.legs):
-            words = np.array((ctypes.c_float * kernels.N_WORDS).from_address(_at(body)))
-            flags = (ctypes.c_uint16 * (kernels.FLAGS + 1)).from_address(_at(body))[kernels.FLAGS]
-            center = body.worldCenter - body.position
-            inertia = body.inertia - body.mass * center.dot(center)  # of the body around its center
-            said = [*body.position, *body.worldCenter, body.angle, *body.linearVelocity, body.angularVelocity]
-            places = (kernels.POSITION, kernels.CENTER, kernels.ANGLE, kernels.VELOCITY, kernels.SPIN)
-            widths = (2, 2, 1, 2, 1)
-            found = np.concatenate([words[at : at + n] for at, n in zip(places, widths, strict=True)])
-            inverses = words[[kernels.INVERSE_MASS, kernels.INVERSE_INERTIA]]
-            if not np.array_equal(found, np.array(said, np.float32)) or bool(flags & kernels.AWAKE) != body.awake:
-                return False
-            if not np.allclose(inverses, [1 / body.mass, 1 / inertia], rtol=1e-4):
-                return False
-        contacts += [
-            (ctypes.c_int64 * kernels.N_CONTACT).from_address(_at(one))[
-                kernels.BODY_B :: kernels.BODY_A - kernels.BODY_B
-            ]
-            == [_at(one.fixtureB.body), _at(one.fixtureA.body)]
-            for one in env.world.contacts
-        ]
-    return bool(contacts) and all(contacts)
+        if not all(map(_is_known_body, (env.lander, *env.legs))) or not all(map(_is_known_contact, env.world.contacts)):
+            return False
+        touched = touched or bool(env.world.contacts)
+        if over:
+            env.lander.awake = False  # no body falls asleep by itself here
+            asleep = _is_known_body(env.lander)
+            env.lander.awake = True
+            return touched and asleep and _is_known_body(env.lander)
+    return False
+
+
+def _is_known_body(body: Any) -> bool:
+    words = np.array((ctypes.c_float * kernels.N_WORDS).from_address(_at(body)))
+    flags = (ctypes.c_uint16 * (kernels.FLAGS + 1)).from_address(_at(body))[kernels.FLAGS]
+    said = [*body.position, *body.worldCenter, body.angle, *body.linearVelocity, body.angularVelocity]
+    places = (kernels.POSITION, kernels.CENTER, kernels.ANGLE, kernels.VELOCITY, kernels.SPIN)
+    found = np.concatenate([words[at : at + n] for at, n in zip(places, (2, 2, 1, 2, 1), strict=True)])
+    center = body.worldCenter - body.position
+    inertia = body.inertia - body.mass * center.dot(center)  # of the body around its center
+    inverses = words[[kernels.INVERSE_MASS, kernels.INVERSE_INERTIA]]
+    return (
+        np.array_equal(found, np.array(said, np.float32))
+        and bool(flags & kernels.AWAKE) == body.awake
+        and np.allclose(inverses, [1 / body.mass, 1 / inertia], rtol=1e-4)
+    )
+
+
+def _is_known_contact(contact: Any) -> bool:
+    words = (ctypes.c_int64 * kernels.N_CONTACT).from_address(_at(contact))
+    bodies = [_at(contact.fixtureA.body), _at(contact.fixtureB.body)]
+    return [words[kernels.BODY_A], words[kernels.BODY_B]] == bodies
 
 
 def _takes_the_same_steps(mine: Any, other: Any) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from spikeloop.envs import mujoco_kernels
 from spikeloop.envs.compiled import compile_step
 from spikeloop.envs.compiled_continuous import STEP
-from spikeloop.envs.native_calls import is_gymnasiums
+from spikeloop.envs.native_calls import has_own
 
 # What steps read beyond addresses: attributes, and whether numpy multiplies the cost of controls in float32.
 _TIME = ("frame_skip", "dt")
@@ -134,7 +134,7 @@ def _obstacle(task: Any, kind: _Kind) -> str | None:
         task.model,
         Path(inspect.getfile(type(task))).parent / "assets" / kind.model,
     )
-    changed = next((method for method in _METHODS if not is_gymnasiums(task, method)), None)
+    changed = next((method for method in _METHODS if not has_own(task, method)), None)
     if changed:
         return f"{changed} of {name} is not Gymnasium's"
     if Path(task.fullpath) != file or (model.nq, model.nv, model.nu) != kind.sizes:

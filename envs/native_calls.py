@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import gymnasium as gym
 from llvmlite import ir
 from numba import carray, types
 from numba.core import cgutils
@@ -59,19 +58,22 @@ def numbers_at(address, n, dtype):  # type: ignore[no-untyped-def]
     return carray(_pointer(address, dtype), (n,))  # type: ignore[call-arg]
 
 
-def is_gymnasiums(task: gym.Env, member: str) -> bool:
-    """Return whether a method or property of a task is one of the classes it is made of, or not there at all.
+def has_own(thing: Any, member: str) -> bool:
+    """Return whether a method or property is as the modules of an object's classes wrote it, or not there at all.
 
-    One that was replaced, on the task or in its class, makes another task of it.
+    One that somebody replaced, on a task or in its class, makes another task of it.
 
+    >>> import gymnasium as gym
     >>> env = gym.make("CartPole-v1").unwrapped
-    >>> is_gymnasiums(env, "step")
+    >>> has_own(env, "step")
     True
     >>> env.step = lambda action: None
-    >>> is_gymnasiums(env, "step")
+    >>> has_own(env, "step")
     False
     """
-    found = inspect.getattr_static(type(task), member, None)
+    found = inspect.getattr_static(type(thing), member, None)
     function = found.fget if isinstance(found, property) else found
-    own = {cls.__module__ for cls in type(task).__mro__}
-    return member not in vars(task) and (function is None or getattr(function, "__module__", None) in own)
+    # the module that a function was written in; what __module__ says of it, functools.wraps copies to another one
+    written_in = getattr(function, "__globals__", {}).get("__name__")
+    own = {cls.__module__ for cls in type(thing).__mro__}
+    return member not in vars(thing) and (function is None or written_in in own)

@@ -17,11 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import cfunc, njit
 from numba.core import event
 from numba.core.caching import IndexDataCacheFile
 
-_KERNEL_FILE = b"compiling import kernel"  # what every file with kernels says
+_KERNEL_FILES = b"compiling import kernel", b"from numba"  # what files say that compiled code is made of
 _UNCACHED = "kernels compile anew in each process; see NUMBA_CACHE_DIR"
 _said: set[str] = set()
 _seconds: dict[Any, int] = {}  # by the function of a kernel: what its compilation, and what is compiled with it, takes
@@ -105,7 +105,7 @@ def _digest(package: Path) -> str:
             paths |= {Path(here, name).resolve() for name in names if name.endswith(".py")}
     for path in sorted(paths):
         source = path.read_bytes()
-        if _KERNEL_FILE in source:
+        if any(mark in source for mark in _KERNEL_FILES):
             digest.update(source)
     return digest.hexdigest()
 
@@ -118,18 +118,18 @@ def _package_of(file: Path) -> Path:
     return folder
 
 
-def _mend_cache(dispatcher: Any, parallel: bool) -> Any:
-    """Give a cached kernel the cache file and the stamp of this module; return it."""
+def _mend_cache(compiled: Any, function: Callable, parallel: bool) -> Any:
+    """Give a function's cached code the cache file and the stamp of this module; return it."""
     try:
-        cache = dispatcher._cache
+        cache = compiled._cache
         stamp = (
             cache._impl.locator.get_source_stamp(),
-            _digest(_package_of(Path(dispatcher.py_func.__code__.co_filename))),
+            _digest(_package_of(Path(function.__code__.co_filename))),
         )
         cache._cache_file = _CacheFile(cache._cache_path, f"{cache._impl.filename_base}{'.parallel' * parallel}", stamp)
     except (AttributeError, OSError):  # the attributes are numba's own affair; its plain cache works without them
         pass
-    return dispatcher
+    return compiled
 
 
 def kernel(
@@ -160,7 +160,25 @@ def kernel(
     if seconds is not None:
         _seconds[function] = seconds
     try:
-        return _mend_cache(njit(function, cache=True, **options), parallel)
+        return _mend_cache(njit(function, cache=True, **options), function, parallel)
     except RuntimeError:  # numba finds no place it may write to
         _say_once(f"no writable place for numba's cache, {_UNCACHED}")
         return njit(function, **options)
+
+
+def c_function(function: Callable, signature: Any) -> Any:
+    """Compile a function to a C function, which kernels of one signature take as an argument; cached as kernels are.
+
+    Args:
+        function: The function.
+        signature: Its types, as numba has them.
+    """
+    try:
+        from numba.core import ccallback, sigutils
+
+        made: Any = ccallback.CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
+        made.enable_caching()
+        _mend_cache(made, function, False).compile()
+        return made
+    except Exception:  # no place for a cache that may be written to, or numba has other ways inside
+        return cfunc(signature)(function)

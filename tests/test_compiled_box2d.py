@@ -1,5 +1,6 @@
 """LunarLander compiled does what Gymnasium's does, to the last bit, and Python sees the environments where they are."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from test_compiled_tasks import compare_rollouts
 
 from spikeloop.agents import SpikingA2C, SpikingPPO
+from spikeloop.agents.compiled_rollout import watches
 from spikeloop.agents.compiled_tasks import tasks_of
 from spikeloop.envs import ChangeBody, box2d_kernels, compiled_box2d
 from spikeloop.envs.compiled_box2d import lander_of
@@ -162,32 +165,102 @@ def test_another_task_is_left_to_python(kwargs, change, says):
     assert tasks_of(model, model.env) == says or "step" in says
 
 
-def test_steps_are_left_to_an_environment_whose_contacts_somebody_else_hears():
+def hears_itself(env):
+    env.world.contactListener = type("Own", (type(env.world.contactListener),), {})(env)
+
+
+def hears_nothing(env):
+    env.world.contactListener = None
+
+
+def hears_in_another_way(env):
+    env.world.contactListener.BeginContact = lambda contact: None
+
+
+@pytest.mark.parametrize("change", [hears_itself, hears_nothing, hears_in_another_way])
+def test_steps_are_left_to_an_environment_whose_contacts_somebody_else_hears(change):
     env = gym.make(NAME).unwrapped
     env.reset(seed=0)
     form = lander_of(env)
     assert form.state(env) is not None
-    env.world.contactListener = type("Own", (type(env.world.contactListener),), {})(env)
+    change(env)
     assert form.state(env) is None
+    assert len(form.body(env))
 
 
-@pytest.mark.parametrize("place", ["POSITION", "CENTER", "ANGLE", "VELOCITY", "SPIN", "INVERSE_MASS", "BODY_A"])
-def test_objects_that_lie_otherwise_keep_the_steps_in_python(place, monkeypatch):
-    monkeypatch.setattr(box2d_kernels, place, getattr(box2d_kernels, place) - 1)
+def test_a_listener_that_was_patched_keeps_the_steps_in_python(monkeypatch):
+    from gymnasium.envs.box2d.lunar_lander import ContactDetector
+
+    begin = ContactDetector.BeginContact
+    monkeypatch.setattr(ContactDetector, "BeginContact", functools.wraps(begin)(lambda self, contact: None))
+    assert lander_of(gym.make(NAME)) == "what hears of contacts in LunarLander is not Gymnasium's"
+
+
+def test_a_method_that_pretends_to_be_gymnasiums_is_none(monkeypatch):
+    cls = type(gym.make(NAME).unwrapped)
+    monkeypatch.setattr(cls, "step", functools.wraps(cls.step)(lambda env, action: None))
+    assert lander_of(gym.make(NAME)) == "step of LunarLander is not Gymnasium's"
+
+
+def test_evaluation_in_the_environments_of_the_training_keeps_the_steps_in_python():
+    """A reset there makes another world, and a kernel would go on in the one that is gone."""
+    model = SpikingPPO("LsnnPolicy", make_vec_env(NAME, 2, seed=0), n_steps=64, policy_kwargs={"n_neurons": [4]})
+    callback = EvalCallback(model.get_env(), eval_freq=40, n_eval_episodes=1, verbose=0)
+    callback.init_callback(model)
+    assert watches(callback) == "EvalCallback in the environments of the training"
+    other = EvalCallback(make_vec_env(NAME, 1, seed=0), verbose=0)
+    other.init_callback(model)
+    assert watches(other) is None
+
+
+class StopAt(EveryNTimesteps):
+    """Stops a training at a time; by its module one of this library's own, which are taken to look at nothing."""
+
+    def __init__(self, n):
+        super().__init__(n, None)
+
+    def _on_event(self):
+        return False
+
+
+@pytest.mark.parametrize("stop_at", range(76, 84))
+def test_a_training_that_stops_before_a_step_is_replayed_goes_on_where_the_environments_are(stop_at, monkeypatch):
+    monkeypatch.setattr(StopAt, "__module__", "spikeloop.agents")
+    venv = make_vec_env(NAME, 1, seed=0)
+    model = SpikingPPO("LsnnPolicy", venv, n_steps=512, seed=0, policy_kwargs={"n_neurons": [4]})
+    model.learn(512, callback=StopAt(stop_at))
+    (env,) = venv.unwrapped.envs
+    lander = env.unwrapped
+    assert len(env.get_wrapper_attr("rewards")) == env.get_wrapper_attr("_elapsed_steps")
+    over = lander.game_over or not lander.lander.awake
+    assert not over and (env.get_wrapper_attr("_elapsed_steps") == 0) == model._last_episode_starts[0]
+    seen = model._last_obs[0]
+    np.testing.assert_allclose(seen[4], lander.lander.angle, rtol=1e-6)
+
+
+PLACES = ["POSITION", "CENTER", "ANGLE", "VELOCITY", "SPIN", "INVERSE_MASS", "INVERSE_INERTIA"]
+PLACES += ["FLAGS", "BODY_A", "BODY_B"]
+
+
+@pytest.mark.parametrize(("place", "there"), [*((place, None) for place in PLACES), ("AWAKE", 4), ("AWAKE", 32)])
+def test_objects_that_lie_otherwise_keep_the_steps_in_python(place, there, monkeypatch):
+    monkeypatch.setattr(box2d_kernels, place, getattr(box2d_kernels, place) - 1 if there is None else there)
     assert lander_of(gym.make(NAME)) == "Box2D's objects are laid out in another way here"
 
 
 def test_steps_with_other_bits_are_left_to_python(monkeypatch):
+
+    names = tuple("SCALE" if name == "FPS" else name for name in compiled_box2d._CONSTANTS)
+    monkeypatch.setattr(compiled_box2d, "_CONSTANTS", names)  # as if another version's formula had another number there
+    assert lander_of(gym.make(NAME)) == "steps of Box2D by address have other bits here"
+
+
+def test_a_version_without_what_is_read_keeps_the_steps_in_python(monkeypatch):
     from gymnasium.envs.box2d import lunar_lander
 
-    step = lunar_lander.LunarLander.step
-
-    def turned(env, action):
-        return (np.nextafter((found := step(env, action))[0], np.float32(np.inf)), *found[1:])
-
-    turned.__module__ = lunar_lander.__name__  # as if a new version computed so
-    monkeypatch.setattr(lunar_lander.LunarLander, "step", turned)
-    assert lander_of(gym.make(NAME)) == "steps of Box2D by address have other bits here"
+    monkeypatch.delattr(lunar_lander, "SIDE_ENGINE_AWAY")
+    found = lander_of(gym.make(NAME))
+    assert isinstance(found, str) and found.startswith("steps of Box2D by address cannot be tried out here (")
 
 
 def test_a_library_that_does_not_show_its_functions_keeps_the_steps_in_python(monkeypatch):

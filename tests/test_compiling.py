@@ -14,21 +14,28 @@ CALLER = (
     "@kernel\ndef outer(x):\n    return inner(x)\n"
 )
 PROGRAM = "from small.caller import outer; print(outer(1), sum(outer.stats.cache_hits.values()))"
+C_CALLER = (
+    "from numba import int64\nfrom spikeloop.spiking.compiling import c_function\n"
+    "from small.linked.callee import inner\ndef outer(x):\n    return inner(x)\n"
+    "outer = c_function(outer, int64(int64))"
+)
+C_PROGRAM = "from small.caller import outer; print(outer.ctypes(1), outer.cache_hits)"
 
 
-def test_a_change_in_a_called_file_is_noticed_and_a_broken_cache_survived(tmp_path):
+@pytest.mark.parametrize(("caller", "program"), [(CALLER, PROGRAM), (C_CALLER, C_PROGRAM)], ids=["njit", "cfunc"])
+def test_a_change_in_a_called_file_is_noticed_and_a_broken_cache_survived(tmp_path, caller, program):
     package, elsewhere, cache = tmp_path / "small", tmp_path / "elsewhere", tmp_path / "cache"
     for folder in (package, elsewhere):
         folder.mkdir()
         (folder / "__init__.py").touch()
     (package / "linked").symlink_to(elsewhere)  # as the packages of a checkout are
-    (package / "caller.py").write_text(CALLER)
+    (package / "caller.py").write_text(caller)
     (elsewhere / "callee.py").write_text(CALLEE.format(1))
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": paths}
 
     def run():
-        ran = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True)
+        ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
         return tuple(map(int, ran.stdout.split()))
 
     assert run() == (2, 0)
@@ -72,4 +79,4 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, caps
 
 def test_without_numbas_private_attributes_a_kernel_is_left_as_it_is():
     dispatcher = object()
-    assert compiling._mend_cache(dispatcher, False) is dispatcher
+    assert compiling._mend_cache(dispatcher, len, False) is dispatcher
