@@ -311,6 +311,8 @@ class CompiledTasks:
                             self._take_steps_left(filled, t)
                             rollout_kernels.normalized(norm, self.states.raw, obs)
                             starts[:, 0] = self.states.done
+                            norm.running[self.states.done != 0] = 0.0
+                            self._give_statistics(norm, filled.paid[t])
                             t += 1
                         return False
                     told += 1

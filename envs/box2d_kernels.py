@@ -19,15 +19,16 @@ from spikeloop.envs.native_calls import call, call_for_number, numbers_at
 # What the body begins with: addresses, as the bits of float64 numbers.
 STEP, SET_LISTENER, NEXT_DOUBLE, RANDOM_STATE, WORLD, LANDER, LISTENER, RECORD = range(8)
 N_ADDRESSES = 8
-N_BODY = N_ADDRESSES + 11
+N_BODY = N_ADDRESSES + 11  # and then the constants of a step
 
 # Where the numbers of a b2Body are, in words of four bytes from its beginning.
 POSITION, CENTER, ANGLE, VELOCITY, SPIN, INVERSE_MASS, INVERSE_INERTIA, N_WORDS = 3, 11, 14, 16, 18, 37, 39, 40
 FLAGS, AWAKE = 2, 2  # the flags in words of two bytes, and the bit that is set while a body is awake
 # Of a b2Contact, in words of eight bytes: the two bodies. Of a b2ContactListener: its table of functions.
 BODY_B, BODY_A, N_CONTACT = 4, 8, 9
-# Of the record that listens, in words of eight bytes: its table of functions, then what a contact is compared with,
-# what has been heard, and, as a float64 number, how well the lander stood after the last step.
+# Of the record that listens, in words of eight bytes: its table of functions; the bodies that a contact's two are
+# compared with; what has been heard; and, as a float64 number, Gymnasium's shaping after the last step, whose change is
+# the reward.
 TABLE, HULL, LEGS, CRASHED, TOUCHES, SHAPING, N_RECORD = 0, 1, 2, 4, 5, 7, 8
 
 

@@ -8,6 +8,7 @@ episodes changes here too.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -56,6 +57,35 @@ _ACROBOT = (
     "MAX_VEL_2",
     "AVAIL_TORQUE",
 )
+
+
+def written_in(function: Any) -> str | None:
+    """Return the module that a Python function was written in.
+
+    ``functools.wraps`` copies ``__module__`` from the function that it wraps, so that tells nothing.
+
+    >>> written_in(CartPoleEnv.step)
+    'gymnasium.envs.classic_control.cartpole'
+    """
+    return getattr(function, "__globals__", {}).get("__name__")
+
+
+def has_own(task: gym.Env, member: str) -> bool:
+    """Return whether a method or property was written where the task's classes were, or is not there at all.
+
+    If somebody replaced it, on the task or in its class, the task is another one.
+
+    >>> env = gym.make("CartPole-v1").unwrapped
+    >>> has_own(env, "step")
+    True
+    >>> env.step = lambda action: None
+    >>> has_own(env, "step")
+    False
+    """
+    found = inspect.getattr_static(type(task), member, None)
+    function = found.fget if isinstance(found, property) else found
+    own = {cls.__module__ for cls in type(task).__mro__}
+    return member not in vars(task) and (function is None or written_in(function) in own)
 
 
 def compile_step(function: Callable, signature: Any = STEP) -> Any:

@@ -22,9 +22,8 @@ import gymnasium as gym
 import numpy as np
 
 from spikeloop.envs import box2d_kernels as kernels
-from spikeloop.envs.compiled import STEP, compile_step
+from spikeloop.envs.compiled import STEP, compile_step, has_own, written_in
 from spikeloop.envs.compiled_continuous import STEP as STEP_CONTINUOUS
-from spikeloop.envs.native_calls import has_own
 
 _MODULE = "gymnasium.envs.box2d.lunar_lander"
 # what a step reads beyond addresses: numbers of that module, then the environment's height of the landing place
@@ -32,8 +31,9 @@ _CONSTANTS = (
     "SCALE", "MAIN_ENGINE_POWER", "SIDE_ENGINE_POWER", "MAIN_ENGINE_Y_LOCATION", "SIDE_ENGINE_HEIGHT",
     "SIDE_ENGINE_AWAY", "LEG_DOWN", "VIEWPORT_W", "VIEWPORT_H", "FPS",
 )  # fmt: skip
-_METHODS = ("step", "reset", "_destroy")  # one of one's own makes another task of it
-_HEARS, _SOLVES = {"BeginContact", "EndContact"}, {"PreSolve", "PostSolve"}  # what Gymnasium's listener has, and not
+_METHODS = ("step", "reset", "_destroy")  # if one is replaced, the task is another one
+_HEARS = {"BeginContact", "EndContact"}  # methods of Gymnasium's listener to contacts
+_SOLVES = {"PreSolve", "PostSolve"}  # methods that it does not have; Box2D would call them
 _CHECKED_STEPS = 400
 
 
@@ -73,7 +73,7 @@ class Lander:
         return np.zeros(0) if env.world is not None and _hears_as_known(env.world) and env.lander.awake else None
 
     def set_state(self, env: Any, state: np.ndarray, n_steps: int) -> None:
-        """Tell an environment what the kernel has heard from its world, and how well it stood last."""
+        """Tell an environment of the contacts that the kernel has heard of, and the shaping of its last step."""
         record = _record(env)
         env.prev_shaping = record.view(np.float64)[kernels.SHAPING]
         env.game_over = bool(record[kernels.CRASHED])
@@ -116,7 +116,7 @@ def lander_of(env: gym.Env) -> Lander | str | None:
 
 def _is_gymnasiums_listener(cls: type) -> bool:
     """Return whether a class hears of contacts as the one that the kernels stand for."""
-    hears = all(getattr(getattr(cls, name), "__globals__", {}).get("__name__") == _MODULE for name in _HEARS)
+    hears = all(written_in(getattr(cls, name)) == _MODULE for name in _HEARS)
     return (cls.__module__, cls.__qualname__) == (_MODULE, "ContactDetector") and hears and not _SOLVES & set(vars(cls))
 
 
@@ -156,7 +156,7 @@ def _functions() -> _Functions | None:
                 f"{listener}12BeginContactEP9b2Contact", f"{listener}10EndContactEP9b2Contact",
             )
         ]  # fmt: skip
-        # two words for Python's kind of questions about types come before the functions
+        # before the functions come two words that C++ keeps there for casts
         table = np.array((ctypes.c_int64 * 8).in_dll(library, "_ZTV17b2ContactListener"))[2:]
     except (AttributeError, ImportError, OSError, ValueError):
         return None

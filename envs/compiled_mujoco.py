@@ -22,9 +22,8 @@ import gymnasium as gym
 import numpy as np
 
 from spikeloop.envs import mujoco_kernels
-from spikeloop.envs.compiled import compile_step
+from spikeloop.envs.compiled import compile_step, has_own
 from spikeloop.envs.compiled_continuous import STEP
-from spikeloop.envs.native_calls import has_own
 
 # What steps read beyond addresses: attributes, and whether numpy multiplies the cost of controls in float32.
 _TIME = ("frame_skip", "dt")

@@ -5,7 +5,6 @@ Addresses are arguments of a kernel and no part of its machine code, which is th
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from llvmlite import ir
@@ -56,24 +55,3 @@ def _pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
 def numbers_at(address, n, dtype):  # type: ignore[no-untyped-def]
     """Return the ``n`` numbers of a dtype at an address, int64, as an array on that memory itself."""
     return carray(_pointer(address, dtype), (n,))  # type: ignore[call-arg]
-
-
-def has_own(thing: Any, member: str) -> bool:
-    """Return whether a method or property is as the modules of an object's classes wrote it, or not there at all.
-
-    One that somebody replaced, on a task or in its class, makes another task of it.
-
-    >>> import gymnasium as gym
-    >>> env = gym.make("CartPole-v1").unwrapped
-    >>> has_own(env, "step")
-    True
-    >>> env.step = lambda action: None
-    >>> has_own(env, "step")
-    False
-    """
-    found = inspect.getattr_static(type(thing), member, None)
-    function = found.fget if isinstance(found, property) else found
-    # the module that a function was written in; what __module__ says of it, functools.wraps copies to another one
-    written_in = getattr(function, "__globals__", {}).get("__name__")
-    own = {cls.__module__ for cls in type(thing).__mro__}
-    return member not in vars(thing) and (function is None or written_in in own)

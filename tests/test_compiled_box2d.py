@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from test_compiled_tasks import compare_rollouts
 
 from spikeloop.agents import SpikingA2C, SpikingPPO
@@ -226,7 +227,7 @@ class StopAt(EveryNTimesteps):
 @pytest.mark.parametrize("stop_at", range(76, 84))
 def test_a_training_that_stops_before_a_step_is_replayed_goes_on_where_the_environments_are(stop_at, monkeypatch):
     monkeypatch.setattr(StopAt, "__module__", "spikeloop.agents")
-    venv = make_vec_env(NAME, 1, seed=0)
+    venv = VecNormalize(make_vec_env(NAME, 1, seed=0), norm_obs=False)
     model = SpikingPPO("LsnnPolicy", venv, n_steps=512, seed=0, policy_kwargs={"n_neurons": [4]})
     model.learn(512, callback=StopAt(stop_at))
     (env,) = venv.unwrapped.envs
@@ -234,6 +235,7 @@ def test_a_training_that_stops_before_a_step_is_replayed_goes_on_where_the_envir
     assert len(env.get_wrapper_attr("rewards")) == env.get_wrapper_attr("_elapsed_steps")
     over = lander.game_over or not lander.lander.awake
     assert not over and (env.get_wrapper_attr("_elapsed_steps") == 0) == model._last_episode_starts[0]
+    assert (venv.returns[0] == 0.0) == model._last_episode_starts[0]
     seen = model._last_obs[0]
     np.testing.assert_allclose(seen[4], lander.lander.angle, rtol=1e-6)
 

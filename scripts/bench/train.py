@@ -117,6 +117,10 @@ def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         f"{OURS}, torch": lambda: ours(env=env(), compiled=False),
         "SB3 PPO MlpPolicy": lambda: PPO("MlpPolicy", env(), **common),
     }
+    critic = own["policy_kwargs"].get("net_arch", {}).get("vf")
+    if critic:  # fewer layers than SB3's own would be an advantage of ours alone
+        same = {"net_arch": {"pi": [64, 64], "vf": critic}}
+        agents["SB3 PPO MlpPolicy, our critic's layers"] = lambda: PPO("MlpPolicy", env(), policy_kwargs=same, **common)
     if args.few:
         return agents
     if util.find_spec("envpool") and args.env in importlib.import_module("envpool").list_all_envs():
