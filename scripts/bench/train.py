@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from spikeloop.scripts.bench.rejax_ppo import RejaxPPO, settings
 from spikeloop.scripts.bench.timing import Case, Contenders, alternate, ratio
 from spikeloop.scripts.cli import UsageError
 
@@ -57,6 +58,9 @@ def run(args: argparse.Namespace) -> None:
             returns = [episode["r"] for episode in models[name, n].ep_info_buffer]
             reached = f"{np.mean(returns):10.1f}" if returns else f"{'-':>10s}"
             print(f"{name:42s} {row} {reached}")
+        for name in agents:
+            if took := getattr(models[name, n], "compile_seconds", None):
+                print(f"{name}: compiled in {took:.1f} s, before its first block")
     for name in agents if len(args.threads) > 1 else ():
         first = times[f"{name}, {args.threads[0]} threads"]
         gains = [f"{n}: {ratio(first, times[f'{name}, {n} threads']):.2f}" for n in args.threads]
@@ -68,7 +72,7 @@ def _go_on(model: Any, n_steps: int, n_threads: int) -> None:
     import torch
 
     torch.set_num_threads(n_threads)
-    model.learn(n_steps, reset_num_timesteps=model._last_obs is None)
+    model.learn(n_steps, reset_num_timesteps=model.num_timesteps == 0)
 
 
 def _title(args: argparse.Namespace) -> str:
@@ -131,6 +135,10 @@ def _agents(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     if util.find_spec("sbx"):
         sbx = importlib.import_module("sbx")
         agents["SBX PPO MlpPolicy, compiled by JAX"] = lambda: sbx.PPO("MlpPolicy", env(), **common)
+    if util.find_spec("rejax") and args.env in importlib.import_module("gymnax").registered_envs:
+        agents["rejax PPO and gymnax, one JAX function"] = partial(
+            RejaxPPO, args.env, args.seed, **settings(preset, normalize, n_envs)
+        )
     agents["sb3-contrib RecurrentPPO MlpLstmPolicy"] = lambda: RecurrentPPO("MlpLstmPolicy", env(), **common)
     for library, extractor in _spiking_extractors().items():
         kwargs = {"features_extractor_class": extractor, "net_arch": {"pi": [], "vf": [64, 64]}}
