@@ -56,10 +56,11 @@ class Evolution(LocalLearning):
     mean return is all that the search learns from: no gradients, no critic, no values. Env steps are counted over all
     members. A generation that the budget of env steps cuts is not learnt from.
 
-    Where a task's step is compiled (:data:`~spikeloop.envs.compiled.COMPILED` and the like) and the policy is LSNN
-    layers behind a ``direct`` encoder, a member's episodes are one call of a kernel, on several threads for several
-    members; callbacks see the steps after that, and the whole return at an episode's end. Any other environment is
-    stepped as usual, as many episodes at a time as there are environments. Both give the same bits.
+    Where a task's step is compiled (:data:`~spikeloop.envs.compiled.COMPILED` and the like), and the policy is LSNN
+    layers behind a ``direct`` encoder or a winner-take-all that tiles or place cells reach directly (``WtaPolicy``), a
+    member's episodes are one call of a kernel, on several threads for several members; callbacks see the steps after
+    that, and the whole return at an episode's end. Any other environment or policy is stepped as usual, as many
+    episodes at a time as there are environments. Both give the same bits.
 
     With ``backend=spikeloop.hardware.ChipPlayer`` the returns are those of the network *compiled for a chip*, so that
     the search takes the chip's weights of 8 bits, its delays and its saturation into account.

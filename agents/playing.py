@@ -20,12 +20,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 
 from spikeloop.agents.check_finite import CheckFinite, check_first, check_step
 from spikeloop.agents.compiled_tasks import NO_LIMIT, WrappedTask
-from spikeloop.agents.episode_kernels import Episodes, Played, play
+from spikeloop.agents.episode_kernels import Circuits, Episodes, Played, play, play_circuits
 from spikeloop.agents.failures import NonFiniteError
 from spikeloop.agents.guarded_env import raise_handed_over
 from spikeloop.envs.compiled import compiled_of, shown_components
 from spikeloop.envs.compiled_continuous import continuous_of
 from spikeloop.envs.compiled_drawn import drawn_of
+from spikeloop.spiking.encoders.recruited_cells import RecruitedCells
+from spikeloop.spiking.encoders.tile_coding import PlaceCells, Tiles
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.simulator import Simulator
 from spikeloop.spiking.threads import kernel_threads
@@ -66,10 +68,17 @@ class FloatPlayer:
     def __init__(self, network: Network):
         self.simulator = Simulator(network, np.random.default_rng(0), n_threads=1)
         self.predict = self.simulator.predict
+        self.circuits = _circuits_of(network)
 
     @property
     def whole(self) -> bool:
-        """Whether it can :meth:`play`: LSNN layers that keep their state, a ``direct`` encoder, Discrete or Box."""
+        """Whether it can :meth:`play`, for Discrete or Box actions.
+
+        It can with LSNN layers that keep their state, behind a ``direct`` encoder; and without layers where lines of
+        tiles or place cells reach a ``winner`` readout, as in networks of R-STDP's ``WtaPolicy``.
+        """
+        if self.circuits is not None:
+            return True
         head = self.simulator.network.head
         plain = head is not None and not head.squash and not head.rows and head.kind in ("discrete", "box")
         return plain and self.simulator.table is not None and not self.simulator.network.clears
@@ -77,10 +86,26 @@ class FloatPlayer:
     def play(self, episodes: Episodes) -> Played:
         """Play whole episodes of a compiled task in one kernel."""
         played = nothing_played(episodes)
+        if self.circuits is not None:
+            play_circuits(self.circuits, episodes, played)
+            return played
         outputs = np.empty((1, self.simulator.network.readout.n_outputs), self.simulator.dtype)
         if not play(self.simulator.table, self.simulator.initial_state(1), outputs, episodes, played):
             raise NonFiniteError("a member's state is no longer finite: a lower sigma may help")
         return played
+
+
+def _circuits_of(network: Network) -> Circuits | None:
+    """Return a network without layers as the kernel takes it; None if it is another one."""
+    head, readout, encoder = network.head, network.readout, network.encoder
+    if network.layers or readout.kind != "winner" or network.preprocessing or head is None:
+        return None
+    if not isinstance(encoder, (Tiles, PlaceCells, RecruitedCells)) or not (head.kind == "discrete" or head.rows):
+        return None
+    w, bias = np.array(readout.w_out.T, order="C"), np.array(readout.b_out)
+    first = np.cumsum((0, *head.sizes))
+    values = np.array(head.values) if head.rows else np.zeros(0)
+    return Circuits(encoder.table, w, bias, first, values, head.n_rows if head.rows else 1)
 
 
 def nothing_played(episodes: Episodes) -> Played:
@@ -224,7 +249,8 @@ def play_steps(
             if dones[i]:
                 ended.append(place.episode())
                 at[i] = _begin(inner, i, next(jobs, None), seeds)
-        playing = np.isin(np.arange(n), busy)
+        playing = np.zeros(n, bool)
+        playing[busy] = True
         infos = [info if played else {} for info, played in zip(infos, playing, strict=True)]
         goes_on = told(len(busy), new_obs=obs, rewards=rewards, dones=dones & playing, infos=infos)
         yield from ended

@@ -19,7 +19,7 @@ pytest.importorskip("optuna")
 pytest.importorskip("scipy")
 
 import spikeloop.envs  # noqa: F401  registers tasks
-from spikeloop.agents import Evolution, SpikingPPO
+from spikeloop.agents import RSTDP, Evolution, SpikingPPO
 from spikeloop.agents.evolution_policy import EvolutionPolicy
 from spikeloop.agents.evolved import Evolved
 from spikeloop.agents.failures import NonFiniteError
@@ -109,6 +109,30 @@ def test_compiled_episodes_have_the_returns_of_gymnasiums(env_id):
         obs, reward, terminated, truncated, _ = env.step(action)
         total, done = total + float(np.float32(reward)), terminated or truncated
     assert total == compiled[4].total
+
+
+CIRCUITS = {  # policies of R-STDP: environment and arguments
+    "tiles": ("CartPole-v1", {"encoder_kwargs": {"low": [-2.4, -3, -0.2, -3], "high": [2.4, 3, 0.2, 3]}}),
+    "places": ("MountainCar-v0", {"encoder": "places", "encoder_kwargs": {"n_inputs": 50}}),
+    "recruited": ("CartPole-v1", {"encoder": "auto", "encoder_kwargs": {"n_measured": 50, "n_active_pairs": 1}}),
+    "box": ("Pendulum-v1", {"n_action_neurons": 5, "encoder_kwargs": {"components": [[0, 1], 2]}}),
+}
+
+
+@pytest.mark.parametrize("case", CIRCUITS)
+def test_circuits_on_lines_play_compiled_episodes_as_the_simulator_does(case):
+    env_id, kwargs = CIRCUITS[case]
+    venv = make_vec_env(env_id)
+    network = RSTDP("WtaPolicy", venv, seed=0, policy_kwargs=kwargs).learn(300).to_network()
+    rng = np.random.default_rng(0)
+    weights = [network.to_vector(), *rng.normal(size=(2, network.to_vector().size))]
+    weights.append(np.zeros_like(weights[0]))  # all units are alike: the first wins
+    players = [FloatPlayer(network.with_vector(one)) for one in weights]
+    assert all(player.whole for player in players)
+    compiled = list(play_compiled(players, CompiledTask.of(venv).begin([5, 6])))
+    stepped = list(play_steps(venv, players, [5, 6], lambda *_, **__: True))
+    assert [one[:4] for one in compiled] == [one[:4] for one in stepped]
+    np.testing.assert_allclose([one.mean for one in compiled], [one.mean for one in stepped], rtol=1e-9)
 
 
 class Unknown(gym.Wrapper):
