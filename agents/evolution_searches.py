@@ -58,6 +58,20 @@ def ranked(returns: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[place] / max(len(returns) - 1, 1) - 0.5
 
 
+def rarity(returns: np.ndarray) -> np.ndarray:
+    """Return how rare it is to return as much, ``-log`` of the share of draws that return as much or more.
+
+    So the few best tower above the others, whatever the units of returns, and draws that all return little are nearly
+    alike. Equal returns share the mean of their ranks, of which the share is taken.
+
+    >>> rarity(np.array([9.0, 10.0, 500.0, 8.0])).round(2)
+    array([0.29, 0.69, 1.39, 0.  ])
+    """
+    n = len(returns)
+    share = 0.5 - ranked(returns) * (1 - 1 / n) + 0.5 / n  # from 1 of the worst to 1 / n of the best
+    return 0.0 - np.log(share)
+
+
 def estimated_gradient(values: np.ndarray, noise: np.ndarray, sigma: float) -> np.ndarray:
     """Return ``mean_k values_k noise_k / sigma``, shape (n,), for noise of shape (n_members, n) (Salimans et al. 2017).
 
@@ -202,7 +216,7 @@ class RandomSearch(_Remembering):
     """
 
     remembered: ClassVar[tuple[str, ...]] = ("point", "tried", "sums", "counts", "latest")
-    n_confirmed = 3
+    n_confirmed = 5
 
     def __init__(self, n: int, sigma: float):
         self._begin(n, n)
@@ -240,8 +254,8 @@ class BayesianOptimisation(RandomSearch):
     """Bayesian optimisation in a random subspace (REMBO, Wang et al. 2016), with optuna's Gaussian process.
 
     ``z = P u``, where u is in a box, -1 to 1 in each of few dimensions, and P is a matrix of independent normal
-    numbers. The process is given ranks instead of returns: most returns are alike and low, and a few tower above them,
-    which a smooth function cannot follow.
+    numbers. The process is given the :func:`rarity` of returns: most returns are alike and low, and a few tower above
+    them, which a smooth function cannot follow. Plain ranks would be mostly about which of the low ones is least low.
 
     Args:
         n: Parameters.
@@ -265,7 +279,7 @@ class BayesianOptimisation(RandomSearch):
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         if len(self.tried) < self.n_random:
             return rng.uniform(-1, 1, self.tried.shape[1])
-        return propose(self.tried, ranked(self.sums / self.counts), int(rng.integers(2**31)))
+        return propose(self.tried, rarity(self.sums / self.counts), int(rng.integers(2**31)))
 
     def _placed(self, one: np.ndarray) -> np.ndarray:
         return self.embedding @ one
