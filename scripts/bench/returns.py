@@ -108,6 +108,7 @@ PENDULUM_NO_VEL = "spikeloop/PendulumNoVel-v0"
 ROWS = {
     "cartpole": [Row("spiking_ppo", "CartPole-v1", 50_000, 495.0)],
     "acrobot": [Row("spiking_ppo", "Acrobot-v1", 100_000, -82.0)],
+    "acrobot-peers": [Row("ppo", "Acrobot-v1", 100_000)],
     "pendulum": [Row("spiking_ppo", "Pendulum-v1", 150_000, -165.0)],
     "cartpole-novel": [
         Row("spiking_ppo", NO_VEL, 100_000, 450.0),
@@ -130,6 +131,7 @@ ROWS = {
     "hopper": _beside_ppo("Hopper-v5"),
     "halfcheetah": _beside_ppo("HalfCheetah-v5"),
     "double-pendulum": _beside_ppo("InvertedDoublePendulum-v5"),
+    "walker2d": _beside_ppo("Walker2d-v5"),
 }
 
 
