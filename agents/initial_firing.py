@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 
 from spikeloop.agents.silence import fires_below, is_silent
+from spikeloop.spiking.constrained_weights import ConstrainedWeights
 from spikeloop.spiking.core import Core
 from spikeloop.spiking.module import LSNN
 
@@ -45,7 +46,12 @@ def starts_silent(layer: int, count: np.ndarray, n_counted: float) -> bool:
 
 
 def calibrate(
-    lsnn: LSNN, features: th.Tensor, state: th.Tensor, starts: th.Tensor, target: float | None
+    lsnn: LSNN,
+    features: th.Tensor,
+    state: th.Tensor,
+    starts: th.Tensor,
+    target: float | None,
+    constraint: ConstrainedWeights | None = None,
 ) -> tuple[dict[int, float], tuple[np.ndarray, ...], int]:
     """Scale the input weights of layers, the first of them first, until they fire at a rate.
 
@@ -56,6 +62,7 @@ def calibrate(
         starts: Where episodes begin, shape (L, B).
         target: Spikes per neuron and tick that all layers are brought to; None brings silent layers to
             :data:`TARGET_RATE` and leaves the others. A layer that does not come to it is left as it was.
+        constraint: What holds its weights, if anything: latent weights are scaled in place of those that act.
 
     Returns:
         By layer the factor; the spikes of each layer's neurons after that, and the ticks they are counted over.
@@ -85,11 +92,14 @@ def calibrate(
     for i, layer in enumerate(lsnn.layers):
         if target is None and not starts_silent(i, counts[i], n_counted):
             continue
-        drawn = layer.w_in.detach().clone()
+        learnt = layer.w_in if constraint is None else constraint.learnt(layer.w_in)
+        drawn = learnt.detach().clone()
 
-        def rate(power: float, i: int = i, layer: th.nn.Module = layer, drawn: th.Tensor = drawn) -> float:
+        def rate(power: float, i: int = i, learnt: th.Tensor = learnt, drawn: th.Tensor = drawn) -> float:
             with th.no_grad():
-                layer.w_in.copy_(drawn * 2.0**power)  # type: ignore[operator]
+                learnt.copy_(drawn * 2.0**power)
+            if constraint is not None:
+                constraint.act()
             return float(spikes()[i].mean() / n_counted)
 
         low, high = (0.0 if target is None else -_LARGEST), _LARGEST

@@ -275,6 +275,7 @@ class SpikingPPO(RecurrentPPO):
             th.from_numpy(buffer.start_states[:, 0].swapaxes(0, 1).copy()).to(self.device),
             th.from_numpy(buffer.episode_starts[:n_steps]).to(self.device),
             None if target is True else target,
+            policy.constraint,
         )
         for i, factor in factors.items():
             self.logger.record(f"spiking/init_scale_{i}", factor)

@@ -20,7 +20,8 @@ class ConstrainedWeights(nn.Module):
     """Which synapses layers have and what signs, beside weights that stay the layers' own parameters.
 
     Synapses, signs, the seed and the number of steps are buffers: what is drawn after a step depends on these alone, so
-    that a training that is saved goes on as if it had not been.
+    that a training that is saved goes on as if it had not been. Latent weights are buffers too, where the constraint
+    has any; parameters are always the weights that layers act with.
 
     Args:
         layers: The layers, whose weights are changed to what they must be at first.
@@ -51,7 +52,7 @@ class ConstrainedWeights(nn.Module):
         rng, below = np.random.default_rng([seed, 0]), None
         for i, layer in enumerate(layers):
             senders = self._senders(layer.n_neurons, rng)
-            if constraint.input_connectivity < 1 or below is not None:
+            if constraint.input_connectivity < 1 or constraint.acting is not None or below is not None:
                 self._hold(layer, "w_in", f"{i}_w_in", below, rng)
             if layer.w_rec is not None:
                 self._hold(layer, "w_rec", f"{i}_w_rec", senders, rng)
@@ -75,11 +76,15 @@ class ConstrainedWeights(nn.Module):
     ) -> None:
         w = getattr(layer, name)
         synapses = begin(self.constraint, w.detach().numpy(), senders, name == "w_rec", rng)
-        with torch.no_grad():
-            w.copy_(torch.from_numpy(synapses.w))
         self.register_buffer(f"sign_{key}", torch.from_numpy(synapses.sign))
         self.register_buffer(f"active_{key}", torch.from_numpy(synapses.active))
         self._held.append((layer, name, key))
+        with torch.no_grad():
+            if self.constraint.acting is None:
+                w.copy_(torch.from_numpy(synapses.w))
+            else:
+                self.register_buffer(f"latent_{key}", torch.from_numpy(synapses.w))
+                self._settle(key, w, synapses, 0.0, rng)  # drawn weights may lie out of range
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -90,6 +95,18 @@ class ConstrainedWeights(nn.Module):
     def active(self) -> list[torch.Tensor]:
         """Where there are synapses, bool, one tensor for each of :attr:`weights`, of its shape."""
         return [self.get_buffer(f"active_{key}") for *_, key in self._held]
+
+    def learnt(self, w: torch.Tensor) -> torch.Tensor:
+        """Return what is learnt of a parameter: its latent weights, or itself. :meth:`act` after changing it."""
+        keys = [key for (*_, key), mine in zip(self._held, self.weights, strict=True) if mine is w]
+        return self.get_buffer(f"latent_{keys[0]}") if keys and self.constraint.acting is not None else w
+
+    @torch.no_grad()
+    def act(self) -> None:
+        """Have layers act with latent weights that were changed; there is nothing to do where there are none."""
+        if self.constraint.acting is not None:
+            for (*_, key), w in zip(self._held, self.weights, strict=True):
+                self._settle(key, w, self._synapses(key, self.get_buffer(f"latent_{key}")), 0.0, self._rng())
 
     def reseed(self, seed: int) -> None:
         """Draw by another seed from now on."""
@@ -120,13 +137,31 @@ class ConstrainedWeights(nn.Module):
             rate: Learning rate of the step.
         """
         self.n_steps += 1
-        rng = np.random.default_rng([int(self.seed), int(self.n_steps)])
+        rng = self._rng()
         for (*_, key), w, m in zip(self._held, weights, moments, strict=True):
-            sign, active = self.get_buffer(f"sign_{key}"), self.get_buffer(f"active_{key}")
-            before = Synapses(*(tensor.detach().cpu().numpy() for tensor in (w, sign, active)))
-            after, kept = self.constraint.after_step(before, rate, rng)
-            w.copy_(torch.from_numpy(after.w))
-            active.copy_(torch.from_numpy(after.active))
+            moved = self._synapses(key, w)
+            if self.constraint.acting is not None:  # the step began at the weights that act
+                latent = self._synapses(key, self.get_buffer(f"latent_{key}"))
+                moved = latent._replace(w=latent.w + (moved.w - self.constraint.acting(latent)))
+            kept = self._settle(key, w, moved, rate, rng)
             cleared = torch.from_numpy(~kept).to(w.device)
             for moment in m:
                 moment.masked_fill_(cleared, 0.0)
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng([int(self.seed), int(self.n_steps)])
+
+    def _synapses(self, key: str, w: torch.Tensor) -> Synapses:
+        sign, active = self.get_buffer(f"sign_{key}"), self.get_buffer(f"active_{key}")
+        return Synapses(*(tensor.detach().cpu().numpy() for tensor in (w, sign, active)))
+
+    def _settle(self, key: str, w: torch.Tensor, moved: Synapses, rate: float, rng: np.random.Generator) -> np.ndarray:
+        """Bring weights that were moved back to what they must be; return which synapses are still the same."""
+        after, kept = self.constraint.after_step(moved, rate, rng)
+        self.get_buffer(f"active_{key}").copy_(torch.from_numpy(after.active))
+        if self.constraint.acting is not None:
+            latent = self.get_buffer(f"latent_{key}")
+            latent.copy_(torch.from_numpy(after.w))
+            after = after._replace(w=self.constraint.acting(self._synapses(key, latent)))
+        w.copy_(torch.from_numpy(after.w))
+        return kept

@@ -18,6 +18,7 @@ NET = "policy_kwargs:dict(n_neurons=[8])"
 FRAMES = "policy_kwargs:dict(n_neurons=[8, 8], critic_frames=3)"
 RATE = "policy_kwargs:dict(n_neurons=[8], encoder='rate', n_ticks=2)"
 SPARSE = "policy_kwargs:dict(n_neurons=[16], constraint='deep_r', constraint_kwargs=dict(l1=1.0, temperature=0.01))"
+BINARY = "policy_kwargs:dict(n_neurons=[16], constraint='binary')"
 BY_STEPS = ["n_envs:2", "n_steps:32", "batch_size:64", "n_epochs:1"]
 RUNS = {
     "spiking_ppo": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, FRAMES]),
@@ -55,6 +56,7 @@ RUNS = {
     ),
     "an LSTM": (["--algo", "ppo_lstm", "--env", "CartPole-v1"], [*BY_STEPS, "policy:'MlpLstmPolicy'"]),
     "synapses that are rewired": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, SPARSE]),
+    "latent weights": (["--algo", "spiking_ppo", "--env", "CartPole-v1"], [*BY_STEPS, BINARY]),
     "workers": (["--algo", "spiking_ppo", "--env", "CartPole-v1", "--vec-env", "subproc"], [*BY_STEPS, NET]),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spikeloop.spiking.constraints.base import Constraint
+from spikeloop.spiking.constraints.binary import Binary
 from spikeloop.spiking.constraints.dale import Dale
 from spikeloop.spiking.constraints.deep_r import DeepR
 from spikeloop.spiking.constraints.static import Static
@@ -14,6 +15,7 @@ CONSTRAINTS: dict[str, Callable[..., Constraint]] = {
     "deep_r": DeepR,
     "static": Static,
     "dale": Dale,
+    "binary": Binary,
 }
 
 

@@ -6,6 +6,7 @@ A weight is ``w = sign * theta`` with ``theta >= 0`` where its sign is given; a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -27,8 +28,8 @@ class Constraint(Protocol):
     """What weights of spiking layers must be, before training and after each of its steps.
 
     Biases, readout and critic are free, and so are the input weights of the first layer unless ``input_connectivity``
-    is below 1. With ``inhibitory`` each neuron has one sign for all synapses that it sends, to its own layer and to
-    the next one (Dale's law).
+    is below 1 or ``acting`` is given. With ``inhibitory`` each neuron has one sign for all synapses that it sends, to
+    its own layer and to the next one (Dale's law).
 
     Attributes:
         draws_signs: Whether synapses whose neuron has no sign draw one each, which they keep.
@@ -47,6 +48,14 @@ class Constraint(Protocol):
     @property
     def inhibitory(self) -> float | None:
         """Share of neurons that inhibit; None for neurons that may do both."""
+
+    @property
+    def acting(self) -> Callable[[Synapses], np.ndarray] | None:
+        """Function of latent weights that returns those that layers act with; None where these are learnt themselves.
+
+        Layers, and the network that is exported, have the weights that act. Their gradient moves the latent ones:
+        ``after_step`` is given, and returns, latent weights.
+        """
 
     def after_step(self, synapses: Synapses, rate: float, rng: np.random.Generator) -> tuple[Synapses, np.ndarray]:
         """Bring weights that a step of the optimizer has moved back to what they must be.

@@ -29,6 +29,7 @@ class Dale:
     """
 
     draws_signs: ClassVar[bool] = False
+    acting: ClassVar[None] = None
     connectivity: ClassVar[float] = 1.0
     input_connectivity: ClassVar[float] = 1.0
 

@@ -45,6 +45,7 @@ class DeepR:
     """
 
     draws_signs: ClassVar[bool] = True
+    acting: ClassVar[None] = None
 
     connectivity: float = 0.1
     input_connectivity: float = 1.0

@@ -29,6 +29,7 @@ class Static:
     """
 
     draws_signs: ClassVar[bool] = False
+    acting: ClassVar[None] = None
 
     connectivity: float = 0.1
     input_connectivity: float = 1.0
