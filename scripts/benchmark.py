@@ -40,7 +40,7 @@ BENCHMARKS = {
     "glm": "probabilistic spiking networks that are the policy: returns, with their controls",
     "evolution": "evolution of spiking networks: returns, and fine-tuning through the chip, with their controls",
     "readouts": "the largest membrane, the first spike and other readouts, trained by PPO: returns, patterns, controls",
-    "constraints": "sparse recurrent weights that rewire, and Dale's law: returns, memory on the chip, controls",
+    "constraints": "sparse recurrent weights that rewire, and binary weights: returns, memory on the chip, controls",
     "guard": "every table of speed for seconds, beside an earlier commit",
     "spike-time": "policies of exact spike times trained by PPO: returns, spikes, decision times, and controls",
     "equilibrium": "policies trained by equilibrium propagation, actor and critic: returns, spikes, and controls",

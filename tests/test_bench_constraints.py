@@ -1,5 +1,7 @@
 """The benchmark of constraints: every row is there, and its controls differ where they say so."""
 
+import numpy as np
+
 from spikeloop.scripts.bench import constraints, presets
 from spikeloop.scripts.benchmark import main
 
@@ -26,3 +28,18 @@ def test_rows_without_adaptation_differ_in_that_alone():
     for name, row in constraints.ROWS.items():
         if "beta = 0" in name:
             assert row.policy == {**constraints.ROWS[name.removesuffix(", beta = 0")].policy, "beta": 0.0}
+
+
+def test_binary_weights_and_their_controls():
+    rows = {name: row for name, row in constraints.ROWS.items() if name.startswith("CartPole, ")}
+    model, budget = presets.untrained(constraints.ALGO, "CartPole-v1", rows["CartPole, binary"].policy, 0, 512)
+    drawn, dense = model.to_network(), presets.untrained(constraints.ALGO, "CartPole-v1", {}, 0, 256)[0].to_network()
+    (layer,), (same,) = drawn.layers, constraints.binary_after_training(dense).layers
+    assert not np.array_equal(dense.layers[0].w_in, layer.w_in)
+    np.testing.assert_array_equal(same.w_in, layer.w_in)
+    np.testing.assert_array_equal(same.w_rec, layer.w_rec)
+    for w in model.policy.constraint.weights:
+        w.requires_grad_(False)
+    (frozen,) = model.learn(budget).to_network().layers
+    np.testing.assert_array_equal(frozen.w_rec, layer.w_rec)
+    assert frozen.bias.any()

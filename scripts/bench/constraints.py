@@ -1,13 +1,22 @@
-"""Constraints on recurrent weights, on CartPole without velocities: returns, in float and on the chip, and synapses.
+"""Constraints on weights: returns, in float and on the chip, and recurrent synapses.
 
-Every row is the preset of ``spiking_ppo`` with a recurrent layer and the constraint that it names, trained once per
-seed and judged by its last weights over 100 episodes, most likely actions. Kept is (chip - random) / (float - random).
-Rows of ``deep_r`` and ``static`` have 10 % of the recurrent synapses, and a fifth of their neurons inhibits. Controls:
+Every row is the preset of ``spiking_ppo``, chip-ready, with a recurrent layer and the constraint that it names, trained
+once per seed and judged by its last weights over 100 episodes, most likely actions. Kept is
+(chip - random) / (float - random).
+
+The first rows learn CartPole without velocities. Those of ``deep_r`` and ``static`` have 10 % of the recurrent
+synapses, and a fifth of their neurons inhibits. Controls:
 
 - "static" has as many synapses as "deep_r", drawn once, and nothing is rewired;
 - "dense" has no constraint;
 - "no recurrence" is the preset as it is, which has no recurrent weights;
 - with "beta = 0" no neuron adapts, so that a memory longer than a membrane's lies in the recurrent weights.
+
+Rows of "binary" have binary weights in all but the readout; those named "CartPole" learn CartPole-v1 for 100,000 env
+steps. Controls:
+
+- "dense, then binary" is the training of "dense", and its weights are made binary after it;
+- "drawn binary" keeps the binary weights that it begins with, and learns readout and biases alone, in torch.
 
 Synapses are the recurrent ones that the program stores: those whose weight does not round to 0. Their memory is a share
 of what a layer with all of them would take.
@@ -16,6 +25,7 @@ of what a layer with all of them would take.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,19 +36,26 @@ import torch
 import spikeloop.envs  # noqa: F401  registers the task
 from spikeloop.hardware.loihi.program import Program
 from spikeloop.hardware.loihi.resources import list_words, lists
-from spikeloop.scripts.bench.presets import CHIP, add_row_arguments, on_chip, return_cells, trained
+from spikeloop.scripts.bench.presets import CHIP, add_row_arguments, on_chip, return_cells, untrained
 from spikeloop.scripts.bench.tables import mean_and_deviation, print_head, print_row
 from spikeloop.scripts.compared import kept
+from spikeloop.spiking.constraints.base import begin
+from spikeloop.spiking.constraints.binary import Binary
+from spikeloop.spiking.network import Network
 
 SEEDS = tuple(range(3200, 3205))  # never used to choose a setting
 ENV, ALGO = "spikeloop/CartPoleNoVel-v0", "spiking_ppo"
 
 
 class Row(NamedTuple):
-    """A training: what differs from the preset's policy, which has no recurrent weights."""
+    """A training: what differs from the preset's policy, and what is done before or after it."""
 
     policy: Mapping[str, Any]
     wanted: str = ""
+    env: str = ENV
+    n_timesteps: int | None = None  # None for the preset's
+    frozen: bool = False  # whether constrained weights stay what they were drawn
+    binarised: bool = False  # whether weights are made binary after the training
 
 
 class Result(NamedTuple):
@@ -63,7 +80,22 @@ _ROWS = {
     "dense": Row({"recurrent": True}),
     "no recurrence": Row({}),
 }
-ROWS = _ROWS | {f"{name}, beta = 0": row._replace(policy={**row.policy, "beta": 0.0}) for name, row in _ROWS.items()}
+_BINARY = {
+    "binary": Row({"recurrent": True, "constraint": "binary"}),
+    "dense, then binary": _ROWS["dense"]._replace(binarised=True),
+}
+_ON_CARTPOLE = {
+    "binary": _BINARY["binary"]._replace(wanted=">= 475"),
+    "dense": _ROWS["dense"],
+    "dense, then binary": _BINARY["dense, then binary"],
+    "drawn binary": _BINARY["binary"]._replace(frozen=True),
+}
+ROWS = (
+    _ROWS
+    | {f"{name}, beta = 0": row._replace(policy={**row.policy, "beta": 0.0}) for name, row in _ROWS.items()}
+    | _BINARY
+    | {f"CartPole, {name}": row._replace(env="CartPole-v1", n_timesteps=100_000) for name, row in _ON_CARTPOLE.items()}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print a row as soon as all its seeds are trained."""
     torch.set_num_threads(1)
-    print(f"{ENV}, seeds {' '.join(map(str, args.seeds))}\n")
+    print(f'{ENV}, rows "CartPole" CartPole-v1, seeds {" ".join(map(str, args.seeds))}\n')
     columns = ["constraint", "mean ± sd", "worst", "each seed", f"on {CHIP}, mean ± sd", "kept", "recurrent synapses"]
     print_head([*columns, "their memory", "CPU s", "wanted"])
     for name in args.rows:
@@ -91,13 +123,37 @@ def _cells(name: str, results: list[Result]) -> list[str]:
 
 def _measured(row: Row, seed: int, n_timesteps: int | None) -> Result:
     """Train, and judge by the last weights."""
-    begin = time.process_time()
-    network = trained(ALGO, ENV, row.policy, seed, n_timesteps).to_network()
-    seconds = time.process_time() - begin
-    deployment, _, returns = on_chip(network, ENV, seed)
+    began = time.process_time()
+    model, budget = untrained(ALGO, row.env, row.policy, seed, n_timesteps or row.n_timesteps, for_chip=True)
+    if row.frozen:
+        assert model.policy.constraint is not None
+        for w in model.policy.constraint.weights:
+            w.requires_grad_(False)
+    network = model.learn(budget).to_network()
+    if row.binarised:
+        network = binary_after_training(network)
+    seconds = time.process_time() - began
+    deployment, _, returns = on_chip(network, row.env, seed)
     share, (synapses, memory) = kept(returns)["kept"], recurrent_synapses(deployment.program)
     mean, on = (float(np.mean(returns[name])) for name in ("float", "chip"))
     return Result(mean, on, np.nan if share is None else share, synapses, memory, seconds)
+
+
+def binary_after_training(network: Network) -> Network:
+    """Return a network whose spiking layers have the signs of their weights, times the mean size for each neuron."""
+
+    def binary(w: np.ndarray, recurrent: bool) -> np.ndarray:
+        return Binary.acting(begin(Binary(), w, None, recurrent, np.random.default_rng(0)))  # which draws nothing
+
+    layers = tuple(
+        dataclasses.replace(
+            layer,
+            w_in=binary(layer.w_in, recurrent=False),
+            w_rec=None if layer.w_rec is None else binary(layer.w_rec, recurrent=True),
+        )
+        for layer in network.layers
+    )
+    return dataclasses.replace(network, layers=layers)
 
 
 def recurrent_synapses(program: Program) -> tuple[int, float]:

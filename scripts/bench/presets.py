@@ -20,6 +20,7 @@ from spikeloop.hardware import DeployedPolicy, Deployment, compile_network
 from spikeloop.scripts.bench.schedules import schedule_of
 from spikeloop.scripts.bench.tables import each, mean_and_deviation
 from spikeloop.scripts.deploy import CALIBRATION_STEPS
+from spikeloop.scripts.hyperparameters import chip_ready
 from spikeloop.scripts.players import Act, observations, play, random_player
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.simulator import Simulator
@@ -51,8 +52,16 @@ def add_row_arguments(parser: argparse.ArgumentParser, seeds: Sequence[int], row
     parser.add_argument("--n-timesteps", type=int, default=None, help="env steps (default the preset's)")
 
 
-def trained(algo: str, env_id: str, policy: Mapping[str, Any], seed: int, n_timesteps: int | None) -> SpikingPPO:
-    """Return the trained model of a preset.
+def untrained(
+    algo: str,
+    env_id: str,
+    policy: Mapping[str, Any],
+    seed: int,
+    n_timesteps: int | None,
+    *,
+    for_chip: bool = False,
+) -> tuple[SpikingPPO, int]:
+    """Return the model of a preset before its training, and the env steps of that.
 
     Args:
         algo: Whose presets.
@@ -60,8 +69,11 @@ def trained(algo: str, env_id: str, policy: Mapping[str, Any], seed: int, n_time
         policy: What is changed of its ``policy_kwargs``.
         seed: Seed of the training.
         n_timesteps: Env steps; None for the preset's.
+        for_chip: Whether the preset is changed first as ``train --chip-ready`` changes it.
     """
     preset = yaml.safe_load(hyperparams_file(algo).read_text(encoding="utf-8"))[env_id]
+    if for_chip:
+        preset = chip_ready(preset)
     env, normalize = make_vec_env(env_id, preset.pop("n_envs"), seed), preset.pop("normalize", None)
     if normalize:
         env = VecNormalize(env, gamma=preset["gamma"], **normalize)
@@ -70,7 +82,13 @@ def trained(algo: str, env_id: str, policy: Mapping[str, Any], seed: int, n_time
     for name in ("learning_rate", "clip_range"):
         preset[name] = schedule_of(preset[name])
     policy_kwargs = {**preset.pop("policy_kwargs"), **policy}
-    return SpikingPPO(env=env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **preset).learn(budget)
+    return SpikingPPO(env=env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **preset), budget
+
+
+def trained(algo: str, env_id: str, policy: Mapping[str, Any], seed: int, n_timesteps: int | None) -> SpikingPPO:
+    """Return the trained model of a preset; the arguments are those of :func:`untrained`."""
+    model, budget = untrained(algo, env_id, policy, seed, n_timesteps)
+    return model.learn(budget)
 
 
 def judged(
