@@ -7,14 +7,16 @@ import os
 import threading
 import warnings
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from spikeloop.hardware.deployment import Deployment
-from spikeloop.hardware.host import Host
+from spikeloop.hardware.experience import Experience
+from spikeloop.hardware.host import Host, refuse_nan
 from spikeloop.hardware.reinforcement import Reinforcement
 from spikeloop.hardware.sensors import corrected
+from spikeloop.hardware.state import State
 from spikeloop.hardware.target import Machine
 from spikeloop.hardware.weight_search import Verdict, WeightSearch
 from spikeloop.spiking.encoders import encode
@@ -22,23 +24,6 @@ from spikeloop.spiking.observation import flatten, n_frames, preprocess
 from spikeloop.spiking.reference import read as output_of
 from spikeloop.spiking.reference import readout_tick
 from spikeloop.spiking.stateless import StatelessWarning
-
-
-class State(NamedTuple):
-    """State of a deployed policy between env steps.
-
-    ``chip``: the machine's, (B, W); ``memory``: past frames and the encoder's memory, (n_rows, B, width);
-    ``trace``: the readout's, (B, N) where the host computes it, else (B, 0).
-
-    Example:
-        >>> import numpy as np
-        >>> State(np.zeros((1, 9), np.int32), np.zeros((0, 1, 4)), np.zeros((1, 0))).chip.shape
-        (1, 9)
-    """
-
-    chip: np.ndarray
-    memory: np.ndarray
-    trace: np.ndarray
 
 
 class DeployedPolicy:
@@ -88,7 +73,7 @@ class DeployedPolicy:
         self.machine: Machine = deployment.target.load(deployment.program, host, interpreted)
         self.reinforcement = deployment.reinforcement
         self._winner: int | None = None
-        self._return = 0.0  # of the episode so far, for a search
+        self._return, self._experience = 0.0, Experience(host)  # for a search
         if learning:
             if interpreted:
                 raise ValueError("learning=True needs the emulator, this policy is interpreted")
@@ -165,6 +150,7 @@ class DeployedPolicy:
         actions = head(values.astype(self.deployment.host.readout.b_out.dtype))
         if self.learning and head.kind == "discrete":
             self._winner = int(actions[0]) - (head.start[0] if head.start else 0)
+            self._experience.saw(rows[0], self._winner)
         return (actions[0] if single else actions), new
 
     def step(
@@ -209,7 +195,7 @@ class DeployedPolicy:
                 x, memory = self._encode(obs, memory, starts)
                 read, chip = self.machine.run(chip, x)
         except ValueError:
-            _refuse_nan(obs)
+            refuse_nan(obs)
             raise
         values, trace = self._values(read, trace)
         with self._lock:
@@ -240,7 +226,7 @@ class DeployedPolicy:
         seen, frames = preprocess(self._preprocessing, obs[None], memory[: self._n_frames], by_step)
         if host.encoder.identity:  # what is infinite may saturate on the way to the chip
             return seen[0].astype(np.float32), frames
-        _refuse_nan(obs)
+        refuse_nan(obs)
         x, level = encode(host.encoder, seen, memory[self._n_frames :], by_step, host.n_ticks, host.dt)
         return x[0], np.concatenate([frames, level]) if self._n_frames else level
 
@@ -289,7 +275,8 @@ class DeployedPolicy:
         last tick of the next env step, the spike of the output that won on its first. At an episode's end as many ticks
         run without spikes, and traces and tags are forgotten. Where a
         :class:`~spikeloop.hardware.weight_search.WeightSearch` judges, weights and the correction of sensors change
-        between two episodes only.
+        between two episodes only; where it looks for a correction in a model of the body, the call that ends an episode
+        takes seconds, or minutes for hundreds of neurons.
 
         Args:
             reward: The reward of the env step.
@@ -306,11 +293,9 @@ class DeployedPolicy:
         machine: Any = self.machine
         if isinstance(self.reinforcement, WeightSearch):
             self._return += float(reward)
+            self._experience.rewarded(float(reward))
             if terminated or truncated:
-                self.reinforcement, verdict = self.reinforcement.after(self._return)
-                machine.change_weights(verdict)
-                self._change_sensors(verdict)
-                self._return = 0.0
+                self._end_episode(self.reinforcement)
             return
         r1, value = self.reinforcement.after(float(reward), terminated)
         self.reinforcement = replace(self.reinforcement, value=value)
@@ -319,8 +304,21 @@ class DeployedPolicy:
             machine.end_episode()
             self._winner = None
 
+    def _end_episode(self, search: WeightSearch) -> None:
+        """Let a search judge an episode, and do with weights and sensors what it wants."""
+        machine: Any = self.machine
+        self._experience.ended()
+        self.reinforcement, verdict = search.after(self._return, self._experience.modelled)
+        machine.change_weights(verdict)
+        self._change_sensors(verdict)
+        if self.reinforcement.calm:
+            self._experience.calm(anew=search.opened)
+        self._return = 0.0
+
     def _change_sensors(self, verdict: Verdict) -> None:
         """Do with the correction of the sensors what a search wants."""
+        machine: Any = self.machine
+        search: Any = self.reinforcement
         none = np.zeros_like(self._shift)
         if verdict.keep:
             self._kept_shift = self._shift
@@ -328,7 +326,14 @@ class DeployedPolicy:
             self._kept_shift = none
         if verdict.first or verdict.restore or verdict.back:
             self._shift = none if verdict.first else self._kept_shift
-        if verdict.shift:
+        found = None
+        if verdict.modelled:
+            kept = DeployedPolicy(replace(self.deployment, program=machine.kept_program()))
+            kept._told = True  # candidates that see badly may leave the range of values, which is no news
+            found = self._experience.best_shift(kept.step, self._kept_shift, (search.seed, search.n_episodes))
+        if found is not None:
+            self._shift = found
+        elif verdict.shift:
             self._shift = self._shift + np.array(verdict.shift)
         self._preprocessing = self._host(self._shift).preprocessing
 
@@ -342,7 +347,7 @@ class DeployedPolicy:
         Called between two episodes: what the last step of an unfinished one was worth is not among it.
 
         A search that is within a trial gives it up: its file holds the weights and sensors that it keeps, which are
-        then those deployed.
+        then those deployed. What it has seen of the body is not in the file, and is seen anew.
         """
         if not self.learning:
             return self.deployment
@@ -380,10 +385,3 @@ class DeployedPolicy:
     def load(path: str | os.PathLike[str], rng: np.random.Generator | None = None) -> DeployedPolicy:
         """Read a deployment and return the policy that steps it; errors as in :meth:`Deployment.load`."""
         return DeployedPolicy(Deployment.load(path), rng)
-
-
-def _refuse_nan(obs: np.ndarray) -> None:
-    """Raise ``ValueError`` where an observation, shape (B, n_obs), is no number."""
-    if np.isnan(obs).any():
-        env, i = np.argwhere(np.isnan(obs))[0].tolist()
-        raise ValueError(f"observation must hold numbers, got nan as value {i} of environment {env}")

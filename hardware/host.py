@@ -149,3 +149,10 @@ class Compiled(NamedTuple):
     approximations: tuple[str, ...] = ()  # in what the chip differs from the network: keys of the target's
     quantization: tuple[QuantizationCost, ...] = ()
     warnings: tuple[str, ...] = ()  # what the user should know of this network on this chip
+
+
+def refuse_nan(obs: np.ndarray) -> None:
+    """Raise ``ValueError`` where an observation, shape (B, n_obs), is no number."""
+    if np.isnan(obs).any():
+        env, i = np.argwhere(np.isnan(obs))[0].tolist()
+        raise ValueError(f"observation must hold numbers, got nan as value {i} of environment {env}")

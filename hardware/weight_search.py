@@ -12,7 +12,7 @@ from spikeloop.spiking.fields import check_choice, flag, number, set_fields, who
 from spikeloop.spiking.observation import MAX_OBS
 
 SIZES = (5, 6, 7, 8)  # bits of the tags that are drawn for a trial
-RECORDING, QUIET, JUDGING, COMPARING, TRYING, REVERSED, REPEATED, TURNED = PHASES = (
+RECORDING, QUIET, JUDGING, COMPARING, TRYING, REVERSED, REPEATED, TURNED, MODELLED = PHASES = (
     "recording",
     "quiet",
     "judging",
@@ -21,8 +21,9 @@ RECORDING, QUIET, JUDGING, COMPARING, TRYING, REVERSED, REPEATED, TURNED = PHASE
     "reversed",
     "repeated",
     "turned",
+    "modelled",
 )
-_OF_TRIALS = (TRYING, REVERSED, REPEATED, TURNED)
+_OF_TRIALS = (TRYING, REVERSED, REPEATED, TURNED, MODELLED)
 _MOST_SURPRISE = 4.0  # of one episode, so that a single bad one starts nothing
 _SLACK, _ALARM = 1.0, 6.0  # of the cumulative sum, in units of the spread
 _JUDGED_FIRST = 2  # episodes of the kept policy, before anything is compared with it
@@ -49,6 +50,8 @@ class Verdict(NamedTuple):
         reverse: Whether the tags drawn last are tried with the other sign.
         turn: Whether all weights change their sign.
         shift: What is added to the offset of each sensor, then to the logarithm of each gain; empty: nothing.
+        modelled: Whether the host looks for other sensors in a model of the body and tries these, or ``shift`` if none
+            are better there.
     """
 
     keep: bool = False
@@ -59,6 +62,7 @@ class Verdict(NamedTuple):
     reverse: bool = False
     turn: bool = False
     shift: tuple[float, ...] = ()
+    modelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,18 +76,24 @@ class WeightSearch:
     While it is open, the kept policy is first judged by two more episodes, as those that opened the gate were bad by
     selection. Then trials begin. In the first all weights change their sign, as a body whose actions have turned round
     needs. After that, four of five trials change offsets and gains of sensors, which the host applies before it
-    encodes. Half of these change all gains and no offset, as a body that moves differently needs; the others change
-    some of both. The fifth trial draws a change of all weights. A change that fails is tried with the other sign, and a
-    change of sensors that wins is made once more (random search: Rechenberg 1973; Jabri & Flower 1992).
+    encodes. They are what does best in a model of the body
+    (:class:`~spikeloop.hardware.body_model.BodyModel`). Where the host can fit none, or finds nothing better in it than
+    what is kept, they are drawn: half of them change all gains
+    and no offset, as a body that moves differently needs; the others change some of both. The fifth trial draws a
+    change of all weights. A drawn change that fails is tried with the other sign, and a drawn change of sensors that
+    wins is made once more (random search: Rechenberg 1973; Jabri & Flower 1992).
 
     A trial races against the kept policy (racing: Maron & Moore 1994). It ends with the first episode after which its
     mean return is not above the kept policy's score. It becomes the kept policy after three to five episodes, once its
-    mean is better by more than returns scatter, or within the tolerance of the mean on record. One episode in five
+    mean is better by more than returns scatter, or within the tolerance of the mean on record. What was found in a
+    model has done well in many imagined episodes: before the third episode it ends only where it is worse by more than
+    returns scatter. One episode in five
     plays the kept policy and updates its score. The deployed policy stays in the comparison: it is played again while
     the two scores cannot be told apart, and it is taken back once its score is higher. The gate closes when the kept
-    policy's score, of three episodes or more, is back within the tolerance of the mean on record.
+    policy's score, of eight episodes, is back within the tolerance of the mean on record.
 
-    All that is known stands in the fields, so that it is saved with a deployment; the weights are the chip's.
+    All that is known of returns stands in the fields, so that it is saved with a deployment. The weights are the
+    chip's; what has been seen of the body is the policy's, and not saved.
 
     Args:
         n_record: Episodes on record, played before anything is tried.
@@ -105,8 +115,10 @@ class WeightSearch:
         trial: Mean return of the trial of now.
         n_trial: Episodes of that mean.
         choice: Trials chosen so far, their repetitions apart.
-        sign: Of the shift of sensors that is tried; 0 where weights are tried.
+        sign: Of the shift of sensors that was drawn and is tried; 0 for all other trials.
         phase: What is played now: one of ``PHASES``.
+        modelled: Whether the host could fit a model of the body after the latest episode.
+        model: Whether trials of sensors are looked for in a model of the body, where one can be fitted.
 
     Raises:
         ValueError: If a number is out of range.
@@ -148,6 +160,8 @@ class WeightSearch:
     choice: int = 0
     sign: int = 0
     phase: str = RECORDING
+    modelled: bool = False
+    model: bool = True
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -167,6 +181,8 @@ class WeightSearch:
             surprise=number(me, "surprise", self.surprise, 0.0, 1e30),
             scatter=number(me, "scatter", self.scatter, 0.0, 1e31),
             changed=flag(me, "changed", self.changed),
+            model=flag(me, "model", self.model),
+            modelled=flag(me, "modelled", self.modelled),
             sign=whole(me, "sign", self.sign, -1, 1),
             **{name: whole(me, name, getattr(self, name), 0, 2**62) for name in counts},
             **{name: number(me, name, getattr(self, name), -1e30, 1e30) for name in returns},
@@ -188,14 +204,31 @@ class WeightSearch:
         """Whether what is played now is a trial."""
         return self.phase in _OF_TRIALS
 
+    @property
+    def opened(self) -> bool:
+        """Whether the gate is open."""
+        return self.phase not in (RECORDING, QUIET)
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing surprises: returns are recorded, or are those on record."""
+        return not self.opened and self.surprise == 0
+
     def of_kept(self) -> WeightSearch:
         """Return the search as it goes on with the kept policy in place of the deployed one, without a trial."""
-        phase = self.phase if self.phase in (RECORDING, QUIET) else JUDGING
-        return replace(self, phase=phase, changed=False, first=self.score, n_first=self.n_score, n_trial=0)
+        phase = JUDGING if self.opened else self.phase
+        return replace(
+            self, phase=phase, modelled=False, changed=False, first=self.score, n_first=self.n_score, n_trial=0
+        )
 
-    def after(self, episode_return: float) -> tuple[WeightSearch, Verdict]:
-        """Return the search after an episode, and what is to be done before the next."""
-        now = replace(self, n_episodes=self.n_episodes + 1)
+    def after(self, episode_return: float, modelled: bool = False) -> tuple[WeightSearch, Verdict]:
+        """Return the search after an episode, and what is to be done before the next.
+
+        Args:
+            episode_return: Sum of the rewards.
+            modelled: Whether the host can fit a model of the body to what has been observed.
+        """
+        now = replace(self, n_episodes=self.n_episodes + 1, modelled=modelled and self.model)
         if self.phase == RECORDING:
             share = 1.0 / now.n_episodes
             mean = self.mean + share * (episode_return - self.mean)
@@ -235,6 +268,8 @@ class WeightSearch:
         )
         lost = now.trial <= now.score
         won = self._sure(now.trial, n) or now.trial >= now.bar
+        if self.phase == MODELLED:  # many imagined episodes speak for it, so one bad one does not end it
+            lost = lost and (n >= _RACE or self._sure(now.trial, n))
         if lost or (n >= _LONGEST_RACE and not won):
             now = replace(now, n_trial=0)
             if self.phase == TRYING:
@@ -249,9 +284,10 @@ class WeightSearch:
         """Return what is played next, beside what is done with what has been played."""
         if self.changed and self.n_first < self.n_score and not (self.n_first and self._sure(self.first, self.n_first)):
             return replace(self, phase=COMPARING), verdict._replace(first=True)
-        if self.score >= self.bar and self.n_score >= _RACE:
+        recovered = self.score >= self.bar
+        if recovered and self.n_score >= _REMEMBERED:
             return replace(self, phase=QUIET, surprise=0.0), verdict
-        if self.n_score < _JUDGED_FIRST:
+        if recovered or self.n_score < _JUDGED_FIRST:
             return replace(self, phase=JUDGING), verdict
         if repeat:
             return replace(self, phase=REPEATED)._played(verdict)
@@ -261,7 +297,7 @@ class WeightSearch:
         if self.choice == 0:
             now = replace(now, phase=TURNED)
         elif self.n_sensors and self.choice % _WEIGHTS_EVERY:
-            now = replace(now, sign=1)
+            now = replace(now, phase=MODELLED) if self.modelled else replace(now, sign=1)
         elif now._rng().random() < _TURNED_SHARE:
             now = replace(now, phase=TURNED)
         return now._played(verdict)
@@ -270,6 +306,8 @@ class WeightSearch:
         """Return the search, and the trial that it has chosen beside what is done with what has been played."""
         if self.phase == TURNED:
             return self, verdict._replace(turn=True)
+        if self.phase == MODELLED:
+            return self, verdict._replace(modelled=True, shift=tuple(self._direction().tolist()))
         if self.sign:
             return self, verdict._replace(shift=tuple((self.sign * self._direction()).tolist()))
         if self.phase == REVERSED:

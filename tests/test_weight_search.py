@@ -75,15 +75,17 @@ def test_a_single_bad_episode_is_borne_and_two_are_not():
 class World:
     """What the host keeps, deploys and plays, each known by its mean return; a trial's is drawn."""
 
-    def __init__(self, search, deployed, spread, trials, seed):
+    def __init__(self, search, deployed, spread, trials, seed, modelled):
         self.search, self.deployed, self.spread, self.trials = search, deployed, spread, trials
+        self.modelled = modelled
         self.rng = np.random.default_rng(seed)
         self.kept = self.played = deployed
 
     def live(self, n):
         """Play some episodes, and do with weights and sensors what the search says."""
         for _ in range(n):
-            self.search, verdict = self.search.after(self.played + self.spread * self.rng.standard_normal())
+            played = self.played + self.spread * self.rng.standard_normal()
+            self.search, verdict = self.search.after(played, self.modelled)
             self.kept = self.played if verdict.keep else self.deployed if verdict.restore else self.kept
             if verdict.first or verdict.restore or verdict.back:
                 self.played = self.deployed if verdict.first else self.kept
@@ -93,24 +95,26 @@ class World:
         return self.kept
 
 
-def lives(spread, trials, n=200, n_sensors=4):
+def lives(spread, trials, modelled=False, n=200, n_sensors=4):
     """Return what is kept after 50 episodes in many worlds, in which 60 of 100 are left of the return on record."""
     search, _ = went(WeightSearch(n_record=3, n_sensors=n_sensors), 100, 100, 100)
-    worlds = (World(replace(search, seed=k), 60.0, spread, trials, k) for k in range(n))
+    worlds = (World(replace(search, seed=k), 60.0, spread, trials, k, modelled) for k in range(n))
     return np.array([world.live(50) for world in worlds])
 
 
 def test_where_every_trial_is_worse_and_returns_scatter_few_are_kept(monkeypatch):
-    kept = lives(20.0, lambda rng: -rng.uniform(5, 40))
-    assert np.mean(kept < 60) < 0.12 and kept.mean() > 58.5
+    for modelled in (True, False):
+        kept = lives(20.0, lambda rng: -rng.uniform(5, 40), modelled)
+        assert np.mean(kept < 60) < 0.12 and kept.mean() > 58.5
     monkeypatch.setattr(weight_search, "_RACE", 1)
     monkeypatch.setattr(weight_search, "_SURE", 0.0)
     lucky = lives(20.0, lambda rng: -rng.uniform(5, 40))  # one better episode is enough, and nothing is compared again
     assert np.mean(lucky < 60) > 0.5 and lucky.mean() < 55
 
 
-def test_where_trials_are_better_or_worse_what_is_kept_is_better_on_average_and_rarely_worse():
-    kept = lives(20.0, lambda rng: rng.normal(-10, 15))
+@pytest.mark.parametrize("modelled", [False, True])
+def test_where_trials_are_better_or_worse_what_is_kept_is_better_on_average_and_rarely_worse(modelled):
+    kept = lives(20.0, lambda rng: rng.normal(-10, 15), modelled)
     assert np.mean(kept < 58) < 0.06 and kept.mean() > 65
 
 
@@ -144,6 +148,36 @@ def test_a_trial_as_good_as_the_record_is_kept_though_returns_scatter_and_no_rac
     for n in (3, 4):
         assert not went(search, *[80] * n)[1].keep and went(search, *[80] * n)[0].n_trial == n
     assert went(search, *[80] * 5)[1].back
+
+
+def test_what_was_found_in_a_model_survives_one_bad_episode_and_no_change_of_sign_or_repetition_follows_it():
+    scattered = (100, 100, 100, 0, 0, 10, 90)  # of what is kept, whose score is 50
+    search, verdict = WeightSearch(n_record=3, n_sensors=2), None
+    for episode_return in (*scattered, 40):  # and the turned weights are worse
+        search, verdict = search.after(episode_return, modelled=True)
+    assert search.phase == "modelled" and verdict.modelled and len(verdict.shift) == 4 and verdict.back
+    drawn = replace(search, model=False)
+    after, verdict = search.after(40, modelled=True)
+    assert after.phase == "modelled" and after.n_trial == 1 and not any(verdict)
+    for episode_return in (95, 100):
+        after, verdict = after.after(episode_return, modelled=True)
+    assert after.phase == "modelled" and after.n_trial == 3 and not verdict.keep  # better, but not surely
+    after, verdict = after.after(150, modelled=True)
+    assert verdict.keep and after.phase not in ("repeated", "modelled")
+    lost = search
+    for episode_return in (40, 40, 40):
+        lost, verdict = lost.after(episode_return, modelled=True)
+    assert verdict.back and not verdict.keep and lost.phase == "modelled" and lost.choice == search.choice + 1
+    assert drawn.after(-500, modelled=True)[0].phase == "trying" and not drawn.after(-500, modelled=True)[1].modelled
+
+
+def test_the_gate_closes_after_eight_episodes_as_good_as_on_record():
+    search, _ = went(WeightSearch(n_record=3, n_sensors=0), 100, 100, 100, 0, 0, 0, 0)
+    search, verdict = went(search, 100, 100, 100)
+    assert verdict.keep and search.phase == "judging"
+    search, _ = went(search, 100, 100, 100, 100)
+    assert search.phase == "judging" and search.n_score == 7
+    assert search.after(100)[0].phase == "quiet"
 
 
 def test_half_of_the_shifts_of_sensors_change_all_gains_and_no_offset():
