@@ -15,7 +15,7 @@ from spikeloop.spiking import Encoder
 @pytest.fixture
 def subject(monkeypatch, tmp_path):
     """Return an untrained policy for CartPole, and short lives."""
-    for name, n in {"EPISODES": 4, "LONG_EPISODES": 5, "SCRATCH_EPISODES": 3, "OLD_EPISODES": 3, "JUDGED": 2}.items():
+    for name, n in {"EPISODES": 4, "LONG_EPISODES": 5, "OLD_EPISODES": 3, "JUDGED": 2}.items():
         monkeypatch.setattr(body, name, n)
     three = exact_network(beta=0.0)
     layer = replace(three.layers[0], w_in=np.pad(three.layers[0].w_in, ((0, 0), (0, 1)), "edge"))
@@ -39,9 +39,21 @@ def test_scratch_has_other_weights_in_what_learns_alone(subject):
     other = body.from_scratch(taught, 0)
     assert abs(body.weights(other)).max() <= 64 and np.any(body.weights(other) != body.weights(taught))
     np.testing.assert_array_equal(other.program.projections[0].weights, taught.program.projections[0].weights)
-    for scratch in (False, True):
+    for scratch, most in ((0, 5), (3, 3)):
         life = subject.life("action_sign", scratch)
-        assert life[0][0] == 0 and all(n <= 5 for n, _ in life)
+        assert life[0][0] == 0 and all(n <= most for n, _ in life)
+
+
+def test_scratch_lives_three_times_as_long_as_it_took_and_not_at_all_where_that_was_never(subject, monkeypatch):
+    lives = {0: [(0, 10), (4, 95)], 12: [(0, 10), (11, 95)]}
+    monkeypatch.setattr(body.Subject, "share", lambda self, mean: mean / 100)
+    monkeypatch.setattr(body.Subject, "life", lambda self, text, scratch=0: lives[scratch])
+    cells = body._learned([subject], "length=20")
+    assert cells == ["95.0", "1/1", "0/1", "0/1", "1/1", "1/1", "4: 95", "11"]
+    lives[12] = [(0, 10), (11, 80)]
+    assert body._learned([subject], "length=20")[2] == "1/1"
+    lives[0] = [(0, 10), (4, 80)]
+    assert body._learned([subject], "length=20")[1:] == ["0/1", "0/1", "0/1", "0/1", "0/0", "-: 80", "not run"]
 
 
 def test_recovered_is_who_stays_so(subject, monkeypatch):
@@ -57,7 +69,12 @@ def test_the_tables_show_every_seed(subject, monkeypatch, capsys):
     monkeypatch.setattr(body, "COSTS", 100.0)
     body.run(
         argparse.Namespace(
-            envs=["CartPole-v1"], bodies=["action_sign"], seeds=[3, 4], output=subject.output, weights_alone=True
+            envs=["CartPole-v1"],
+            bodies=["action_sign"],
+            seeds=[3, 4],
+            output=subject.output,
+            weights_alone=True,
+            without_model=False,
         )
     )
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| action_sign")]

@@ -4,8 +4,9 @@ Policies are trained by their presets with --chip-ready, one for each seed, and 
 episodes of its record on the old body; then the body changes. Recovered is who has 90 % of the old return less that of
 random actions, and keeps it: what counts is what is kept, weights and sensors, frozen, over 20 deterministic episodes
 from seeds of their own, whenever it changes. From scratch: the same search and record, from random weights, with the
-rest of the policy as trained; there the first time counts. On the old body, the returns of a life of 100 episodes, its
-trials included, are compared with frozen ones from the same starts. With --weights-alone, sensors are left as they are.
+rest of the policy as trained, for three times as many episodes as the policy took to recover; there the first time
+counts. On the old body, the returns of a life of 100 episodes, its trials included, are compared with frozen ones from
+the same starts. With --weights-alone, sensors are left as they are; with --without-model, their corrections are drawn.
 Finished runs are kept in the output folder and not repeated; no seed is left out.
 """
 
@@ -33,7 +34,8 @@ from spikeloop.scripts.players import observations
 from spikeloop.spiking import Network, Normalizer
 
 SEEDS = tuple(range(100, 110))  # never used to choose a setting
-EPISODES, LONG_EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED = 50, 200, 150, 100, 20
+EPISODES, LONG_EPISODES, OLD_EPISODES, JUDGED = 50, 100, 100, 20
+SCRATCH = 3  # times the episodes that a learning policy took
 RECOVERED, COSTS = 0.9, 0.8  # shares of the old return, less that of random actions
 BODIES = {
     "CartPole-v1": (
@@ -69,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bodies", nargs="+", default=[], metavar="PART=VALUE", help="only these, as in `spikeloop deploy --body`")
     add("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 100 ... 109")
     add("--weights-alone", action="store_true", help="the control in which no sensor is corrected")
+    add("--without-model", action="store_true", help="the control in which corrections of sensors are drawn")
     add("-o", "--output", type=Path, default=Path("logs/body"), help="default logs/body")
 
 
@@ -81,22 +84,29 @@ class Subject:
         seed: That of its training, its life and what it is judged on.
         output: Folder of finished runs and trained policies.
         weights_alone: Whether no sensor is corrected.
+        without_model: Whether corrections of sensors are drawn.
     """
 
     env_id: str
     seed: int
     output: Path
     weights_alone: bool = False
+    without_model: bool = False
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what ``make()`` returned with this code, now or in an earlier run."""
-        budgets = [EPISODES, LONG_EPISODES, SCRATCH_EPISODES, OLD_EPISODES, JUDGED]
+        budgets = [EPISODES, LONG_EPISODES, OLD_EPISODES, JUDGED]
         made_by = digest([self.env_id, self.seed, name, budgets], ("agents", "envs", "hardware", "spiking"))
         path = self.output / f"{self.env_id}-{name}-seed{self.seed}-{made_by}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(make()), "utf-8")
         return json.loads(path.read_text("utf-8"))
+
+    @property
+    def control(self) -> str:
+        """What is left out, as the names of its files say."""
+        return "-weights" * self.weights_alone + "-drawn" * self.without_model
 
     def deployment(self) -> Deployment:
         """Return the trained policy on the chip."""
@@ -121,7 +131,7 @@ class Subject:
 
     def search(self) -> WeightSearch:
         """Return a search before its first episode."""
-        return WeightSearch(seed=self.seed, n_sensors=0 if self.weights_alone else None)
+        return WeightSearch(seed=self.seed, n_sensors=0 if self.weights_alone else None, model=not self.without_model)
 
     def old(self) -> dict[str, Any]:
         """Return what is known on the old body: old and random return, the record, and a life without a change."""
@@ -141,7 +151,7 @@ class Subject:
                 "chance": chance,
             }
 
-        return self.kept("old", live)
+        return self.kept(f"old{self.control}", live)
 
     def share(self, mean: float) -> float:
         """Return a mean return as a share of the old one, both less that of random actions."""
@@ -152,10 +162,14 @@ class Subject:
         """Return the return of the frozen policy on another body."""
         return self.kept(f"frozen-{text}", lambda: judged(self.deployment(), self, text))
 
-    def life(self, text: str, scratch: bool) -> list[tuple[int, float]]:
+    def life(self, text: str, scratch: int = 0) -> list[tuple[int, float]]:
         """Return after which episodes on another body what is kept changed, and its return; first the frozen one's.
 
         Who learns on and has not recovered in time goes on, to show who would in a longer life.
+
+        Args:
+            text: The body.
+            scratch: Episodes of learning from scratch; 0: the policy learns on.
         """
 
         def live() -> list[tuple[int, float]]:
@@ -170,7 +184,7 @@ class Subject:
                 taught = from_scratch(taught, self.seed)
             policy, env = DeployedPolicy(taught, learning=True), self.body(text)
             changes, before = [(0, judged(taught, self, text))], kept(taught)
-            for i in range(SCRATCH_EPISODES if scratch else LONG_EPISODES):
+            for i in range(scratch or LONG_EPISODES):
                 if (scratch or i >= EPISODES) and self.share(changes[-1][1]) >= RECOVERED:
                     break
                 episode(policy, env, self.seed + 500, i)
@@ -180,8 +194,8 @@ class Subject:
                     changes.append((i + 1, judged(now, self, text)))
             return changes
 
-        how = "scratch" if scratch else "learning"
-        return self.kept(f"{how}{'-weights' if self.weights_alone else ''}-{text}", live)
+        how = f"scratch{scratch}" if scratch else "learning"
+        return self.kept(f"{how}{self.control}-{text}", live)
 
 
 def kept(deployment: Deployment) -> np.ndarray:
@@ -246,7 +260,7 @@ def judged(deployment: Deployment, subject: Subject, text: str) -> float:
 def run(args: argparse.Namespace) -> None:
     """Run what is missing, and print the table of each task."""
     for env_id in args.envs:
-        subjects = [Subject(env_id, seed, args.output, args.weights_alone) for seed in args.seeds]
+        subjects = [Subject(env_id, seed, args.output, args.weights_alone, args.without_model) for seed in args.seeds]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # values leave their range where bodies do what no calibration has seen
             _unchanged(env_id, subjects)
@@ -266,8 +280,8 @@ def _unchanged(env_id: str, subjects: Sequence[Subject]) -> None:
 def _changed(env_id: str, subjects: Sequence[Subject], texts: Sequence[str]) -> None:
     """Print what frozen policies are worth on other bodies, and how those learn that lose by it."""
     print(
-        f"\n{env_id}, other bodies; episodes until recovered: of learning within {EPISODES}, "
-        f"of scratch within {SCRATCH_EPISODES}"
+        f"\n{env_id}, other bodies; episodes until recovered: of learning within {EPISODES}, of scratch within "
+        f"{SCRATCH} times as many"
     )
     titles = [
         "body",
@@ -291,23 +305,24 @@ def _changed(env_id: str, subjects: Sequence[Subject], texts: Sequence[str]) -> 
 
 
 def _learned(subjects: Sequence[Subject], text: str) -> list[str]:
-    lives, anew = ([subject.life(text, scratch) for subject in subjects] for scratch in (False, True))
+    lives = [subject.life(text) for subject in subjects]
     until = np.array([_recovered(s, life, EPISODES) for s, life in zip(subjects, lives, strict=True)])
     long = np.array([_recovered(s, life, LONG_EPISODES) for s, life in zip(subjects, lives, strict=True)])
-    scratch = np.array([_first(s, life) for s, life in zip(subjects, anew, strict=True)])
+    budgets = [SCRATCH * int(n) if np.isfinite(n) else 0 for n in until]
+    scratch = np.array([_first(s, s.life(text, n)) if n else np.inf for s, n in zip(subjects, budgets, strict=True)])
     ends = [_end(life, EPISODES) for life in lives]
-    needed = np.where(np.isfinite(scratch), scratch, SCRATCH_EPISODES)
     seeds = ", ".join(f"{_episodes(n)}: {end:.0f}" for n, end in zip(until, ends, strict=True))
     worse = sum(end < life[0][1] for end, life in zip(ends, lives, strict=True))
     counts = [
         np.isfinite(until).sum(),
-        (until <= needed / 3).sum(),
+        (np.isfinite(until) & ~(scratch < SCRATCH * until)).sum(),
         worse,
         np.isfinite(long).sum(),
-        np.isfinite(scratch).sum(),
     ]
     cells = [f"{count}/{len(subjects)}" for count in counts]
-    return [f"{np.mean(ends):.1f}", *cells, seeds, ", ".join(map(_episodes, scratch))]
+    cells.append(f"{np.isfinite(scratch).sum()}/{np.isfinite(until).sum()}")  # who has not recovered has no scratch
+    from_scratch = [_episodes(n) if budget else "not run" for n, budget in zip(scratch, budgets, strict=True)]
+    return [f"{np.mean(ends):.1f}", *cells, seeds, ", ".join(from_scratch)]
 
 
 def _end(life: Sequence[Sequence[float]], within: int) -> float:
