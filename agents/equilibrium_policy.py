@@ -92,7 +92,8 @@ class EquilibriumPolicy(SpikingPolicy):
             where 1/2 is subtracted first.
         critic: ``equilibrium``, or ``mlp`` for SB3's.
         critic_neurons: Hidden units of such a critic.
-        value_scale: What its output is multiplied by.
+        value_scale: What its output is multiplied by. The default is for returns of tens or hundreds; where rewards are
+            normalised, 0.5 is better, as the optimizer's steps change values in proportion.
         w_in_scale: Standard deviation of the initial input weights times ``sqrt(n_inputs)``.
         w_out_scale: The same of the weights between hidden units and outputs, times the square root of the former. In
             the critic it is 0.03 at most, so that values begin near 0: large ones teach the actor noise before it has

@@ -37,6 +37,7 @@ ALGOS = {
     "first_to_spike": Algorithm("spiking_ppo:SpikingPPO", "readouts"),
     "tempotron": Algorithm("spiking_ppo:SpikingPPO", "readouts"),
     "equilibrium": Algorithm("spiking_ppo:SpikingPPO", "equilibrium"),
+    "equilibrium_spikes": Algorithm("spiking_ppo:SpikingPPO", "equilibrium"),
     "spiking_a2c": Algorithm("spiking_a2c:SpikingA2C", "surrogate_gradients"),
     "eprop": Algorithm("eprop:EProp", "eprop", "ChipLsnn"),
     "rstdp": Algorithm("rstdp:RSTDP", "rstdp", "ChipWinnerTakeAll"),

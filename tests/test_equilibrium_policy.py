@@ -2,9 +2,11 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -21,6 +23,7 @@ from whole_steps import (
 from spikeloop.agents import EquilibriumPolicy, SpikingA2C, SpikingPPO
 from spikeloop.agents.policies import POLICIES
 from spikeloop.agents.ppo_update import parts_of
+from spikeloop.agents.registry import hyperparams_file
 from spikeloop.hardware import compile_network
 from spikeloop.hardware.target import TARGETS
 from spikeloop.scripts.bench import equilibrium
@@ -358,6 +361,15 @@ def test_evolution_goes_on_from_it_in_float_and_is_refused_on_a_chip():
     """Evolution keeps no bound on the coupling: what a network does is defined beyond it too."""
     env = make_vec_env("CartPole-v1", seed=0)
     check_evolution_goes_on(env, model_of(env).to_network())
+
+
+@pytest.mark.parametrize("row", equilibrium.ROWS.values(), ids=equilibrium.ROWS)
+def test_every_row_of_the_benchmark_can_be_made(row):
+    preset = yaml.safe_load(hyperparams_file(row.algo).read_text(encoding="utf-8"))[row.env]
+    env = gym.make(row.env)
+    EquilibriumPolicy(
+        env.observation_space, env.action_space, lambda _: 1e-3, **{**preset["policy_kwargs"], **row.policy}
+    )
 
 
 def test_the_benchmark_prints_a_row(capsys):

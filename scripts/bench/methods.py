@@ -55,7 +55,7 @@ METHODS = {
     "tempotron of 8 ticks, PPO": Method(Row("tempotron", ENV, 50_000)),
     "surrogate gradients, A2C": Method(Row("spiking_a2c", ENV, 100_000)),
     "exact spike times, PPO": Method(Row("spike_time", ENV, 50_000)),
-    "equilibrium propagation, PPO": Method(Row("equilibrium", ENV, 100_000), deploys=False),
+    "equilibrium propagation, PPO": Method(Row("equilibrium", ENV, 50_000), deploys=False),
     "e-prop": Method(Row("eprop", ENV, 130_000)),
     "R-STDP, winner-take-all": Method(Row("rstdp", ENV, 100_000)),
     "R-STDP, populations": Method(Row("rstdp_populations", ENV, 100_000), deploys=False),  # too many lines for a core
