@@ -15,12 +15,13 @@ _SEARCHES, _ROUNDS, _CANDIDATES, _EPISODES = 2, 12, 32, 4  # rounds of a search;
 _COMPARED, _EPISODES_COMPARED = 4, 32  # last rounds of each search whose means are compared, and episodes of each
 _FIRST_DEVIATION, _KEPT = 1.0, 0.3  # of the search's Gaussian; how much of it a round keeps
 
+# Observations, a state and which episodes start -> actions or what they are chosen by, and the next state.
 Act = Callable[[np.ndarray, Any, np.ndarray], tuple[np.ndarray, Any]]
 
 
 @dataclass(frozen=True)
 class Episode:
-    """What was observed in an episode, what was done, and the rewards of that.
+    """What was observed in an episode, which actions were taken, and the reward of each.
 
     Args:
         observations: Shape (T, n).
@@ -37,10 +38,12 @@ class Episode:
 class BodyModel:
     """An affine model of the next observation s' and of the reward r, for each action a.
 
-    The error e is drawn from the residuals of the fit. That is a ridge regression on what actions have in common and on
-    how each differs from it, so that an action that has not been tried yet counts as one like the others::
+    It is fitted by ridge regression, and the error e is drawn from the residuals::
 
         (s' - s, r) = W[a] (1, (s - mean) / deviation) + e
+
+    W[a] is the sum of a matrix for all actions and one for each, of which the latter is penalised more. An action that
+    has not been tried yet therefore counts as one like the others.
 
     An imagined episode ends where an observation leaves the range of those that have been seen, widened by a hundredth.
     What comes then is not known, be it that the pole has fallen or that nobody has been there yet, and so it counts as
@@ -158,11 +161,11 @@ def _inputs(scaled: np.ndarray, actions: np.ndarray, n_actions: int) -> np.ndarr
 def best_shift(
     returns: Callable[[np.ndarray, int], np.ndarray], first: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the shift of sensors with the largest returns, by the cross-entropy method (Rubinstein 1999), twice.
+    """Return the shift of sensors with the largest returns that two searches by the cross-entropy method find.
 
-    Each round draws candidates from a Gaussian and moves its mean and deviations towards those of the best quarter. The
-    means of the last rounds of both searches, and the first mean, are compared on more episodes; the first mean wins a
-    draw.
+    Each round of a search draws candidates from a Gaussian and moves its mean and deviations towards those of the best
+    quarter (Rubinstein 1999). At the end the means of the last rounds of both searches are compared with the first mean
+    on more episodes. Where several return the most, the first mean is kept if it is one of them.
 
     Args:
         returns: Returns of candidates, shape (C, d), over a number of episodes, shape (C,).

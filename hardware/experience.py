@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from spikeloop.hardware.body_model import BodyModel, Episode, best_shift
+from spikeloop.hardware.body_model import Act, BodyModel, Episode, best_shift
 from spikeloop.hardware.host import Host
 from spikeloop.hardware.sensors import n_sensors, seen_by
 
@@ -16,15 +16,13 @@ _EPISODES_KEPT, _STARTS_KEPT, _STEPS_KEPT = 16, 32, 2000  # the last episodes, a
 _MOST_SENSORS = 64  # nobody sees enough for a model of images
 _ROWS_WANTED, _MOST_WEIGHTS = 2, 2000  # transitions for each input weight of the model, and how many it may have
 
-Step = Callable[[np.ndarray, Any, np.ndarray], tuple[np.ndarray, Any]]
-
 
 class Experience:
     """Episodes since returns began to surprise, and how those before them began.
 
-    A model is fitted where observations are numbers, 64 at most, one action of several is chosen, and no reward was
-    negative, and some before an episode's end were positive: who leaves the range that has been seen then loses by it,
-    as far as the model knows.
+    A model is fitted where observations are numbers, 64 at most, and one action of several is chosen. No reward may
+    have been negative, and some before an episode's end must have been positive, so that in the model it costs returns
+    to leave the range of what has been seen.
 
     Args:
         host: Of the policy.
@@ -97,7 +95,7 @@ class Experience:
         paid = any(episode.rewards[:-1].any() for episode in self.episodes)
         return rewards.min() >= 0 and paid and all(np.isfinite(e.observations).all() for e in self.episodes)
 
-    def best_shift(self, step: Step, first: np.ndarray, seed: Sequence[int]) -> np.ndarray | None:
+    def best_shift(self, step: Act, first: np.ndarray, seed: Sequence[int]) -> np.ndarray | None:
         """Return the correction of sensors that does best in a model of the body, shape (2 n,); None for the first.
 
         Args:

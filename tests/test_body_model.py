@@ -185,7 +185,7 @@ def test_a_sensor_that_is_off_is_corrected_within_a_few_episodes_and_what_is_fou
 
 
 @pytest.mark.parametrize("shape, start", [((1, 2), 0), ((2,), 5)])
-def test_what_is_found_is_tried_with_the_kept_weights_and_else_a_drawn_shift(shape, start, monkeypatch):
+def test_what_is_found_is_tried_and_else_a_drawn_shift(shape, start, monkeypatch):
     network = two_neurons()
     layer = replace(network.layers[0], w_in=np.array([[-5.0, 0.0], [5.0, 0.0]]))
     head = ActionHead("discrete", (2,), start=(start,))
@@ -219,6 +219,26 @@ def test_what_is_found_is_tried_with_the_kept_weights_and_else_a_drawn_shift(sha
     monkeypatch.setattr(body_model.BodyModel, "returns", lambda self, act, seen, n, rng: np.zeros(len(seen)))
     policy._change_sensors(Verdict(back=True, modelled=True, shift=tuple(shift)))
     np.testing.assert_array_equal(policy._shift, shift)
+
+
+def test_in_the_model_act_the_kept_weights_and_the_search_begins_at_the_kept_sensors(monkeypatch):
+    plain = compile_network(two_neurons(), "loihi1")
+    policy = DeployedPolicy(plain.taught("perturbation", reinforcement=WeightSearch(n_record=3)), learning=True)
+    policy.machine.change_weights(Verdict(turn=True))
+    policy.machine.change_weights(Verdict(keep=True))
+    policy._change_sensors(Verdict(shift=(0.25, 0.5)))
+    policy._change_sensors(Verdict(keep=True))
+    asked = []
+    monkeypatch.setattr(policy._experience, "best_shift", lambda *arguments: asked.append(arguments))
+    policy._change_sensors(Verdict(modelled=True))
+    policy.reinforcement = replace(policy.reinforcement, n_episodes=7)
+    policy._change_sensors(Verdict(modelled=True))
+    (step, first, seed), (_, _, later) = asked
+    np.testing.assert_array_equal(first, [0.25, 0.5])
+    assert seed != later
+    rows = np.array([[0.9], [-0.9]])  # not corrected: what the model is asked about is corrected already
+    deployed, kept = DeployedPolicy(plain).step(rows)[0], step(rows, None, np.ones(2, bool))[0]
+    assert deployed.argmax(axis=1).tolist() == [0, 1] and kept.argmax(axis=1).tolist() == [1, 0]
 
 
 @given(st.integers(0, 99), st.sampled_from(["direct", "rate", "delta"]))
