@@ -77,6 +77,31 @@ def test_imagined_episodes_begin_around_new_starts_and_scatter_as_old_ones():
     assert abs(np.corrcoef(starts.T)[0, 1]) < 0.1
 
 
+def test_the_model_is_given_how_episodes_began_before_something_surprised(monkeypatch):
+    experience = Experience(compile_network(two_neurons(), "loihi1").host)
+    for first in (0.1, 0.3):
+        experience.saw(np.array([first]), 0)
+        experience.rewarded(1.0)
+        experience.ended()
+        experience.calm(anew=False)
+    experience.saw(np.array([0.8]), 1)
+    experience.rewarded(1.0)
+    experience.ended()
+    given = []
+
+    def fitted(episodes, starts, n_actions):
+        given.append(starts)
+        raise InterruptedError
+
+    monkeypatch.setattr(body_model.BodyModel, "fitted", fitted)
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            experience.best_shift(None, np.zeros(2), (0, 0))
+        experience.starts.clear()
+    np.testing.assert_array_equal(given[0], [[0.1], [0.3]])
+    np.testing.assert_array_equal(given[1], [[0.8]])  # nothing is known from before
+
+
 class Counting:
     """The state of a policy that counts its steps, so that it is noticed where states get mixed up."""
 
