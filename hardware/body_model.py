@@ -11,9 +11,10 @@ import numpy as np
 _RIDGE, _RIDGE_TOGETHER = 1e-4, 1e-7  # of squared weights, of one action and of all, as shares of the transitions
 _WIDER = 0.01  # share of the range of what has been seen
 _STEPS = 500  # env steps of an imagined episode, at most
-_SEARCHES, _ROUNDS, _CANDIDATES, _EPISODES = 2, 12, 32, 4  # rounds of a search; episodes of each candidate
+_SEARCHES, _ROUNDS, _CANDIDATES, _EPISODES = 2, 16, 64, 4  # rounds of a search; episodes of each candidate
 _COMPARED, _EPISODES_COMPARED = 4, 32  # last rounds of each search whose means are compared, and episodes of each
-_FIRST_DEVIATION, _KEPT = 1.0, 0.3  # of the search's Gaussian; how much of it a round keeps
+_NEGLIGIBLE = 1e-3  # share of a return
+_FIRST_DEVIATION, _KEPT = 0.5, 0.3  # of the search's Gaussian; how much of it a round keeps
 
 # Observations, a state and which episodes start -> actions or what they are chosen by, and the next state.
 Act = Callable[[np.ndarray, Any, np.ndarray], tuple[np.ndarray, Any]]
@@ -160,12 +161,12 @@ def _inputs(scaled: np.ndarray, actions: np.ndarray, n_actions: int) -> np.ndarr
 
 def best_shift(
     returns: Callable[[np.ndarray, int], np.ndarray], first: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Return the shift of sensors with the largest returns that two searches by the cross-entropy method find.
+) -> tuple[np.ndarray, float]:
+    """Return the shift of sensors with the largest return that the cross-entropy method finds, and that return.
 
     Each round of a search draws candidates from a Gaussian and moves its mean and deviations towards those of the best
-    quarter (Rubinstein 1999). At the end the means of the last rounds of both searches are compared with the first mean
-    on more episodes. Where several return the most, the first mean is kept if it is one of them.
+    quarter (Rubinstein 1999). At the end the means of the last rounds of all searches are compared with the first mean
+    on more episodes. The first mean is kept unless another returns more, by a thousandth at least.
 
     Args:
         returns: Returns of candidates, shape (C, d), over a number of episodes, shape (C,).
@@ -173,8 +174,9 @@ def best_shift(
         rng: Source of the candidates.
 
     >>> rng = np.random.default_rng(0)
-    >>> best_shift(lambda x, n: -((x - 1.0) ** 2).sum(axis=1), np.zeros(3), rng).round(1)
-    array([1., 1., 1.])
+    >>> shift, mean = best_shift(lambda x, n: -((x - 1.0) ** 2).sum(axis=1), np.zeros(3), rng)
+    >>> shift.round(1), round(mean, 1)
+    (array([1., 1., 1.]), -0.0)
     """
     means = []
     for _ in range(_SEARCHES):
@@ -188,4 +190,11 @@ def best_shift(
             means.append(mean)
     last = np.array(means).reshape(_SEARCHES, _ROUNDS, -1)[:, -_COMPARED:].reshape(-1, len(first))
     compared = np.concatenate([first[None], last])
-    return compared[np.argmax(returns(compared, _EPISODES_COMPARED))]
+    values = returns(compared, _EPISODES_COMPARED)
+    most = int(np.argmax(values)) if surpasses(values.max(), values[0]) else 0
+    return compared[most], float(values[most])
+
+
+def surpasses(value: float, other: float) -> bool:
+    """Return whether a return is larger than another by more than the errors of a fitted reward add up to."""
+    return value > other + _NEGLIGIBLE * abs(other)

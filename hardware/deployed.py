@@ -328,14 +328,21 @@ class DeployedPolicy:
             self._shift = none if verdict.first else self._kept_shift
         found = None
         if verdict.modelled:
-            kept = DeployedPolicy(replace(self.deployment, program=machine.kept_program()))
-            kept._told = True  # candidates that see badly may leave the range of values, which is no news
-            found = self._experience.best_shift(kept.step, self._kept_shift, (search.seed, search.n_episodes))
+            steps = [self._imagined(turned).step for turned in (False, True)]
+            found = self._experience.best_correction(steps, self._kept_shift, (search.seed, search.n_episodes))
         if found is not None:
-            self._shift = found
+            turned, self._shift = found
+            machine.change_weights(Verdict(turn=bool(turned)))
         elif verdict.shift:
             self._shift = self._shift + np.array(verdict.shift)
         self._preprocessing = self._host(self._shift).preprocessing
+
+    def _imagined(self, turned: bool) -> DeployedPolicy:
+        """Return the kept policy for a model of the body, sensors not corrected, weights turned if they are to be."""
+        kept = DeployedPolicy(replace(self.deployment, program=self.machine.kept_program()))  # type: ignore[attr-defined]
+        kept.machine.change_weights(Verdict(turn=turned))  # type: ignore[attr-defined]
+        kept._told = True  # candidates that see badly may leave the range of values, which is no news
+        return kept
 
     def _host(self, shift: np.ndarray) -> Host:
         host = self.deployment.host

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from spikeloop.hardware.body_model import Act, BodyModel, Episode, best_shift
+from spikeloop.hardware.body_model import Act, BodyModel, Episode, best_shift, surpasses
 from spikeloop.hardware.host import Host
 from spikeloop.hardware.sensors import n_sensors, seen_by
 
@@ -95,17 +95,33 @@ class Experience:
         paid = any(episode.rewards[:-1].any() for episode in self.episodes)
         return rewards.min() >= 0 and paid and all(np.isfinite(e.observations).all() for e in self.episodes)
 
-    def best_shift(self, step: Act, first: np.ndarray, seed: Sequence[int]) -> np.ndarray | None:
-        """Return the correction of sensors that does best in a model of the body, shape (2 n,); None for the first.
+    def best_correction(
+        self, steps: Sequence[Act], first: np.ndarray, seed: Sequence[int]
+    ) -> tuple[int, np.ndarray] | None:
+        """Return which policy does best in a model of the body, and with which correction of sensors, shape (2 n,).
+
+        None if that is the first policy with the first correction.
 
         Args:
-            step: Output values of the policy without correction, as
+            steps: Output values of each policy without correction, as
                 :meth:`~spikeloop.hardware.deployed.DeployedPolicy.step` returns them.
             first: The correction to begin with, shape (2 n,).
             seed: Of the search.
         """
         starts = np.array(self.starts if self.starts else [episode.observations[0] for episode in self.episodes])
         model = BodyModel.fitted(self.episodes, starts, self.n_actions)
+        found = [
+            best_shift(self._returns(model, step, seed), first, np.random.default_rng([*seed, k]))
+            for k, step in enumerate(steps)
+        ]
+        best = 0
+        for k, (_, mean) in enumerate(found):
+            best = k if surpasses(mean, found[best][1]) else best
+        shift = found[best][0]
+        return None if best == 0 and np.array_equal(shift, first) else (best, shift)
+
+    def _returns(self, model: BodyModel, step: Act, seed: Sequence[int]) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Return what computes the returns of corrections of one policy, shape (C, 2 n), over imagined episodes."""
         head, dtype = self.host.head, self.host.readout.b_out.dtype
 
         def act(rows: np.ndarray, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -116,5 +132,4 @@ class Experience:
             rng = np.random.default_rng([*seed, n_episodes])  # the same starts for all candidates of all rounds
             return model.returns(act, seen_by(self.host, shifts), n_episodes, rng)
 
-        best = best_shift(returns, first, np.random.default_rng(seed))
-        return None if np.array_equal(best, first) else best
+        return returns

@@ -50,8 +50,8 @@ class Verdict(NamedTuple):
         reverse: Whether the tags drawn last are tried with the other sign.
         turn: Whether all weights change their sign.
         shift: What is added to the offset of each sensor, then to the logarithm of each gain; empty: nothing.
-        modelled: Whether the host looks for other sensors in a model of the body and tries these, or ``shift`` if none
-            are better there.
+        modelled: Whether the host looks in a model of the body for other sensors, with the signs of all weights as they
+            are or turned, and tries what is best there; or ``shift`` if nothing is better than what is kept.
     """
 
     keep: bool = False
@@ -75,11 +75,11 @@ class WeightSearch:
 
     While it is open, the kept policy is first judged by two more episodes, as those that opened the gate were bad by
     selection. Then trials begin. In the first all weights change their sign, as a body whose actions have turned round
-    needs. After that, four of five trials change offsets and gains of sensors, which the host applies before it
-    encodes. They are what does best in a model of the body
-    (:class:`~spikeloop.hardware.body_model.BodyModel`). Where the host can fit none, or finds nothing better in it than
-    what is kept, they are drawn: half of them change all gains
-    and no offset, as a body that moves differently needs; the others change some of both. The fifth trial draws a
+    needs; on any other body, other actions are seen in it. After that, four of five trials change offsets and gains of
+    sensors, which the host applies before it encodes. They are what does best in a model of the body
+    (:class:`~spikeloop.hardware.body_model.BodyModel`), with the signs of all weights as they are or turned. Where the
+    host can fit no model, or finds nothing better in it than what is kept, they are drawn: half of them change all
+    gains and no offset, as a body that moves differently needs; the others change some of both. The fifth trial draws a
     change of all weights. A drawn change that fails is tried with the other sign, and a drawn change of sensors that
     wins is made once more (random search: Rechenberg 1973; Jabri & Flower 1992).
 

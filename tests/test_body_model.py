@@ -96,7 +96,7 @@ def test_the_model_is_given_how_episodes_began_before_something_surprised(monkey
     monkeypatch.setattr(body_model.BodyModel, "fitted", fitted)
     for _ in range(2):
         with pytest.raises(InterruptedError):
-            experience.best_shift(None, np.zeros(2), (0, 0))
+            experience.best_correction([None], np.zeros(2), (0, 0))
         experience.starts.clear()
     np.testing.assert_array_equal(given[0], [[0.1], [0.3]])
     np.testing.assert_array_equal(given[1], [[0.8]])  # nothing is known from before
@@ -254,16 +254,58 @@ def test_in_the_model_act_the_kept_weights_and_the_search_begins_at_the_kept_sen
     policy._change_sensors(Verdict(shift=(0.25, 0.5)))
     policy._change_sensors(Verdict(keep=True))
     asked = []
-    monkeypatch.setattr(policy._experience, "best_shift", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(policy._experience, "best_correction", lambda *arguments: asked.append(arguments))
     policy._change_sensors(Verdict(modelled=True))
     policy.reinforcement = replace(policy.reinforcement, n_episodes=7)
     policy._change_sensors(Verdict(modelled=True))
-    (step, first, seed), (_, _, later) = asked
+    ((step, turned), first, seed), (_, _, later) = asked
     np.testing.assert_array_equal(first, [0.25, 0.5])
     assert seed != later
     rows = np.array([[0.9], [-0.9]])  # not corrected: what the model is asked about is corrected already
-    deployed, kept = DeployedPolicy(plain).step(rows)[0], step(rows, None, np.ones(2, bool))[0]
-    assert deployed.argmax(axis=1).tolist() == [0, 1] and kept.argmax(axis=1).tolist() == [1, 0]
+    deployed = DeployedPolicy(plain).step(rows)[0]
+    kept, other = (act(rows, None, np.ones(2, bool))[0] for act in (step, turned))
+    assert deployed.argmax(axis=1).tolist() == other.argmax(axis=1).tolist() == [0, 1]
+    assert kept.argmax(axis=1).tolist() == [1, 0]
+
+
+def test_the_weights_are_turned_where_that_is_best_in_the_model_and_turned_back_where_it_fails(monkeypatch):
+    taught = compile_network(two_neurons(), "loihi1").taught("perturbation", reinforcement=WeightSearch(n_record=3))
+    policy = DeployedPolicy(taught, learning=True)
+    at = len(taught.program.projections) - 1
+    before = policy.machine.emulator.weights(at).copy()
+    shift = np.array([0.1, 0.2])
+    for turned in (1, 0):
+        monkeypatch.setattr(policy._experience, "best_correction", lambda *_, turned=turned: (turned, shift))
+        policy._change_sensors(Verdict(modelled=True))
+        np.testing.assert_array_equal(policy.machine.emulator.weights(at), (1 - 2 * turned) * before)
+        np.testing.assert_array_equal(policy._shift, shift)
+        policy.machine.change_weights(Verdict(back=True))
+        policy._change_sensors(Verdict(back=True))
+        np.testing.assert_array_equal(policy.machine.emulator.weights(at), before)
+        assert not policy._shift.any()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_best_of_several_policies_is_found_with_its_correction_or_none_where_that_is_what_is_kept(turned):
+    experience, rng = Experience(compile_network(two_neurons(), "loihi1").host), np.random.default_rng(0)
+    for _ in range(6):
+        x = rng.uniform(-0.1, 0.1)
+        for _ in range(9):
+            action = int(rng.integers(2))
+            experience.saw(np.array([x]), action)
+            experience.rewarded(1.0)
+            x = 0.9 * x + (0.1 if (action == 1) != turned else -0.1)
+        experience.ended()
+
+    def balances(sign):
+        def step(rows, state, starts):
+            return sign * np.stack([rows[:, 0], -rows[:, 0]], axis=1), Counting(starts)
+
+        return step
+
+    steps = [balances(1.0), balances(-1.0)]
+    found = experience.best_correction(steps, np.zeros(2), (0, 0))
+    assert (found is None) != turned and (not turned or found[0] == 1)
 
 
 @given(st.integers(0, 99), st.sampled_from(["direct", "rate", "delta"]))
@@ -318,6 +360,6 @@ def test_the_search_begins_where_it_is_told_and_is_repeated_by_its_seed():
     def returns(shifts, n_episodes=1):
         return -np.abs(shifts - 0.5).sum(axis=1)
 
-    found = [best_shift(returns, np.full(4, 3.0), np.random.default_rng(1)) for _ in range(2)]
-    np.testing.assert_array_equal(*found)
-    assert returns(found[0][None])[0] > returns(np.full((1, 4), 3.0))[0] / 2
+    (found, mean), (again, _) = (best_shift(returns, np.full(4, 3.0), np.random.default_rng(1)) for _ in range(2))
+    np.testing.assert_array_equal(found, again)
+    assert mean == returns(found[None])[0] > returns(np.full((1, 4), 3.0))[0] / 2
