@@ -34,26 +34,38 @@ def test_a_life_without_a_change_is_the_frozen_one(subject):
 
 
 @pytest.mark.filterwarnings("ignore:values left")
-def test_scratch_has_other_weights_in_what_learns_alone(subject):
+def test_scratch_has_other_weights_in_all_layers_and_a_random_readout_in_what_learns_alone(subject):
     taught = subject.deployment().taught("perturbation")
     other = body.from_scratch(taught, 0)
     assert abs(body.weights(other)).max() <= 64 and np.any(body.weights(other) != body.weights(taught))
     np.testing.assert_array_equal(other.program.projections[0].weights, taught.program.projections[0].weights)
-    for scratch, most in ((0, 5), (3, 3)):
-        life = subject.life("action_sign", scratch)
+    whole = body.from_scratch(taught, 0, hidden=True)
+    for before, after in zip(taught.program.projections, whole.program.projections, strict=True):
+        same = np.array_equal(after.weights, before.weights)
+        assert same == (before.learning is None and "recurrent" not in before.name)
+    np.testing.assert_array_equal(np.sort(whole.host.w_in, axis=None), np.sort(taught.host.w_in, axis=None))
+    assert np.any(whole.host.w_in != taught.host.w_in)
+    for scratch, hidden, most in ((0, False, 5), (3, False, 3), (3, True, 3)):
+        life = subject.life("action_sign", scratch, hidden)
         assert life[0][0] == 0 and all(n <= most for n, _ in life)
+    assert {path.name.split("-seed")[0] for path in subject.output.glob("*action_sign*")} == {
+        f"CartPole-v1-{how}-action_sign" for how in ("learning", "scratch3", "untrained3")
+    }
 
 
 def test_scratch_lives_three_times_as_long_as_it_took_and_not_at_all_where_that_was_never(subject, monkeypatch):
     lives = {0: [(0, 10), (4, 95)], 12: [(0, 10), (11, 95)]}
+    untrained = {12: [(0, 10), (9, 95)]}
     monkeypatch.setattr(body.Subject, "share", lambda self, mean: mean / 100)
-    monkeypatch.setattr(body.Subject, "life", lambda self, text, scratch=0: lives[scratch])
+    monkeypatch.setattr(
+        body.Subject, "life", lambda self, text, scratch=0, hidden=False: (untrained if hidden else lives)[scratch]
+    )
     cells = body._learned([subject], "length=20")
-    assert cells == ["95.0", "1/1", "0/1", "0/1", "1/1", "1/1", "4: 95", "11"]
-    lives[12] = [(0, 10), (11, 80)]
+    assert cells == ["95.0", "1/1", "0/1", "0/1", "1/1", "4: 95", "1/1: 9", "1/1: 11"]
+    untrained[12] = [(0, 10), (11, 80)]
     assert body._learned([subject], "length=20")[2] == "1/1"
     lives[0] = [(0, 10), (4, 80)]
-    assert body._learned([subject], "length=20")[1:] == ["0/1", "0/1", "0/1", "0/1", "0/0", "-: 80", "not run"]
+    assert body._learned([subject], "length=20")[1:] == ["0/1", "0/1", "0/1", "0/1", "-: 80", *["0/0: not run"] * 2]
 
 
 def test_recovered_is_who_stays_so(subject, monkeypatch):
@@ -78,4 +90,4 @@ def test_the_tables_show_every_seed(subject, monkeypatch, capsys):
         )
     )
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| action_sign")]
-    assert len(rows) == 1 and rows[0][-3].count(":") == 2 and len(rows[0]) == 13
+    assert len(rows) == 1 and rows[0][-4].count(":") == 2 and len(rows[0]) == 13

@@ -3,11 +3,12 @@
 Policies are trained by their presets with --chip-ready, one for each seed, and compiled. Each lives through the
 episodes of its record on the old body; then the body changes. Recovered is who has 90 % of the old return less that of
 random actions, and keeps it: what counts is what is kept, weights and sensors, frozen, over 20 deterministic episodes
-from seeds of their own, whenever it changes. From scratch: the same search and record, from random weights, with the
-rest of the policy as trained, for three times as many episodes as the policy took to recover; there the first time
-counts. On the old body, the returns of a life of 100 episodes, its trials included, are compared with frozen ones from
-the same starts. With --weights-alone, sensors are left as they are; with --without-model, their corrections are drawn.
-Finished runs are kept in the output folder and not repeated; no seed is left out.
+from seeds of their own, whenever it changes. From scratch: the same search and record, from a network whose weights are
+all dealt anew, for three times as many episodes as the policy took to recover; there the first time counts. A second
+control has a random readout on the trained hidden layer. On the old body, the returns of a life of 100 episodes, its
+trials included, are compared with frozen ones from the same starts. With --weights-alone, sensors are left as they are;
+with --without-model, their corrections are drawn. Finished runs are kept in the output folder and not repeated; no seed
+is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spikeloop.envs import ChangeBody
-from spikeloop.hardware import DeployedPolicy, Deployment, compile_network
+from spikeloop.hardware import DeployedPolicy, Deployment, Projection, compile_network
 from spikeloop.hardware.weight_search import WeightSearch
 from spikeloop.scripts.bench.tables import each, print_head, print_row
 from spikeloop.scripts.bodies import bodies_of
@@ -162,7 +163,7 @@ class Subject:
         """Return the return of the frozen policy on another body."""
         return self.kept(f"frozen-{text}", lambda: judged(self.deployment(), self, text))
 
-    def life(self, text: str, scratch: int = 0) -> list[tuple[int, float]]:
+    def life(self, text: str, scratch: int = 0, hidden: bool = False) -> list[tuple[int, float]]:
         """Return after which episodes on another body what is kept changed, and its return; first the frozen one's.
 
         Who learns on and has not recovered in time goes on, to show who would in a longer life.
@@ -170,6 +171,7 @@ class Subject:
         Args:
             text: The body.
             scratch: Episodes of learning from scratch; 0: the policy learns on.
+            hidden: Whether the hidden layer of who learns from scratch is random, too.
         """
 
         def live() -> list[tuple[int, float]]:
@@ -181,7 +183,7 @@ class Subject:
                 search = replace(search, surprise=100.0)  # there is nothing to be surprised at
             taught = deployment.taught("perturbation", reinforcement=search, seed=self.seed)
             if scratch:
-                taught = from_scratch(taught, self.seed)
+                taught = from_scratch(taught, self.seed, hidden)
             policy, env = DeployedPolicy(taught, learning=True), self.body(text)
             changes, before = [(0, judged(taught, self, text))], kept(taught)
             for i in range(scratch or LONG_EPISODES):
@@ -194,7 +196,7 @@ class Subject:
                     changes.append((i + 1, judged(now, self, text)))
             return changes
 
-        how = f"scratch{scratch}" if scratch else "learning"
+        how = f"{'untrained' if hidden else 'scratch'}{scratch}" if scratch else "learning"
         return self.kept(f"{how}{self.control}-{text}", live)
 
 
@@ -209,14 +211,27 @@ def weights(deployment: Deployment) -> np.ndarray:
     return np.concatenate([p.weights.ravel() for p in deployment.program.projections if p.learning is not None])
 
 
-def from_scratch(deployment: Deployment, seed: int) -> Deployment:
-    """Return a deployment whose plastic weights are uniform within a quarter of their range."""
+def from_scratch(deployment: Deployment, seed: int, hidden: bool = False) -> Deployment:
+    """Return a deployment whose plastic weights are uniform within a quarter of their range.
+
+    Args:
+        deployment: With a rule; input as currents that the host writes, if the hidden layer is to be random.
+        seed: Of the random weights.
+        hidden: Whether input and recurrent weights are dealt anew, too: the same numbers, in random places.
+    """
     rng = np.random.default_rng(seed)
-    projections = tuple(
-        p if p.learning is None else replace(p, weights=(2 * rng.integers(-32, 33, p.weights.shape)).astype(np.int16))
-        for p in deployment.program.projections
-    )
-    return replace(deployment, program=replace(deployment.program, projections=projections))
+
+    def dealt(p: Projection) -> np.ndarray:
+        if p.learning is not None:
+            return (2 * rng.integers(-32, 33, p.weights.shape)).astype(np.int16)
+        return rng.permuted(p.weights.ravel()).reshape(p.weights.shape) if p.name.endswith("recurrent") else p.weights
+
+    host, program = deployment.host, deployment.program
+    if hidden:
+        assert host.w_in is not None
+        host = replace(host, w_in=rng.permuted(host.w_in.ravel()).reshape(host.w_in.shape))
+    changed = (p if p.learning is None and not hidden else replace(p, weights=dealt(p)) for p in program.projections)
+    return replace(deployment, host=host, program=replace(program, projections=tuple(changed)))
 
 
 def episode(policy: DeployedPolicy, env: gym.Env, seed: int, number: int) -> float:
@@ -292,9 +307,9 @@ def _changed(env_id: str, subjects: Sequence[Subject], texts: Sequence[str]) -> 
         "in a third of scratch's",
         "worse than frozen",
         f"recovered in {LONG_EPISODES}",
-        "scratch",
         "learning: episodes, return of each seed",
-        "scratch: episodes of each seed",
+        "scratch: recovered, episodes of each seed",
+        "random readout: recovered, episodes of each seed",
     ]
     print_head(titles)
     for text in texts:
@@ -309,7 +324,10 @@ def _learned(subjects: Sequence[Subject], text: str) -> list[str]:
     until = np.array([_recovered(s, life, EPISODES) for s, life in zip(subjects, lives, strict=True)])
     long = np.array([_recovered(s, life, LONG_EPISODES) for s, life in zip(subjects, lives, strict=True)])
     budgets = [SCRATCH * int(n) if np.isfinite(n) else 0 for n in until]
-    scratch = np.array([_first(s, s.life(text, n)) if n else np.inf for s, n in zip(subjects, budgets, strict=True)])
+    scratch, readout = (
+        np.array([_first(s, s.life(text, n, hidden)) if n else np.inf for s, n in zip(subjects, budgets, strict=True)])
+        for hidden in (True, False)
+    )
     ends = [_end(life, EPISODES) for life in lives]
     seeds = ", ".join(f"{_episodes(n)}: {end:.0f}" for n, end in zip(until, ends, strict=True))
     worse = sum(end < life[0][1] for end, life in zip(ends, lives, strict=True))
@@ -320,9 +338,12 @@ def _learned(subjects: Sequence[Subject], text: str) -> list[str]:
         np.isfinite(long).sum(),
     ]
     cells = [f"{count}/{len(subjects)}" for count in counts]
-    cells.append(f"{np.isfinite(scratch).sum()}/{np.isfinite(until).sum()}")  # who has not recovered has no scratch
-    from_scratch = [_episodes(n) if budget else "not run" for n, budget in zip(scratch, budgets, strict=True)]
-    return [f"{np.mean(ends):.1f}", *cells, seeds, ", ".join(from_scratch)]
+    of_scratch = [  # who has not recovered has no scratch
+        f"{np.isfinite(found).sum()}/{np.isfinite(until).sum()}: "
+        + ", ".join(_episodes(n) if budget else "not run" for n, budget in zip(found, budgets, strict=True))
+        for found in (scratch, readout)
+    ]
+    return [f"{np.mean(ends):.1f}", *cells, seeds, *of_scratch]
 
 
 def _end(life: Sequence[Sequence[float]], within: int) -> float:
