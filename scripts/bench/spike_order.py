@@ -29,7 +29,7 @@ from spikeloop.scripts.bench.tables import each, mean_and_deviation, print_head,
 from spikeloop.spiking.rules.populations import SpikingPopulations
 
 ENV = "spikeloop/SpikeOrder-v0"
-SEEDS = tuple(range(100, 110))  # never used to choose a setting
+SEEDS = tuple(range(3280, 3290))  # never used to choose a setting
 EPISODES = 500
 BAR = 0.95
 
@@ -81,6 +81,9 @@ class Learner:
 EASY = Task()
 HARD = Task(
     env={"hard": True},
+    # Neurons have to reach their thresholds after the last input, neither before nor not at all; larger steps lose this
+    # again on some seeds. Where all stay silent, the first action is taken.
+    algorithm={"learning_rate": 0.01},
     policy={"go_line": True, "encoder_kwargs": {"delays": [0.0, 5.0, 10.0, 15.0, 20.0]}},
     # as much weight in sum on five times as many synapses; inhibition would remember who was first
     populations={"w_start": 0.02, "inhibition": 0.1},
@@ -104,6 +107,7 @@ ROWS: dict[str, tuple[Learner, Any, str]] = {
     "causal half alone": (Learner(EASY, populations={"a_minus": 0.0}), None, ""),
     "no normalization": (Learner(EASY, populations={"normalized": False}), None, ""),
     "hard: pair window, delays": (HARD_LEARNER, None, f">= {BAR}"),
+    "hard: learning rate as if easy": (Learner(HARD, {"learning_rate": 0.02}), None, ""),
     "hard: no delays": (Learner(HARD, **NO_DELAYS), None, "<= 0.70"),
     "hard: no delays, inhibition as if easy": (Learner(HARD, **NO_DELAYS, populations={"inhibition": 1.0}), None, ""),
     "hard: shuffled in the test only": (HARD_LEARNER, ShuffledLines, "0.4 to 0.6"),
@@ -116,7 +120,7 @@ ROWS: dict[str, tuple[Learner, Any, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``spikeloop benchmark spike-order``."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 100 ... 109")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default 3280 ... 3289")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help="default all")
     parser.add_argument("--n-episodes", type=int, default=None, help="budget in episodes (default the preset's)")
 
