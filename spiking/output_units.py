@@ -38,7 +38,7 @@ class OutputUnits:
         """
         n_ticks, arrived = self.network.n_ticks, z[1:]
         if self.network.latency:
-            arrived = z[:-1]
+            arrived = z[:-1].copy()  # a recording shows the spikes that arrive too late, too
             arrived[::n_ticks][starts] = 0
         return arrived.reshape(len(starts), n_ticks, *arrived.shape[1:])
 
