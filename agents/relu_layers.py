@@ -26,7 +26,8 @@ from spikeloop.agents.actor import head_for
 from spikeloop.agents.checks import in_words
 from spikeloop.agents.export import observation_parts, scaling_of
 from spikeloop.spiking.action_head import ActionHead
-from spikeloop.spiking.conversion import check_layers, check_size, convolution, fold_batch_norm, forward, maxima, pooled
+from spikeloop.spiking.conversion import check_layers, forward
+from spikeloop.spiking.dense_forms import check_size, convolution, fold_batch_norm, maxima, pooled
 from spikeloop.spiking.observation import Preprocessor, flatten, preprocess
 from spikeloop.spiking.readout import Dense
 

@@ -14,13 +14,19 @@ layer's scale, the 99th percentile of ``y - low`` over its neurons, so that 8 bi
 If the network chooses an action, percentiles are those of half of the states: the half in which the choice was closest,
 which means that the best output and the second best differed least. There small errors of a count change the action.
 
-The first layer takes its current from the observation, constant over all K ticks. The last map takes the mean number of
-spikes per tick and does not spike itself. Each neuron begins every env step at half its threshold, so that its count is
-the activation rounded to the nearest, not rounded down.
+The first layer takes its current from the observation, constant over all K ticks. Each neuron begins every env step at
+half its threshold, so that its count is the activation rounded to the nearest, not rounded down. The last map does not
+spike itself. It takes how fast its neurons' spikes add up: the slope of the line through 0 that comes nearest to their
+sums on all ticks. The mean number of spikes per tick (``readout="count"``) is the sum on the last tick alone, with that
+tick's rounding error; over all ticks the errors average out. The count is exact where activations are whole spikes.
 
 With ``latency=1`` a spike takes a tick to the next layer, as on a chip, so layer l (from 0) gets no input in the first
-l ticks of a step. To make up for this, a step has one tick more for each layer, biases are made smaller by the share of
-ticks without input, and the weights of the last map are made larger.
+l ticks of a step. To make up for this, a step has one tick more for each layer, and the weights of the last map are
+made larger. A bias must not act before the first input arrives. So biases after the first layer are the weights of
+neurons of the layer before that spike on every tick.
+
+After the first layer, a neuron whose weights are large beside those of its layer has half the threshold, weights and
+bias. Its spikes are the same, and 8 bits hold the weights of the others better.
 
 Layers are :class:`~spikeloop.spiking.readout.Dense`, all ``"relu"`` but the last, which is ``"identity"``.
 """
@@ -44,7 +50,7 @@ from spikeloop.spiking.readout import ACTIVATIONS, Dense, Readout
 PERCENTILE = 99.0  # of a neuron's activations: one spike per tick; no spikes stand for percentile 100 - 99
 CLOSEST = 0.5  # share of the states, those of the closest choices, from which percentiles are taken
 _RANGE = 3.0  # a neuron's scale is at least the layer's divided by this
-MAX_WEIGHTS = 2**25  # largest number of weights of one layer: a convolution becomes a dense matrix
+_CONSTANT = 32  # most neurons of a layer that always spike
 
 
 def converted(
@@ -58,6 +64,7 @@ def converted(
     from_zero: bool = False,
     v_start: float = 0.5,
     latency: int = 0,
+    readout: str = "slope",
     head: ActionHead | None = None,
     metadata: Mapping[str, str] | None = None,
     **inputs: Any,
@@ -77,6 +84,7 @@ def converted(
         from_zero: Whether ``low`` is 0 for all neurons.
         v_start: Membrane at the start of an env step, in thresholds; 0 rounds counts down, which is worse at few ticks.
         latency: Ticks that a spike takes between layers and to the readout, 0 or 1.
+        readout: Kind of the last map's readout, ``"slope"`` or ``"count"``.
         head: Turns output values into an action. If there is none, or it chooses nothing, all states are used.
         metadata: Text pairs to keep with the network.
         inputs: ``preprocessing`` and ``observation`` of the network.
@@ -90,11 +98,11 @@ def converted(
     [1.25, 2.0]
     >>> from spikeloop.spiking.simulator import Simulator
     >>> for n_ticks in (2, 4):
-    ...     network = converted(layers, x, n_ticks, percentile=100.0, from_zero=True)
+    ...     network = converted(layers, x, n_ticks, percentile=100.0, from_zero=True, readout="count")
     ...     print(Simulator(network).run(x[None])[0].ravel().tolist())
     [0.75, 2.0]
     [1.25, 2.0]
-    >>> network = converted(layers, x, 2, percentile=100.0)  # counted from the lowest, two ticks are enough here
+    >>> network = converted(layers, x, 2, percentile=100.0, readout="count")  # from the lowest, two are enough
     >>> Simulator(network).run(x[None])[0].ravel().tolist()
     [1.25, 2.0]
     """
@@ -103,20 +111,22 @@ def converted(
     ranges = activation_ranges(layers, closest_states(layers, x, head, closest), percentile, per_neuron, from_zero)
     total = n_ticks + latency * len(ranges)
     n_inputs = layers[0].w.shape[1]
-    spiking, before = [], Ranges(np.zeros(n_inputs), np.ones(n_inputs))
-    for i, (layer, own) in enumerate(zip(layers[:-1], ranges, strict=True)):
-        neurons = IntegrateAndFire(np.ones(len(layer.b)), np.full(len(layer.b), v_start))
+    maps, before = [], Ranges(np.zeros(n_inputs), np.ones(n_inputs))
+    for layer, own in zip(layers[:-1], ranges, strict=True):
         w = layer.w * (before.scale / own.scale[:, None])
-        b = (layer.b + layer.w @ before.low - own.low) / own.scale
-        spiking.append(Layer(w.astype(np.float32), (b * (total - latency * i) / total).astype(np.float32), neurons))
+        maps.append((w, (layer.b + layer.w @ before.low - own.low) / own.scale))
         before = own
-    last = _differences(layers[-1], head)
-    w_out = last.w * (before.scale * total / n_ticks)
+    spiking = [
+        _layer(w, b, _thresholds(w) if i else np.ones(len(b)), v_start)
+        for i, (w, b) in enumerate(_in_time(maps) if latency else maps)
+    ]
+    last = differences(layers[-1], head)
+    w_out = last.w * (before.scale / _read_of_one(readout, total, latency * len(ranges)))
     b_out = last.b + last.w @ before.low
     return Network(
         encoder=Direct(n_inputs),
         layers=tuple(spiking),
-        readout=Readout(w_out.astype(np.float32), b_out.astype(np.float32), count=True),
+        readout=Readout(w_out.astype(np.float32), b_out.astype(np.float32), kind=readout),
         head=head,
         n_ticks=total,
         latency=latency,
@@ -124,6 +134,52 @@ def converted(
         clears=True,
         **inputs,
     )
+
+
+def _in_time(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return maps without biases after the first: neurons of the layer before that always spike stand for them.
+
+    There are so many of them that their weights are not larger than the others of a neuron, if ``_CONSTANT`` suffice.
+    Their weights to one neuron differ by up to a step of 8 bits, so that errors of rounding do not all have one sign.
+    """
+    found, n_before = [], 0
+    for i, (w, b) in enumerate(maps):
+        if i:
+            step = float(abs(w).max()) / 127
+            differ = step * (np.arange(n_before) / n_before - (n_before - 1) / (2 * n_before))
+            w, b = np.hstack([w, b[:, None] / n_before + differ]), np.zeros(len(b))
+        if i + 1 < len(maps):
+            w_next, b_next = maps[i + 1]
+            largest = abs(w_next).max(axis=1)
+            ratio = abs(b_next) / np.where(largest > 0, largest, np.inf)
+            n = int(np.clip(np.ceil(ratio.max()), 1, _CONSTANT))
+            rows = np.zeros((n, w.shape[1]))
+            rows[:, w.shape[1] - n_before :] = 1 / max(n_before, 1)
+            w, b = np.vstack([w, rows]), np.append(b, np.full(n, 0.0 if i else 1.0))
+            n_before = n
+        found.append((w, b))
+    return found
+
+
+def _thresholds(w: np.ndarray) -> np.ndarray:
+    """Return thresholds: half of those of others for neurons with large weights."""
+    largest = abs(w).max(axis=1)
+    return np.where(largest > np.sqrt(2) * np.median(largest), 0.5, 1.0)
+
+
+def _layer(w: np.ndarray, b: np.ndarray, v_th: np.ndarray, v_start: float) -> Layer:
+    """Return neurons that spike as they would at a threshold of 1, since all is multiplied by a power of two."""
+    neurons = IntegrateAndFire(v_th, v_start * v_th)
+    return Layer((w * v_th[:, None]).astype(np.float32), (b * v_th).astype(np.float32), neurons)
+
+
+def _read_of_one(kind: str, n_ticks: int, late: int) -> float:
+    """Return the value that a readout of weight 1 gives to a spike on every tick but the first ``late`` ones."""
+    readout = Readout(np.ones((1, 1)), np.zeros(1), kind=kind)
+    spikes = (np.arange(n_ticks) >= late).astype(np.float64)
+    if not readout.every_tick:
+        return float(spikes.mean())
+    return float(readout.decide(readout.membranes(spikes[:, None, None]))[0][0, 0])
 
 
 def check_layers(layers: Sequence[Dense]) -> None:
@@ -206,7 +262,7 @@ def closest_states(
     return x[by <= np.quantile(by, share)]
 
 
-def _differences(last: Dense, head: ActionHead | None) -> Dense:
+def differences(last: Dense, head: ActionHead | None) -> Dense:
     """Return the last map less its mean over the outputs of a choice: choices stay, and 8 bits hold the rest better."""
     if head is None or head.kind not in ("discrete", "multi_discrete"):
         return last
@@ -243,125 +299,6 @@ def _checked(layers: Sequence[Dense], x: np.ndarray) -> np.ndarray:
     if x.ndim != 2 or not len(x) or x.shape[1] != n_inputs or not np.isfinite(x).all():
         raise ValueError(f"x must be finite and of shape (n, {n_inputs}), got {x.shape}")
     return x
-
-
-def fold_batch_norm(
-    w: np.ndarray, b: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights and biases of a linear map with the batch norm behind it, ``gamma (y - mean) / sd + beta``.
-
-    Args:
-        w: Shape (n_out, n_in).
-        b: Shape (n_out,).
-        gamma: Factors, shape (n_out,).
-        beta: Offsets, shape (n_out,).
-        mean: Running means, shape (n_out,).
-        var: Running variances, shape (n_out,); ``sd = sqrt(var + epsilon)``.
-        epsilon: See there.
-
-    >>> one = np.ones(1)
-    >>> w, b = fold_batch_norm(np.ones((1, 2)), one, 3 * one, one, 0 * one, 4 * one, epsilon=0.0)
-    >>> w.tolist(), b.tolist()
-    ([[1.5, 1.5]], [2.5])
-    """
-    factor = gamma / np.sqrt(var + epsilon)
-    return w * factor[:, None], beta + factor * (b - mean)
-
-
-def convolution(
-    kernel: np.ndarray, bias: np.ndarray, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """Return a convolution as a matrix, for images that are flattened channel by channel.
-
-    Args:
-        kernel: Shape (n_out, n_in, height, width).
-        bias: Shape (n_out,).
-        shape: Of the image, (n_in, height, width).
-        stride: Rows and columns from one place to the next.
-        padding: Rows and columns of zeros on each side.
-
-    Returns:
-        Weights (n_out * rows * columns, size of the image), biases, and the shape of the result.
-
-    Raises:
-        ValueError: If the kernel does not fit, or the matrix would have more than ``MAX_WEIGHTS`` weights.
-    """
-    n_out, n_in, height, width = kernel.shape
-    image = np.arange(int(np.prod(shape))).reshape(shape)
-    places = np.pad(image, ((0, 0), (padding[0],) * 2, (padding[1],) * 2), constant_values=-1)
-    rows, columns = ((places.shape[1 + k] - (height, width)[k]) // stride[k] + 1 for k in range(2))
-    if shape[0] != n_in or rows < 1 or columns < 1:
-        raise ValueError(f"a convolution of kernel {kernel.shape} takes larger images, got {tuple(shape)}")
-    check_size(n_out * rows * columns, image.size)
-    w = np.zeros((n_out, rows, columns, image.size + 1), np.float32)  # the last column takes what is padding
-    for r in range(rows):
-        for c in range(columns):
-            top, left = r * stride[0], c * stride[1]
-            seen = places[:, top : top + height, left : left + width]
-            w[:, r, c, seen.ravel()] = kernel.reshape(n_out, -1)
-    return w.reshape(-1, image.size + 1)[:, :-1], np.repeat(bias, rows * columns), (n_out, rows, columns)
-
-
-def check_size(n_out: int, n_in: int) -> None:
-    """Raise ``ValueError`` for a layer of more weights than a conversion makes."""
-    if n_out * n_in > MAX_WEIGHTS:
-        raise ValueError(
-            f"a layer of {n_out} neurons on {n_in} inputs would have {n_out * n_in:,} weights, conversion makes "
-            f"{MAX_WEIGHTS:,} at most: smaller images, such as 36 x 36, need fewer"
-        )
-
-
-def maxima(groups: Sequence[Sequence[int]], n_inputs: int) -> tuple[list[Dense], np.ndarray]:
-    """Return ReLU layers whose outputs, added up, are the maxima of groups of inputs that are never negative.
-
-    The usual gate, which passes on the spikes of the input that has spiked most, is not a neuron model of this library.
-    But ``max(a, b) = relu(a - b) + relu(b)`` if b >= 0, so ReLU layers can take maxima of pairs, then pairs of these.
-
-    Args:
-        groups: Indices of the inputs of each maximum, at least one each.
-        n_inputs: Number of inputs.
-
-    Returns:
-        The layers, none if no group has two inputs; and a matrix of shape (n_groups, outputs of the last layer), which
-        adds up their outputs and is to be part of the next map.
-
-    >>> layers, sums = maxima([[0, 1, 2]], 3)
-    >>> [layer.w.shape for layer in layers], sums.tolist()
-    ([(3, 3), (2, 3)], [[1.0, 1.0]])
-    >>> (forward(layers, np.array([[0.25, 4.0, 3.0]]))[-1] @ sums.T).tolist()
-    [[4.0]]
-    """
-    left = [[np.eye(1, n_inputs, i, np.float32)[0] for i in group] for group in groups]
-    layers: list[Dense] = []
-    while max(map(len, left)) > 1:
-        units: list[np.ndarray] = []
-        of_units: list[list[list[int]]] = []  # for each remaining value, the units whose sum it is
-        for values in left:
-            of_units.append([])
-            for k in range(0, len(values), 2):
-                pair = values[k : k + 2]
-                made = [pair[0] - pair[1], pair[1]] if len(pair) == 2 else [pair[0]]
-                of_units[-1].append(list(range(len(units), len(units) + len(made))))
-                units += made
-        layers.append(Dense(np.stack(units), np.zeros(len(units), np.float32), "relu"))
-        left = [[np.eye(len(units), dtype=np.float32)[i].sum(axis=0) for i in values] for values in of_units]
-    return layers, np.stack([values[0] for values in left])
-
-
-def pooled(
-    shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int]
-) -> tuple[list[list[int]], tuple[int, ...]]:
-    """Return the groups of pixels whose maxima a max-pool takes, for :func:`maxima`, and the shape of the result."""
-    n, height, width = shape
-    image = np.arange(n * height * width).reshape(n, height, width)
-    rows, columns = ((shape[1 + k] - kernel[k]) // stride[k] + 1 for k in range(2))
-    groups = [
-        image[i, r * stride[0] : r * stride[0] + kernel[0], c * stride[1] : c * stride[1] + kernel[1]].ravel().tolist()
-        for i in range(n)
-        for r in range(rows)
-        for c in range(columns)
-    ]
-    return groups, (n, rows, columns)
 
 
 def sample(outputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -61,6 +61,7 @@ class Readout:
             computes them. Kinds that use their units' membranes on every tick cannot have them.
         kind: One of :data:`~spikeloop.spiking.readout_kinds.READOUTS`: ``leaky`` (the default); ``count``, the mean
             number of spikes per tick; ``max`` and ``mean``, a unit's largest and its mean membrane in the step;
+            ``slope``, how fast the unit's sum of spikes grows, by least squares over all ticks;
             ``first_spike``, units that race to a threshold; ``bernoulli``, units that spike at random and race to be
             first; or ``winner``, a circuit in which one unit spikes on every tick and inhibits the others. Units of
             the last three kinds choose discrete actions; those of ``winner`` also several actions at once, or numbers

@@ -16,6 +16,8 @@ With the spikes ``z`` of a tick, every output unit filters its drive ``w_out z +
                   v <- kappa v + c i                         value is b_out plus the largest v of the step; c is such
                                                              that the peak of v after a single spike is its weight
     mean          as max                                     b_out plus the mean of v over the step
+    slope         v <- v + drive                             from 0 at the start of each step: the slope of the line
+                                                             through 0 that comes nearest to v on all ticks
 
 ``leaky`` and ``count`` filter the spikes before the weights. The result is the same, and dense layers may come between.
 
@@ -250,6 +252,22 @@ def mean(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, 
     return total / v.dtype.type(len(v)), np.zeros_like(v)
 
 
+def slope(v: np.ndarray, v_th: float, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slope of the line through 0 with the least squared distances to a unit's membranes; no unit spikes.
+
+    A membrane that grows by the same amount on each tick has this amount as its slope. Where whole spikes make it grow
+    by steps, ``count`` has the error of the last tick alone, while here the errors of all ticks average out.
+
+    >>> slope(np.array([[[0.0, 0.5]], [[1.0, 1.0]], [[1.0, 1.5]]]), 1.0, sizes=[2])[0].round(3).tolist()
+    [[0.357, 0.5]]
+    """
+    total, squares = np.zeros_like(v[0]), 0
+    for k, of_tick in enumerate(v, start=1):
+        total = total + v.dtype.type(k) * of_tick
+        squares += k * k
+    return total / v.dtype.type(squares), np.zeros_like(v)
+
+
 def mean_gradient(v: np.ndarray, grad: np.ndarray) -> np.ndarray:
     """Return an equal share of the gradient for each tick."""
     return np.broadcast_to((grad / len(v)).astype(v.dtype), v.shape).copy()
@@ -293,6 +311,7 @@ READOUTS: dict[str, ReadoutKind] = {
     ),
     "max": ReadoutKind(_potential, clears=True, decide=largest, membranes=from_rest, gradient=largest_gradient),
     "mean": ReadoutKind(_potential, clears=True, decide=mean, membranes=from_rest, gradient=mean_gradient),
+    "slope": ReadoutKind(lambda tau_out, n_ticks, dt: Filter(1.0, 1.0), clears=True, decide=slope, membranes=added_up),
     "winner": ReadoutKind(
         lambda tau_out, n_ticks, dt: Filter(0.0, 1.0),
         decide=winner,

@@ -36,6 +36,18 @@ def test_the_values_of_bernoulli_units_are_these_logarithms():
     np.testing.assert_allclose(np.exp(values).sum(axis=1), 1, atol=1e-12)
 
 
+@pytest.mark.parametrize("n_ticks", [1, 2, 7])
+def test_a_slope_is_that_of_least_squares(n_ticks):
+    drive = np.random.default_rng(n_ticks).normal(size=(n_ticks, 4, 3))
+    readout, k = Readout(np.ones((3, 2)), np.zeros(3), kind="slope"), np.arange(1.0, n_ticks + 1)
+    found, spikes = readout.decide(readout.membranes(drive))
+    sums = np.cumsum(drive, axis=0).reshape(n_ticks, -1)
+    np.testing.assert_allclose(found.ravel(), np.linalg.lstsq(k[:, None], sums, rcond=None)[0][0], atol=1e-12)
+    assert readout.clears and not readout.spikes and not spikes.any()
+    with pytest.raises(ValueError, match="which gradients train on every tick, got 'slope'"):
+        TickReadout(3, 2, "slope", tau_out=0.0, n_ticks=4)
+
+
 @pytest.mark.parametrize(("n_ticks", "n"), [(1, 1), (3, 1), (4, 2), (3, 3), (2, 5)])
 def test_its_gradient_is_that_of_finite_differences(n_ticks, n):
     rng = np.random.default_rng(n)

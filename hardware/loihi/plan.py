@@ -32,6 +32,7 @@ V_RANGE = 2**23 - 1
 CHILD_V_MIN, CHILD_V_MAX = -(2**22) + 1, 2**21 - 1
 LEAST_V_TH = 1024  # chip units: synapses are multiples of 64
 _FAR_CURRENT, _FAR_MEMBRANE = 256.0, 1024.0  # thresholds; beyond, a neuron fires on every tick or not for long
+_FAR_CLEARED = 256.0  # of membranes that begin each env step at rest: their thresholds need the room more
 _NEAR_MEMBRANE = 16.0  # thresholds that a membrane may always reach; 64 cost 0.4 % of the actions
 _MARGIN = 2.0  # between what was seen in calibration and what must fit, where the worst case is not known or is absurd
 
@@ -179,6 +180,7 @@ class Plan:
         written = _MARGIN * self.seen.current if domain == 0 and self.lowered.input == "bias" else 0.0
         bias = max(written, *(float(abs(group.bias).max()) for group in groups))
         yield min(bias, _FAR_CURRENT * v_th), float(MAX_BIAS)
+        far = (_FAR_CLEARED if self.network.clears else _FAR_MEMBRANE) * v_th
         for group in groups:
             own = [link for link in into if link.post == group.name]
             likely = 0.0 if group.name.endswith(ADAPTATION) else _MARGIN * self.seen.membrane[domain]
@@ -187,7 +189,7 @@ class Plan:
             near = min(self.worst(own) * _memory(group.alpha), _NEAR_MEMBRANE * v_th)
             low, high = self.v_range(group)
             never_positive = bool(own) and all(np.all(link.weights <= 0) for link in own)
-            yield min(max(likely, near), _FAR_MEMBRANE * v_th), float(-low if never_positive else high)
+            yield min(max(likely, near), far), float(-low if never_positive else high)
             if group.beta is not None and group.rho is not None:
                 step = float(group.beta.max())
                 yield step, 2.0**23  # the register of a step
