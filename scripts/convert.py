@@ -18,6 +18,7 @@ from spikeloop.scripts.run_folder import NETWORK, need_folder
 from spikeloop.spiking.conversion import CLOSEST, PERCENTILE, converted, forward, sample
 from spikeloop.spiking.limits import MAX_TICKS
 from spikeloop.spiking.observation import flatten
+from spikeloop.spiking.refit import refitted
 from spikeloop.spiking.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def convert(argv: list[str]) -> int:
         layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
         # drawn actions need the right probabilities in all states, not only where choices are close
         options = dict(percentile=args.percentile, closest=1.0 if args.stochastic else CLOSEST)
-        network = network_of(policy, layers, x, args.ticks, args.chip_ready, **options)
+        network = network_of(policy, layers, x, args.ticks, args.chip_ready, args.refit, **options)
     except ValueError as error:  # found only once states are visited
         raise UsageError(str(error)) from None
     simulator = Simulator(network, np.random.default_rng(args.seed))
@@ -105,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="P",
         help=f"neurons count between percentiles 100 - P and P of their activations (default: {PERCENTILE:g})",
+    )
+    add(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        help="fit the last map to the network's own spikes (default: if outputs are no logits, as DQN's and SAC's)",
     )
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
@@ -220,10 +226,20 @@ def layers_to_convert(
 
 
 def network_of(
-    policy: AnnPolicy, layers: tuple[Dense, ...], x: np.ndarray, n_ticks: int, chip_ready: bool, **options: Any
+    policy: AnnPolicy,
+    layers: tuple[Dense, ...],
+    x: np.ndarray,
+    n_ticks: int,
+    chip_ready: bool,
+    refit: bool | None = None,
+    **options: Any,
 ) -> Network:
-    """Return the spiking network of a policy's layers; the options are those of the conversion."""
-    return converted(
+    """Return the spiking network of a policy's layers; the options are those of the conversion.
+
+    If ``refit`` is None, the last map is fitted to the network's own spikes unless the outputs are logits, which it
+    does not bring closer to the policy's.
+    """
+    network = converted(
         layers,
         x,
         n_ticks,
@@ -234,6 +250,8 @@ def network_of(
         observation=policy.parts,
         **options,
     )
+    wanted = not policy.ann.soft if refit is None else refit
+    return refitted(network, layers, x) if wanted else network
 
 
 class Reference(NamedTuple):
