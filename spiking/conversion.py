@@ -304,7 +304,7 @@ def _checked(layers: Sequence[Dense], x: np.ndarray) -> np.ndarray:
 def sample(outputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw choices from the soft-max of output values, shape (B, n); this takes the place of a soft-max layer.
 
-    The outputs are logits, averaged over the ticks. The index of the largest one, after Gumbel noise is added to each,
+    The outputs are logits. The index of the largest one, after Gumbel noise is added to each,
     is a draw from their soft-max.
 
     >>> drawn = sample(np.tile(np.log([0.1, 0.9]), (10_000, 1)), np.random.default_rng(0))
