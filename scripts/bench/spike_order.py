@@ -154,6 +154,6 @@ def _train(preset: Mapping[str, Any], n_episodes: int, learner: Learner, seed: i
 
 
 def _judge(model: RSTDP, task: Task, seed: int, wrapper: Any) -> float:
-    """Return the share of frozen episodes that are solved."""
-    env = make_vec_env(ENV, n_envs=10, seed=10_000 + seed, env_kwargs=dict(task.env), wrapper_class=wrapper)
+    """Return the share of frozen episodes that are solved, trials that no other seed is judged on."""
+    env = make_vec_env(ENV, n_envs=10, seed=10_000 + 10 * seed, env_kwargs=dict(task.env), wrapper_class=wrapper)
     return float(evaluate_policy(model, env, EPISODES, deterministic=True)[0])  # type: ignore[arg-type]
