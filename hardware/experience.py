@@ -100,7 +100,8 @@ class Experience:
     ) -> tuple[int, np.ndarray] | None:
         """Return which policy does best in a model of the body, and with which correction of sensors, shape (2 n,).
 
-        None if that is the first policy with the first correction.
+        None if that is the first policy with the first correction. Where returns scatter, the best of several means is
+        often better by chance: what is returned is worth a trial, which judges it.
 
         Args:
             steps: Output values of each policy without correction, as

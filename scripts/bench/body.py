@@ -3,12 +3,12 @@
 Policies are trained by their presets with --chip-ready, one for each seed, and compiled. Each lives through the
 episodes of its record on the old body; then the body changes. Recovered is who has 90 % of the old return less that of
 random actions, and keeps it: what counts is what is kept, weights and sensors, frozen, over 20 deterministic episodes
-from seeds of their own, whenever it changes. From scratch: the same search and record, from a network whose weights are
-all dealt anew, for three times as many episodes as the policy took to recover; there the first time counts. A second
-control has a random readout on the trained hidden layer. On the old body, the returns of a life of 100 episodes, its
-trials included, are compared with frozen ones from the same starts. With --weights-alone, sensors are left as they are;
-with --without-model, their corrections are drawn. Finished runs are kept in the output folder and not repeated; no seed
-is left out.
+from seeds of their own, whenever it changes. From scratch: the same search and record, from a random readout on a
+layer whose weights are shuffled, for three times as many episodes as the policy took to recover; there the first time
+counts. A second control has a random readout on the layer as trained. On the old body, the returns of a life of 100
+episodes, its trials included, are compared with frozen ones from the same starts. With --weights-alone, sensors are
+left as they are; with --without-model, their corrections are drawn. Finished runs are kept in the output folder and
+not repeated; no seed is left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spikeloop.envs import ChangeBody
-from spikeloop.hardware import DeployedPolicy, Deployment, Projection, compile_network
+from spikeloop.hardware import DeployedPolicy, Deployment, compile_network
 from spikeloop.hardware.weight_search import WeightSearch
 from spikeloop.scripts.bench.tables import each, print_head, print_row
 from spikeloop.scripts.bodies import bodies_of
@@ -196,7 +196,7 @@ class Subject:
                     changes.append((i + 1, judged(now, self, text)))
             return changes
 
-        how = f"{'untrained' if hidden else 'scratch'}{scratch}" if scratch else "learning"
+        how = f"{'shuffled' if hidden else 'scratch'}{scratch}" if scratch else "learning"
         return self.kept(f"{how}{self.control}-{text}", live)
 
 
@@ -215,23 +215,32 @@ def from_scratch(deployment: Deployment, seed: int, hidden: bool = False) -> Dep
     """Return a deployment whose plastic weights are uniform within a quarter of their range.
 
     Args:
-        deployment: With a rule; input as currents that the host writes, if the hidden layer is to be random.
+        deployment: With a rule.
         seed: Of the random weights.
-        hidden: Whether input and recurrent weights are dealt anew, too: the same numbers, in random places.
+        hidden: Whether input and recurrent weights are shuffled, too: the same numbers in random places, none of which
+            is a synapse of a neuron onto itself.
+
+    Raises:
+        ValueError: If ``hidden`` would leave some weights as trained.
     """
     rng = np.random.default_rng(seed)
-
-    def dealt(p: Projection) -> np.ndarray:
+    projections = []
+    for p in deployment.program.projections:
+        weights = p.weights.copy()
         if p.learning is not None:
-            return (2 * rng.integers(-32, 33, p.weights.shape)).astype(np.int16)
-        return rng.permuted(p.weights.ravel()).reshape(p.weights.shape) if p.name.endswith("recurrent") else p.weights
-
-    host, program = deployment.host, deployment.program
+            weights[:] = 2 * rng.integers(-32, 33, weights.shape)
+        elif hidden and p.name.endswith(" recurrent"):
+            others = ~np.eye(len(weights), dtype=bool)
+            weights[others] = rng.permuted(weights[others])
+        elif hidden and not p.name.endswith((" adaptation", " reset")):  # which are parts of neurons
+            raise ValueError(f"weights can be shuffled in one recurrent layer, got a projection {p.name!r}")
+        projections.append(replace(p, weights=weights))
+    host = deployment.host
     if hidden:
-        assert host.w_in is not None
+        if host.w_in is None:
+            raise ValueError("weights can be shuffled where the host writes inputs as currents, got spikes")
         host = replace(host, w_in=rng.permuted(host.w_in.ravel()).reshape(host.w_in.shape))
-    changed = (p if p.learning is None and not hidden else replace(p, weights=dealt(p)) for p in program.projections)
-    return replace(deployment, host=host, program=replace(program, projections=tuple(changed)))
+    return replace(deployment, host=host, program=replace(deployment.program, projections=tuple(projections)))
 
 
 def episode(policy: DeployedPolicy, env: gym.Env, seed: int, number: int) -> float:
