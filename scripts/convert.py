@@ -18,7 +18,7 @@ from spikeloop.scripts.run_folder import NETWORK, need_folder
 from spikeloop.spiking.conversion import CLOSEST, PERCENTILE, converted, forward, sample
 from spikeloop.spiking.limits import MAX_TICKS
 from spikeloop.spiking.observation import flatten
-from spikeloop.spiking.refit import refitted
+from spikeloop.spiking.refit import STATES_PER_NEURON, refitted
 from spikeloop.spiking.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def convert(argv: list[str]) -> int:
         layers, x, distillation = layers_to_convert(policy, args.seed, args.distil)
         # drawn actions need the right probabilities in all states, not only where choices are close
         options = dict(percentile=args.percentile, closest=1.0 if args.stochastic else CLOSEST)
-        network = network_of(policy, layers, x, args.ticks, args.chip_ready, args.refit, **options)
+        close = not args.stochastic
+        network = network_of(policy, layers, x, args.ticks, args.chip_ready, args.refit, close, **options)
     except ValueError as error:  # found only once states are visited
         raise UsageError(str(error)) from None
     simulator = Simulator(network, np.random.default_rng(args.seed))
@@ -110,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--refit",
         action=argparse.BooleanOptionalAction,
-        help="fit the last map to the network's own spikes (default: if outputs are no logits, as DQN's and SAC's)",
+        help="fit the last map to the network's own spikes (default: unless outputs are logits, as PPO's and A2C's are "
+        "where actions are not Box)",
     )
     add("--gym-packages", default=[], nargs="+", metavar="MODULE", help="modules to import, which register tasks")
     add("--load-best", action="store_true", help="the model that did best in evaluation, not the last")
@@ -206,9 +208,11 @@ def layers_to_convert(
     Raises:
         ValueError: If in a visited state the policy's outputs are not those of its layers.
     """
-    seen = policy.visited(DISTILLED_STEPS if distil else CALIBRATION_STEPS, seed + OTHER_SEEDS)
+    ann = policy.ann
+    to_fit = STATES_PER_NEURON * ann.layers[-1].w.shape[1]  # the last map of a wide network needs more states
+    seen = policy.visited(DISTILLED_STEPS if distil else max(CALIBRATION_STEPS, to_fit), seed + OTHER_SEEDS)
     policy.check(seen)
-    x, ann = policy.first_inputs(seen), policy.ann
+    x = policy.first_inputs(seen)
     if not distil:
         return ann.layers, x, None
     from spikeloop.agents.distillation import distilled
@@ -232,12 +236,14 @@ def network_of(
     n_ticks: int,
     chip_ready: bool,
     refit: bool | None = None,
+    close: bool = True,
     **options: Any,
 ) -> Network:
     """Return the spiking network of a policy's layers; the options are those of the conversion.
 
-    If ``refit`` is None, the last map is fitted to the network's own spikes unless the outputs are logits, which it
-    does not bring closer to the policy's.
+    If ``refit`` is None, the last map is fitted to the network's own spikes unless the outputs are logits: on the seeds
+    with which settings were chosen, it cost these some of the agreement. ``close`` says whether close choices count
+    most in the fit.
     """
     network = converted(
         layers,
@@ -251,7 +257,7 @@ def network_of(
         **options,
     )
     wanted = not policy.ann.soft if refit is None else refit
-    return refitted(network, layers, x) if wanted else network
+    return refitted(network, layers, x, close=close) if wanted else network
 
 
 class Reference(NamedTuple):

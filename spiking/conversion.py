@@ -23,7 +23,8 @@ tick's rounding error; over all ticks the errors average out. The count is exact
 With ``latency=1`` a spike takes a tick to the next layer, as on a chip, so layer l (from 0) gets no input in the first
 l ticks of a step. To make up for this, a step has one tick more for each layer, and the weights of the last map are
 made larger. A bias must not act before the first input arrives. So biases after the first layer are the weights of
-neurons of the layer before that spike on every tick.
+constant neurons of the layer before: these spike on every tick, from the one on which their layer gets its first input.
+A constant neuron has no input itself, only a bias, and starts so far below its threshold that it begins on that tick.
 
 After the first layer, a neuron whose weights are large beside those of its layer has half the threshold, weights and
 bias. Its spikes are the same, and 8 bits hold the weights of the others better.
@@ -41,7 +42,7 @@ import numpy as np
 
 from spikeloop.spiking.action_head import ActionHead
 from spikeloop.spiking.encoders.values import Direct
-from spikeloop.spiking.fields import whole
+from spikeloop.spiking.fields import check_choice, whole
 from spikeloop.spiking.limits import MAX_TICKS
 from spikeloop.spiking.network import Layer, Network
 from spikeloop.spiking.neurons.integrate_and_fire import IntegrateAndFire
@@ -50,7 +51,8 @@ from spikeloop.spiking.readout import ACTIVATIONS, Dense, Readout
 PERCENTILE = 99.0  # of a neuron's activations: one spike per tick; no spikes stand for percentile 100 - 99
 CLOSEST = 0.5  # share of the states, those of the closest choices, from which percentiles are taken
 _RANGE = 3.0  # a neuron's scale is at least the layer's divided by this
-_CONSTANT = 32  # most neurons of a layer that always spike
+_CONSTANT = 32  # most constant neurons of a layer
+_RATE = 1.125  # thresholds per tick of a constant neuron: it does not miss a spike if its numbers are rounded
 
 
 def converted(
@@ -108,6 +110,7 @@ def converted(
     """
     check_layers(layers)
     whole("converted", "n_ticks", n_ticks, 1, MAX_TICKS)
+    check_choice("converted", "readout", readout, ("slope", "count"))
     ranges = activation_ranges(layers, closest_states(layers, x, head, closest), percentile, per_neuron, from_zero)
     total = n_ticks + latency * len(ranges)
     n_inputs = layers[0].w.shape[1]
@@ -116,10 +119,8 @@ def converted(
         w = layer.w * (before.scale / own.scale[:, None])
         maps.append((w, (layer.b + layer.w @ before.low - own.low) / own.scale))
         before = own
-    spiking = [
-        _layer(w, b, _thresholds(w) if i else np.ones(len(b)), v_start)
-        for i, (w, b) in enumerate(_in_time(maps) if latency else maps)
-    ]
+    in_time = _in_time(maps) if latency else [(w, b, 0) for w, b in maps]
+    spiking = [_layer(i, *one, v_start) for i, one in enumerate(in_time)]
     last = differences(layers[-1], head)
     w_out = last.w * (before.scale / _read_of_one(readout, total, latency * len(ranges)))
     b_out = last.b + last.w @ before.low
@@ -136,41 +137,54 @@ def converted(
     )
 
 
-def _in_time(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return maps without biases after the first: neurons of the layer before that always spike stand for them.
+def _in_time(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Return maps without biases after the first, and how many constant neurons of each layer stand for the next ones.
 
     There are so many of them that their weights are not larger than the others of a neuron, if ``_CONSTANT`` suffice.
     Their weights to one neuron differ by up to a step of 8 bits, so that errors of rounding do not all have one sign.
+    A bias so low that no inputs can bring the neuron to spike is raised until they just cannot: it needs less weight.
     """
+    maps = [maps[0], *((w, np.maximum(b, -np.maximum(w, 0).sum(axis=1) - 1)) for w, b in maps[1:])]
     found, n_before = [], 0
     for i, (w, b) in enumerate(maps):
-        if i:
-            step = float(abs(w).max()) / 127
-            differ = step * (np.arange(n_before) / n_before - (n_before - 1) / (2 * n_before))
-            w, b = np.hstack([w, b[:, None] / n_before + differ]), np.zeros(len(b))
+        n = 0
         if i + 1 < len(maps):
             w_next, b_next = maps[i + 1]
             largest = abs(w_next).max(axis=1)
-            ratio = abs(b_next) / np.where(largest > 0, largest, np.inf)
-            n = int(np.clip(np.ceil(ratio.max()), 1, _CONSTANT))
-            rows = np.zeros((n, w.shape[1]))
-            rows[:, w.shape[1] - n_before :] = 1 / max(n_before, 1)
-            w, b = np.vstack([w, rows]), np.append(b, np.full(n, 0.0 if i else 1.0))
-            n_before = n
-        found.append((w, b))
+            largest = np.where(largest > 0, largest, largest.max() or np.inf)
+            n = int(np.clip(np.ceil((abs(b_next) / largest).max()), 1, _CONSTANT))
+        if i:
+            w = np.hstack([w, np.repeat(b[:, None] / n_before, n_before, axis=1)])
+            step = float(abs(w).max()) / 127
+            w[:, -n_before:] += step * (np.arange(n_before) / n_before - (n_before - 1) / (2 * n_before))
+            b = np.zeros(len(b))
+        found.append((w, b, n))
+        n_before = n
     return found
 
 
 def _thresholds(w: np.ndarray) -> np.ndarray:
     """Return thresholds: half of those of others for neurons with large weights."""
     largest = abs(w).max(axis=1)
-    return np.where(largest > np.sqrt(2) * np.median(largest), 0.5, 1.0)
+    return np.where(largest > np.sqrt(2) * np.median(largest[largest > 0]), 0.5, 1.0) if largest.any() else largest + 1
 
 
-def _layer(w: np.ndarray, b: np.ndarray, v_th: np.ndarray, v_start: float) -> Layer:
-    """Return neurons that spike as they would at a threshold of 1, since all is multiplied by a power of two."""
-    neurons = IntegrateAndFire(v_th, v_start * v_th)
-    return Layer((w * v_th[:, None]).astype(np.float32), (b * v_th).astype(np.float32), neurons)
+def _layer(index: int, w: np.ndarray, b: np.ndarray, n_constant: int, v_start: float) -> Layer:
+    """Return neurons that spike as they would at a threshold of 1, since all is multiplied by a power of two.
+
+    The constant neurons follow. Those of layer l begin ``_RATE l - 1/2`` thresholds below 0, so they spike first on
+    tick l. Their threshold is so low that it is one half above their start, as that of others by default: a chip scales
+    the room of a layer's membranes by the largest such distance.
+    """
+    v_th = _thresholds(w) if index else np.ones(len(b))
+    start = 0.5 - _RATE * index
+    low = 0.5 / (1.0 - start)
+    neurons = IntegrateAndFire(
+        np.append(v_th, np.full(n_constant, low)), np.append(v_start * v_th, np.full(n_constant, low * start))
+    )
+    w = np.vstack([w * v_th[:, None], np.zeros((n_constant, w.shape[1]))])
+    b = np.append(b * v_th, np.full(n_constant, low * _RATE))
+    return Layer(w.astype(np.float32), b.astype(np.float32), neurons)
 
 
 def _read_of_one(kind: str, n_ticks: int, late: int) -> float:
@@ -230,7 +244,7 @@ def activation_ranges(
     >>> low.tolist(), scale.tolist()
     ([0.0, 2.0], [1.0, 3.0])
     """
-    x = _checked(layers, x)
+    x = checked_states(layers, x)
     if not 50 < percentile <= 100:
         raise ValueError(f"percentile must be above 50 and at most 100, got {percentile}")
     ranges = []
@@ -255,7 +269,7 @@ def closest_states(
     >>> closest_states(layers, np.array([[0.0, 9.0], [2.0, 3.0]]), ActionHead("discrete", (2,))).tolist()
     [[2.0, 3.0]]
     """
-    x = _checked(layers, x)
+    x = checked_states(layers, x)
     if not 0 < share <= 1:
         raise ValueError(f"closest must be above 0 and at most 1, got {share}")
     by = margins(forward(layers, x)[-1], head)
@@ -294,7 +308,8 @@ def margins(outputs: np.ndarray, head: ActionHead | None) -> np.ndarray:
     return np.min(gaps, axis=0) if gaps else np.zeros(len(outputs))
 
 
-def _checked(layers: Sequence[Dense], x: np.ndarray) -> np.ndarray:
+def checked_states(layers: Sequence[Dense], x: np.ndarray) -> np.ndarray:
+    """Return inputs as an array; raise ``ValueError`` unless they are finite and of shape (n, n_inputs), n above 0."""
     x, n_inputs = np.asarray(x), layers[0].w.shape[1]
     if x.ndim != 2 or not len(x) or x.shape[1] != n_inputs or not np.isfinite(x).all():
         raise ValueError(f"x must be finite and of shape (n, {n_inputs}), got {x.shape}")

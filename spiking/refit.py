@@ -6,11 +6,13 @@ ANN in state s, r(s) what the readout reads of each neuron, and W, b the last ma
 
     minimal   sum_s g(s) |y(s) - (W + D) r(s) - c|^2 / sum_s g(s)  +  PENALTY / (12 K^2) |D|^2
 
-1 / (12 K^2) is the variance of an activation that is rounded to whole spikes in K ticks. Where an action is chosen,
-close choices count most: g = exp(-(m / m0)^2), with m the margin of the choice and m0 its median over the states.
+1 / (12 K^2) is the variance of an activation that is rounded to whole spikes in K ticks; K is all ticks of the network,
+with those that latency adds. Where an action is chosen, close choices count most: g = exp(-(m / m0)^2), with m the
+margin of the choice and m0 its median over the states. If m0 is 0, because in half of the states two outputs are
+equally good, all states count alike.
 
-Hidden layers stay as they are (Li et al. 2021 also correct these, layer by layer). The map of a network that already
-has the ANN's outputs stays as it is.
+Hidden layers stay as they are (Li et al. 2021 also correct these, layer by layer). The map of a network that has
+exactly the ANN's outputs in the given states stays as it is.
 """
 
 from __future__ import annotations
@@ -20,22 +22,29 @@ from dataclasses import replace
 
 import numpy as np
 
-from spikeloop.spiking.conversion import differences, forward, margins
+from spikeloop.spiking.conversion import checked_states, differences, forward, margins
 from spikeloop.spiking.network import Network
 from spikeloop.spiking.readout import Dense, Readout
 from spikeloop.spiking.simulator import Simulator
 
 PENALTY = 0.1
+STATES_PER_NEURON = 4  # with fewer, the fitted map is often worse in other states
 _AT_ONCE = 250  # states
 
 
-def refitted(network: Network, layers: Sequence[Dense], x: np.ndarray) -> Network:
+def refitted(network: Network, layers: Sequence[Dense], x: np.ndarray, *, close: bool = True) -> Network:
     """Return a converted network whose last map is fitted to its spikes in visited states.
 
     Args:
         network: What :func:`~spikeloop.spiking.conversion.converted` made of the layers.
         layers: The layers.
-        x: Inputs of the first layer in visited states, shape (n_states, n_inputs).
+        x: Inputs of the first layer in visited states, shape (n_states, n_inputs), at least four states for each neuron
+            of the last hidden layer.
+        close: Whether close choices count most, if the network's head chooses an action. Otherwise all states count
+            alike.
+
+    Raises:
+        ValueError: If the inputs are not finite numbers of that shape, or there are too few.
 
     >>> from spikeloop.spiking.conversion import converted
     >>> rng = np.random.default_rng(0)
@@ -48,8 +57,11 @@ def refitted(network: Network, layers: Sequence[Dense], x: np.ndarray) -> Networ
     0.64
     0.59
     """
+    x, n = checked_states(layers, x), network.readout.n_neurons
+    if len(x) < STATES_PER_NEURON * n:
+        raise ValueError(f"x must have at least {STATES_PER_NEURON * n} states to fit {n} neurons to, got {len(x)}")
     r, given = _read(network, x), forward(layers, x)
-    last, margin = differences(layers[-1], network.head), margins(given[-1], network.head)
+    last, margin = differences(layers[-1], network.head), margins(given[-1], network.head if close else None)
     median = float(np.median(margin))
     g = np.exp(-((margin / median) ** 2)) if median > 0 else np.ones(len(x))
     g /= g.sum()

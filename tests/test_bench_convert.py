@@ -34,7 +34,7 @@ def test_every_seed_is_printed(monkeypatch, capsys, tmp_path):
         return found | {"means": {"random": 20.0, "ann": 500.0}, "quarters": [0.5, 0.75, 1.0, 1.0]}
 
     monkeypatch.setattr(convert, "measured", measured)
-    for seeds, kept in (([0, 1], "0.550 (0.500, 0.600)"), ([0, 2], "undefined (0.500, undefined)")):
+    for seeds, kept in (([0, 1], "0.550 (0.500, 0.600)"), ([0, 2], "- (0.500, -)")):
         convert.run(argparse.Namespace(tasks=["cartpole"], seeds=seeds, output=tmp_path))
         printed = capsys.readouterr().out
         for cell in (kept, "500.0 (500.0, 500.0)", "0.900 (0.900, 0.900)", "500 (500, ", "| 0.500 | 0.750 |"):

@@ -98,12 +98,12 @@ def test_multiples_of_one_spike_are_exact(seed, n_ticks):
 
 
 @pytest.mark.parametrize("n_hidden", [1, 2, 3])
-@pytest.mark.parametrize("readout", ["count", "slope"])
-def test_latency_costs_ticks_and_no_accuracy(n_hidden, readout):
+@pytest.mark.parametrize(("readout", "v_start"), [("count", 0.5), ("slope", 0.5), ("slope", 0.0), ("slope", -1.5)])
+def test_latency_costs_ticks_and_no_accuracy(n_hidden, readout, v_start):
     """Each layer of a late network spikes as that of the other does, one tick later than the layer before."""
     layers, x = ann(n_hidden, (3, *[20] * n_hidden, 2))
     layers[1:-1] = [Dense(layer.w, layer.b - 0.5, "relu") for layer in layers[1:-1]]  # inhibition that must wait
-    networks = [converted(layers, x, 16, latency=latency, readout=readout) for latency in (0, 1)]
+    networks = [converted(layers, x, 16, latency=latency, readout=readout, v_start=v_start) for latency in (0, 1)]
     late = networks[1]
     assert (late.n_ticks, late.latency, late.clears) == (16 + n_hidden, 1, True)
     spikes = []
@@ -134,6 +134,42 @@ def test_biases_in_the_place_of_weights_do_not_lose_by_8_bits():
     assert abs((np.rint(constant / step) * step - constant).sum(axis=1)).max() <= step
 
 
+def with_a_neuron(layers, index, scale, bias, neuron=0):
+    """Return layers in which one neuron has its weights scaled, and this bias."""
+    w, b = layers[index].w.copy(), layers[index].b.copy()
+    w[neuron], b[neuron] = w[neuron] * scale, bias
+    return [*layers[:index], Dense(w, b, "relu"), *layers[index + 1 :]]
+
+
+@pytest.mark.filterwarnings("ignore:quantised|values left")
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+@pytest.mark.parametrize("seed", [0, 1])  # of seed 1, loihi1 has no room for membranes that begin farther below
+def test_constant_neurons_spike_on_every_tick_of_a_chip(seed, chip):
+    """A silent neuron with small weights needs many of them, and one with large weights takes the 8 bits."""
+    layers, x = ann(seed, (3, *[20] * 4, 2))
+    for index in (1, 2, 3):
+        layers = with_a_neuron(with_a_neuron(layers, index, 0.02, -1.0), index, 16.0, -40.0, neuron=1)
+    network = converted(layers, x, 16, latency=1)
+    spikes = record(compile_network(network, chip, calibration=x), x[:10, None]).layers
+    for i, constant in enumerate(len(layer.bias) - 20 for layer in network.layers[:-1]):
+        counts = np.bincount(spikes[i].i, minlength=20 + constant)[20:]
+        assert constant > 3 and counts.tolist() == [10 * (network.n_ticks - i)] * constant
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_a_bias_that_no_input_can_undo_leaves_the_others_their_bits(scale):
+    layers, x = ann(0, (3, 20, 20, 2))
+    dead = [with_a_neuron(layers, 1, scale, bias) for bias in (-10.0, -1000.0)]
+    less, more = (converted(one, x, 16, latency=1) for one in dead)
+    np.testing.assert_array_equal(less.layers[1].w_in, more.layers[1].w_in)
+    largest = abs(more.layers[1].w_in).max(axis=1)
+    assert largest[0] < 1.01 * largest[1:].max()
+    for latency in (0, 1):
+        simulator = Simulator(converted(dead[1], x, 16, latency=latency))
+        simulator.run(x[:, None])
+        assert simulator.spike_counts[1][0] == 0
+
+
 def unscaled(layer):
     """Return neurons with a threshold of 1 that spike as those of a layer do."""
     v_th = layer.neurons.v_th.astype("f4")
@@ -147,6 +183,13 @@ def test_half_of_everything_changes_no_spike():
     for layer in network.layers[1:]:
         largest = abs(unscaled(layer).w_in).max(axis=1)
         np.testing.assert_array_equal(layer.neurons.v_th == 0.5, largest > np.sqrt(2) * np.median(largest))
+    pruned = Dense(
+        layers[1].w * (np.arange(20) < 8)[:, None], layers[1].b, "relu"
+    )  # neurons without weights are no scale
+    halves = converted([layers[0], pruned, layers[2]], x, 16).layers[1].neurons.v_th[:8] == 0.5
+    assert 0 < halves.sum() < 8
+    silent = Dense(0 * layers[1].w, layers[1].b, "relu")
+    assert set(converted([layers[0], silent, layers[2]], x, 16).layers[1].neurons.v_th) == {1.0}
     whole = [unscaled(layer) for layer in network.layers]
     same = Simulator(replace(network, layers=tuple(whole))), Simulator(network)
     np.testing.assert_array_equal(*[simulator.run(x[:, None])[0] for simulator in same])
@@ -389,6 +432,10 @@ def test_the_states_of_the_closest_choices_count(head, margins):
         (lambda a, x: converted(a, x, 4, percentile=50.0), "percentile must be above 50 and at most 100, got 50"),
         (lambda a, x: converted(a, x, 4, closest=0.0), "closest must be above 0 and at most 1, got 0"),
         (lambda a, x: converted(a, x, 0), "n_ticks must be"),
+        (
+            lambda a, x: converted(a, x, 4, readout="max"),
+            r"converted.readout must be one of \('slope', 'count'\), got 'max'",
+        ),
         (lambda a, x: converted(a, x, 4, v_start=1.0), "v_start must be below v_th"),
     ],
 )

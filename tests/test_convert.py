@@ -84,11 +84,12 @@ def test_many_ticks_take_the_policys_actions(model, monkeypatch, capsys):
 
 
 def test_all_states_count_where_actions_are_drawn(model, monkeypatch, capsys):
-    shares, made = [], convert.converted
+    shares, made, closes, fitted = [], convert.converted, [], convert.refitted
     monkeypatch.setattr(convert, "converted", lambda *a, closest, **k: shares.append(closest) or made(*a, **k))
-    assert json_of(capsys, model, "--env", CARTPOLE, "--stochastic")["stochastic"]
-    assert not json_of(capsys, model, "--env", CARTPOLE)["stochastic"]
-    assert shares == [1.0, 0.5]
+    monkeypatch.setattr(convert, "refitted", lambda *a, close: closes.append(close) or fitted(*a, close=close))
+    assert json_of(capsys, model, "--env", CARTPOLE, "--refit", "--stochastic")["stochastic"]
+    assert not json_of(capsys, model, "--env", CARTPOLE, "--refit")["stochastic"]
+    assert shares == [1.0, 0.5] and closes == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,14 @@ def test_the_last_map_is_fitted_where_outputs_are_no_logits_or_as_is_said(cls, o
         found[said] = Network.load(tmp_path / "policy.safetensors").readout.w_out.tolist()
     assert found["--refit"] != found["--no-refit"]
     assert found[""] == found["--refit" if cls is DQN else "--no-refit"]
+
+
+def test_a_wide_network_is_fitted_to_as_many_states_as_it_needs(tmp_path, monkeypatch, capsys):
+    seen, fitted = [], convert.refitted
+    monkeypatch.setattr(convert, "refitted", lambda n, a, x, **k: seen.append(len(x)) or fitted(n, a, x, **k))
+    path = saved(tmp_path, DQN, buffer_size=10, policy_kwargs=dict(net_arch=[8, 100]))
+    json_of(capsys, path, "--env", CARTPOLE, "--ticks", 4)
+    assert seen == [400]
 
 
 def test_tanh_is_refused_and_distilled_if_asked(tmp_path, capsys):
@@ -154,7 +163,8 @@ def test_vec_normalize_becomes_a_normalizer(tmp_path, capsys):
     np.testing.assert_array_equal(many, expected)
 
 
-def test_a_cnn_of_small_images_converts(tmp_path, capsys):
+def test_a_cnn_of_small_images_converts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "STATES_PER_NEURON", 1)
     path = saved(tmp_path, PPO, "CnnPolicy", gym.make(catch.ID))
     found = json_of(capsys, path, "--env", catch.ID, "--ticks", 4)
     assert found["neurons"] == [2048, 576, 64, 512]

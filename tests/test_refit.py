@@ -63,3 +63,32 @@ def test_close_choices_count_most():
         for one in (network, replace(network, head=None))
     ]
     assert error[0] < 0.9 * error[1]
+    alike = [refitted(one, layers, x, close=False).readout.w_out for one in (network, replace(network, head=None))]
+    np.testing.assert_allclose(*alike, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:79], "x must have at least 80 states to fit 20 neurons to, got 79"),
+        (lambda x: x[:, :2], r"x must be finite and of shape \(n, 3\), got \(1000, 2\)"),
+        (lambda x: x * np.nan, "x must be finite"),
+    ],
+)
+def test_states_that_do_not_suffice_are_refused_in_one_line(change, message):
+    layers, x = ann(0)
+    network = converted(layers, x, 4)
+    with pytest.raises(ValueError, match=message):
+        refitted(network, layers, change(x))
+    refitted(network, layers, x[:80])
+
+
+def test_all_states_count_alike_if_half_of_the_choices_are_between_equals():
+    layers, x = ann(2, 3)
+    last = layers[-1]
+    layers[-1] = Dense(np.concatenate([last.w[:2], last.w[1:2]]), np.append(last.b[:2], last.b[1]), "identity")
+    best = np.sort(forward(layers, x)[-1], axis=1)
+    x = np.concatenate([x[best[:, 2] == best[:, 1]], x[best[:, 2] > best[:, 1]][:100]])
+    network = converted(layers, x, 4, head=ActionHead("discrete", (3,)))
+    fits = [refitted(network, layers, x, close=close).readout.w_out for close in (True, False)]
+    np.testing.assert_array_equal(*fits)

@@ -188,10 +188,10 @@ def _table(
 
 
 def _cell(values: Sequence[float | None], form: str) -> str:
-    """Return the mean and each value as text; None, kept of a policy no better than random, is shown as undefined."""
-    each = ["undefined" if value is None else form.format(value) for value in values]
+    """Return the mean and each value as text; None, kept of a policy no better than random, is shown as a dash."""
+    each = ["-" if value is None else form.format(value) for value in values]
     known = [value for value in values if value is not None]
-    mean = form.format(np.mean(known)) if len(known) == len(values) else "undefined"
+    mean = form.format(np.mean(known)) if len(known) == len(values) else "-"
     return f"{mean} ({', '.join(each)})"
 
 
