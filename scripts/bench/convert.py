@@ -108,7 +108,7 @@ TASKS = {
     "acrobot": Task(
         "Acrobot-v1",
         "ppo",
-        100_000,
+        300_000,
         dict(n_steps=256, gae_lambda=0.94, gamma=0.99, n_epochs=4, ent_coef=0.0),
         n_envs=16,
         normalize=True,
