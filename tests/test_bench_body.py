@@ -14,7 +14,7 @@ from spikeloop.spiking import Encoder
 
 @pytest.fixture
 def subject(monkeypatch, tmp_path):
-    """Return an untrained policy for CartPole, and short lives."""
+    """Return an shuffled policy for CartPole, and short lives."""
     for name, n in {"EPISODES": 4, "LONG_EPISODES": 5, "OLD_EPISODES": 3, "JUDGED": 2}.items():
         monkeypatch.setattr(body, name, n)
     three = exact_network(beta=0.0)
@@ -34,7 +34,7 @@ def test_a_life_without_a_change_is_the_frozen_one(subject):
 
 
 @pytest.mark.filterwarnings("ignore:values left")
-def test_scratch_has_other_weights_in_all_layers_and_a_random_readout_in_what_learns_alone(subject):
+def test_scratch_shuffles_the_layer_which_a_random_readout_leaves_as_trained(subject):
     taught = subject.deployment().taught("perturbation")
     other = body.from_scratch(taught, 0)
     assert abs(body.weights(other)).max() <= 64 and np.any(body.weights(other) != body.weights(taught))
@@ -60,14 +60,14 @@ def test_scratch_has_other_weights_in_all_layers_and_a_random_readout_in_what_le
 
 def test_scratch_lives_three_times_as_long_as_it_took_and_not_at_all_where_that_was_never(subject, monkeypatch):
     lives = {0: [(0, 10), (4, 95)], 12: [(0, 10), (11, 95)]}
-    untrained = {12: [(0, 10), (9, 95)]}
+    shuffled = {12: [(0, 10), (9, 95)]}
     monkeypatch.setattr(body.Subject, "share", lambda self, mean: mean / 100)
     monkeypatch.setattr(
-        body.Subject, "life", lambda self, text, scratch=0, hidden=False: (untrained if hidden else lives)[scratch]
+        body.Subject, "life", lambda self, text, scratch=0, hidden=False: (shuffled if hidden else lives)[scratch]
     )
     cells = body._learned([subject], "length=20")
     assert cells == ["95.0", "1/1", "0/1", "0/1", "1/1", "4: 95", "1/1: 9", "1/1: 11"]
-    untrained[12] = [(0, 10), (11, 80)]
+    shuffled[12] = [(0, 10), (11, 80)]
     assert body._learned([subject], "length=20")[2] == "1/1"
     lives[0] = [(0, 10), (4, 80)]
     assert body._learned([subject], "length=20")[1:] == ["0/1", "0/1", "0/1", "0/1", "-: 80", *["0/0: not run"] * 2]
