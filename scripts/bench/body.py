@@ -36,6 +36,7 @@ from spikeloop.spiking import Network, Normalizer
 
 SEEDS = tuple(range(100, 110))  # never used to choose a setting
 EPISODES, LONG_EPISODES, OLD_EPISODES, JUDGED = 50, 100, 100, 20
+CODE = ("agents", "envs", "hardware", "spiking", "scripts/bench/body.py")  # that a kept result depends on
 SCRATCH = 3  # times the episodes that a learning policy took
 RECOVERED, COSTS = 0.9, 0.8  # shares of the old return, less that of random actions
 BODIES = {
@@ -97,7 +98,7 @@ class Subject:
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what ``make()`` returned with this code, now or in an earlier run."""
         budgets = [EPISODES, LONG_EPISODES, OLD_EPISODES, JUDGED]
-        made_by = digest([self.env_id, self.seed, name, budgets], ("agents", "envs", "hardware", "spiking"))
+        made_by = digest([self.env_id, self.seed, name, budgets], CODE)
         path = self.output / f"{self.env_id}-{name}-seed{self.seed}-{made_by}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
